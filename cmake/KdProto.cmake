@@ -1,0 +1,28 @@
+# kd_proto(<target> <proto>...): protobuf-c code and one descriptor set (for server reflection).
+find_program(PROTOC protoc REQUIRED)
+find_program(PROTOC_C protoc-c REQUIRED)
+function(kd_proto target)
+  set(out ${CMAKE_BINARY_DIR}/gen)
+  file(MAKE_DIRECTORY ${out})
+  set(srcs)
+  foreach(p ${ARGN})
+    string(REGEX REPLACE "\\.proto$" "" stem ${p})
+    add_custom_command(
+      OUTPUT ${out}/${stem}.pb-c.c ${out}/${stem}.pb-c.h
+      COMMAND ${PROTOC_C} --c_out=${out} -I ${CMAKE_SOURCE_DIR}/proto ${CMAKE_SOURCE_DIR}/proto/${p}
+      DEPENDS ${CMAKE_SOURCE_DIR}/proto/${p} VERBATIM)
+    list(APPEND srcs ${out}/${stem}.pb-c.c)
+    list(APPEND protos ${CMAKE_SOURCE_DIR}/proto/${p})
+  endforeach()
+  add_custom_command(
+    OUTPUT ${out}/descriptor_set.bin ${out}/descriptor_set.h
+    COMMAND ${PROTOC} --include_imports --descriptor_set_out=${out}/descriptor_set.bin
+            -I ${CMAKE_SOURCE_DIR}/proto ${protos}
+    COMMAND ${CMAKE_COMMAND} -DIN=${out}/descriptor_set.bin -DOUT=${out}/descriptor_set.h
+            -P ${CMAKE_SOURCE_DIR}/cmake/EmbedFile.cmake
+    DEPENDS ${protos} VERBATIM)
+  add_library(${target} STATIC ${srcs} ${out}/descriptor_set.h)
+  target_include_directories(${target} SYSTEM PUBLIC ${out})
+  target_compile_options(${target} PRIVATE -w)
+  target_link_libraries(${target} PUBLIC PkgConfig::libprotobuf_c)
+endfunction()

@@ -1,0 +1,245 @@
+#include "kd/file.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static int code_of(int err)
+{
+    switch (err) {
+    case ENOENT:
+    case ENOTDIR:
+        return -KD_ENOENT;
+    case EACCES:
+    case EPERM:
+        return -KD_EPERM;
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG:
+        return -KD_ELIMIT;
+    case ENOMEM:
+        return -KD_ENOMEM;
+    case EXDEV:
+    case ELOOP:
+        return -KD_EPERM;
+    default:
+        return -KD_EIO;
+    }
+}
+
+static int fail_errno(kd_diag *diag, const char *verb, const char *path)
+{
+    int err = errno;
+    return kd_fail(diag, code_of(err), "cannot %s %s: %s", verb, path, strerror(err));
+}
+
+int kd_file_read_fd(int fd, const char *name, size_t max, char **out_data, size_t *out_len,
+                    kd_diag *diag)
+{
+    struct stat st;
+    if (fstat(fd, &st) != 0)
+        return fail_errno(diag, "stat", name);
+    if (S_ISDIR(st.st_mode))
+        return kd_fail(diag, -KD_EINVAL, "%s is a folder, a file was expected", name);
+    size_t cap = st.st_size > 0 ? (size_t)st.st_size : 4096, len = 0;
+    if (st.st_size > 0 && (size_t)st.st_size > max)
+        return kd_fail(diag, -KD_ELIMIT, "%s has %lld bytes, at most %zu are accepted", name,
+                       (long long)st.st_size, max);
+    char *data = malloc(cap + 1);
+    if (!data)
+        return kd_fail(diag, -KD_ENOMEM, "no memory for %zu bytes of %s", cap, name);
+    for (;;) {
+        if (len == cap) {
+            /* Grown since the stat, or a pipe whose size is unknown. */
+            char probe;
+            ssize_t more = read(fd, &probe, 1);
+            if (more == 0)
+                break;
+            if (more < 0 && errno == EINTR)
+                continue;
+            char *p = more < 0 || cap >= max ? NULL : realloc(data, KD_MIN(cap * 2, max) + 1);
+            if (!p) {
+                free(data);
+                return more < 0 ? fail_errno(diag, "read", name)
+                                : kd_fail(diag, -KD_ELIMIT, "%s is larger than %zu bytes", name, max);
+            }
+            data = p;
+            cap = KD_MIN(cap * 2, max);
+            data[len++] = probe;
+            continue;
+        }
+        ssize_t n = read(fd, data + len, cap - len);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0) {
+            free(data);
+            return fail_errno(diag, "read", name);
+        }
+        if (n == 0)
+            break;
+        len += (size_t)n;
+    }
+    data[len] = '\0';
+    *out_data = data;
+    *out_len = len;
+    return 0;
+}
+
+int kd_file_read(const char *path, size_t max, char **out_data, size_t *out_len, kd_diag *diag)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return fail_errno(diag, "open", path);
+    int rc = kd_file_read_fd(fd, path, max, out_data, out_len, diag);
+    close(fd);
+    return rc;
+}
+
+static void fsync_or_die(int fd, const char *path)
+{
+    if (fsync(fd) == 0)
+        return;
+    fprintf(stderr, "fsync of %s failed: %s; stopping, since what the disk holds is unknown\n", path,
+            strerror(errno));
+    abort();
+}
+
+static char *parent_of(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    if (!slash)
+        return strdup(".");
+    return slash == path ? strdup("/") : strndup(path, (size_t)(slash - path));
+}
+
+int kd_file_fsync_parent(const char *path, kd_diag *diag)
+{
+    char *dir = parent_of(path);
+    int fd = dir ? open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    int rc = 0;
+    if (fd < 0) {
+        rc = fail_errno(diag, "open folder of", path);
+    } else {
+        fsync_or_die(fd, dir);
+        close(fd);
+    }
+    free(dir);
+    return rc;
+}
+
+int kd_file_write(const char *path, const void *data, size_t len, kd_diag *diag)
+{
+    char *tmp = NULL;
+    if (asprintf(&tmp, "%s.tmp-XXXXXX", path) < 0)
+        return kd_fail(diag, -KD_ENOMEM, "no memory to write %s", path);
+    int rc = 0, fd = mkostemp(tmp, O_CLOEXEC);
+    if (fd < 0) {
+        rc = fail_errno(diag, "create a temporary file for", path);
+        free(tmp);
+        return rc;
+    }
+    const char *p = data;
+    for (size_t left = len; left && rc == 0;) {
+        ssize_t n = write(fd, p, left);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0) {
+            rc = fail_errno(diag, "write", path);
+            break;
+        }
+        p += n;
+        left -= (size_t)n;
+    }
+    if (rc == 0)
+        fsync_or_die(fd, tmp);
+    close(fd);
+    if (rc == 0 && rename(tmp, path) != 0)
+        rc = fail_errno(diag, "rename to", path);
+    if (rc != 0)
+        unlink(tmp);
+    else
+        rc = kd_file_fsync_parent(path, diag);
+    free(tmp);
+    return rc;
+}
+
+int kd_file_mkdirs(const char *path, kd_diag *diag)
+{
+    char *copy = strdup(path);
+    if (!copy)
+        return kd_fail(diag, -KD_ENOMEM, "no memory for the path %s", path);
+    int rc = 0;
+    for (char *p = copy + 1; rc == 0; p++) {
+        if (*p != '/' && *p != '\0')
+            continue;
+        char c = *p;
+        *p = '\0';
+        if (mkdir(copy, 0700) != 0 && errno != EEXIST)
+            rc = fail_errno(diag, "make folder", copy);
+        *p = c;
+        if (c == '\0')
+            break;
+    }
+    struct stat st;
+    if (rc == 0 && (stat(path, &st) != 0 || !S_ISDIR(st.st_mode)))
+        rc = kd_fail(diag, -KD_EINVAL, "%s is not a folder", path);
+    free(copy);
+    return rc;
+}
+
+static int remove_at(int parent, const char *name, int depth, kd_diag *diag)
+{
+    if (unlinkat(parent, name, 0) == 0 || errno == ENOENT)
+        return 0;
+    if (errno != EISDIR && errno != EPERM)
+        return fail_errno(diag, "remove", name);
+    int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return fail_errno(diag, "open folder", name);
+    DIR *dir = depth < 16 ? fdopendir(fd) : NULL;
+    if (!dir) {
+        close(fd);
+        return kd_fail(diag, -KD_EIO, "cannot list %s", name);
+    }
+    int rc = 0;
+    for (struct dirent *e; rc == 0 && (e = readdir(dir));)
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
+            rc = remove_at(dirfd(dir), e->d_name, depth + 1, diag);
+    closedir(dir);
+    if (rc == 0 && unlinkat(parent, name, AT_REMOVEDIR) != 0)
+        rc = fail_errno(diag, "remove folder", name);
+    return rc;
+}
+
+int kd_file_remove_tree(const char *path, kd_diag *diag)
+{
+    return remove_at(AT_FDCWD, path, 0, diag);
+}
+
+int kd_file_open_beneath(int root_fd, const char *path, int extra_flags, kd_diag *diag)
+{
+    struct open_how how = {.flags = (uint64_t)(O_RDONLY | O_CLOEXEC | extra_flags),
+                           .resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS};
+    long fd = syscall(SYS_openat2, root_fd, path, &how, sizeof how);
+    if (fd >= 0)
+        return (int)fd;
+    if (errno == EXDEV)
+        return kd_fail(diag, -KD_EPERM, "the path %s leads out of the data root", path);
+    return fail_errno(diag, "open", path);
+}
+
+int64_t kd_file_free_bytes(const char *path)
+{
+    struct statvfs v;
+    if (statvfs(path, &v) != 0)
+        return -1;
+    return (int64_t)v.f_bavail * (int64_t)v.f_frsize;
+}

@@ -1,0 +1,30 @@
+/* Files: bounded reads, durable writes, paths that cannot leave their root.
+ * Every function fills diag with the path and the reason. Threads: any. */
+#ifndef KD_FILE_H
+#define KD_FILE_H
+
+#include "kd/err.h"
+
+/* Whole file into fresh memory (caller frees; one NUL added after len). -KD_ENOENT, -KD_ELIMIT when
+ * larger than max, -KD_EIO. */
+int kd_file_read(const char *path, size_t max, char **out_data, size_t *out_len,
+                 kd_diag *diag) KD_MUST_CHECK;
+/* Durable replace: temporary name in the same folder, write, fsync, rename, fsync of the folder.
+ * Either the old or the new content is there after a crash. An fsync error aborts the process: the
+ * page cache can no longer be trusted. */
+int kd_file_write(const char *path, const void *data, size_t len, kd_diag *diag) KD_MUST_CHECK;
+int kd_file_fsync_parent(const char *path, kd_diag *diag) KD_MUST_CHECK;
+/* mkdir -p with mode 0700. */
+int kd_file_mkdirs(const char *path, kd_diag *diag) KD_MUST_CHECK;
+/* Removes a folder and all below it, not following links. Missing is success. */
+int kd_file_remove_tree(const char *path, kd_diag *diag) KD_MUST_CHECK;
+/* Opens `path` for reading beneath the folder `root_fd` with openat2(RESOLVE_BENEATH): no "..",
+ * absolute path or link leads out. Returns a descriptor (O_CLOEXEC) or -KD_E.... */
+int kd_file_open_beneath(int root_fd, const char *path, int extra_flags, kd_diag *diag) KD_MUST_CHECK;
+/* All of the file behind fd (caller still owns fd), as kd_file_read. `name` for messages. */
+int kd_file_read_fd(int fd, const char *name, size_t max, char **out_data, size_t *out_len,
+                    kd_diag *diag) KD_MUST_CHECK;
+/* Free bytes for us on the file system of path; -1 if unknown. */
+int64_t kd_file_free_bytes(const char *path);
+
+#endif

@@ -1,0 +1,145 @@
+/* RPC over gRPC C core: the only module that includes <grpc/...>.
+ *
+ * Messages are byte strings here; lib/wire turns them into structs. The runtime owns one completion
+ * queue polled by its own threads. Callbacks and handlers run on those threads: they must not block
+ * (no disk, no BLAS, no lock held long) and may call anything below. To meet libuv, a daemon's
+ * handler queues an event and calls uv_async_send.
+ *
+ * Threads: every function is callable from any thread unless it says otherwise.
+ * Sources: gRPC C core 1.51 headers; doc/keepalive.md, doc/statuscodes.md. */
+#ifndef KD_RPC_H
+#define KD_RPC_H
+
+#include "kd/err.h"
+#include "kd/clock.h"
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+/* ---- runtime: one per process */
+typedef struct kd_rpc kd_rpc;
+/* threads >= 1 pollers. Routes gRPC's own log into ours. */
+int kd_rpc_new(int threads, kd_rpc **out, kd_diag *diag) KD_MUST_CHECK;
+/* All servers and channels must be freed before. Drains the queue, joins, grpc_shutdown. */
+void kd_rpc_free(kd_rpc *rpc);
+
+/* ---- server */
+typedef struct kd_rpc_server kd_rpc_server;
+typedef struct kd_rpc_call kd_rpc_call; /* one call as its server sees it; reference-counted */
+
+/* Who calls. Valid as long as the call is. */
+typedef struct kd_rpc_peer {
+    const char *address;  /* e.g. ipv4:127.0.0.1:40312; not authenticated */
+    const char *identity; /* subject alternative name of a verified certificate, or "" */
+} kd_rpc_peer;
+
+enum kd_rpc_kind { KD_RPC_UNARY, KD_RPC_SERVER_STREAM, KD_RPC_BIDI };
+
+/* One method. Exactly one row per path.
+ * unary, server stream: on_message is called once with the request.
+ * bidi: on_open once, on_message per message in order, never two at once for one call.
+ * on_close (any kind, may be NULL): exactly once, after the last on_message, when the call is over
+ * for whatever reason; cancelled = the client went away or its deadline passed before the finish.
+ * `bytes` are borrowed during the callback. */
+typedef struct kd_rpc_method {
+    const char *path; /* "/distill.v1.Jobs/Submit" */
+    enum kd_rpc_kind kind;
+    size_t max_request; /* bytes; larger is answered RESOURCE_EXHAUSTED */
+    void (*on_open)(kd_rpc_call *call, void *arg);
+    void (*on_message)(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg);
+    void (*on_half_close)(kd_rpc_call *call, void *arg); /* bidi: client sends no more; may be NULL */
+    void (*on_close)(kd_rpc_call *call, bool cancelled, void *arg);
+    void *arg;
+} kd_rpc_method;
+
+typedef struct kd_rpc_server_config {
+    const char *listen;            /* host:port; port 0 = any free one */
+    const kd_rpc_method *methods;  /* borrowed until free */
+    size_t n_methods;
+    size_t max_message;            /* largest message in either direction */
+    const void *descriptor_set;    /* serialized FileDescriptorSet for reflection, borrowed; or NULL */
+    size_t descriptor_set_len;
+} kd_rpc_server_config;
+
+/* Binds and serves at once. Also serves grpc.health.v1.Health (Check, Watch) and, with a descriptor
+ * set, server reflection v1 and v1alpha. Unknown methods are answered UNIMPLEMENTED.
+ * -KD_EEXIST port taken (another process holds it), -KD_EINVAL bad address. */
+int kd_rpc_server_new(kd_rpc *rpc, const kd_rpc_server_config *cfg, kd_rpc_server **out,
+                      kd_diag *diag) KD_MUST_CHECK;
+int kd_rpc_server_port(const kd_rpc_server *s);
+/* Health status: service "" (the whole server) or a full service name. New services start SERVING. */
+void kd_rpc_server_set_health(kd_rpc_server *s, const char *service, bool serving);
+/* Refuses new calls, waits up to grace_ms for running ones, cancels the rest, waits for every
+ * callback to return. Synchronous; not from a callback. Then free. */
+void kd_rpc_server_stop(kd_rpc_server *s, int grace_ms);
+void kd_rpc_server_free(kd_rpc_server *s); /* stops first if needed */
+
+/* ---- server side of one call */
+kd_rpc_call *kd_rpc_call_ref(kd_rpc_call *call);
+void kd_rpc_call_unref(kd_rpc_call *call);
+kd_rpc_peer kd_rpc_call_peer(const kd_rpc_call *call);
+kd_time_ms kd_rpc_call_deadline(const kd_rpc_call *call); /* kd_clock_ms scale; INT64_MAX = none */
+/* For the handler's own state; plain pointer, set in on_open or on_message. */
+void kd_rpc_call_set_data(kd_rpc_call *call, void *data);
+void *kd_rpc_call_data(const kd_rpc_call *call);
+/* Answers a unary call: message of the joined parts + OK. Once; later answers, and answers after the
+ * call is over, are ignored. May come long after the handler returned (keep a ref). */
+void kd_rpc_reply(kd_rpc_call *call, const struct iovec *parts, int n_parts);
+/* Queues one message on a stream. -KD_ELIMIT when more than 8 MiB wait for a slow peer (nothing
+ * queued), -KD_ECANCELED when the call is over. */
+int kd_rpc_send(kd_rpc_call *call, const struct iovec *parts, int n_parts);
+size_t kd_rpc_queued(kd_rpc_call *call); /* bytes not yet taken by the transport */
+/* Ends any call. code 0 = OK, else our error code (its gRPC status goes out, see KD_ERR_MAP); text is
+ * cut at KD_MAX_STATUS_TEXT. Queued messages of a stream go out first. */
+void kd_rpc_finish(kd_rpc_call *call, int code, const char *text);
+void kd_rpc_finish_diag(kd_rpc_call *call, const kd_diag *diag);
+
+/* ---- client */
+typedef struct kd_rpc_channel kd_rpc_channel;
+/* Makes no connection yet. target host:port. Reconnects by itself with back-off (0.2 to 5 s). */
+int kd_rpc_channel_new(kd_rpc *rpc, const char *target, size_t max_message, kd_rpc_channel **out,
+                       kd_diag *diag) KD_MUST_CHECK;
+/* Cancels what is running, waits for its callbacks. Not from a callback. */
+void kd_rpc_channel_free(kd_rpc_channel *ch);
+
+/* Result of a unary call. code: 0 or -KD_E...; text: the server's sentence, or one that says which
+ * target could not be reached and what to check. bytes: reply, NULL unless code is 0. Borrowed
+ * during the callback; kd_rpc_unary hands them to its caller. */
+typedef struct kd_rpc_result {
+    int code;
+    int grpc_status;
+    char text[1024];
+    uint8_t *bytes;
+    size_t len;
+} kd_rpc_result;
+typedef void (*kd_rpc_done)(const kd_rpc_result *result, void *arg);
+
+/* Starts a unary call; done is called exactly once iff 0 is returned. The parts are copied or sent
+ * before return. Every call has a deadline. wait_ready: wait for a connection until then instead of
+ * failing at once with -KD_EUNAVAIL. */
+int kd_rpc_unary_start(kd_rpc_channel *ch, const char *path, const struct iovec *parts, int n_parts,
+                       int timeout_ms, bool wait_ready, kd_rpc_done done, void *arg) KD_MUST_CHECK;
+/* Blocking form, not from a callback. Returns result->code; the caller frees result->bytes. */
+int kd_rpc_unary(kd_rpc_channel *ch, const char *path, const struct iovec *parts, int n_parts,
+                 int timeout_ms, bool wait_ready, kd_rpc_result *result);
+
+/* Client side of a stream (server stream or bidi). */
+typedef struct kd_rpc_stream kd_rpc_stream;
+typedef struct kd_rpc_stream_events {
+    void (*on_message)(kd_rpc_stream *s, const uint8_t *bytes, size_t len, void *arg);
+    /* Exactly once, last. code 0 = the server ended it well. */
+    void (*on_end)(kd_rpc_stream *s, int code, const char *text, void *arg);
+    void *arg;
+} kd_rpc_stream_events;
+/* timeout_ms 0 = no deadline (keepalive finds a dead peer). */
+int kd_rpc_stream_open(kd_rpc_channel *ch, const char *path, int timeout_ms,
+                       const kd_rpc_stream_events *events, kd_rpc_stream **out,
+                       kd_diag *diag) KD_MUST_CHECK;
+int kd_rpc_stream_send(kd_rpc_stream *s, const struct iovec *parts, int n_parts);
+void kd_rpc_stream_close_send(kd_rpc_stream *s);
+void kd_rpc_stream_cancel(kd_rpc_stream *s);
+/* Releases the caller's reference; cancels if still open; on_end still comes. */
+void kd_rpc_stream_free(kd_rpc_stream *s);
+
+#endif

@@ -1,0 +1,49 @@
+/* Messages: bounded unpacking, generic validation, bulk payloads.
+ *
+ * Generated protobuf-c structs are used as they are once they have passed kd_wire_unpack: it caps
+ * the input, unpacks under a memory budget and walks the message by its descriptor, refusing bad
+ * UTF-8, NUL inside a string, strings and repeated fields over their limit, unknown enum values,
+ * unset oneofs (where the table says required) and non-finite floats. A handler may rely on that and
+ * has only meaning left to check.
+ *
+ * Bulk messages end with field 15, `payload`. kd_wire_split finds it without copying, the head
+ * before it is unpacked as usual; kd_wire_join writes both.
+ *
+ * Threads: reentrant. Source of the traps: GRPC notes in docs/. */
+#ifndef KD_WIRE_H
+#define KD_WIRE_H
+
+#include "kd/buf.h"
+#include "kd/err.h"
+#include "wire/limits.h"
+
+#include <protobuf-c/protobuf-c.h>
+
+/* *out on success: free with kd_wire_free. -KD_ELIMIT, -KD_EDATA (does not parse), -KD_EINVAL (does
+ * not validate; diag names the field). A zero-length input is the empty message. */
+int kd_wire_unpack(const ProtobufCMessageDescriptor *desc, const void *bytes, size_t len,
+                   ProtobufCMessage **out, kd_diag *diag) KD_MUST_CHECK;
+/* NULL allowed. */
+void kd_wire_free(ProtobufCMessage *msg);
+
+/* Typed form: KD_UNPACK(Submit_request, ...) is not possible without the generated names, so callers
+ * write  Distill__V1__SubmitRequest *m;
+ *        rc = kd_wire_unpack(&distill__v1__submit_request__descriptor, p, n, (ProtobufCMessage **)&m, d); */
+
+/* Appends the packed message to out (already initialised, any maximum). */
+int kd_wire_pack(const void *msg, kd_buf *out) KD_MUST_CHECK;
+
+/* Splits a bulk message. *out_head: length of the fields before payload; *out_payload points into
+ * bytes, 4-byte alignment not promised, NULL and 0 when there is no payload field. The payload must
+ * be the very end of the message; anything behind it, or a second one, is -KD_EDATA. */
+int kd_wire_split(const void *bytes, size_t len, size_t *out_head, const uint8_t **out_payload,
+                  size_t *out_payload_len, kd_diag *diag) KD_MUST_CHECK;
+/* Splits and unpacks the head in one call. */
+int kd_wire_unpack_bulk(const ProtobufCMessageDescriptor *desc, const void *bytes, size_t len,
+                        ProtobufCMessage **out, const uint8_t **out_payload,
+                        size_t *out_payload_len, kd_diag *diag) KD_MUST_CHECK;
+/* Appends head (its payload field empty) + tag, length of the payload; the payload bytes themselves
+ * are to follow as the next part of the send. */
+int kd_wire_pack_bulk_head(const void *head, size_t payload_len, kd_buf *out) KD_MUST_CHECK;
+
+#endif

@@ -1,0 +1,56 @@
+/* A graph compiled for one batch size and one use.
+ *
+ * train: forward and backward, batch norm on the batch's own statistics or frozen.
+ * infer: batch norm folded into the convolution before it, activation and residual as post-ops.
+ * A plan owns its oneDNN primitives, its packed weights and one arena laid out by lifetime; running
+ * it allocates nothing. Every result is a pure function of (vector, input): the same bits on each
+ * run, in each thread, whichever plan instance computes it. In an infer plan each image's logits are
+ * moreover independent of its place in the batch and of its neighbours.
+ * Threads: a plan belongs to one thread at a time; that thread must have called kd_engine_thread().
+ * A second device would come as another implementation of this header. */
+#ifndef KD_ENGINE_PLAN_H
+#define KD_ENGINE_PLAN_H
+
+#include "engine/graph.h"
+
+enum kd_plan_use { KD_PLAN_INFER, KD_PLAN_TRAIN, KD_PLAN_TRAIN_FROZEN_BN };
+typedef struct kd_plan kd_plan;
+
+/* graph is borrowed until free. batch 1..4096. */
+int kd_plan_new(const kd_graph *graph, int batch, enum kd_plan_use use, kd_plan **out,
+                kd_diag *diag) KD_MUST_CHECK;
+void kd_plan_free(kd_plan *p); /* NULL allowed */
+/* Packs (and for infer folds) the weights of vector [graph->vector_len], which may be changed or
+ * freed afterwards. */
+int kd_plan_load(kd_plan *p, const float *vector, kd_diag *diag) KD_MUST_CHECK;
+/* input [batch,h,w,c] float32 NHWC, already preprocessed; logits [batch, classes], overwritten. */
+int kd_plan_forward(kd_plan *p, const float *input, float *logits, kd_diag *diag) KD_MUST_CHECK;
+/* After a forward of a train plan. d_logits [batch, classes]. gradient [vector_len] is overwritten:
+ * trained elements with dL/dw; statistics with stat_weight times the batch's statistic (mean, and
+ * variance with the n/(n-1) correction as PyTorch's running_var), or 0 when batch norm is frozen. */
+int kd_plan_backward(kd_plan *p, const float *d_logits, float stat_weight, float *gradient,
+                     kd_diag *diag) KD_MUST_CHECK;
+/* Name of the first node whose output of the last forward is not finite, NULL if all are. Slow. */
+const char *kd_plan_find_nonfinite(const kd_plan *p);
+size_t kd_plan_arena_bytes(const kd_plan *p);
+
+/* ---- the process's numerics */
+
+/* Before any other thread starts, first thing in main: makes OpenBLAS choose kernels that fit the
+ * CPU. Debian's 0.3.21 takes newer CPUs for Prescott; OPENBLAS_CORETYPE must be set before the
+ * library loads, so this re-executes the program once with it set (environment kept, KD_BLAS_SET
+ * guards against a loop). A value the user set is kept. */
+void kd_engine_mend_blas(char **argv);
+/* Once per compute thread: one OpenMP and one BLAS thread, denormals as IEEE says. */
+void kd_engine_thread(void);
+typedef struct kd_engine_info {
+    char cpu[96];   /* model name */
+    char blas[64];  /* openblas_get_corename() */
+    char isa[64];   /* oneDNN effective CPU ISA */
+    char onednn[32];
+    kd_digest numerics; /* digest of a fixed battery: convolutions forward and backward, GEMM, exp,
+                           log, in this process's kernels: equal digests compute equal bits */
+} kd_engine_info;
+int kd_engine_info_get(kd_engine_info *out, kd_diag *diag) KD_MUST_CHECK;
+
+#endif
