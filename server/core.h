@@ -1,0 +1,149 @@
+/* The coordinator's mind: jobs, members, scheduling, stages.
+ *
+ * A pure state machine. kd_core_handle takes one event and the time and appends the actions that
+ * follow; it does no I/O, reads no clock, starts no thread and draws no random number, so a run can be
+ * replayed from its events. Bulk data never comes here: the exchange (exchange.h) sums gradients and
+ * tells the core only that a version was committed, saved or evaluated.
+ *
+ * How a stage runs. Its members are told to prepare; when those that are needed are ready the stage
+ * begins: a new generation starts at the manifest's version (1 = initial) with slots and chunks
+ * divided evenly. Whoever is lost ends the generation, and a new one starts from the manifest with
+ * the others. A worker that comes later prepares meanwhile and is taken in at the next checkpoint.
+ *
+ * Threads: one. Memory: actions are plain data in a growing list that the caller reuses. */
+#ifndef KD_SERVER_CORE_H
+#define KD_SERVER_CORE_H
+
+#include "kd/clock.h"
+#include "kd/err.h"
+#include "kd/hash.h"
+
+#define KD_CORE_STAGES 8
+#define KD_CORE_TEXT 400
+
+typedef uint64_t kd_job_id;    /* 48 random bits, shown as 12 hex digits */
+typedef uint64_t kd_member_id; /* one control stream; never reused in a process */
+
+enum kd_run_state { KD_RUN_QUEUED, KD_RUN_RUNNING, KD_RUN_SUCCEEDED, KD_RUN_FAILED, KD_RUN_CANCELLED };
+enum kd_core_stage_kind {
+    KD_CORE_TRAIN,   /* steps and evaluations; also a network that is only evaluated (0 steps) */
+    KD_CORE_MEASURE, /* one member measures costs */
+    KD_CORE_EXPORT   /* the coordinator writes artefacts, no worker */
+};
+
+/* What the core must know of a stage; the same from every worker. */
+typedef struct kd_core_stage_info {
+    kd_digest identity;     /* of the whole StageInfo, fingerprint included */
+    uint64_t last_version;  /* steps + 1 */
+    uint64_t epoch_steps;   /* steps of an epoch */
+    uint32_t slots, chunks;
+} kd_core_stage_info;
+
+typedef struct kd_core_stage_setup {
+    enum kd_core_stage_kind kind;
+    bool done;
+    uint64_t manifest;      /* durable version, 1 = initial */
+    uint64_t evaluated;     /* newest version whose evaluation is stored, 0 = none */
+    bool has_info;
+    kd_core_stage_info info;
+} kd_core_stage_setup;
+
+typedef struct kd_core_job_setup {
+    kd_job_id id;
+    uint32_t min_workers, max_workers;
+    uint32_t n_stages;
+    kd_core_stage_setup stages[KD_CORE_STAGES];
+    bool started; /* was running before a restart of the coordinator */
+} kd_core_job_setup;
+
+enum kd_event_kind {
+    KD_EV_SUBMIT,   /* setup: new job, or a stored one at start-up, in order of submission */
+    KD_EV_CANCEL,   /* job */
+    KD_EV_FAIL,     /* job, text: the coordinator cannot go on with it */
+    KD_EV_FORGET,   /* job: finished, drop it */
+    KD_EV_JOIN,     /* member */
+    KD_EV_LOST,     /* member, text: why */
+    KD_EV_READY,    /* member, job, stage, info; text: non-empty = its info differs, and how */
+    KD_EV_PROBLEM,  /* member, job, stage, worker_only, text */
+    KD_EV_MEASURED, /* member, job, stage */
+    KD_EV_COMMITTED, /* job, stage, generation, version */
+    KD_EV_SAVED,    /* job, stage, version: checkpoint durable */
+    KD_EV_EVALUATED, /* job, stage, version: all units in and stored */
+    KD_EV_EXPORTED, /* job, stage; text: non-empty = failed */
+    KD_EV_TICK
+};
+
+typedef struct kd_event {
+    enum kd_event_kind kind;
+    kd_job_id job;
+    kd_member_id member;
+    uint32_t stage;
+    uint64_t generation, version;
+    bool worker_only;
+    kd_core_stage_info info;
+    const kd_core_job_setup *setup; /* borrowed during the call */
+    const char *text;               /* likewise; may be NULL */
+} kd_event;
+
+enum kd_action_kind {
+    KD_ACT_PREPARE,    /* member, job, stage */
+    KD_ACT_BEGIN,      /* member, job, stage, begin */
+    KD_ACT_MEASURE,    /* member, job, stage */
+    KD_ACT_RELEASE,    /* member, job, text */
+    KD_ACT_OPEN,       /* job, stage, begin.generation, begin.version: exchange starts a generation */
+    KD_ACT_CLOSE,      /* job, stage: exchange drops the stage; nothing of it counts any more */
+    KD_ACT_CHECKPOINT, /* job, stage: checkpoint the next version that still can be */
+    KD_ACT_STATE,      /* job, state, text = reason; to be stored */
+    KD_ACT_STAGE_DONE, /* job, stage; to be stored */
+    KD_ACT_MANIFEST,   /* job, stage, version: older checkpoints may go */
+    KD_ACT_EXPORT,     /* job, stage */
+    KD_ACT_NOTE        /* job, member (0 = none), note kind in `word`, text: an event for people */
+};
+
+typedef struct kd_begin {
+    uint64_t generation, version, last_version;
+    uint32_t slot_first, slot_count, chunk_first, chunk_count;
+    uint32_t rank, members;
+    bool evaluate_first;
+} kd_begin;
+
+typedef struct kd_action {
+    enum kd_action_kind kind;
+    kd_job_id job;
+    kd_member_id member;
+    uint32_t stage;
+    uint64_t version;
+    enum kd_run_state state;
+    kd_begin begin;
+    const char *word; /* static string */
+    char text[KD_CORE_TEXT];
+} kd_action;
+
+typedef struct kd_actions {
+    kd_action *items;
+    size_t count, cap;
+} kd_actions;
+void kd_actions_clear(kd_actions *a); /* frees */
+
+typedef struct kd_core kd_core;
+/* epoch: the coordinator's; generations are epoch * 2^32 + counter, so they never repeat. */
+kd_core *kd_core_new(uint64_t epoch);
+void kd_core_free(kd_core *c);
+void kd_core_handle(kd_core *c, const kd_event *ev, kd_time_ms now, kd_actions *out);
+
+/* ---- what others may ask between events */
+typedef struct kd_core_view {
+    enum kd_run_state state;
+    uint32_t stage, n_stages;
+    uint32_t members; /* workers in the running generation, or preparing */
+    bool preparing;
+    uint32_t queue_position; /* 1.. while queued */
+    char reason[KD_CORE_TEXT];
+} kd_core_view;
+bool kd_core_job_view(const kd_core *c, kd_job_id job, kd_core_view *out);
+/* Job a member works for, 0 = none; *out_state: idle, preparing or working. */
+kd_job_id kd_core_member_job(const kd_core *c, kd_member_id member, const char **out_state);
+/* Checks the invariants; returns NULL or the sentence that is broken. For tests. */
+const char *kd_core_check(const kd_core *c);
+
+#endif

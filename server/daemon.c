@@ -1,0 +1,523 @@
+#include "daemon.h"
+
+#include "kd/file.h"
+#include "kd/log.h"
+
+#include "descriptor_set.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+bool kd_id_parse(const char *text, kd_job_id *out)
+{
+    if (strlen(text) != KD_ID_TEXT - 1)
+        return false;
+    for (const char *p = text; *p; p++)
+        if (!isxdigit((unsigned char)*p))
+            return false;
+    *out = strtoull(text, NULL, 16);
+    return *out != 0;
+}
+
+void kd_answer(kd_rpc_call *call, const void *message)
+{
+    kd_buf buf;
+    kd_buf_init(&buf, KD_MAX_BULK_BYTES);
+    int rc = kd_wire_pack(message, &buf);
+    if (rc == 0)
+        kd_rpc_reply(call, &(struct iovec){buf.data, buf.len}, 1);
+    else
+        kd_rpc_finish(call, rc, "the reply is too large");
+    kd_buf_clear(&buf);
+}
+
+/* ---- tasks */
+
+bool kd_daemon_post(kd_daemon *d, void (*run)(kd_daemon *, void *), void *arg)
+{
+    kd_task *t = malloc(sizeof *t);
+    if (!t)
+        return false;
+    *t = (kd_task){NULL, run, arg};
+    pthread_mutex_lock(&d->task_mu);
+    bool open = !d->tasks_closed;
+    if (open) {
+        *d->tasks_end = t;
+        d->tasks_end = &t->next;
+        uv_async_send(&d->wake);
+    }
+    pthread_mutex_unlock(&d->task_mu);
+    if (!open)
+        free(t);
+    return open;
+}
+
+/* Sends coalesce, so the whole queue is taken at once. */
+static void run_tasks(kd_daemon *d)
+{
+    pthread_mutex_lock(&d->task_mu);
+    kd_task *t = d->tasks;
+    d->tasks = NULL;
+    d->tasks_end = &d->tasks;
+    pthread_mutex_unlock(&d->task_mu);
+    while (t) {
+        kd_task *next = t->next;
+        t->run(d, t->arg);
+        free(t);
+        t = next;
+    }
+}
+
+static void on_wake(uv_async_t *handle)
+{
+    run_tasks(handle->data);
+}
+
+void kd_daemon_fatal(kd_daemon *d, const kd_diag *diag)
+{
+    kd_err("cannot go on: %s", diag->msg);
+    (void)d;
+    /* What is on disk is whole; a restart knows all that was acknowledged. */
+    exit(1);
+}
+
+/* ---- records */
+
+kd_job_record *kd_daemon_job(kd_daemon *d, kd_job_id id)
+{
+    kd_job_record *j = d->jobs;
+    while (j && j->row.id != id)
+        j = j->next;
+    return j;
+}
+
+kd_worker_record *kd_daemon_worker(kd_daemon *d, kd_member_id id)
+{
+    kd_worker_record *w = d->workers;
+    while (w && w->id != id)
+        w = w->next;
+    return w;
+}
+
+kd_job_record *kd_job_record_new(kd_daemon *d, kd_job_row *row, kd_diag *diag)
+{
+    (void)d;
+    kd_job_record *j = kd_xalloc(sizeof *j);
+    int rc = kd_job_load(row->resolved, strlen(row->resolved), "resolved job", NULL, 0, &j->spec,
+                         diag);
+    if (rc != 0) {
+        free(j);
+        return NULL;
+    }
+    j->row = *row;
+    *row = (kd_job_row){0};
+    enum kd_stage_kind kinds[KD_MAX_STAGES];
+    j->n_stages = kd_job_stages(&j->spec, kinds);
+    for (int i = 0; i < j->n_stages; i++) {
+        j->stages[i].kind = kinds[i];
+        j->stages[i].row.manifest = 1;
+        snprintf(j->stages[i].row.name, sizeof j->stages[i].row.name, "%s",
+                 kd_stage_name(kinds[i]));
+    }
+    j->phase = "preparing";
+    return j;
+}
+
+void kd_job_record_free(kd_job_record *j)
+{
+    if (!j)
+        return;
+    for (int i = 0; i < j->n_stages; i++) {
+        kd_wire_free((ProtobufCMessage *)j->stages[i].info);
+        free(j->stages[i].row.info);
+    }
+    kd_job_row_clear(&j->row);
+    free(j->epochs);
+    free(j);
+}
+
+void kd_daemon_introduce(kd_daemon *d, kd_job_record *j)
+{
+    kd_core_job_setup setup = {.id = j->row.id,
+                               .min_workers = (uint32_t)j->spec.min_workers,
+                               .max_workers = (uint32_t)j->spec.max_workers,
+                               .n_stages = (uint32_t)j->n_stages,
+                               .started = j->row.state == KD_RUN_RUNNING};
+    for (int i = 0; i < j->n_stages; i++) {
+        kd_stage_record *s = &j->stages[i];
+        kd_core_stage_setup *c = &setup.stages[i];
+        c->kind = s->kind == KD_STAGE_EXPORT     ? KD_CORE_EXPORT
+                  : s->kind == KD_STAGE_EVALUATE ? KD_CORE_MEASURE
+                                                 : KD_CORE_TRAIN;
+        c->done = s->row.done;
+        c->manifest = s->row.manifest;
+        c->evaluated = s->row.evaluated;
+        c->has_info = s->info != NULL;
+        if (s->info)
+            kd_stage_core_info(j, s, &c->info);
+    }
+    kd_daemon_event(d, &(kd_event){.kind = KD_EV_SUBMIT, .setup = &setup});
+}
+
+/* ---- what the core wants */
+
+static void send_prepare(kd_daemon *d, kd_worker_record *w, kd_job_record *j, uint32_t stage)
+{
+    char id[KD_ID_TEXT], digest[3][33];
+    static const enum kd_stage_kind kinds[3] = {KD_STAGE_TEACHER, KD_STAGE_DISTILL,
+                                                KD_STAGE_SCRATCH};
+    for (int i = 0; i < 3; i++)
+        kd_stage_artefact_digest(d, j, kinds[i], digest[i]);
+    kd_id_text(j->row.id, id);
+    Distill__V1__Prepare p = DISTILL__V1__PREPARE__INIT;
+    p.job = id;
+    p.stage = stage;
+    p.stage_name = j->stages[stage].row.name;
+    p.resolved = j->row.resolved;
+    p.teacher_digest = digest[0];
+    p.student_digest = digest[1];
+    p.scratch_digest = digest[2];
+    Distill__V1__CoordinatorMessage m = DISTILL__V1__COORDINATOR_MESSAGE__INIT;
+    m.kind_case = DISTILL__V1__COORDINATOR_MESSAGE__KIND_PREPARE;
+    m.prepare = &p;
+    j->phase = "preparing";
+    kd_cluster_send(d, w, &m);
+}
+
+static void send_begin(kd_daemon *d, kd_worker_record *w, kd_job_record *j, uint32_t stage,
+                       const kd_begin *b)
+{
+    char id[KD_ID_TEXT];
+    kd_id_text(j->row.id, id);
+    Distill__V1__Range slots = DISTILL__V1__RANGE__INIT, chunks = DISTILL__V1__RANGE__INIT;
+    slots.first = b->slot_first;
+    slots.count = b->slot_count;
+    chunks.first = b->chunk_first;
+    chunks.count = b->chunk_count;
+    Distill__V1__Range *slot_list[] = {&slots}, *chunk_list[] = {&chunks};
+    Distill__V1__Begin m = DISTILL__V1__BEGIN__INIT;
+    m.job = id;
+    m.stage = stage;
+    m.generation = b->generation;
+    m.version = b->version;
+    m.last_version = b->last_version;
+    m.slots = slot_list;
+    m.n_slots = b->slot_count ? 1 : 0;
+    m.chunks = chunk_list;
+    m.n_chunks = b->chunk_count ? 1 : 0;
+    m.rank = b->rank;
+    m.members = b->members;
+    m.evaluate_first = b->evaluate_first;
+    Distill__V1__CoordinatorMessage c = DISTILL__V1__COORDINATOR_MESSAGE__INIT;
+    c.kind_case = DISTILL__V1__COORDINATOR_MESSAGE__KIND_BEGIN;
+    c.begin = &m;
+    kd_cluster_send(d, w, &c);
+}
+
+static void send_measure(kd_daemon *d, kd_worker_record *w, kd_job_record *j, uint32_t stage)
+{
+    char id[KD_ID_TEXT];
+    kd_id_text(j->row.id, id);
+    Distill__V1__Measure m = DISTILL__V1__MEASURE__INIT;
+    m.job = id;
+    m.stage = stage;
+    Distill__V1__CoordinatorMessage c = DISTILL__V1__COORDINATOR_MESSAGE__INIT;
+    c.kind_case = DISTILL__V1__COORDINATOR_MESSAGE__KIND_MEASURE;
+    c.measure = &m;
+    j->phase = "measuring";
+    kd_cluster_send(d, w, &c);
+}
+
+static void send_release(kd_daemon *d, kd_worker_record *w, kd_job_id job, const char *reason)
+{
+    char id[KD_ID_TEXT];
+    kd_id_text(job, id);
+    Distill__V1__Release m = DISTILL__V1__RELEASE__INIT;
+    m.job = id;
+    m.reason = (char *)reason;
+    Distill__V1__CoordinatorMessage c = DISTILL__V1__COORDINATOR_MESSAGE__INIT;
+    c.kind_case = DISTILL__V1__COORDINATOR_MESSAGE__KIND_RELEASE;
+    c.release = &m;
+    kd_cluster_send(d, w, &c);
+}
+
+static void set_job_state(kd_daemon *d, kd_job_record *j, enum kd_run_state state,
+                          const char *reason)
+{
+    static const char *const words[] = {"queued", "running", "succeeded", "failed", "cancelled"};
+    bool changed = (int)state != j->row.state;
+    bool was_waiting = j->row.reason[0] != '\0';
+    int64_t now = kd_clock_wall_ms();
+    j->row.state = (int)state;
+    snprintf(j->row.reason, sizeof j->row.reason, "%s", reason);
+    if (state == KD_RUN_RUNNING && j->row.started_ms == 0)
+        j->row.started_ms = now;
+    if (state >= KD_RUN_SUCCEEDED)
+        j->row.finished_ms = now;
+    kd_diag diag = {0};
+    if (kd_state_set_job(&d->state, j->row.id, j->row.state, j->row.reason, j->row.started_ms,
+                         j->row.finished_ms, j->row.result, &diag) != 0)
+        kd_daemon_fatal(d, &diag);
+    if (state >= KD_RUN_SUCCEEDED && changed) {
+        for (int i = 0; i < j->n_stages; i++)
+            if (kd_state_drop_checkpoints(&d->state, j->row.id, (uint32_t)i, UINT64_MAX, &diag) != 0)
+                kd_warn("old checkpoints stay: %s", diag.msg);
+        kd_watch_event(d, j, "finished", "", NULL, "job %s%s%s", words[state], reason[0] ? ": " : "",
+                       reason);
+    } else if (reason[0]) {
+        kd_watch_event(d, j, "waiting", "", NULL, "%s", reason);
+    } else if (was_waiting && state == KD_RUN_RUNNING && !changed) {
+        kd_watch_event(d, j, "worker", "", NULL, "the job goes on");
+    }
+}
+
+static void carry_out(kd_daemon *d, const kd_action *a)
+{
+    kd_job_record *j = kd_daemon_job(d, a->job);
+    kd_worker_record *w = a->member ? kd_daemon_worker(d, a->member) : NULL;
+    if (!j && a->kind != KD_ACT_RELEASE)
+        return;
+    switch (a->kind) {
+    case KD_ACT_PREPARE:
+        if (w)
+            send_prepare(d, w, j, a->stage);
+        break;
+    case KD_ACT_BEGIN:
+        if (w)
+            send_begin(d, w, j, a->stage, &a->begin);
+        break;
+    case KD_ACT_MEASURE:
+        if (w)
+            send_measure(d, w, j, a->stage);
+        break;
+    case KD_ACT_RELEASE:
+        if (w)
+            send_release(d, w, a->job, a->text);
+        break;
+    case KD_ACT_OPEN:
+        kd_stage_open(d, j, a->stage, &a->begin);
+        break;
+    case KD_ACT_CLOSE:
+        kd_stage_close(d, j, a->stage);
+        break;
+    case KD_ACT_CHECKPOINT:
+        if (j->stages[a->stage].exchange)
+            kd_exchange_checkpoint(j->stages[a->stage].exchange);
+        break;
+    case KD_ACT_STATE:
+        set_job_state(d, j, a->state, a->text);
+        break;
+    case KD_ACT_STAGE_DONE:
+        kd_stage_finished(d, j, a->stage);
+        break;
+    case KD_ACT_MANIFEST:
+        kd_stage_manifest(d, j, a->stage, a->version);
+        break;
+    case KD_ACT_EXPORT:
+        kd_stage_export(d, j, a->stage);
+        break;
+    case KD_ACT_NOTE:
+        kd_watch_event(d, j, a->word, w ? w->name : "", NULL, "%s", a->text);
+        break;
+    }
+}
+
+void kd_daemon_event(kd_daemon *d, const kd_event *ev)
+{
+    /* Carrying out an action may raise another event (a worker that cannot be reached is lost), so
+     * each call has its own list. */
+    kd_actions actions = {0};
+    kd_core_handle(d->core, ev, kd_clock_ms(), &actions);
+    for (size_t i = 0; i < actions.count; i++)
+        carry_out(d, &actions.items[i]);
+    kd_actions_clear(&actions);
+}
+
+/* ---- the loop */
+
+static void on_tick(uv_timer_t *timer)
+{
+    kd_daemon *d = timer->data;
+    kd_time_ms now = kd_clock_ms();
+    kd_cluster_tick(d, now);
+    kd_watch_tick(d, now);
+    kd_daemon_event(d, &(kd_event){.kind = KD_EV_TICK});
+}
+
+static void on_signal(uv_signal_t *handle, int number)
+{
+    kd_daemon *d = handle->data;
+    if (d->stopping++) {
+        kd_warn("second signal: leaving at once");
+        _exit(128 + number);
+    }
+    kd_info("stopping: signal=%d", number);
+    uv_stop(&d->loop);
+}
+
+static int restore_job(void *arg, const kd_job_row *row, const kd_stage_row *stages, int n_stages,
+                       const kd_epoch_row *epochs, int n_epochs)
+{
+    kd_daemon *d = arg;
+    kd_diag diag = {0};
+    kd_job_row mine = *row;
+    mine.resolved = kd_xstrdup(row->resolved);
+    mine.result = row->result ? kd_xstrdup(row->result) : NULL;
+    kd_job_record *j = kd_job_record_new(d, &mine, &diag);
+    if (!j || j->n_stages != n_stages) {
+        kd_err("a stored job cannot be read and is left alone: job=%012llx %s",
+               (unsigned long long)row->id, diag.msg);
+        kd_job_record_free(j);
+        kd_job_row_clear(&mine);
+        return 0;
+    }
+    for (int i = 0; i < n_stages; i++) {
+        kd_stage_record *s = &j->stages[i];
+        s->row = stages[i];
+        s->row.info = NULL;
+        s->row.info_len = 0;
+        if (stages[i].info_len &&
+            kd_stage_set_info(s, stages[i].info, stages[i].info_len, &diag) != 0)
+            kd_warn("stored stage information is unreadable: %s", diag.msg);
+    }
+    if (n_epochs) {
+        j->epochs = kd_xalloc((size_t)n_epochs * sizeof *j->epochs);
+        memcpy(j->epochs, epochs, (size_t)n_epochs * sizeof *j->epochs);
+        j->n_epochs = n_epochs;
+    }
+    kd_job_record **end = &d->jobs;
+    while (*end)
+        end = &(*end)->next;
+    *end = j;
+    return 0;
+}
+
+static int start_server(kd_daemon *d, const kd_daemon_config *cfg, kd_rpc_method *methods,
+                        size_t n_methods, kd_diag *diag)
+{
+    for (size_t i = 0; i < n_methods; i++)
+        methods[i].arg = d;
+    kd_rpc_server_config sc = {.listen = cfg->listen,
+                               .methods = methods,
+                               .n_methods = n_methods,
+                               .max_message = KD_MAX_BULK_BYTES,
+                               .descriptor_set = kd_descriptor_set,
+                               .descriptor_set_len = sizeof kd_descriptor_set};
+    int rc = kd_rpc_server_new(d->rpc, &sc, &d->server, diag);
+    if (rc != 0 || !cfg->port_file)
+        return rc;
+    char text[16];
+    int n = snprintf(text, sizeof text, "%d\n", kd_rpc_server_port(d->server));
+    return kd_file_write(cfg->port_file, text, (size_t)n, diag);
+}
+
+static void close_handles(kd_daemon *d)
+{
+    uv_close((uv_handle_t *)&d->tick, NULL);
+    uv_close((uv_handle_t *)&d->sigint, NULL);
+    uv_close((uv_handle_t *)&d->sigterm, NULL);
+    uv_close((uv_handle_t *)&d->wake, NULL);
+    uv_run(&d->loop, UV_RUN_DEFAULT);
+    uv_loop_close(&d->loop);
+}
+
+static void shut_down(kd_daemon *d)
+{
+    kd_cluster_close(d, "the coordinator is stopping");
+    while (d->watchers) {
+        kd_rpc_finish(d->watchers->call, -KD_EUNAVAIL, "the coordinator is stopping");
+        kd_watch_drop(d, d->watchers->call);
+    }
+    /* Checkpoints under way are finished: they are work that need not be done again. */
+    while (d->writes_running)
+        uv_run(&d->loop, UV_RUN_ONCE);
+    if (d->server)
+        kd_rpc_server_stop(d->server, 500);
+    run_tasks(d);
+    for (kd_job_record *j = d->jobs; j; j = j->next)
+        for (int i = 0; i < j->n_stages; i++)
+            if (j->stages[i].exchange)
+                kd_stage_close(d, j, (uint32_t)i);
+    pthread_mutex_lock(&d->task_mu);
+    d->tasks_closed = true;
+    pthread_mutex_unlock(&d->task_mu);
+}
+
+int kd_daemon_run(const kd_daemon_config *cfg, kd_diag *diag)
+{
+    kd_daemon *d = kd_xalloc(sizeof *d);
+    d->state.lock_fd = -1;
+    d->heartbeat_ms = cfg->heartbeat_ms;
+    d->lease_ms = cfg->lease_ms;
+    d->started_wall_ms = kd_clock_wall_ms();
+    d->tasks_end = &d->tasks;
+    pthread_mutex_init(&d->task_mu, NULL);
+    pthread_mutex_init(&d->exchange_mu, NULL);
+    uv_loop_init(&d->loop);
+    uv_async_init(&d->loop, &d->wake, on_wake);
+    uv_timer_init(&d->loop, &d->tick);
+    uv_signal_init(&d->loop, &d->sigint);
+    uv_signal_init(&d->loop, &d->sigterm);
+    d->wake.data = d->tick.data = d->sigint.data = d->sigterm.data = d;
+
+    size_t n = kd_n_jobs_methods + kd_n_cluster_methods + kd_n_exchange_methods;
+    kd_rpc_method *methods = kd_xalloc(n * sizeof *methods);
+    memcpy(methods, kd_jobs_methods, kd_n_jobs_methods * sizeof *methods);
+    memcpy(methods + kd_n_jobs_methods, kd_cluster_methods, kd_n_cluster_methods * sizeof *methods);
+    memcpy(methods + kd_n_jobs_methods + kd_n_cluster_methods, kd_exchange_methods,
+           kd_n_exchange_methods * sizeof *methods);
+
+    char path[4096];
+    snprintf(path, sizeof path, "%.3000s/bank", cfg->state_dir);
+    int rc = kd_state_open(cfg->state_dir, &d->state, diag);
+    if (rc == 0)
+        rc = kd_bank_store_open(path, &d->bank, diag);
+    if (rc == 0) {
+        d->core = kd_core_new(d->state.epoch);
+        rc = kd_state_each_job(&d->state, restore_job, d, diag);
+    }
+    if (rc == 0)
+        rc = kd_rpc_new(2, &d->rpc, diag);
+    if (rc == 0) {
+        for (kd_job_record *j = d->jobs; j; j = j->next)
+            if (j->row.state <= KD_RUN_RUNNING)
+                kd_daemon_introduce(d, j);
+        rc = start_server(d, cfg, methods, n, diag);
+    }
+    if (rc == 0) {
+        kd_info("listening: address=%s port=%d state_dir=%s epoch=%llu version=%s", cfg->listen,
+                kd_rpc_server_port(d->server), cfg->state_dir, (unsigned long long)d->state.epoch,
+                KD_VERSION);
+        uv_timer_start(&d->tick, on_tick, 200, 200);
+        uv_signal_start(&d->sigint, on_signal, SIGINT);
+        uv_signal_start(&d->sigterm, on_signal, SIGTERM);
+        uv_run(&d->loop, UV_RUN_DEFAULT);
+    }
+    shut_down(d);
+    kd_rpc_server_free(d->server);
+    if (d->rpc)
+        kd_rpc_free(d->rpc);
+    run_tasks(d);
+    close_handles(d);
+    while (d->workers) {
+        kd_worker_record *w = d->workers;
+        d->workers = w->next;
+        kd_rpc_call_unref(w->call);
+        free(w);
+    }
+    while (d->jobs) {
+        kd_job_record *j = d->jobs;
+        d->jobs = j->next;
+        kd_job_record_free(j);
+    }
+    kd_core_free(d->core);
+    kd_bank_store_close(d->bank);
+    kd_state_close(&d->state);
+    pthread_mutex_destroy(&d->task_mu);
+    pthread_mutex_destroy(&d->exchange_mu);
+    free(methods);
+    free(d);
+    return rc;
+}

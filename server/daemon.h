@@ -1,0 +1,193 @@
+/* The coordinator process: one struct, one loop.
+ *
+ * gRPC's threads take calls and either hand them to an exchange directly (bulk data) or queue a task
+ * for the loop (everything else). The loop alone touches the core, the database, the jobs' records
+ * and the watchers, so none of those has a lock. Slow file work (checkpoints) runs on libuv's pool and
+ * comes back as a task.
+ *
+ * Files: daemon.c the loop, tasks, and the core's actions; stages.c what a running stage does with
+ * disks; watch.c events and who reads them; svc_jobs.c, svc_cluster.c, svc_exchange.c the services. */
+#ifndef KD_SERVER_DAEMON_H
+#define KD_SERVER_DAEMON_H
+
+#include "bank.h"
+#include "core.h"
+#include "exchange.h"
+#include "job/job.h"
+#include "rpc/rpc.h"
+#include "state.h"
+#include "wire/wire.h"
+
+#include <pthread.h>
+#include <uv.h>
+
+typedef struct kd_daemon kd_daemon;
+
+typedef struct kd_stage_record {
+    kd_stage_row row;
+    enum kd_stage_kind kind;
+    Distill__V1__StageInfo *info; /* unpacked row.info, NULL before a worker told */
+    kd_exchange *exchange;        /* while it runs; see kd_daemon.exchanges for other threads */
+    double loss, correct, samples; /* of the running epoch so far */
+    double pending_sums[3];       /* the same at the version being saved */
+    uint64_t version;             /* committed */
+    double last_loss;
+    double rate;                  /* samples a second, smoothed */
+    kd_time_ms last_commit;
+    kd_time_ms begun;             /* of the stage in this process, 0 = not yet */
+} kd_stage_record;
+
+typedef struct kd_job_record {
+    struct kd_job_record *next; /* in order of submission */
+    kd_job_row row;
+    kd_job spec;
+    kd_stage_record stages[KD_MAX_STAGES];
+    int n_stages;
+    kd_epoch_row *epochs;
+    int n_epochs;
+    char costs[1024]; /* JSON array of measured model costs */
+    const char *phase;
+    bool saving;      /* a checkpoint is being written */
+} kd_job_record;
+
+typedef struct kd_worker_record {
+    struct kd_worker_record *next;
+    kd_member_id id;
+    kd_rpc_call *call; /* reference held */
+    char address[128], name[65], version[32], cpu[97], blas[65], isa[65], numerics[33];
+    char incarnation[17];
+    uint32_t threads;
+    bool joined;       /* hello accepted */
+    kd_time_ms seen;
+    int64_t seen_wall_ms;
+    uint64_t units;
+    kd_time_ms units_at;
+    double units_rate;
+    uint64_t teacher_forwards, bank_hits; /* of its stage, for the job's sums */
+    kd_job_id beat_job;
+    uint32_t beat_stage;
+} kd_worker_record;
+
+typedef struct kd_watcher {
+    struct kd_watcher *next;
+    kd_rpc_call *call; /* reference held */
+    kd_job_id job;
+    uint64_t next_seq;
+    bool follow, progress;
+    kd_time_ms last_progress;
+} kd_watcher;
+
+typedef struct kd_task {
+    struct kd_task *next;
+    void (*run)(kd_daemon *d, void *arg);
+    void *arg;
+} kd_task;
+
+/* An exchange that other threads may find: by job and stage, reference-counted. */
+typedef struct kd_exchange_entry {
+    struct kd_exchange_entry *next;
+    kd_job_id job;
+    uint32_t stage;
+    kd_exchange *x;
+    int refs;
+} kd_exchange_entry;
+
+struct kd_daemon {
+    uv_loop_t loop;
+    uv_async_t wake;
+    uv_timer_t tick;
+    uv_signal_t sigint, sigterm;
+    int stopping;
+    int writes_running; /* checkpoint writes on libuv's pool */
+    kd_rpc *rpc;
+    kd_rpc_server *server;
+    kd_state state;
+    kd_bank_store *bank;
+    kd_core *core;
+    kd_job_record *jobs;
+    kd_worker_record *workers;
+    kd_watcher *watchers;
+    uint64_t next_member;
+    int64_t started_wall_ms;
+    uint32_t heartbeat_ms, lease_ms;
+
+    pthread_mutex_t task_mu; /* guards the queue below */
+    kd_task *tasks, **tasks_end;
+    bool tasks_closed;
+
+    pthread_mutex_t exchange_mu; /* guards the list below; taken before an exchange's own lock */
+    kd_exchange_entry *exchanges;
+};
+
+typedef struct kd_daemon_config {
+    const char *state_dir, *listen, *port_file; /* port_file NULL = none */
+    uint32_t heartbeat_ms, lease_ms;
+} kd_daemon_config;
+/* Runs until SIGINT or SIGTERM. Returns 0, or an error with diag filled (nothing left running). */
+int kd_daemon_run(const kd_daemon_config *cfg, kd_diag *diag) KD_MUST_CHECK;
+
+/* ---- for the other files of this folder */
+/* Any thread: runs fn(d, arg) on the loop. After the loop closed, fn is not called and false comes
+ * back; the caller frees arg. */
+bool kd_daemon_post(kd_daemon *d, void (*run)(kd_daemon *, void *), void *arg);
+/* Loop only: gives the event to the core and carries out what it wants. */
+void kd_daemon_event(kd_daemon *d, const kd_event *ev);
+kd_job_record *kd_daemon_job(kd_daemon *d, kd_job_id id);
+kd_worker_record *kd_daemon_worker(kd_daemon *d, kd_member_id id);
+/* Stops the process after an error it cannot go on from (the database is gone). */
+void kd_daemon_fatal(kd_daemon *d, const kd_diag *diag);
+
+/* Makes a record from a stored or new job; takes row's strings. NULL with diag on failure. */
+kd_job_record *kd_job_record_new(kd_daemon *d, kd_job_row *row, kd_diag *diag);
+void kd_job_record_free(kd_job_record *j);
+/* Tells the core of the job. */
+void kd_daemon_introduce(kd_daemon *d, kd_job_record *j);
+
+/* stages.c */
+int kd_stage_set_info(kd_stage_record *s, const uint8_t *packed, size_t len, kd_diag *diag) KD_MUST_CHECK;
+void kd_stage_core_info(const kd_job_record *j, const kd_stage_record *s, kd_core_stage_info *out);
+/* Sentence that says how two infos differ, "" if they do not. */
+void kd_stage_compare(const Distill__V1__StageInfo *have, const Distill__V1__StageInfo *got,
+                      char out[KD_CORE_TEXT]);
+void kd_stage_open(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_begin *begin);
+void kd_stage_close(kd_daemon *d, kd_job_record *j, uint32_t stage);
+void kd_stage_finished(kd_daemon *d, kd_job_record *j, uint32_t stage);
+void kd_stage_manifest(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t version);
+void kd_stage_export(kd_daemon *d, kd_job_record *j, uint32_t stage);
+void kd_stage_store(kd_daemon *d, kd_job_record *j, uint32_t stage);
+/* Digest of the artefact of a finished stage ("" if there is none). */
+void kd_stage_artefact_digest(kd_daemon *d, kd_job_record *j, enum kd_stage_kind kind, char out[33]);
+const char *kd_stage_artefact_name(enum kd_stage_kind kind);
+/* Any thread. NULL if that stage does not run; release afterwards. */
+kd_exchange_entry *kd_stage_acquire(kd_daemon *d, kd_job_id job, uint32_t stage);
+void kd_stage_release(kd_daemon *d, kd_exchange_entry *e);
+
+/* watch.c */
+void kd_watch_add(kd_daemon *d, kd_watcher *w);
+void kd_watch_drop(kd_daemon *d, kd_rpc_call *call);
+void kd_watch_tick(kd_daemon *d, kd_time_ms now);
+/* Stores an event, logs it and sends it to who watches. worker "" = none, data NULL = none. */
+void kd_watch_event(kd_daemon *d, kd_job_record *j, const char *kind, const char *worker,
+                    const char *data, const char *fmt, ...) KD_PRINTF(6, 7);
+/* Fills a Progress of a running job; false if it does not run. p->stage and p->phase borrow. */
+bool kd_watch_progress(kd_daemon *d, kd_job_record *j, Distill__V1__Progress *p);
+
+/* svc_*.c: rows of the method table */
+extern const kd_rpc_method kd_jobs_methods[], kd_cluster_methods[], kd_exchange_methods[];
+extern const size_t kd_n_jobs_methods, kd_n_cluster_methods, kd_n_exchange_methods;
+/* Ends every control stream (at stop). */
+void kd_cluster_close(kd_daemon *d, const char *why);
+/* Sends a message to a worker; a worker that does not take its messages is dropped. */
+void kd_cluster_send(kd_daemon *d, kd_worker_record *w, const Distill__V1__CoordinatorMessage *m);
+void kd_cluster_tick(kd_daemon *d, kd_time_ms now);
+void kd_cluster_drop(kd_daemon *d, kd_worker_record *w, int code, const char *why);
+
+/* Parses an id as the core knows it: 12 hex digits. */
+bool kd_id_parse(const char *text, kd_job_id *out);
+/* Answers a unary call with the BlobChunk of a file from offset on. Not answered on failure. */
+int kd_send_file_piece(kd_rpc_call *call, const char *path, const char *digest, uint64_t offset,
+                       kd_diag *diag) KD_MUST_CHECK;
+/* Packs a message and answers a unary call with it. */
+void kd_answer(kd_rpc_call *call, const void *message);
+
+#endif

@@ -1,0 +1,456 @@
+#include "state.h"
+
+#include "kd/clock.h"
+#include "kd/file.h"
+#include "kd/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static const char *const g_migrations[] = {
+    "CREATE TABLE meta(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;"
+    "INSERT INTO meta VALUES('epoch', 0);"
+    "CREATE TABLE jobs(n INTEGER PRIMARY KEY AUTOINCREMENT, id INTEGER NOT NULL UNIQUE,"
+    " key TEXT NOT NULL UNIQUE, name TEXT NOT NULL, text_digest TEXT NOT NULL,"
+    " state INTEGER NOT NULL, reason TEXT NOT NULL, submitted_ms INTEGER NOT NULL,"
+    " started_ms INTEGER NOT NULL, finished_ms INTEGER NOT NULL, resolved TEXT NOT NULL,"
+    " result TEXT);"
+    "CREATE TABLE stages(job INTEGER NOT NULL, stage INTEGER NOT NULL, name TEXT NOT NULL,"
+    " done INTEGER NOT NULL, digest TEXT NOT NULL, fingerprint TEXT NOT NULL, info BLOB,"
+    " manifest INTEGER NOT NULL, evaluated INTEGER NOT NULL, seconds REAL NOT NULL,"
+    " teacher_forwards INTEGER NOT NULL, bank_hits INTEGER NOT NULL, loss REAL NOT NULL,"
+    " correct REAL NOT NULL, samples REAL NOT NULL, PRIMARY KEY(job, stage)) WITHOUT ROWID;"
+    "CREATE TABLE epochs(job INTEGER NOT NULL, stage INTEGER NOT NULL, epoch INTEGER NOT NULL,"
+    " train_loss REAL, train_accuracy REAL, val_loss REAL, val_correct INTEGER NOT NULL,"
+    " val_samples INTEGER NOT NULL, PRIMARY KEY(job, stage, epoch)) WITHOUT ROWID;"
+    "CREATE TABLE events(job INTEGER NOT NULL, seq INTEGER NOT NULL, time_ms INTEGER NOT NULL,"
+    " kind TEXT NOT NULL, text TEXT NOT NULL, worker TEXT NOT NULL, state INTEGER NOT NULL,"
+    " data TEXT NOT NULL, PRIMARY KEY(job, seq)) WITHOUT ROWID;"
+    "CREATE TABLE files(job INTEGER NOT NULL, name TEXT NOT NULL, stage INTEGER NOT NULL,"
+    " version INTEGER NOT NULL, path TEXT NOT NULL, size INTEGER NOT NULL, digest TEXT NOT NULL,"
+    " PRIMARY KEY(job, name, stage, version)) WITHOUT ROWID;",
+};
+
+void kd_id_text(kd_job_id id, char out[KD_ID_TEXT])
+{
+    snprintf(out, KD_ID_TEXT, "%012llx", (unsigned long long)(id & 0xffffffffffffu));
+}
+
+static int lock_folder(const char *dir, int *out_fd, kd_diag *diag)
+{
+    char path[4096], pid[32] = "";
+    snprintf(path, sizeof path, "%s/distilld.lock", dir);
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return kd_fail(diag, -KD_EIO, "cannot open %s: %s", path, strerror(errno));
+    if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+        ssize_t n = pread(fd, pid, sizeof pid - 1, 0);
+        pid[n > 0 ? n : 0] = '\0';
+        close(fd);
+        return kd_fail(diag, -KD_ESTATE,
+                       "the state folder %s is in use by another distilld (process %s); stop it or "
+                       "choose another --state-dir",
+                       dir, pid[0] ? pid : "unknown");
+    }
+    int n = snprintf(pid, sizeof pid, "%ld", (long)getpid());
+    if (ftruncate(fd, 0) != 0 || pwrite(fd, pid, (size_t)n, 0) != n) {
+        close(fd);
+        return kd_fail(diag, -KD_EIO, "cannot write %s: %s", path, strerror(errno));
+    }
+    *out_fd = fd;
+    return 0;
+}
+
+int kd_state_open(const char *dir, kd_state *out, kd_diag *diag)
+{
+    kd_state s = {.lock_fd = -1};
+    char path[4096];
+    if (strlen(dir) > 3000)
+        return kd_fail(diag, -KD_EINVAL, "the path of the state folder is too long");
+    static const char *const folders[] = {"", "/jobs", "/blobs", "/bank"};
+    for (size_t i = 0; i < KD_COUNT(folders); i++) {
+        snprintf(path, sizeof path, "%s%s", dir, folders[i]);
+        int rc = kd_file_mkdirs(path, diag);
+        if (rc != 0)
+            return rc;
+    }
+    int rc = lock_folder(dir, &s.lock_fd, diag);
+    if (rc != 0)
+        return rc;
+    s.dir = kd_xstrdup(dir);
+    snprintf(path, sizeof path, "%s/distilld.db", dir);
+    rc = kd_sql_open(path, g_migrations, KD_COUNT(g_migrations), &s.sql, diag);
+    if (rc == 0)
+        rc = kd_sql_run(&s.sql, NULL, diag, "UPDATE meta SET value = value + 1 WHERE name = 'epoch'",
+                        "");
+    sqlite3_stmt *st = NULL;
+    if (rc == 0)
+        rc = kd_sql_query(&s.sql, &st, diag, "SELECT value FROM meta WHERE name = 'epoch'", "");
+    if (rc == 0 && (rc = kd_sql_step(&s.sql, st, diag)) == 1) {
+        s.epoch = (uint64_t)sqlite3_column_int64(st, 0);
+        rc = 0;
+    }
+    kd_sql_end(st);
+    if (rc != 0) {
+        kd_state_close(&s);
+        return rc;
+    }
+    *out = s;
+    return 0;
+}
+
+void kd_state_close(kd_state *s)
+{
+    if (s->sql.db)
+        kd_sql_close(&s->sql);
+    if (s->lock_fd >= 0)
+        close(s->lock_fd);
+    free(s->dir);
+    *s = (kd_state){.lock_fd = -1};
+}
+
+void kd_job_row_clear(kd_job_row *row)
+{
+    free(row->resolved);
+    free(row->result);
+    row->resolved = row->result = NULL;
+}
+
+static int put_stage(kd_state *s, kd_job_id id, uint32_t stage, const kd_stage_row *r, kd_diag *diag)
+{
+    return kd_sql_run(&s->sql, NULL, diag,
+                      "INSERT OR REPLACE INTO stages VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                      "iisissbiidiiddd", (int64_t)id, (int64_t)stage, r->name, (int64_t)r->done,
+                      r->digest, r->fingerprint, r->info, r->info_len, (int64_t)r->manifest,
+                      (int64_t)r->evaluated, r->seconds, (int64_t)r->teacher_forwards,
+                      (int64_t)r->bank_hits, r->loss, r->correct, r->samples);
+}
+
+int kd_state_add_job(kd_state *s, const kd_job_row *row, const kd_stage_row *stages, int n_stages,
+                     kd_diag *diag)
+{
+    int rc = kd_sql_begin(&s->sql, diag);
+    if (rc != 0)
+        return rc;
+    rc = kd_sql_run(&s->sql, NULL, diag,
+                    "INSERT INTO jobs(id, key, name, text_digest, state, reason, submitted_ms,"
+                    " started_ms, finished_ms, resolved) VALUES(?,?,?,?,?,?,?,0,0,?)",
+                    "isssisis", (int64_t)row->id, row->key, row->name, row->text_digest,
+                    (int64_t)row->state, row->reason, row->submitted_ms, row->resolved);
+    for (int i = 0; i < n_stages && rc == 0; i++)
+        rc = put_stage(s, row->id, (uint32_t)i, &stages[i], diag);
+    if (rc == 0)
+        return kd_sql_commit(&s->sql, diag);
+    kd_sql_rollback(&s->sql);
+    return rc;
+}
+
+static void copy(char *to, size_t size, const char *from)
+{
+    snprintf(to, size, "%s", from);
+}
+
+static int read_stages(kd_state *s, kd_job_id id, kd_stage_row *stages, int *n, kd_diag *diag)
+{
+    sqlite3_stmt *st = NULL;
+    int rc = kd_sql_query(&s->sql, &st, diag,
+                          "SELECT name, done, digest, fingerprint, info, manifest, evaluated,"
+                          " seconds, teacher_forwards, bank_hits, loss, correct, samples"
+                          " FROM stages WHERE job = ? ORDER BY stage",
+                          "i", (int64_t)id);
+    *n = 0;
+    while (rc == 0 && (rc = kd_sql_step(&s->sql, st, diag)) == 1) {
+        rc = 0;
+        if (*n == KD_CORE_STAGES)
+            break;
+        kd_stage_row *r = &stages[(*n)++];
+        *r = (kd_stage_row){.done = sqlite3_column_int(st, 1) != 0,
+                            .manifest = (uint64_t)sqlite3_column_int64(st, 5),
+                            .evaluated = (uint64_t)sqlite3_column_int64(st, 6),
+                            .seconds = sqlite3_column_double(st, 7),
+                            .teacher_forwards = (uint64_t)sqlite3_column_int64(st, 8),
+                            .bank_hits = (uint64_t)sqlite3_column_int64(st, 9),
+                            .loss = sqlite3_column_double(st, 10),
+                            .correct = sqlite3_column_double(st, 11),
+                            .samples = sqlite3_column_double(st, 12)};
+        copy(r->name, sizeof r->name, kd_sql_text(st, 0));
+        copy(r->digest, sizeof r->digest, kd_sql_text(st, 2));
+        copy(r->fingerprint, sizeof r->fingerprint, kd_sql_text(st, 3));
+        r->info_len = (size_t)sqlite3_column_bytes(st, 4);
+        if (r->info_len) {
+            r->info = kd_xalloc(r->info_len);
+            memcpy(r->info, sqlite3_column_blob(st, 4), r->info_len);
+        }
+    }
+    kd_sql_end(st);
+    return rc;
+}
+
+static int read_epochs(kd_state *s, kd_job_id id, kd_epoch_row **out, int *n, kd_diag *diag)
+{
+    sqlite3_stmt *st = NULL;
+    int rc = kd_sql_query(&s->sql, &st, diag,
+                          "SELECT stage, epoch, train_loss, train_accuracy, val_loss, val_correct,"
+                          " val_samples FROM epochs WHERE job = ? ORDER BY stage, epoch",
+                          "i", (int64_t)id);
+    kd_epoch_row *rows = NULL;
+    int count = 0;
+    while (rc == 0 && (rc = kd_sql_step(&s->sql, st, diag)) == 1) {
+        rc = 0;
+        kd_epoch_row *p = realloc(rows, ((size_t)count + 1) * sizeof *p);
+        KD_BUG_ON(!p);
+        rows = p;
+        rows[count++] = (kd_epoch_row){.stage = (uint32_t)sqlite3_column_int(st, 0),
+                                       .epoch = (uint32_t)sqlite3_column_int(st, 1),
+                                       .train_loss = sqlite3_column_double(st, 2),
+                                       .train_accuracy = sqlite3_column_double(st, 3),
+                                       .val_loss = sqlite3_column_double(st, 4),
+                                       .val_correct = (uint32_t)sqlite3_column_int(st, 5),
+                                       .val_samples = (uint32_t)sqlite3_column_int(st, 6)};
+    }
+    kd_sql_end(st);
+    *out = rows;
+    *n = count;
+    return rc;
+}
+
+int kd_state_each_job(kd_state *s, kd_state_job_fn fn, void *arg, kd_diag *diag)
+{
+    sqlite3_stmt *st = NULL;
+    int rc = kd_sql_query(&s->sql, &st, diag,
+                          "SELECT id, key, name, text_digest, state, reason, submitted_ms,"
+                          " started_ms, finished_ms, resolved, result FROM jobs ORDER BY n",
+                          "");
+    while (rc == 0 && (rc = kd_sql_step(&s->sql, st, diag)) == 1) {
+        kd_job_row row = {.id = (kd_job_id)sqlite3_column_int64(st, 0),
+                          .state = sqlite3_column_int(st, 4),
+                          .submitted_ms = sqlite3_column_int64(st, 6),
+                          .started_ms = sqlite3_column_int64(st, 7),
+                          .finished_ms = sqlite3_column_int64(st, 8)};
+        copy(row.key, sizeof row.key, kd_sql_text(st, 1));
+        copy(row.name, sizeof row.name, kd_sql_text(st, 2));
+        copy(row.text_digest, sizeof row.text_digest, kd_sql_text(st, 3));
+        copy(row.reason, sizeof row.reason, kd_sql_text(st, 5));
+        row.resolved = kd_xstrdup(kd_sql_text(st, 9));
+        if (sqlite3_column_type(st, 10) != SQLITE_NULL)
+            row.result = kd_xstrdup(kd_sql_text(st, 10));
+        kd_stage_row stages[KD_CORE_STAGES] = {0};
+        kd_epoch_row *epochs = NULL;
+        int n_stages = 0, n_epochs = 0;
+        rc = read_stages(s, row.id, stages, &n_stages, diag);
+        if (rc == 0)
+            rc = read_epochs(s, row.id, &epochs, &n_epochs, diag);
+        if (rc == 0)
+            rc = fn(arg, &row, stages, n_stages, epochs, n_epochs);
+        for (int i = 0; i < n_stages; i++)
+            free(stages[i].info);
+        free(epochs);
+        kd_job_row_clear(&row);
+    }
+    kd_sql_end(st);
+    return rc;
+}
+
+int kd_state_set_job(kd_state *s, kd_job_id id, int state, const char *reason, int64_t started_ms,
+                     int64_t finished_ms, const char *result, kd_diag *diag)
+{
+    return kd_sql_run(&s->sql, NULL, diag,
+                      "UPDATE jobs SET state = ?, reason = ?, started_ms = ?, finished_ms = ?,"
+                      " result = ? WHERE id = ?",
+                      "isiisi", (int64_t)state, reason, started_ms, finished_ms, result,
+                      (int64_t)id);
+}
+
+int kd_state_set_stage(kd_state *s, kd_job_id id, uint32_t stage, const kd_stage_row *row,
+                       kd_diag *diag)
+{
+    return put_stage(s, id, stage, row, diag);
+}
+
+int kd_state_add_epoch(kd_state *s, kd_job_id id, const kd_epoch_row *r, kd_diag *diag)
+{
+    return kd_sql_run(&s->sql, NULL, diag, "INSERT OR REPLACE INTO epochs VALUES(?,?,?,?,?,?,?,?)",
+                      "iiidddii", (int64_t)id, (int64_t)r->stage, (int64_t)r->epoch, r->train_loss,
+                      r->train_accuracy, r->val_loss, (int64_t)r->val_correct,
+                      (int64_t)r->val_samples);
+}
+
+int kd_state_add_event(kd_state *s, kd_job_id id, kd_event_row *row, kd_diag *diag)
+{
+    sqlite3_stmt *st = NULL;
+    row->time_ms = kd_clock_wall_ms();
+    int rc = kd_sql_query(&s->sql, &st, diag,
+                          "INSERT INTO events SELECT ?1, coalesce(max(seq), 0) + 1, ?2, ?3, ?4, ?5,"
+                          " ?6, ?7 FROM events WHERE job = ?1 RETURNING seq",
+                          "iisssis", (int64_t)id, row->time_ms, row->kind, row->text, row->worker,
+                          (int64_t)row->state, row->data ? row->data : "");
+    if (rc == 0 && (rc = kd_sql_step(&s->sql, st, diag)) == 1) {
+        row->seq = (uint64_t)sqlite3_column_int64(st, 0);
+        rc = kd_sql_step(&s->sql, st, diag); /* to its end, so that it is committed */
+    }
+    kd_sql_end(st);
+    return rc;
+}
+
+int kd_state_each_event(kd_state *s, kd_job_id id, uint64_t from, int max, kd_state_event_fn fn,
+                        void *arg, kd_diag *diag)
+{
+    sqlite3_stmt *st = NULL;
+    int rc = kd_sql_query(&s->sql, &st, diag,
+                          "SELECT seq, time_ms, kind, text, worker, state, data FROM events"
+                          " WHERE job = ? AND seq >= ? ORDER BY seq LIMIT ?",
+                          "iii", (int64_t)id, (int64_t)from, (int64_t)max);
+    while (rc == 0 && (rc = kd_sql_step(&s->sql, st, diag)) == 1) {
+        kd_event_row row = {.seq = (uint64_t)sqlite3_column_int64(st, 0),
+                            .time_ms = sqlite3_column_int64(st, 1),
+                            .state = sqlite3_column_int(st, 5)};
+        copy(row.kind, sizeof row.kind, kd_sql_text(st, 2));
+        copy(row.worker, sizeof row.worker, kd_sql_text(st, 4));
+        row.text = kd_xstrdup(kd_sql_text(st, 3));
+        row.data = kd_xstrdup(kd_sql_text(st, 6));
+        rc = fn(arg, &row);
+        free(row.text);
+        free(row.data);
+    }
+    kd_sql_end(st);
+    return rc;
+}
+
+int kd_state_add_file(kd_state *s, kd_job_id id, const char *name, uint32_t stage, uint64_t version,
+                      const char *path, uint64_t size, const char *digest, kd_diag *diag)
+{
+    return kd_sql_run(&s->sql, NULL, diag, "INSERT OR REPLACE INTO files VALUES(?,?,?,?,?,?,?)",
+                      "isiisis", (int64_t)id, name, (int64_t)stage, (int64_t)version, path,
+                      (int64_t)size, digest);
+}
+
+static void read_file_row(sqlite3_stmt *st, kd_file_row *out)
+{
+    *out = (kd_file_row){.stage = (uint32_t)sqlite3_column_int(st, 1),
+                         .version = (uint64_t)sqlite3_column_int64(st, 2),
+                         .size = (uint64_t)sqlite3_column_int64(st, 4)};
+    copy(out->name, sizeof out->name, kd_sql_text(st, 0));
+    copy(out->path, sizeof out->path, kd_sql_text(st, 3));
+    copy(out->digest, sizeof out->digest, kd_sql_text(st, 5));
+}
+
+#define FILE_COLUMNS "SELECT name, stage, version, path, size, digest FROM files WHERE job = ?"
+
+static int one_file(kd_state *s, sqlite3_stmt *st, kd_file_row *out, kd_diag *diag)
+{
+    int rc = kd_sql_step(&s->sql, st, diag);
+    if (rc == 1)
+        read_file_row(st, out);
+    kd_sql_end(st);
+    return rc;
+}
+
+int kd_state_find_artefact(kd_state *s, kd_job_id id, const char *name, const char *digest,
+                           kd_file_row *out, kd_diag *diag)
+{
+    sqlite3_stmt *st = NULL;
+    int rc = kd_sql_query(&s->sql, &st, diag,
+                          FILE_COLUMNS " AND name <> '' AND (name = ? OR digest = ?) LIMIT 1", "iss",
+                          (int64_t)id, name, digest);
+    return rc == 0 ? one_file(s, st, out, diag) : rc;
+}
+
+int kd_state_find_checkpoint(kd_state *s, kd_job_id id, uint32_t stage, uint64_t version,
+                             kd_file_row *out, kd_diag *diag)
+{
+    sqlite3_stmt *st = NULL;
+    int rc = kd_sql_query(&s->sql, &st, diag,
+                          FILE_COLUMNS " AND name = '' AND stage = ? AND version = ?", "iii",
+                          (int64_t)id, (int64_t)stage, (int64_t)version);
+    return rc == 0 ? one_file(s, st, out, diag) : rc;
+}
+
+static int each_file(kd_state *s, sqlite3_stmt *st, kd_state_file_fn fn, void *arg, kd_diag *diag)
+{
+    int rc;
+    kd_file_row row;
+    while ((rc = kd_sql_step(&s->sql, st, diag)) == 1) {
+        read_file_row(st, &row);
+        if ((rc = fn(arg, &row)) != 0)
+            break;
+    }
+    kd_sql_end(st);
+    return rc;
+}
+
+int kd_state_each_artefact(kd_state *s, kd_job_id id, kd_state_file_fn fn, void *arg, kd_diag *diag)
+{
+    sqlite3_stmt *st = NULL;
+    int rc = kd_sql_query(&s->sql, &st, diag, FILE_COLUMNS " AND name <> '' ORDER BY name", "i",
+                          (int64_t)id);
+    return rc == 0 ? each_file(s, st, fn, arg, diag) : rc;
+}
+
+static int unlink_file(void *arg, const kd_file_row *row)
+{
+    (void)arg;
+    if (unlink(row->path) != 0 && errno != ENOENT)
+        kd_warn("cannot remove an old checkpoint: path=%s err=%s", row->path, strerror(errno));
+    return 0;
+}
+
+int kd_state_drop_checkpoints(kd_state *s, kd_job_id id, uint32_t stage, uint64_t below,
+                              kd_diag *diag)
+{
+    int64_t limit = below > INT64_MAX ? INT64_MAX : (int64_t)below;
+    sqlite3_stmt *st = NULL;
+    int rc = kd_sql_query(&s->sql, &st, diag,
+                          FILE_COLUMNS " AND name = '' AND stage = ? AND version < ?", "iii",
+                          (int64_t)id, (int64_t)stage, limit);
+    if (rc == 0)
+        rc = each_file(s, st, unlink_file, NULL, diag);
+    if (rc == 0)
+        rc = kd_sql_run(&s->sql, NULL, diag,
+                        "DELETE FROM files WHERE job = ? AND name = '' AND stage = ? AND version < ?",
+                        "iii", (int64_t)id, (int64_t)stage, limit);
+    return rc;
+}
+
+static int add_size(void *arg, const kd_file_row *row)
+{
+    *(uint64_t *)arg += row->size;
+    return 0;
+}
+
+int kd_state_remove_job(kd_state *s, kd_job_id id, uint64_t *out_freed, kd_diag *diag)
+{
+    static const char *const tables[] = {
+        "DELETE FROM files WHERE job = ?",  "DELETE FROM events WHERE job = ?",
+        "DELETE FROM epochs WHERE job = ?", "DELETE FROM stages WHERE job = ?",
+        "DELETE FROM jobs WHERE id = ?",
+    };
+    uint64_t freed = 0;
+    sqlite3_stmt *st = NULL;
+    int rc = kd_sql_query(&s->sql, &st, diag, FILE_COLUMNS, "i", (int64_t)id);
+    if (rc == 0)
+        rc = each_file(s, st, add_size, &freed, diag);
+    if (rc == 0)
+        rc = kd_sql_begin(&s->sql, diag);
+    if (rc != 0)
+        return rc;
+    for (size_t i = 0; i < KD_COUNT(tables) && rc == 0; i++)
+        rc = kd_sql_run(&s->sql, NULL, diag, tables[i], "i", (int64_t)id);
+    if (rc != 0) {
+        kd_sql_rollback(&s->sql);
+        return rc;
+    }
+    rc = kd_sql_commit(&s->sql, diag);
+    char path[4096], text[KD_ID_TEXT];
+    kd_id_text(id, text);
+    snprintf(path, sizeof path, "%s/jobs/%s", s->dir, text);
+    if (rc == 0)
+        rc = kd_file_remove_tree(path, diag);
+    *out_freed = freed;
+    return rc;
+}

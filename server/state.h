@@ -1,0 +1,110 @@
+/* The state folder: what survives the coordinator.
+ *
+ *   distilld.lock   held by flock while a coordinator runs on the folder
+ *   distilld.db     SQLite: jobs, stages, epochs, events, checkpoints, artefacts, the epoch counter
+ *   blobs/DIGEST    files that clients uploaded (DIGEST.part while incomplete)
+ *   jobs/ID/        checkpoints and artefacts of a job
+ *   bank/           the logit bank
+ *
+ * Every function that changes something has it on disk when it returns. Threads: one (the loop's). */
+#ifndef KD_SERVER_STATE_H
+#define KD_SERVER_STATE_H
+
+#include "core.h"
+#include "store/sql.h"
+
+#define KD_ID_TEXT 13 /* 12 hex digits and NUL */
+
+typedef struct kd_state {
+    char *dir;
+    int lock_fd;
+    kd_sql sql;
+    uint64_t epoch; /* of this start */
+} kd_state;
+
+/* -KD_ESTATE when another coordinator holds the folder (the message names its process). */
+int kd_state_open(const char *dir, kd_state *out, kd_diag *diag) KD_MUST_CHECK;
+void kd_state_close(kd_state *s);
+
+void kd_id_text(kd_job_id id, char out[KD_ID_TEXT]);
+
+typedef struct kd_job_row {
+    kd_job_id id;
+    char key[65], name[64];
+    char text_digest[33]; /* of the submitted text and overrides */
+    int state;            /* enum kd_run_state */
+    char reason[KD_CORE_TEXT];
+    int64_t submitted_ms, started_ms, finished_ms;
+    char *resolved;       /* JSON, owned */
+    char *result;         /* JSON, owned; NULL before the end */
+} kd_job_row;
+void kd_job_row_clear(kd_job_row *row);
+
+typedef struct kd_stage_row {
+    char name[16];
+    bool done;
+    char digest[33], fingerprint[65];
+    uint8_t *info;        /* packed StageInfo, owned; NULL before a worker told */
+    size_t info_len;
+    uint64_t manifest, evaluated; /* versions */
+    double seconds;
+    uint64_t teacher_forwards, bank_hits;
+    /* training sums of the running epoch at the manifest's version */
+    double loss, correct, samples;
+} kd_stage_row;
+
+typedef struct kd_epoch_row {
+    uint32_t stage, epoch;
+    double train_loss, train_accuracy, val_loss;
+    uint32_t val_correct, val_samples;
+} kd_epoch_row;
+
+typedef struct kd_event_row {
+    uint64_t seq;
+    int64_t time_ms;
+    char kind[16], worker[65];
+    int state;
+    char *text, *data; /* borrowed during the callback */
+} kd_event_row;
+
+/* -KD_EEXIST when the key is taken. */
+int kd_state_add_job(kd_state *s, const kd_job_row *row, const kd_stage_row *stages, int n_stages,
+                     kd_diag *diag) KD_MUST_CHECK;
+/* Calls fn for every job in order of submission; row and stages are lent during the call. */
+typedef int (*kd_state_job_fn)(void *arg, const kd_job_row *row, const kd_stage_row *stages,
+                               int n_stages, const kd_epoch_row *epochs, int n_epochs);
+int kd_state_each_job(kd_state *s, kd_state_job_fn fn, void *arg, kd_diag *diag) KD_MUST_CHECK;
+int kd_state_set_job(kd_state *s, kd_job_id id, int state, const char *reason, int64_t started_ms,
+                     int64_t finished_ms, const char *result, kd_diag *diag) KD_MUST_CHECK;
+int kd_state_set_stage(kd_state *s, kd_job_id id, uint32_t stage, const kd_stage_row *row,
+                       kd_diag *diag) KD_MUST_CHECK;
+int kd_state_add_epoch(kd_state *s, kd_job_id id, const kd_epoch_row *row, kd_diag *diag) KD_MUST_CHECK;
+/* Stores an event and returns its number in *out_seq. */
+int kd_state_add_event(kd_state *s, kd_job_id id, kd_event_row *row, kd_diag *diag) KD_MUST_CHECK;
+/* Calls fn for the events seq >= from, at most max; stops when it returns non-zero. */
+typedef int (*kd_state_event_fn)(void *arg, const kd_event_row *row);
+int kd_state_each_event(kd_state *s, kd_job_id id, uint64_t from, int max, kd_state_event_fn fn,
+                        void *arg, kd_diag *diag) KD_MUST_CHECK;
+/* Files of a job that are named somewhere: checkpoints (name "", stage, version) and artefacts. */
+int kd_state_add_file(kd_state *s, kd_job_id id, const char *name, uint32_t stage, uint64_t version,
+                      const char *path, uint64_t size, const char *digest, kd_diag *diag) KD_MUST_CHECK;
+typedef struct kd_file_row {
+    char name[65], path[512], digest[33];
+    uint32_t stage;
+    uint64_t version, size;
+} kd_file_row;
+/* 1 = found, 0 = not. By name (artefact), by digest (artefact), or checkpoint of a version. */
+int kd_state_find_artefact(kd_state *s, kd_job_id id, const char *name, const char *digest,
+                           kd_file_row *out, kd_diag *diag) KD_MUST_CHECK;
+int kd_state_find_checkpoint(kd_state *s, kd_job_id id, uint32_t stage, uint64_t version,
+                             kd_file_row *out, kd_diag *diag) KD_MUST_CHECK;
+typedef int (*kd_state_file_fn)(void *arg, const kd_file_row *row);
+int kd_state_each_artefact(kd_state *s, kd_job_id id, kd_state_file_fn fn, void *arg,
+                           kd_diag *diag) KD_MUST_CHECK;
+/* Forgets and unlinks checkpoints of a stage older than version (UINT64_MAX: all). */
+int kd_state_drop_checkpoints(kd_state *s, kd_job_id id, uint32_t stage, uint64_t below,
+                              kd_diag *diag) KD_MUST_CHECK;
+/* Forgets a job and its folder; *out_freed bytes. */
+int kd_state_remove_job(kd_state *s, kd_job_id id, uint64_t *out_freed, kd_diag *diag) KD_MUST_CHECK;
+
+#endif

@@ -1,0 +1,373 @@
+/* Service Cluster: one control stream a worker. Calls arrive on gRPC's threads and are carried to
+ * the loop in order; a stream's record lives on the loop. */
+#include "daemon.h"
+
+#include "kd/log.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_WORKERS 4096
+
+struct control_task {
+    kd_rpc_call *call;
+    Distill__V1__WorkerMessage *m; /* NULL: the stream is over */
+    uint8_t *info;                 /* packed StageInfo of a StageReady */
+    size_t info_len;
+};
+
+static void free_task(struct control_task *t)
+{
+    kd_rpc_call_unref(t->call);
+    kd_wire_free((ProtobufCMessage *)t->m);
+    free(t->info);
+    free(t);
+}
+
+static kd_worker_record *worker_of(kd_daemon *d, const kd_rpc_call *call)
+{
+    kd_worker_record *w = d->workers;
+    while (w && w->call != call)
+        w = w->next;
+    return w;
+}
+
+void kd_cluster_send(kd_daemon *d, kd_worker_record *w, const Distill__V1__CoordinatorMessage *m)
+{
+    (void)d;
+    kd_buf buf;
+    kd_buf_init(&buf, KD_MAX_CONTROL_BYTES);
+    int rc = kd_wire_pack(m, &buf);
+    if (rc == 0)
+        rc = kd_rpc_send(w->call, &(struct iovec){buf.data, buf.len}, 1);
+    kd_buf_clear(&buf);
+    /* The stream's end reaches the loop by itself and takes the worker out. */
+    if (rc != 0 && rc != -KD_ECANCELED)
+        kd_rpc_finish(w->call, rc, "the worker does not take its messages");
+}
+
+void kd_cluster_drop(kd_daemon *d, kd_worker_record *w, int code, const char *why)
+{
+    kd_rpc_finish(w->call, code, why);
+    kd_worker_record **at = &d->workers;
+    while (*at != w)
+        at = &(*at)->next;
+    *at = w->next;
+    if (w->joined) {
+        kd_info("worker lost: worker=%s why=%s", w->name, why);
+        kd_event ev = {.kind = KD_EV_LOST, .member = w->id, .text = why};
+        /* The record is out of the list, so nothing is sent to it any more. */
+        kd_daemon_event(d, &ev);
+    }
+    kd_rpc_call_unref(w->call);
+    free(w);
+}
+
+void kd_cluster_close(kd_daemon *d, const char *why)
+{
+    for (kd_worker_record *w = d->workers; w; w = w->next)
+        kd_rpc_finish(w->call, -KD_EUNAVAIL, why);
+}
+
+static bool name_ok(const char *name)
+{
+    size_t n = strlen(name);
+    for (const char *p = name; *p; p++)
+        if (!isalnum((unsigned char)*p) && *p != '.' && *p != '_' && *p != '-')
+            return false;
+    return n >= 1 && n <= 64;
+}
+
+static void copy(char *to, size_t size, const char *from)
+{
+    snprintf(to, size, "%s", from);
+}
+
+static void on_hello(kd_daemon *d, kd_worker_record *w, const Distill__V1__Hello *h)
+{
+    char text[256];
+    if (w->joined) {
+        kd_cluster_drop(d, w, -KD_EINVAL, "a second hello on one stream");
+        return;
+    }
+    if (h->protocol != KD_PROTOCOL) {
+        snprintf(text, sizeof text,
+                 "this coordinator speaks protocol %u (distilld " KD_VERSION
+                 "), the worker protocol %u (%.32s); run the same version on both",
+                 KD_PROTOCOL, h->protocol, h->version);
+        kd_cluster_drop(d, w, -KD_ESTATE, text);
+        return;
+    }
+    if (!name_ok(h->name) || h->threads == 0 || h->threads > 4096) {
+        kd_cluster_drop(d, w, -KD_EINVAL,
+                        "a worker needs a name of 1 to 64 characters from [A-Za-z0-9._-] and 1 to "
+                        "4096 threads");
+        return;
+    }
+    for (kd_worker_record *o = d->workers, *next; o; o = next) {
+        next = o->next;
+        if (o == w || !o->joined || strcmp(o->name, h->name) != 0)
+            continue;
+        if (strcmp(o->incarnation, h->incarnation) != 0) {
+            snprintf(text, sizeof text,
+                     "another worker is connected under the name %s; give each its own --name",
+                     h->name);
+            kd_cluster_drop(d, w, -KD_ESTATE, text);
+            return;
+        }
+        /* The same process came back before its old stream was seen to be dead. */
+        kd_cluster_drop(d, o, -KD_ECANCELED, "replaced by a newer stream of the same worker");
+        next = d->workers;
+    }
+    w->joined = true;
+    w->threads = h->threads;
+    copy(w->name, sizeof w->name, h->name);
+    copy(w->version, sizeof w->version, h->version);
+    copy(w->cpu, sizeof w->cpu, h->cpu);
+    copy(w->blas, sizeof w->blas, h->blas);
+    copy(w->isa, sizeof w->isa, h->isa);
+    copy(w->numerics, sizeof w->numerics, h->numerics);
+    copy(w->incarnation, sizeof w->incarnation, h->incarnation);
+    kd_info("worker joined: worker=%s address=%s threads=%u blas=%s isa=%s numerics=%s", w->name,
+            w->address, w->threads, w->blas, w->isa, w->numerics);
+    Distill__V1__Welcome welcome = DISTILL__V1__WELCOME__INIT;
+    welcome.protocol = KD_PROTOCOL;
+    welcome.epoch = d->state.epoch;
+    welcome.heartbeat_ms = d->heartbeat_ms;
+    welcome.lease_ms = d->lease_ms;
+    Distill__V1__CoordinatorMessage m = DISTILL__V1__COORDINATOR_MESSAGE__INIT;
+    m.kind_case = DISTILL__V1__COORDINATOR_MESSAGE__KIND_WELCOME;
+    m.welcome = &welcome;
+    kd_cluster_send(d, w, &m);
+    kd_daemon_event(d, &(kd_event){.kind = KD_EV_JOIN, .member = w->id});
+}
+
+/* Forwards and hits are counted by each worker for its stage; the job shows their sum. */
+static void add_counts(kd_daemon *d, kd_worker_record *w, kd_job_id job, uint32_t stage,
+                       uint64_t forwards, uint64_t hits)
+{
+    kd_job_record *j = kd_daemon_job(d, job);
+    if (!j || stage >= (uint32_t)j->n_stages)
+        return;
+    bool same = w->beat_job == job && w->beat_stage == stage && forwards >= w->teacher_forwards &&
+                hits >= w->bank_hits;
+    kd_stage_row *row = &j->stages[stage].row;
+    row->teacher_forwards += forwards - (same ? w->teacher_forwards : 0);
+    row->bank_hits += hits - (same ? w->bank_hits : 0);
+    w->beat_job = job;
+    w->beat_stage = stage;
+    w->teacher_forwards = forwards;
+    w->bank_hits = hits;
+}
+
+static void on_heartbeat(kd_daemon *d, kd_worker_record *w, const Distill__V1__Heartbeat *h)
+{
+    kd_time_ms now = kd_clock_ms();
+    if (w->units_at && now > w->units_at && h->units_done >= w->units) {
+        double rate = (double)(h->units_done - w->units) * 1000 / (double)(now - w->units_at);
+        w->units_rate = 0.7 * w->units_rate + 0.3 * rate;
+    }
+    w->units = h->units_done;
+    w->units_at = now;
+    kd_job_id job;
+    if (h->job[0] && kd_id_parse(h->job, &job))
+        add_counts(d, w, job, h->stage, h->teacher_forwards, h->bank_hits);
+}
+
+static void on_stage_ready(kd_daemon *d, kd_worker_record *w, const Distill__V1__StageReady *r,
+                           const uint8_t *info, size_t info_len)
+{
+    kd_job_id id;
+    kd_job_record *j = kd_id_parse(r->job, &id) ? kd_daemon_job(d, id) : NULL;
+    if (!j || r->stage >= (uint32_t)j->n_stages || !r->info)
+        return;
+    kd_stage_record *s = &j->stages[r->stage];
+    char text[KD_CORE_TEXT] = "";
+    kd_diag diag = {0};
+    if (s->info) {
+        kd_stage_compare(s->info, r->info, text);
+    } else if (kd_stage_set_info(s, info, info_len, &diag) != 0) {
+        snprintf(text, sizeof text, "%.399s", diag.msg);
+    } else {
+        kd_stage_store(d, j, r->stage);
+    }
+    kd_event ev = {.kind = KD_EV_READY, .member = w->id, .job = id, .stage = r->stage, .text = text};
+    if (s->info)
+        kd_stage_core_info(j, s, &ev.info);
+    kd_daemon_event(d, &ev);
+}
+
+static void on_problem(kd_daemon *d, kd_worker_record *w, const Distill__V1__StageProblem *p)
+{
+    kd_job_id id;
+    char text[KD_CORE_TEXT];
+    if (!kd_id_parse(p->job, &id))
+        return;
+    snprintf(text, sizeof text, "%.40s: %.280s (worker %.64s)", p->code, p->text, w->name);
+    kd_daemon_event(d, &(kd_event){.kind = KD_EV_PROBLEM,
+                                   .member = w->id,
+                                   .job = id,
+                                   .stage = p->stage,
+                                   .worker_only = p->worker_only,
+                                   .text = text});
+}
+
+static void on_measured(kd_daemon *d, kd_worker_record *w, const Distill__V1__Measured *m)
+{
+    kd_job_id id;
+    kd_job_record *j = kd_id_parse(m->job, &id) ? kd_daemon_job(d, id) : NULL;
+    if (!j)
+        return;
+    kd_buf text;
+    kd_buf_init(&text, sizeof j->costs - 1);
+    kd_buf_str(&text, "[");
+    for (size_t i = 0; i < m->n_models && i < 3; i++)
+        if (name_ok(m->models[i]->name))
+            kd_buf_printf(&text, "%s{\"name\":\"%s\",\"ms_per_image\":%.9e}", i ? "," : "",
+                          m->models[i]->name, m->models[i]->ms_per_image);
+    kd_buf_str(&text, "]");
+    if (!text.failed)
+        memcpy(j->costs, text.data, text.len + 1);
+    kd_buf_clear(&text);
+    kd_daemon_event(
+        d, &(kd_event){.kind = KD_EV_MEASURED, .member = w->id, .job = id, .stage = m->stage});
+}
+
+static void on_log(kd_daemon *d, kd_worker_record *w, const Distill__V1__WorkerLog *l)
+{
+    kd_job_id id;
+    kd_job_record *j = kd_id_parse(l->job, &id) ? kd_daemon_job(d, id) : NULL;
+    if (j)
+        kd_watch_event(d, j, strcmp(l->level, "warn") == 0 ? "warning" : "log", w->name, NULL,
+                       "%.600s", l->text);
+}
+
+static void loop_control(kd_daemon *d, void *arg)
+{
+    struct control_task *t = arg;
+    kd_worker_record *w = worker_of(d, t->call);
+    if (!t->m) {
+        if (w)
+            kd_cluster_drop(d, w, -KD_ECANCELED, "its connection closed");
+        free_task(t);
+        return;
+    }
+    if (!w && t->m->kind_case == DISTILL__V1__WORKER_MESSAGE__KIND_HELLO) {
+        size_t count = 0;
+        for (kd_worker_record *o = d->workers; o; o = o->next)
+            count++;
+        if (count >= MAX_WORKERS) {
+            kd_rpc_finish(t->call, -KD_ELIMIT, "this coordinator has as many workers as it takes");
+            free_task(t);
+            return;
+        }
+        w = kd_xalloc(sizeof *w);
+        w->id = ++d->next_member;
+        w->call = kd_rpc_call_ref(t->call);
+        copy(w->address, sizeof w->address, kd_rpc_call_peer(t->call).address);
+        kd_worker_record **end = &d->workers;
+        while (*end)
+            end = &(*end)->next;
+        *end = w;
+    }
+    if (w) {
+        w->seen = kd_clock_ms();
+        w->seen_wall_ms = kd_clock_wall_ms();
+        if (!w->joined && t->m->kind_case != DISTILL__V1__WORKER_MESSAGE__KIND_HELLO) {
+            kd_cluster_drop(d, w, -KD_EINVAL, "the first message must be hello");
+            free_task(t);
+            return;
+        }
+        switch ((int)t->m->kind_case) {
+        case DISTILL__V1__WORKER_MESSAGE__KIND_HELLO:
+            on_hello(d, w, t->m->hello);
+            break;
+        case DISTILL__V1__WORKER_MESSAGE__KIND_HEARTBEAT:
+            on_heartbeat(d, w, t->m->heartbeat);
+            break;
+        case DISTILL__V1__WORKER_MESSAGE__KIND_READY:
+            on_stage_ready(d, w, t->m->ready, t->info, t->info_len);
+            break;
+        case DISTILL__V1__WORKER_MESSAGE__KIND_PROBLEM:
+            on_problem(d, w, t->m->problem);
+            break;
+        case DISTILL__V1__WORKER_MESSAGE__KIND_LOG:
+            on_log(d, w, t->m->log);
+            break;
+        case DISTILL__V1__WORKER_MESSAGE__KIND_MEASURED:
+            on_measured(d, w, t->m->measured);
+            break;
+        default: /* released: nothing waits for it */
+            break;
+        }
+    }
+    free_task(t);
+}
+
+static void post(kd_daemon *d, struct control_task *t)
+{
+    if (!kd_daemon_post(d, loop_control, t))
+        free_task(t);
+}
+
+static void control_message(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)
+{
+    kd_diag diag = {0};
+    ProtobufCMessage *m = NULL;
+    if (kd_wire_unpack(&distill__v1__worker_message__descriptor, bytes, len, &m, &diag) != 0) {
+        kd_rpc_finish_diag(call, &diag);
+        return;
+    }
+    struct control_task *t = kd_xalloc(sizeof *t);
+    t->call = kd_rpc_call_ref(call);
+    t->m = (Distill__V1__WorkerMessage *)m;
+    if (t->m->kind_case == DISTILL__V1__WORKER_MESSAGE__KIND_READY && t->m->ready->info) {
+        kd_buf packed;
+        kd_buf_init(&packed, KD_MAX_CONTROL_BYTES);
+        if (kd_wire_pack(t->m->ready->info, &packed) == 0) {
+            t->info_len = packed.len;
+            t->info = (uint8_t *)kd_buf_take(&packed);
+        }
+        kd_buf_clear(&packed);
+    }
+    post(arg, t);
+}
+
+static void control_half_close(kd_rpc_call *call, void *arg)
+{
+    (void)arg;
+    kd_rpc_finish(call, 0, "");
+}
+
+static void control_close(kd_rpc_call *call, bool cancelled, void *arg)
+{
+    (void)cancelled;
+    struct control_task *t = kd_xalloc(sizeof *t);
+    t->call = kd_rpc_call_ref(call);
+    post(arg, t);
+}
+
+void kd_cluster_tick(kd_daemon *d, kd_time_ms now)
+{
+    for (kd_worker_record *w = d->workers, *next; w; w = next) {
+        next = w->next;
+        if (now - w->seen < d->lease_ms)
+            continue;
+        char text[96];
+        snprintf(text, sizeof text, "silent for %lld ms", (long long)(now - w->seen));
+        kd_cluster_drop(d, w, -KD_ETIMEOUT, text);
+        next = d->workers; /* the core may have dropped others */
+    }
+}
+
+const kd_rpc_method kd_cluster_methods[] = {
+    {.path = "/distill.v1.Cluster/Control",
+     .kind = KD_RPC_BIDI,
+     .max_request = KD_MAX_CONTROL_BYTES,
+     .on_message = control_message,
+     .on_half_close = control_half_close,
+     .on_close = control_close},
+};
+const size_t kd_n_cluster_methods = KD_COUNT(kd_cluster_methods);

@@ -1,0 +1,163 @@
+/* Events: stored, logged, and sent to those who watch. */
+#include "daemon.h"
+
+#include "kd/log.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define BATCH 256          /* events sent from the database at once */
+#define PROGRESS_MS 250
+#define HIGH_WATER (1 << 20) /* bytes queued to a slow watcher before it gets no more */
+
+static Distill__V1__JobState wire_state(int state)
+{
+    return (Distill__V1__JobState)(state + 1);
+}
+
+bool kd_watch_progress(kd_daemon *d, kd_job_record *j, Distill__V1__Progress *p)
+{
+    kd_core_view v;
+    if (j->row.state != KD_RUN_RUNNING || !kd_core_job_view(d->core, j->row.id, &v) ||
+        v.stage >= (uint32_t)j->n_stages)
+        return false;
+    kd_stage_record *s = &j->stages[v.stage];
+    distill__v1__progress__init(p);
+    p->stage = s->row.name;
+    p->stage_index = v.stage;
+    p->stage_count = (uint32_t)j->n_stages;
+    p->workers = v.members;
+    p->phase = v.preparing ? "preparing" : (char *)j->phase;
+    p->accuracy = -1;
+    p->eta_seconds = -1;
+    if (!s->info || s->kind == KD_STAGE_EVALUATE)
+        return true;
+    kd_core_stage_info info;
+    kd_stage_core_info(j, s, &info);
+    p->steps = info.last_version - 1;
+    p->step = s->version ? s->version - 1 : 0;
+    p->epochs = s->info->epochs;
+    p->epoch = (uint32_t)KD_MIN(p->step / info.epoch_steps + 1, (uint64_t)p->epochs);
+    p->loss = s->last_loss;
+    if (s->samples > 0)
+        p->accuracy = s->correct / s->samples;
+    p->samples_per_second = s->rate;
+    if (s->rate > 0)
+        p->eta_seconds = (double)(p->steps - p->step) * s->info->batch / s->rate;
+    return true;
+}
+
+static int send_event(kd_watcher *w, const Distill__V1__Event *e)
+{
+    kd_buf buf;
+    kd_buf_init(&buf, KD_MAX_CONTROL_BYTES);
+    int rc = kd_wire_pack(e, &buf);
+    if (rc == 0)
+        rc = kd_rpc_send(w->call, &(struct iovec){buf.data, buf.len}, 1);
+    kd_buf_clear(&buf);
+    return rc;
+}
+
+static int send_row(void *arg, const kd_event_row *row)
+{
+    kd_watcher *w = arg;
+    Distill__V1__Event e = DISTILL__V1__EVENT__INIT;
+    e.seq = row->seq;
+    e.time_ms = row->time_ms;
+    e.kind = (char *)row->kind;
+    e.text = row->text;
+    e.worker = (char *)row->worker;
+    e.state = wire_state(row->state);
+    e.data = row->data ? row->data : "";
+    int rc = send_event(w, &e);
+    if (rc == 0)
+        w->next_seq = row->seq + 1;
+    return rc;
+}
+
+/* Sends what is stored and not yet sent; ends the stream when there is no more to come. */
+static void feed(kd_daemon *d, kd_watcher *w)
+{
+    kd_diag diag = {0};
+    kd_job_record *j = kd_daemon_job(d, w->job);
+    if (!j) {
+        kd_rpc_finish(w->call, -KD_ENOENT, "the job was removed");
+        return;
+    }
+    for (;;) {
+        if (kd_rpc_queued(w->call) > HIGH_WATER)
+            return; /* the tick goes on */
+        uint64_t from = w->next_seq;
+        int rc = kd_state_each_event(&d->state, w->job, from, BATCH, send_row, w, &diag);
+        if (rc != 0 && rc != -KD_ELIMIT && rc != -KD_ECANCELED)
+            kd_warn("cannot read events: %s", diag.msg);
+        if (rc != 0)
+            return;
+        if (w->next_seq - from < BATCH)
+            break;
+    }
+    if (!w->follow || j->row.state >= KD_RUN_SUCCEEDED)
+        kd_rpc_finish(w->call, 0, "");
+}
+
+void kd_watch_add(kd_daemon *d, kd_watcher *w)
+{
+    w->next = d->watchers;
+    d->watchers = w;
+    feed(d, w);
+}
+
+void kd_watch_drop(kd_daemon *d, kd_rpc_call *call)
+{
+    kd_watcher **at = &d->watchers;
+    while (*at && (*at)->call != call)
+        at = &(*at)->next;
+    kd_watcher *w = *at;
+    if (!w)
+        return;
+    *at = w->next;
+    kd_rpc_call_unref(w->call);
+    free(w);
+}
+
+void kd_watch_tick(kd_daemon *d, kd_time_ms now)
+{
+    for (kd_watcher *w = d->watchers; w; w = w->next) {
+        feed(d, w);
+        kd_job_record *j = kd_daemon_job(d, w->job);
+        Distill__V1__Progress p;
+        if (!w->progress || now - w->last_progress < PROGRESS_MS || !j ||
+            kd_rpc_queued(w->call) > HIGH_WATER || !kd_watch_progress(d, j, &p))
+            continue;
+        w->last_progress = now;
+        Distill__V1__Event e = DISTILL__V1__EVENT__INIT;
+        e.time_ms = kd_clock_wall_ms();
+        e.kind = "progress";
+        e.state = wire_state(j->row.state);
+        e.progress = &p;
+        (void)send_event(w, &e); /* the next one will do */
+    }
+}
+
+void kd_watch_event(kd_daemon *d, kd_job_record *j, const char *kind, const char *worker,
+                    const char *data, const char *fmt, ...)
+{
+    char text[2 * KD_CORE_TEXT];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    kd_event_row row = {.state = j->row.state, .text = text, .data = (char *)data};
+    snprintf(row.kind, sizeof row.kind, "%s", kind);
+    snprintf(row.worker, sizeof row.worker, "%s", worker);
+    kd_diag diag = {0};
+    if (kd_state_add_event(&d->state, j->row.id, &row, &diag) != 0)
+        kd_daemon_fatal(d, &diag);
+    kd_log(strcmp(kind, "warning") == 0 ? KD_LOG_WARN : KD_LOG_INFO,
+           "%s job=%012llx event=%s%s%s", text, (unsigned long long)j->row.id, kind,
+           worker[0] ? " worker=" : "", worker);
+    for (kd_watcher *w = d->watchers; w; w = w->next)
+        if (w->job == j->row.id)
+            feed(d, w);
+}
