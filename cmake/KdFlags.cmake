@@ -2,7 +2,7 @@
 # `release` and `dev` give one digest: no contraction, no value-changing optimisation.
 add_compile_options(-Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Wstrict-prototypes
                     -Wmissing-prototypes -Wvla -Wimplicit-fallthrough -Wformat=2 -Wundef
-                    -Wpointer-arith -Wwrite-strings)
+                    -Wpointer-arith)
 if(KD_WERROR)
   add_compile_options(-Werror)
 endif()

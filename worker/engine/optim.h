@@ -24,7 +24,8 @@ typedef struct kd_optim {
 /* State vectors an element: SGD 0 without momentum, 1 with; Adam 2. */
 int kd_optim_vectors(const kd_optim *o);
 /* Learning-rate factor of step (from 0): linear warm-up (step+1)/warmup, then 1 or
- * 0.5 (1 + cos(pi * progress)). */
+ * 0.5 (1 + cos(pi * progress)) with progress from 0 at the warm-up's end to 1 at total_steps; 0 from
+ * there on. */
 double kd_optim_factor(const kd_optim *o, uint64_t step);
 /* Updates elements [first, first+count) of the vector of graph g.
  * w [count] in place; grad [count]; state [vectors][count], zero before the first step; step from 0. */

@@ -1,0 +1,239 @@
+/* The table of verbs, the global flags, and what happens around every verb. */
+#include "cli.h"
+
+#include "args.h"
+#include "kd/log.h"
+#include "output.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <langinfo.h>
+#include <locale.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+const kd_exit_row kd_exit_codes[] = {
+    {KD_EXIT_OK, "success; with --wait, --watch, wait and watch: the job succeeded"},
+    {KD_EXIT_FAILURE, "general failure"},
+    {KD_EXIT_USAGE, "usage error: unknown verb or flag, missing or impossible value"},
+    {KD_EXIT_NO_JOB, "no such job, or no such artefact of it"},
+    {KD_EXIT_AUTH, "authentication or authorization"},
+    {KD_EXIT_CONFLICT, "conflict or wrong state: already finished, key reused with another job"},
+    {KD_EXIT_JOB_FAILED, "the job failed (with --wait, --watch, wait and watch)"},
+    {KD_EXIT_JOB_CANCELLED, "the job was cancelled (likewise)"},
+    {KD_EXIT_UNREACHABLE, "coordinator unreachable"},
+    {KD_EXIT_TEMPORARY, "temporary trouble of the coordinator; the same command may work later"},
+    {KD_EXIT_CONFIG, "bad configuration: the job file or a file it names"},
+    {KD_EXIT_TIMEOUT, "--timeout reached; the job goes on"},
+    {KD_EXIT_INTERRUPTED, "interrupted by Ctrl-C; the job goes on (other signals: 128 + number)"},
+};
+const int kd_n_exit_codes = KD_COUNT(kd_exit_codes);
+
+const kd_verb *const kd_verbs[] = {
+    &kd_verb_submit, &kd_verb_jobs,   &kd_verb_show, &kd_verb_watch,   &kd_verb_logs,
+    &kd_verb_events, &kd_verb_wait,   &kd_verb_cancel, &kd_verb_rm,    &kd_verb_fetch,
+    &kd_verb_workers, &kd_verb_data,  &kd_verb_version, &kd_verb_help,
+};
+const int kd_n_verbs = KD_COUNT(kd_verbs);
+
+const kd_opt kd_global_opts[] = {
+    {"server", 0, "HOST:PORT",
+     "the coordinator; else DISTILL_SERVER, else " KD_CLI_DEFAULT_SERVER},
+    {"output", 'o', "table|json", "tables for people, or JSON for programs"},
+    {"no-color", 0, NULL, "no colours (so does NO_COLOR in the environment)"},
+    {"help", 'h', NULL, "show the help of the verb"},
+};
+const int kd_n_global_opts = KD_COUNT(kd_global_opts);
+
+/* Mutable globals are allowed for signals only: the flag and what a handler must know. */
+static volatile sig_atomic_t g_signal;
+
+const kd_verb *kd_verb_find(const char *name)
+{
+    for (int i = 0; i < kd_n_verbs; i++)
+        if (strcmp(kd_verbs[i]->name, name) == 0)
+            return kd_verbs[i];
+    return NULL;
+}
+
+static void on_signal(int number)
+{
+    g_signal = number;
+}
+
+void kd_cli_catch_signals(void)
+{
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
+    for (size_t i = 0; i < KD_COUNT(numbers); i++) {
+        struct sigaction old;
+        /* A signal that our parent had us ignore (nohup) stays ignored. */
+        if (sigaction(numbers[i], NULL, &old) == 0 && old.sa_handler == SIG_IGN)
+            continue;
+        struct sigaction sa = {.sa_handler = on_signal, .sa_flags = SA_RESETHAND};
+        sigemptyset(&sa.sa_mask);
+        sigaction(numbers[i], &sa, NULL);
+    }
+}
+
+int kd_cli_signal(void)
+{
+    return g_signal;
+}
+
+int kd_cli_signal_exit(void)
+{
+    return 128 + g_signal;
+}
+
+/* A descriptor 0, 1 or 2 that is closed would be taken by the next socket, and talk would go to the
+ * coordinator. Writing to the stand-in for 1 fails, as writing to a closed one does. */
+static void occupy_std(void)
+{
+    for (int fd = 0; fd < 3; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF)
+            (void)!open("/dev/null", fd == 2 ? O_WRONLY : O_RDONLY);
+}
+
+static bool smart_terminal(int fd)
+{
+    const char *term = getenv("TERM");
+    return isatty(fd) && (!term || strcmp(term, "dumb") != 0);
+}
+
+static void look_around(kd_cli *cli)
+{
+    const char *no_color = getenv("NO_COLOR");
+    bool color = !no_color || !*no_color;
+    /* Characters only: figures keep the point whatever the country. */
+    setlocale(LC_CTYPE, "");
+    cli->utf8 = strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
+    cli->tty_out = smart_terminal(STDOUT_FILENO);
+    cli->tty_err = smart_terminal(STDERR_FILENO);
+    cli->color_out = cli->tty_out && color;
+    cli->color_err = cli->tty_err && color;
+}
+
+/* Settings from flags and environment. Returns an exit code. */
+static int apply_globals(kd_cli *cli, const kd_args *args)
+{
+    kd_diag diag = {0};
+    const char *flag = kd_args_value(args, "server");
+    const char *env = getenv("DISTILL_SERVER");
+    const char *server = flag ? flag : env && *env ? env : KD_CLI_DEFAULT_SERVER;
+    if (kd_args_has(args, "no-color"))
+        cli->color_out = cli->color_err = false;
+    if (kd_args_server(server, cli->server, sizeof cli->server, &diag) != 0)
+        return kd_usage(cli, NULL, "for example --server 10.0.0.5:7070", "%s%s", diag.msg,
+                        flag || server == env ? (flag ? " (from --server)" : " (from DISTILL_SERVER)")
+                                              : "");
+    if (flag)
+        snprintf(cli->server_flag, sizeof cli->server_flag, " --server %s", cli->server);
+    const char *output = kd_args_value(args, "output");
+    if (output && strcmp(output, "json") != 0 && strcmp(output, "table") != 0)
+        return kd_usage(cli, NULL, "-o table or -o json", "unknown output format \"%s\"", output);
+    cli->json = output && strcmp(output, "json") == 0;
+    return KD_EXIT_OK;
+}
+
+/* Index in argv of the verb: the first word that is neither a global flag nor its value. argc if none. */
+static int find_verb(int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        const char *w = argv[i];
+        if (w[0] != '-' || w[1] == '\0')
+            return i;
+        if (strcmp(w, "--server") == 0 || strcmp(w, "--output") == 0 || strcmp(w, "-o") == 0)
+            i++;
+    }
+    return argc;
+}
+
+static int unknown_verb(const kd_cli *cli, const char *word)
+{
+    const char *names[32];
+    for (int i = 0; i < kd_n_verbs; i++)
+        names[i] = kd_verbs[i]->name;
+    const char *near = kd_args_nearest(word, names, kd_n_verbs);
+    char hint[96] = "";
+    if (near)
+        snprintf(hint, sizeof hint, "did you mean `distill %s`?", near);
+    return kd_usage(cli, NULL, hint, "unknown verb \"%s\"", word);
+}
+
+static int check_operands(const kd_cli *cli, const kd_verb *verb, const kd_args *args)
+{
+    char hint[160];
+    snprintf(hint, sizeof hint, "usage: distill %s [flags]%s%s", verb->name,
+             verb->operands[0] ? " " : "", verb->operands);
+    if (args->n_operands < verb->min_operands)
+        return kd_usage(cli, verb->name, hint, "%s needs %s", verb->name, verb->operands);
+    if (verb->max_operands >= 0 && args->n_operands > verb->max_operands)
+        return kd_usage(cli, verb->name, hint, "%s: unexpected argument \"%s\"", verb->name,
+                        args->operands[verb->max_operands]);
+    return KD_EXIT_OK;
+}
+
+/* `--help` and `--version` are verbs, too. */
+static int run_other(kd_cli *cli, const char *name, const char *operand)
+{
+    kd_args args = {.operands = &operand, .n_operands = operand ? 1 : 0};
+    return kd_verb_find(name)->run(cli, &args);
+}
+
+static int run_verb(kd_cli *cli, int argc, char **argv)
+{
+    int at = find_verb(argc, argv);
+    const kd_verb *verb = at < argc ? kd_verb_find(argv[at]) : NULL;
+    if (at < argc && !verb)
+        return unknown_verb(cli, argv[at]);
+    if (!verb && argc > 1 && (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0))
+        return run_other(cli, "version", NULL);
+
+    /* What stands before the verb are global flags; take the verb's word out and parse the rest. */
+    char **words = kd_xalloc((size_t)(argc + 1) * sizeof *words);
+    int n = 0;
+    for (int i = 1; i < argc; i++)
+        if (i != at)
+            words[n++] = argv[i];
+    kd_args args;
+    kd_diag diag = {0};
+    char hint[96];
+    int rc = kd_args_parse(verb ? verb->opts : NULL, verb ? verb->n_opts : 0, kd_global_opts,
+                           kd_n_global_opts, n, words, &args, hint, sizeof hint, &diag);
+    if (rc != 0)
+        rc = kd_usage(cli, verb ? verb->name : NULL, hint, "%s%s%s", verb ? verb->name : "",
+                      verb ? ": " : "", diag.msg);
+    else if (kd_args_has(&args, "help"))
+        rc = run_other(cli, "help", verb ? verb->name : NULL);
+    else if (!verb)
+        rc = kd_usage(cli, NULL, NULL, "no verb was given");
+    else
+        rc = apply_globals(cli, &args);
+    if (rc == KD_EXIT_OK && verb && !kd_args_has(&args, "help"))
+        rc = check_operands(cli, verb, &args);
+    if (rc == KD_EXIT_OK && verb && !kd_args_has(&args, "help"))
+        rc = verb->run(cli, &args);
+    kd_args_clear(&args);
+    free(words);
+    return rc;
+}
+
+int kd_cli_main(int argc, char **argv)
+{
+    kd_cli cli = {0};
+    occupy_std();
+    /* A reader that goes away is noticed where output is written. */
+    signal(SIGPIPE, SIG_IGN);
+    kd_log_set_name("distill");
+    /* What libraries have to say is for debugging only; verbs print their errors. */
+    if (!getenv("KD_LOG"))
+        kd_log_set_level(KD_LOG_ERR);
+    look_around(&cli);
+    int rc = run_verb(&cli, argc, argv);
+    kd_live_clear(&cli);
+    int written = kd_out_flush(&cli);
+    return rc == KD_EXIT_OK ? written : rc;
+}

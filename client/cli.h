@@ -1,0 +1,81 @@
+/* What every verb of the `distill` command shares: exit codes, the settings of one run, signals.
+ *
+ * One process runs one verb: main parses the words, fills a kd_cli, calls the verb's `run` and
+ * returns what that returned. Data goes to standard output, talk (progress, hints, errors) to
+ * standard error. A function that returns "an exit code" has printed its message already.
+ *
+ * Threads: everything in client/ runs on the main thread, but the stream callbacks in follow.c. */
+#ifndef KD_CLI_H
+#define KD_CLI_H
+
+#include "args.h"
+#include "kd/err.h"
+
+/* Stable: scripts depend on them. `distill help exit-codes` prints kd_exit_codes. */
+enum kd_exit {
+    KD_EXIT_OK = 0,
+    KD_EXIT_FAILURE = 1,
+    KD_EXIT_USAGE = 2,
+    KD_EXIT_NO_JOB = 3,
+    KD_EXIT_AUTH = 4,
+    KD_EXIT_CONFLICT = 5,
+    KD_EXIT_JOB_FAILED = 7,
+    KD_EXIT_JOB_CANCELLED = 8,
+    KD_EXIT_UNREACHABLE = 69,
+    KD_EXIT_TEMPORARY = 75,
+    KD_EXIT_CONFIG = 78,
+    KD_EXIT_TIMEOUT = 124,
+    KD_EXIT_INTERRUPTED = 130
+};
+typedef struct kd_exit_row {
+    int code;
+    const char *meaning;
+} kd_exit_row;
+extern const kd_exit_row kd_exit_codes[];
+extern const int kd_n_exit_codes;
+
+#define KD_CLI_DEFAULT_SERVER "127.0.0.1:7070"
+#define KD_CLI_SERVER_MAX 300
+
+/* The settings of one run. */
+typedef struct kd_cli {
+    char server[KD_CLI_SERVER_MAX]; /* host:port */
+    char server_flag[KD_CLI_SERVER_MAX + 16]; /* " --server host:port" if it was a flag, else "" */
+    bool json;
+    bool tty_out, tty_err;     /* a terminal that understands control sequences */
+    bool color_out, color_err; /* likewise, and neither NO_COLOR nor --no-color */
+    bool utf8;                 /* the terminal's character set */
+} kd_cli;
+
+/* One verb: its row in the table of main.c. */
+typedef struct kd_verb {
+    const char *name;
+    const char *operands; /* as the usage line shows them, "" = none */
+    const char *summary;  /* one line for `distill help` */
+    const char *help;     /* further paragraphs for `distill help VERB`, may be NULL */
+    const kd_opt *opts;
+    int n_opts;
+    int min_operands, max_operands; /* -1 = any number */
+    int (*run)(kd_cli *cli, const kd_args *args); /* returns an exit code */
+} kd_verb;
+
+extern const kd_verb kd_verb_submit, kd_verb_jobs, kd_verb_show, kd_verb_watch, kd_verb_logs,
+    kd_verb_events, kd_verb_wait, kd_verb_cancel, kd_verb_rm, kd_verb_workers, kd_verb_fetch,
+    kd_verb_data, kd_verb_version, kd_verb_help;
+extern const kd_verb *const kd_verbs[]; /* in the order of `distill help` */
+extern const int kd_n_verbs;
+const kd_verb *kd_verb_find(const char *name); /* NULL if there is none */
+extern const kd_opt kd_global_opts[];
+extern const int kd_n_global_opts;
+
+/* Runs the whole command; what main returns. */
+int kd_cli_main(int argc, char **argv);
+
+/* ---- signals. INT, TERM and HUP set a flag the first time and kill the second time. */
+void kd_cli_catch_signals(void);
+/* The signal that came, 0 if none. */
+int kd_cli_signal(void);
+/* 130 for INT, 143 for TERM, ... */
+int kd_cli_signal_exit(void);
+
+#endif

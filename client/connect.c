@@ -1,0 +1,327 @@
+#include "connect.h"
+
+#include "kd/clock.h"
+#include "output.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define SLICE_MS 50
+
+int kd_conn_open(kd_cli *cli, kd_conn *out)
+{
+    kd_diag diag = {0};
+    *out = (kd_conn){.cli = cli};
+    int rc = kd_rpc_new(1, &out->rpc, &diag);
+    if (rc == 0)
+        rc = kd_rpc_channel_new(out->rpc, cli->server, KD_MAX_BULK_BYTES, &out->channel, &diag);
+    if (rc == 0)
+        return KD_EXIT_OK;
+    kd_error(cli, "%s", diag.msg);
+    kd_conn_close(out);
+    return rc == -KD_EINVAL ? KD_EXIT_USAGE : KD_EXIT_FAILURE;
+}
+
+void kd_conn_close(kd_conn *c)
+{
+    if (c->channel)
+        kd_rpc_channel_free(c->channel);
+    if (c->rpc)
+        kd_rpc_free(c->rpc);
+    *c = (kd_conn){0};
+}
+
+bool kd_conn_pause(int ms)
+{
+    kd_time_ms until = kd_clock_ms() + ms;
+    while (kd_cli_signal() == 0) {
+        kd_time_ms left = until - kd_clock_ms();
+        if (left <= 0)
+            return true;
+        left = KD_MIN(left, SLICE_MS);
+        nanosleep(&(struct timespec){.tv_nsec = left * 1000000}, NULL);
+    }
+    return false;
+}
+
+/* One call under way. Whoever of the caller and the callback comes last frees it. */
+typedef struct waiter {
+    pthread_mutex_t mu;
+    pthread_cond_t cond;
+    bool done, abandoned; /* guarded by mu */
+    kd_rpc_result result; /* guarded by mu; bytes are ours */
+} waiter;
+
+static void waiter_free(waiter *w)
+{
+    free(w->result.bytes);
+    pthread_cond_destroy(&w->cond);
+    pthread_mutex_destroy(&w->mu);
+    free(w);
+}
+
+static void on_done(const kd_rpc_result *result, void *arg)
+{
+    waiter *w = arg;
+    pthread_mutex_lock(&w->mu);
+    w->result = *result;
+    w->result.bytes = NULL;
+    if (result->code == 0 && result->len > 0) {
+        w->result.bytes = malloc(result->len);
+        if (w->result.bytes) {
+            memcpy(w->result.bytes, result->bytes, result->len);
+        } else {
+            w->result.code = -KD_ENOMEM;
+            snprintf(w->result.text, sizeof w->result.text, "no memory for an answer of %zu bytes",
+                     result->len);
+        }
+    }
+    w->done = true;
+    bool abandoned = w->abandoned;
+    pthread_cond_signal(&w->cond);
+    pthread_mutex_unlock(&w->mu);
+    if (abandoned)
+        waiter_free(w);
+}
+
+static int fail(kd_failure *why, int code, const char *text)
+{
+    *why = (kd_failure){.code = code, .grpc_status = kd_err_grpc(code)};
+    snprintf(why->text, sizeof why->text, "%s", text);
+    return code;
+}
+
+/* *out_bytes: caller frees. */
+static int call(kd_conn *c, const char *method, const struct iovec *parts, int n_parts,
+                int timeout_ms, bool wait_ready, uint8_t **out_bytes, size_t *out_len,
+                kd_failure *why)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/distill.v1.Jobs/%s", method);
+    waiter *w = kd_xalloc(sizeof *w);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_mutex_init(&w->mu, NULL);
+    pthread_cond_init(&w->cond, &attr);
+    pthread_condattr_destroy(&attr);
+    int rc = kd_rpc_unary_start(c->channel, path, parts, n_parts, timeout_ms, wait_ready, on_done, w);
+    if (rc != 0) {
+        waiter_free(w);
+        return fail(why, rc, kd_err_text(rc));
+    }
+    pthread_mutex_lock(&w->mu);
+    while (!w->done && kd_cli_signal() == 0) {
+        struct timespec until;
+        clock_gettime(CLOCK_MONOTONIC, &until);
+        until.tv_nsec += SLICE_MS * 1000000L;
+        until.tv_sec += until.tv_nsec / 1000000000L;
+        until.tv_nsec %= 1000000000L;
+        pthread_cond_timedwait(&w->cond, &w->mu, &until);
+    }
+    if (!w->done) {
+        w->abandoned = true;
+        pthread_mutex_unlock(&w->mu);
+        return fail(why, -KD_ECANCELED, "interrupted");
+    }
+    pthread_mutex_unlock(&w->mu);
+    rc = w->result.code;
+    /* Whatever is answered by the far side, even a refusal, shows that there is one. */
+    if (rc != -KD_EUNAVAIL && rc != -KD_ETIMEOUT && rc != -KD_ECANCELED)
+        c->reached = true;
+    if (rc == 0) {
+        *out_bytes = w->result.bytes;
+        *out_len = w->result.len;
+        w->result.bytes = NULL;
+    } else {
+        *why = (kd_failure){.code = rc, .grpc_status = w->result.grpc_status};
+        snprintf(why->text, sizeof why->text, "%s", w->result.text);
+    }
+    waiter_free(w);
+    return rc;
+}
+
+static int unpack(const ProtobufCMessageDescriptor *reply, const uint8_t *bytes, size_t len,
+                  ProtobufCMessage **out, const uint8_t **payload, size_t *payload_len,
+                  kd_failure *why)
+{
+    kd_diag diag = {0};
+    int rc = payload ? kd_wire_unpack_bulk(reply, bytes, len, out, payload, payload_len, &diag)
+                     : kd_wire_unpack(reply, bytes, len, out, &diag);
+    if (rc == 0)
+        return 0;
+    (void)kd_fail_at(&diag, rc, "the coordinator's answer makes no sense");
+    return fail(why, -KD_EDATA, diag.msg);
+}
+
+int kd_conn_call(kd_conn *c, const char *method, const void *request,
+                 const ProtobufCMessageDescriptor *reply, int timeout_ms, bool wait_ready,
+                 ProtobufCMessage **out, kd_failure *why)
+{
+    kd_buf packed;
+    kd_buf_init(&packed, KD_MAX_CONTROL_BYTES);
+    int rc = kd_wire_pack(request, &packed);
+    if (rc != 0) {
+        kd_buf_clear(&packed);
+        return fail(why, rc, rc == -KD_ELIMIT ? "the request is larger than 1 MiB" : kd_err_text(rc));
+    }
+    struct iovec part = {.iov_base = packed.data, .iov_len = packed.len};
+    uint8_t *bytes = NULL;
+    size_t len = 0;
+    rc = call(c, method, &part, packed.len ? 1 : 0, timeout_ms, wait_ready, &bytes, &len, why);
+    kd_buf_clear(&packed);
+    if (rc == 0)
+        rc = unpack(reply, bytes, len, out, NULL, NULL, why);
+    free(bytes);
+    return rc;
+}
+
+int kd_conn_call_bulk(kd_conn *c, const char *method, const void *head, const void *payload,
+                      size_t payload_len, const ProtobufCMessageDescriptor *reply,
+                      ProtobufCMessage **out, kd_failure *why)
+{
+    kd_buf packed;
+    kd_buf_init(&packed, KD_MAX_CONTROL_BYTES);
+    int rc = payload_len ? kd_wire_pack_bulk_head(head, payload_len, &packed)
+                         : kd_wire_pack(head, &packed);
+    if (rc != 0) {
+        kd_buf_clear(&packed);
+        return fail(why, rc, kd_err_text(rc));
+    }
+    struct iovec parts[2] = {{.iov_base = packed.data, .iov_len = packed.len},
+                             {.iov_base = (void *)payload, .iov_len = payload_len}};
+    uint8_t *bytes = NULL;
+    size_t len = 0;
+    rc = call(c, method, parts, payload_len ? 2 : 1, 2 * KD_CONN_TIMEOUT_MS, false, &bytes, &len, why);
+    kd_buf_clear(&packed);
+    if (rc == 0)
+        rc = unpack(reply, bytes, len, out, NULL, NULL, why);
+    free(bytes);
+    return rc;
+}
+
+int kd_conn_fetch_bulk(kd_conn *c, const char *method, const void *request,
+                       const ProtobufCMessageDescriptor *reply, ProtobufCMessage **out,
+                       uint8_t **out_bytes, const uint8_t **out_payload, size_t *out_len,
+                       kd_failure *why)
+{
+    kd_buf packed;
+    kd_buf_init(&packed, KD_MAX_CONTROL_BYTES);
+    int rc = kd_wire_pack(request, &packed);
+    if (rc != 0) {
+        kd_buf_clear(&packed);
+        return fail(why, rc, kd_err_text(rc));
+    }
+    struct iovec part = {.iov_base = packed.data, .iov_len = packed.len};
+    uint8_t *bytes = NULL;
+    size_t len = 0;
+    rc = call(c, method, &part, 1, 2 * KD_CONN_TIMEOUT_MS, false, &bytes, &len, why);
+    kd_buf_clear(&packed);
+    if (rc == 0)
+        rc = unpack(reply, bytes, len, out, out_payload, out_len, why);
+    if (rc == 0)
+        *out_bytes = bytes;
+    else
+        free(bytes);
+    return rc;
+}
+
+bool kd_conn_passing(const kd_failure *why)
+{
+    return why->code == -KD_EUNAVAIL || why->code == -KD_ETIMEOUT;
+}
+
+int kd_conn_exit(int code, int grpc_status, bool reached)
+{
+    if (grpc_status == 16) /* UNAUTHENTICATED has no code of ours */
+        return KD_EXIT_AUTH;
+    switch (code) {
+    case 0:
+        return KD_EXIT_OK;
+    case -KD_ENOENT:
+        return KD_EXIT_NO_JOB;
+    case -KD_EPERM:
+        return KD_EXIT_AUTH;
+    case -KD_EEXIST:
+    case -KD_ESTATE:
+        return KD_EXIT_CONFLICT;
+    case -KD_EINVAL:
+        return KD_EXIT_USAGE;
+    case -KD_EUNAVAIL:
+        return KD_EXIT_UNREACHABLE;
+    case -KD_ETIMEOUT:
+        return reached ? KD_EXIT_TEMPORARY : KD_EXIT_UNREACHABLE;
+    case -KD_ESTALE:
+    case -KD_ELIMIT:
+    case -KD_ENOMEM:
+        return KD_EXIT_TEMPORARY;
+    default:
+        return KD_EXIT_FAILURE;
+    }
+}
+
+int kd_conn_report(const kd_conn *c, const kd_failure *why, const char *job)
+{
+    const kd_cli *cli = c->cli;
+    if (kd_cli_signal() != 0)
+        return kd_cli_signal_exit();
+    int rc = kd_conn_exit(why->code, why->grpc_status, c->reached);
+    const char *text = why->text[0] ? why->text : kd_err_text(why->code);
+    if (rc == KD_EXIT_UNREACHABLE) {
+        if (why->code == -KD_ETIMEOUT)
+            kd_error(cli, "cannot reach coordinator %s: no answer in time", cli->server);
+        else if (strncmp(text, "cannot reach ", 13) == 0)
+            kd_error(cli, "%s", text);
+        else
+            kd_error(cli, "cannot reach coordinator %s: %s", cli->server, text);
+        kd_hint(cli, "start one with `distilld --state-dir DIR`, or name another with --server "
+                     "HOST:PORT or DISTILL_SERVER");
+        return rc;
+    }
+    kd_error(cli, "%s", text);
+    if (why->code == -KD_EUNSUP)
+        kd_hint(cli, "`distill version --check-server` compares the two versions");
+    else if (rc == KD_EXIT_NO_JOB)
+        kd_hint(cli, "`distill jobs` lists the jobs of %s", cli->server);
+    else if (rc == KD_EXIT_CONFLICT && job)
+        kd_hint(cli, "`distill show %s` tells its state", job);
+    else if (rc == KD_EXIT_TEMPORARY)
+        kd_hint(cli, "try again in a while");
+    return rc;
+}
+
+int kd_conn_check_id(const kd_cli *cli, const char *job)
+{
+    size_t n = strspn(job, "0123456789abcdefABCDEF");
+    if (job[n] == '\0' && n >= 4 && n <= 12)
+        return KD_EXIT_OK;
+    kd_error(cli, "no such job: %s (an id is 12 hex digits, or at least the first 4 of them)", job);
+    kd_hint(cli, "`distill jobs` lists the jobs");
+    return KD_EXIT_NO_JOB;
+}
+
+int kd_conn_job(kd_conn *c, const char *job, Distill__V1__JobDetail **out)
+{
+    int rc = kd_conn_check_id(c->cli, job);
+    if (rc != KD_EXIT_OK)
+        return rc;
+    Distill__V1__JobRequest request = DISTILL__V1__JOB_REQUEST__INIT;
+    request.job = (char *)job;
+    kd_failure why;
+    ProtobufCMessage *reply = NULL;
+    if (kd_conn_call(c, "Get", &request, &distill__v1__job_detail__descriptor, KD_CONN_TIMEOUT_MS,
+                     false, &reply, &why) != 0)
+        return kd_conn_report(c, &why, job);
+    Distill__V1__JobDetail *detail = (Distill__V1__JobDetail *)reply;
+    if (!detail->summary) {
+        kd_error(c->cli, "the coordinator's answer makes no sense: a job without a summary");
+        kd_wire_free(reply);
+        return KD_EXIT_FAILURE;
+    }
+    *out = detail;
+    return KD_EXIT_OK;
+}

@@ -1,0 +1,353 @@
+/* fetch: a job's artefacts into a folder, each whole and checked or not at all. */
+#include "args.h"
+#include "connect.h"
+#include "format.h"
+#include "json.h"
+#include "output.h"
+#include "progress.h"
+#include "views.h"
+
+#include "kd/clock.h"
+#include "kd/file.h"
+#include "kd/hash.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define PATIENCE_MS 60000 /* of an outage in the middle of a file */
+#define RESULT "result.json"
+
+static const kd_opt g_opts[] = {
+    {"output-dir", 'O', "DIR", "where to put them; made if it is not there (.)"},
+};
+
+/* The coordinator names files; they must stay plain names in our folder. */
+static bool good_name(const char *name)
+{
+    size_t n = strlen(name);
+    if (n == 0 || n > 200 || name[0] == '.')
+        return false;
+    for (size_t i = 0; i < n; i++)
+        if (name[i] == '/' || (unsigned char)name[i] < 0x20 || name[i] == 0x7f)
+            return false;
+    return true;
+}
+
+static bool same_file(const char *path, uint64_t size, const char *digest)
+{
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
+    if (fd < 0)
+        return false;
+    bool same = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size == size;
+    kd_hasher *h = same ? kd_hasher_new() : NULL;
+    static char buf[65536];
+    ssize_t n = 0;
+    while (h && kd_cli_signal() == 0 && (n = read(fd, buf, sizeof buf)) > 0)
+        kd_hasher_add(h, buf, (size_t)n);
+    same = h && n == 0 && kd_cli_signal() == 0;
+    if (same) {
+        char hex[KD_DIGEST_HEX];
+        kd_digest d = kd_hasher_digest(h);
+        kd_digest_hex(&d, hex);
+        same = strcmp(hex, digest) == 0;
+    }
+    kd_hasher_free(h);
+    close(fd);
+    return same;
+}
+
+static bool write_all(int fd, const void *data, size_t len)
+{
+    const char *p = data;
+    while (len > 0) {
+        ssize_t n = write(fd, p, len);
+        if (n < 0 && errno == EINTR && kd_cli_signal() == 0)
+            continue;
+        if (n < 0)
+            return false;
+        p += n;
+        len -= (size_t)n;
+    }
+    return true;
+}
+
+typedef struct fetcher {
+    kd_conn *c;
+    const char *job, *dir;
+    json_t *list; /* of what was fetched, for -o json */
+} fetcher;
+
+static int piece_error(const fetcher *f, const char *name, const char *what)
+{
+    kd_error(f->c->cli, "%s came damaged: %s", name, what);
+    kd_hint(f->c->cli, "try again; if it happens twice, the coordinator's copy is damaged");
+    return KD_EXIT_FAILURE;
+}
+
+/* Checks one piece against what was asked for. Returns an exit code. */
+static int check_piece(const fetcher *f, const Distill__V1__Artefact *a, uint64_t offset,
+                       const Distill__V1__BlobChunk *chunk, const uint8_t *payload, size_t len)
+{
+    if (chunk->size != a->size || strcmp(chunk->digest, a->digest) != 0)
+        return piece_error(f, a->name, "it changed while it was fetched");
+    if (chunk->offset != offset || len == 0 || len > a->size - offset)
+        return piece_error(f, a->name, "a piece is not the one that was asked for");
+    if (kd_crc32c(0, payload, len) != chunk->crc32c)
+        return piece_error(f, a->name, "the checksum of a piece is wrong");
+    return KD_EXIT_OK;
+}
+
+static int receive(const fetcher *f, const Distill__V1__Artefact *a, int fd, const char *path,
+                   kd_bar *bar)
+{
+    kd_hasher *h = kd_hasher_new();
+    kd_failure why;
+    kd_time_ms lost_at = 0;
+    int pause_ms = 500, rc = h ? KD_EXIT_OK : KD_EXIT_FAILURE;
+    uint64_t at = 0;
+    while (rc == KD_EXIT_OK && at < a->size) {
+        Distill__V1__FetchRequest request = DISTILL__V1__FETCH_REQUEST__INIT;
+        request.job = (char *)f->job;
+        request.name = a->name;
+        request.offset = at;
+        ProtobufCMessage *reply = NULL;
+        uint8_t *bytes = NULL;
+        const uint8_t *payload = NULL;
+        size_t len = 0;
+        if (kd_conn_fetch_bulk(f->c, "Fetch", &request, &distill__v1__blob_chunk__descriptor, &reply,
+                               &bytes, &payload, &len, &why) != 0) {
+            kd_time_ms now = kd_clock_ms();
+            lost_at = lost_at ? lost_at : now;
+            if (!kd_conn_passing(&why) || now - lost_at > PATIENCE_MS)
+                rc = kd_conn_report(f->c, &why, f->job);
+            else if (!kd_conn_pause(pause_ms))
+                rc = kd_cli_signal_exit();
+            pause_ms = KD_MIN(pause_ms * 2, 5000);
+            continue;
+        }
+        lost_at = 0;
+        pause_ms = 500;
+        rc = check_piece(f, a, at, (const Distill__V1__BlobChunk *)reply, payload, len);
+        if (rc == KD_EXIT_OK && !write_all(fd, payload, len)) {
+            int err = errno;
+            rc = kd_cli_signal() ? kd_cli_signal_exit() : KD_EXIT_FAILURE;
+            if (kd_cli_signal() == 0)
+                kd_error(f->c->cli, "cannot write %s: %s", path, strerror(err));
+            if (err == ENOSPC || err == EDQUOT)
+                kd_hint(f->c->cli, "choose another folder with -O DIR");
+        }
+        if (rc == KD_EXIT_OK) {
+            kd_hasher_add(h, payload, len);
+            at += len;
+            kd_bar_set(bar, at);
+        }
+        kd_wire_free(reply);
+        free(bytes);
+    }
+    if (rc == KD_EXIT_OK) {
+        char hex[KD_DIGEST_HEX];
+        kd_digest d = kd_hasher_digest(h);
+        kd_digest_hex(&d, hex);
+        if (strcmp(hex, a->digest) != 0)
+            rc = piece_error(f, a->name, "its digest is not the one that the coordinator gave");
+    }
+    kd_hasher_free(h);
+    return rc;
+}
+
+/* Makes what was received durable under its own name. errno on failure. */
+static bool settle(int fd, const char *temporary, const char *path)
+{
+    mode_t mask = umask(0);
+    umask(mask);
+    /* A temporary file is private; the finished one is as any other. */
+    return fchmod(fd, 0666 & ~mask) == 0 && fsync(fd) == 0 && rename(temporary, path) == 0;
+}
+
+static void report_file(const fetcher *f, const char *path, const char *name, uint64_t size,
+                        const char *digest, const char *how)
+{
+    char a[KD_FMT];
+    if (f->list)
+        (void)json_array_append_new(f->list, json_pack("{s:o, s:o, s:I, s:o}", "name", kd_json_text(name),
+                                                       "path", kd_json_text(path), "size",
+                                                       (json_int_t)size, "digest", kd_json_text(digest)));
+    else
+        kd_out_clean(f->c->cli, "%s  %s%s", path, kd_fmt_bytes((double)size, a), how);
+}
+
+static int fetch_one(const fetcher *f, const Distill__V1__Artefact *a)
+{
+    const kd_cli *cli = f->c->cli;
+    if (!good_name(a->name)) {
+        kd_error(cli, "the coordinator names an artefact \"%s\", which is no plain file name", a->name);
+        return KD_EXIT_FAILURE;
+    }
+    if (a->size > KD_MAX_BLOB_BYTES) {
+        kd_error(cli, "%s is larger than 4 GiB", a->name);
+        return KD_EXIT_FAILURE;
+    }
+    char *path = NULL, *temporary = NULL;
+    if (asprintf(&path, "%s/%s", f->dir, a->name) < 0 ||
+        asprintf(&temporary, "%s/.%s.part-XXXXXX", f->dir, a->name) < 0) {
+        kd_error(cli, "no memory for a path");
+        free(path);
+        return KD_EXIT_FAILURE;
+    }
+    if (same_file(path, a->size, a->digest)) {
+        report_file(f, path, a->name, a->size, a->digest, "  (was here already)");
+        free(path);
+        free(temporary);
+        return KD_EXIT_OK;
+    }
+    int rc = KD_EXIT_FAILURE, fd = mkostemp(temporary, O_CLOEXEC);
+    if (fd < 0) {
+        kd_error(cli, "cannot create a file in %s: %s", f->dir, strerror(errno));
+    } else {
+        kd_bar bar;
+        kd_bar_start(&bar, cli, KD_BAR_BYTES, a->name, a->size, 0);
+        rc = receive(f, a, fd, path, &bar);
+        kd_bar_end(&bar);
+        if (rc == KD_EXIT_OK && !settle(fd, temporary, path)) {
+            kd_error(cli, "cannot write %s: %s", path, strerror(errno));
+            rc = KD_EXIT_FAILURE;
+        }
+        close(fd);
+        if (rc != KD_EXIT_OK)
+            unlink(temporary);
+        else
+            report_file(f, path, a->name, a->size, a->digest, "");
+    }
+    free(path);
+    free(temporary);
+    return rc;
+}
+
+/* result.json may be known to the coordinator as text only. */
+static int write_result(const fetcher *f, const char *text)
+{
+    char *path = NULL;
+    kd_diag diag = {0};
+    if (asprintf(&path, "%s/" RESULT, f->dir) < 0) {
+        kd_error(f->c->cli, "no memory for a path");
+        return KD_EXIT_FAILURE;
+    }
+    size_t len = strlen(text);
+    int rc = KD_EXIT_OK;
+    if (kd_file_write(path, text, len, &diag) != 0) {
+        kd_error(f->c->cli, "%s", diag.msg);
+        rc = KD_EXIT_FAILURE;
+    } else {
+        char hex[KD_DIGEST_HEX];
+        kd_digest d = kd_digest_of(text, len);
+        kd_digest_hex(&d, hex);
+        report_file(f, path, RESULT, len, hex, "");
+    }
+    free(path);
+    return rc;
+}
+
+static const Distill__V1__Artefact *find(const Distill__V1__JobDetail *d, const char *name)
+{
+    for (size_t i = 0; i < d->n_artefacts; i++)
+        if (strcmp(d->artefacts[i]->name, name) == 0)
+            return d->artefacts[i];
+    return NULL;
+}
+
+static int no_such(const fetcher *f, const Distill__V1__JobDetail *d, const char *name)
+{
+    const char *names[64];
+    int n = 0;
+    for (size_t i = 0; i < d->n_artefacts && n < (int)KD_COUNT(names); i++)
+        names[n++] = d->artefacts[i]->name;
+    kd_error(f->c->cli, "job %s has no artefact \"%s\"", d->summary->job, name);
+    const char *near = kd_args_nearest(name, names, n);
+    if (near)
+        kd_hint(f->c->cli, "did you mean %s?", near);
+    else
+        kd_hint(f->c->cli, "`distill show %s` lists its artefacts", f->job);
+    return KD_EXIT_NO_JOB;
+}
+
+static int fetch_all(fetcher *f, const kd_args *args, const Distill__V1__JobDetail *d)
+{
+    bool text_result = d->result[0] && !find(d, RESULT);
+    if (d->n_artefacts == 0 && !text_result) {
+        kd_error(f->c->cli, "job %s has no artefacts: it is %s", d->summary->job,
+                 kd_state_word(d->summary->state));
+        if (kd_state_ended(d->summary->state))
+            kd_hint(f->c->cli, "`distill show %s` tells more", f->job);
+        else
+            kd_hint(f->c->cli, "`distill wait %s` waits until it ends", f->job);
+        return KD_EXIT_CONFLICT;
+    }
+    /* Names are checked before anything is written. */
+    for (int i = 1; i < args->n_operands; i++)
+        if (!find(d, args->operands[i]) && !(text_result && strcmp(args->operands[i], RESULT) == 0))
+            return no_such(f, d, args->operands[i]);
+    kd_diag diag = {0};
+    struct stat st;
+    if (stat(f->dir, &st) != 0 && kd_file_mkdirs(f->dir, &diag) != 0) {
+        kd_error(f->c->cli, "%s", diag.msg);
+        return KD_EXIT_FAILURE;
+    }
+    int rc = KD_EXIT_OK;
+    if (args->n_operands == 1) {
+        for (size_t i = 0; rc == KD_EXIT_OK && i < d->n_artefacts; i++)
+            rc = fetch_one(f, d->artefacts[i]);
+        if (rc == KD_EXIT_OK && text_result)
+            rc = write_result(f, d->result);
+    }
+    for (int i = 1; rc == KD_EXIT_OK && i < args->n_operands; i++) {
+        const Distill__V1__Artefact *a = find(d, args->operands[i]);
+        rc = a ? fetch_one(f, a) : write_result(f, d->result);
+    }
+    return rc;
+}
+
+static int run(kd_cli *cli, const kd_args *args)
+{
+    const char *dir = kd_args_value(args, "output-dir");
+    kd_conn conn;
+    int rc = kd_conn_open(cli, &conn);
+    if (rc != KD_EXIT_OK)
+        return rc;
+    fetcher f = {.c = &conn,
+                 .job = args->operands[0],
+                 .dir = dir && *dir ? dir : ".",
+                 .list = cli->json ? json_array() : NULL};
+    Distill__V1__JobDetail *detail = NULL;
+    kd_cli_catch_signals();
+    rc = kd_conn_job(&conn, f.job, &detail);
+    if (rc == KD_EXIT_OK) {
+        rc = fetch_all(&f, args, detail);
+        kd_wire_free(&detail->base);
+    }
+    kd_conn_close(&conn);
+    if (f.list) {
+        int printed = kd_json_print(cli, json_pack("{s:O}", "files", f.list), false);
+        rc = rc != KD_EXIT_OK ? rc : printed;
+        json_decref(f.list);
+    }
+    return rc;
+}
+
+const kd_verb kd_verb_fetch = {
+    .name = "fetch",
+    .operands = "JOB [NAME...]",
+    .summary = "fetch a finished job's files",
+    .help = "Without NAME all of them: networks as safetensors, result.json. Each is written under a\n"
+            "temporary name, checked against its digest and then renamed, so a file of its own name is\n"
+            "whole. What is here already, with the same digest, is not fetched again.",
+    .opts = g_opts,
+    .n_opts = KD_COUNT(g_opts),
+    .min_operands = 1,
+    .max_operands = -1,
+    .run = run};

@@ -1,0 +1,195 @@
+#include "json.h"
+
+#include "format.h"
+#include "output.h"
+#include "views.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+json_t *kd_json_text(const char *s)
+{
+    json_t *v = json_string(s ? s : "");
+    return v ? v : json_string("?");
+}
+
+json_t *kd_json_time(int64_t ms)
+{
+    char t[KD_FMT];
+    return ms > 0 ? json_string(kd_fmt_iso(ms, t)) : json_null();
+}
+
+json_t *kd_json_parse(const char *text)
+{
+    if (!text || !*text)
+        return json_null();
+    json_t *v = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+    return v ? v : json_null();
+}
+
+static json_t *number(double v)
+{
+    return isfinite(v) ? json_real(v) : json_null();
+}
+
+static json_t *whole(uint64_t v)
+{
+    return v <= INT64_MAX ? json_integer((json_int_t)v) : json_real((double)v);
+}
+
+/* Negative = not known. */
+static json_t *known(double v)
+{
+    return v >= 0 ? number(v) : json_null();
+}
+
+static void set(json_t *o, const char *key, json_t *v)
+{
+    /* A missing value, which only lack of memory makes, leaves its key out. */
+    (void)json_object_set_new(o, key, v);
+}
+
+static json_t *progress(const Distill__V1__Progress *p)
+{
+    if (!p)
+        return json_null();
+    json_t *o = json_object();
+    set(o, "stage", kd_json_text(p->stage));
+    set(o, "stage_index", whole(p->stage_index));
+    set(o, "stage_count", whole(p->stage_count));
+    set(o, "step", whole(p->step));
+    set(o, "steps", whole(p->steps));
+    set(o, "epoch", whole(p->epoch));
+    set(o, "epochs", whole(p->epochs));
+    set(o, "loss", number(p->loss));
+    set(o, "accuracy", known(p->accuracy));
+    set(o, "samples_per_second", number(p->samples_per_second));
+    set(o, "eta_seconds", known(p->eta_seconds));
+    set(o, "workers", whole(p->workers));
+    set(o, "phase", kd_json_text(p->phase));
+    return o;
+}
+
+json_t *kd_json_summary(const Distill__V1__JobSummary *s)
+{
+    json_t *o = json_object();
+    set(o, "job", kd_json_text(s->job));
+    set(o, "name", kd_json_text(s->name));
+    set(o, "state", json_string(kd_state_word(s->state)));
+    set(o, "reason", kd_json_text(s->reason));
+    set(o, "submitted", kd_json_time(s->submitted_ms));
+    set(o, "started", kd_json_time(s->started_ms));
+    set(o, "finished", kd_json_time(s->finished_ms));
+    set(o, "progress", progress(s->progress));
+    return o;
+}
+
+static json_t *interval(uint64_t correct, uint64_t samples)
+{
+    double lo, hi;
+    kd_wilson(correct, samples, &lo, &hi);
+    json_t *a = json_array();
+    (void)json_array_append_new(a, json_real(lo));
+    (void)json_array_append_new(a, json_real(hi));
+    return a;
+}
+
+static json_t *stage(const Distill__V1__StageRecord *s)
+{
+    json_t *o = json_object(), *epochs = json_array();
+    for (size_t i = 0; i < s->n_epochs; i++) {
+        const Distill__V1__EpochRecord *e = s->epochs[i];
+        json_t *row = json_object();
+        set(row, "epoch", whole(e->epoch));
+        set(row, "train_loss", e->epoch ? number(e->train_loss) : json_null());
+        set(row, "train_accuracy", e->epoch ? known(e->train_accuracy) : json_null());
+        set(row, "val_loss", e->val_samples ? number(e->val_loss) : json_null());
+        set(row, "val_correct", whole(e->val_correct));
+        set(row, "val_samples", whole(e->val_samples));
+        set(row, "val_accuracy",
+            e->val_samples ? number((double)e->val_correct / e->val_samples) : json_null());
+        set(row, "val_interval",
+            e->val_samples ? interval(e->val_correct, e->val_samples) : json_null());
+        (void)json_array_append_new(epochs, row);
+    }
+    set(o, "name", kd_json_text(s->name));
+    set(o, "state", kd_json_text(s->state));
+    set(o, "digest", kd_json_text(s->digest));
+    set(o, "fingerprint", kd_json_text(s->fingerprint));
+    set(o, "parameters", whole(s->parameters));
+    set(o, "steps", whole(s->steps));
+    set(o, "committed", whole(s->committed));
+    set(o, "seconds", number(s->seconds));
+    set(o, "teacher_forwards", whole(s->teacher_forwards));
+    set(o, "bank_hits", whole(s->bank_hits));
+    set(o, "epochs", epochs);
+    return o;
+}
+
+json_t *kd_json_detail(const Distill__V1__JobDetail *d)
+{
+    json_t *o = kd_json_summary(d->summary), *stages = json_array(), *artefacts = json_array();
+    for (size_t i = 0; i < d->n_stages; i++)
+        (void)json_array_append_new(stages, stage(d->stages[i]));
+    for (size_t i = 0; i < d->n_artefacts; i++) {
+        json_t *a = json_object();
+        set(a, "name", kd_json_text(d->artefacts[i]->name));
+        set(a, "size", whole(d->artefacts[i]->size));
+        set(a, "digest", kd_json_text(d->artefacts[i]->digest));
+        (void)json_array_append_new(artefacts, a);
+    }
+    set(o, "stages", stages);
+    set(o, "artefacts", artefacts);
+    set(o, "resolved", kd_json_parse(d->resolved));
+    set(o, "result", kd_json_parse(d->result));
+    return o;
+}
+
+json_t *kd_json_event(const char *job, const Distill__V1__Event *e)
+{
+    json_t *o = json_object();
+    set(o, "job", kd_json_text(job));
+    set(o, "seq", e->seq ? whole(e->seq) : json_null());
+    set(o, "time", kd_json_time(e->time_ms));
+    set(o, "kind", kd_json_text(e->kind));
+    set(o, "text", kd_json_text(e->text));
+    set(o, "worker", kd_json_text(e->worker));
+    set(o, "state", json_string(kd_state_word(e->state)));
+    if (e->progress)
+        set(o, "progress", progress(e->progress));
+    set(o, "data", kd_json_parse(e->data));
+    return o;
+}
+
+json_t *kd_json_worker(const Distill__V1__WorkerInfo *w)
+{
+    json_t *o = json_object();
+    set(o, "name", kd_json_text(w->name));
+    set(o, "address", kd_json_text(w->address));
+    set(o, "state", kd_json_text(w->state));
+    set(o, "job", kd_json_text(w->job));
+    set(o, "threads", whole(w->threads));
+    set(o, "cpu", kd_json_text(w->cpu));
+    set(o, "blas", kd_json_text(w->blas));
+    set(o, "isa", kd_json_text(w->isa));
+    set(o, "numerics", kd_json_text(w->numerics));
+    set(o, "seen", kd_json_time(w->seen_ms));
+    set(o, "units_per_second", number(w->units_per_second));
+    set(o, "version", kd_json_text(w->version));
+    return o;
+}
+
+int kd_json_print(const kd_cli *cli, json_t *value, bool compact)
+{
+    char *text = value ? json_dumps(value, compact ? JSON_COMPACT : JSON_INDENT(2)) : NULL;
+    json_decref(value);
+    if (!text) {
+        kd_error(cli, "no memory for the JSON text");
+        return KD_EXIT_FAILURE;
+    }
+    kd_out_text(cli, text);
+    kd_out_text(cli, "\n");
+    free(text);
+    return kd_out_flush(cli);
+}

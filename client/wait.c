@@ -1,0 +1,79 @@
+/* wait: until a job ends; its result as exit code. */
+#include "args.h"
+#include "connect.h"
+#include "follow.h"
+#include "format.h"
+#include "json.h"
+#include "output.h"
+#include "verbs.h"
+#include "views.h"
+
+#include <signal.h>
+
+static const kd_opt g_opts[] = {
+    {"timeout", 0, "DURATION", "give up after 90, 90s, 10m, 1h30m ...; exit code 124"},
+};
+
+static int ignore_event(const Distill__V1__Event *e, void *arg)
+{
+    (void)e;
+    (void)arg;
+    return 0;
+}
+
+int kd_wait_run(kd_conn *c, const char *job, double timeout_s, bool table)
+{
+    kd_follow f = {.job = job,
+                   .from_seq = INT64_MAX, /* no stored event, only the end */
+                   .follow = true,
+                   .timeout_s = timeout_s,
+                   .on_event = ignore_event};
+    Distill__V1__JobDetail *detail = NULL;
+    int rc = kd_follow_run(c, &f, &detail);
+    if (rc == KD_EXIT_OK) {
+        if (c->cli->json && table) {
+            rc = kd_json_print(c->cli, kd_json_detail(detail), false);
+            rc = rc != KD_EXIT_OK ? rc : kd_state_exit(detail->summary->state);
+        } else if (table || detail->summary->state != DISTILL__V1__JOB_STATE__JOB_STATE_SUCCEEDED) {
+            rc = kd_view_end(c->cli, detail, table);
+        }
+        kd_wire_free(&detail->base);
+    } else if (kd_cli_signal() != 0 && kd_cli_signal() != SIGHUP) {
+        /* After a hang-up nobody reads. */
+        kd_say(c->cli, "%sjob %s goes on; wait again: distill wait %s%s", c->cli->tty_err ? "\n" : "",
+               job, job, c->cli->server_flag);
+    }
+    return rc;
+}
+
+static int run(kd_cli *cli, const kd_args *args)
+{
+    const char *job = args->operands[0];
+    double timeout_s;
+    kd_diag diag = {0};
+    if (kd_args_duration(args, "timeout", &timeout_s, &diag) != 0)
+        return kd_usage(cli, "wait", NULL, "%s", diag.msg);
+    int rc = kd_conn_check_id(cli, job);
+    if (rc != KD_EXIT_OK)
+        return rc;
+    kd_conn conn;
+    rc = kd_conn_open(cli, &conn);
+    if (rc != KD_EXIT_OK)
+        return rc;
+    kd_cli_catch_signals();
+    rc = kd_wait_run(&conn, job, timeout_s, true);
+    kd_conn_close(&conn);
+    return rc;
+}
+
+const kd_verb kd_verb_wait = {
+    .name = "wait",
+    .operands = "JOB",
+    .summary = "wait until a job ends; the exit code tells how",
+    .help = "Exit code 0 succeeded, 7 failed, 8 cancelled, 124 not yet after --timeout. A restart of the\n"
+            "coordinator is waited for.",
+    .opts = g_opts,
+    .n_opts = KD_COUNT(g_opts),
+    .min_operands = 1,
+    .max_operands = 1,
+    .run = run};

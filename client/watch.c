@@ -1,0 +1,174 @@
+/* watch: a job's events and its progress, live, until it ends. */
+#include "args.h"
+#include "connect.h"
+#include "follow.h"
+#include "format.h"
+#include "json.h"
+#include "output.h"
+#include "verbs.h"
+#include "views.h"
+
+#include "kd/clock.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#define PLAIN_MS 10000  /* between progress lines where there is no terminal */
+#define JSON_MS 1000    /* between progress objects */
+#define SILENCE_MS 5000 /* the live line says when it has grown old */
+
+typedef struct watcher {
+    kd_cli *cli;
+    const char *job;
+    kd_buf live;           /* text of the live line, empty = none */
+    kd_time_ms live_at;    /* when its snapshot came */
+    kd_time_ms drawn_at;
+    kd_time_ms printed_at; /* last progress line or object */
+} watcher;
+
+static void draw(watcher *w)
+{
+    kd_time_ms age = kd_clock_ms() - w->live_at;
+    if (w->live.len == 0)
+        return;
+    w->drawn_at = kd_clock_ms();
+    if (age < SILENCE_MS) {
+        kd_live_set(w->cli, w->live.data);
+        return;
+    }
+    char a[KD_FMT];
+    kd_buf line;
+    kd_buf_init(&line, 8192);
+    kd_buf_printf(&line, "%s  (no news for %s)", w->live.data,
+                  kd_fmt_duration((double)age / 1000, a));
+    kd_live_set(w->cli, line.data ? line.data : "");
+    kd_buf_clear(&line);
+}
+
+static void on_idle(void *arg)
+{
+    watcher *w = arg;
+    kd_time_ms now = kd_clock_ms();
+    /* Anything printed took the line away; an old one shows its growing age. */
+    if (!kd_live_shown() || (now - w->live_at >= SILENCE_MS && now - w->drawn_at >= 1000))
+        draw(w);
+}
+
+static int on_progress(watcher *w, const Distill__V1__Event *e)
+{
+    kd_time_ms now = kd_clock_ms();
+    if (w->cli->json) {
+        if (now - w->printed_at < JSON_MS)
+            return 0;
+        w->printed_at = now;
+        return kd_json_print(w->cli, kd_json_event(w->job, e), true);
+    }
+    if (w->cli->tty_err) {
+        kd_buf_clear(&w->live);
+        kd_view_progress(e->progress, kd_terminal_width(STDERR_FILENO) - 1, true, w->cli->utf8,
+                         &w->live);
+        w->live_at = now;
+        draw(w);
+        return 0;
+    }
+    if (now - w->printed_at < PLAIN_MS)
+        return 0;
+    w->printed_at = now;
+    char t[KD_FMT];
+    kd_buf line;
+    kd_buf_init(&line, 8192);
+    int64_t wall = kd_clock_wall_ms();
+    kd_buf_printf(&line, "%s  progress    ", kd_fmt_clock(e->time_ms ? e->time_ms : wall, wall, t));
+    kd_view_progress(e->progress, 0, false, false, &line);
+    kd_out(w->cli, "%s", line.data ? line.data : "");
+    kd_buf_clear(&line);
+    return kd_out_flush(w->cli);
+}
+
+static int on_event(const Distill__V1__Event *e, void *arg)
+{
+    watcher *w = arg;
+    if (e->progress)
+        return on_progress(w, e);
+    if (w->cli->json)
+        return kd_json_print(w->cli, kd_json_event(w->job, e), true);
+    kd_buf line;
+    kd_buf_init(&line, KD_MAX_CONTROL_BYTES);
+    kd_view_event(w->cli, e, kd_clock_wall_ms(), &line);
+    kd_out(w->cli, "%s", line.data ? line.data : "");
+    kd_buf_clear(&line);
+    int rc = kd_out_flush(w->cli);
+    /* A job that ended has no progress any more. */
+    if (kd_state_ended(e->state))
+        kd_buf_clear(&w->live);
+    return rc;
+}
+
+static int print_end(const watcher *w, const Distill__V1__JobDetail *d, bool hints)
+{
+    if (!w->cli->json)
+        return kd_view_end(w->cli, d, hints);
+    json_t *o = json_object();
+    json_object_set_new(o, "job", kd_json_text(d->summary->job));
+    json_object_set_new(o, "kind", json_string("end"));
+    json_object_set_new(o, "state", json_string(kd_state_word(d->summary->state)));
+    json_object_set_new(o, "reason", kd_json_text(d->summary->reason));
+    json_object_set_new(o, "result", kd_json_parse(d->result));
+    int rc = kd_json_print(w->cli, o, true);
+    return rc != KD_EXIT_OK ? rc : kd_state_exit(d->summary->state);
+}
+
+int kd_watch_run(kd_conn *c, const char *job, bool hints)
+{
+    watcher w = {.cli = c->cli, .job = job, .printed_at = -PLAIN_MS};
+    kd_buf_init(&w.live, 8192);
+    kd_follow f = {.job = job,
+                   .follow = true,
+                   .progress = true,
+                   .timeout_s = -1,
+                   .on_event = on_event,
+                   .on_idle = on_idle,
+                   .arg = &w};
+    Distill__V1__JobDetail *detail = NULL;
+    int rc = kd_follow_run(c, &f, &detail);
+    kd_live_clear(c->cli);
+    if (rc == KD_EXIT_OK) {
+        rc = print_end(&w, detail, hints);
+        kd_wire_free(&detail->base);
+    } else if (kd_cli_signal() != 0 && kd_cli_signal() != SIGHUP) {
+        /* After a hang-up nobody reads. */
+        kd_say(c->cli, "%sjob %s goes on; watch it again: distill watch %s%s",
+               c->cli->tty_err ? "\n" : "", job, job, c->cli->server_flag);
+        kd_say(c->cli, "to stop it: distill cancel %s%s", job, c->cli->server_flag);
+    }
+    kd_buf_clear(&w.live);
+    return rc;
+}
+
+static int run(kd_cli *cli, const kd_args *args)
+{
+    const char *job = args->operands[0];
+    int rc = kd_conn_check_id(cli, job);
+    if (rc != KD_EXIT_OK)
+        return rc;
+    kd_conn conn;
+    rc = kd_conn_open(cli, &conn);
+    if (rc != KD_EXIT_OK)
+        return rc;
+    kd_cli_catch_signals();
+    rc = kd_watch_run(&conn, job, true);
+    kd_conn_close(&conn);
+    return rc;
+}
+
+const kd_verb kd_verb_watch = {
+    .name = "watch",
+    .operands = "JOB",
+    .summary = "follow a job live until it ends",
+    .help = "On a terminal the last line shows the running stage; elsewhere a progress line comes every\n"
+            "ten seconds. A restart of the coordinator is waited for. Ctrl-C stops watching only: the\n"
+            "job goes on. With -o json: one JSON object a line, the last of kind `end`.",
+    .min_operands = 1,
+    .max_operands = 1,
+    .run = run};

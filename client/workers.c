@@ -1,0 +1,84 @@
+/* workers: who trains. */
+#include "args.h"
+#include "connect.h"
+#include "format.h"
+#include "json.h"
+#include "output.h"
+
+#include "kd/clock.h"
+
+#include <string.h>
+
+static enum kd_color state_color(const char *state)
+{
+    if (strcmp(state, "lost") == 0)
+        return KD_RED;
+    if (strcmp(state, "idle") == 0)
+        return KD_PLAIN;
+    return KD_CYAN;
+}
+
+static int print(kd_cli *cli, const Distill__V1__WorkersReply *reply)
+{
+    if (cli->json) {
+        json_t *all = json_array();
+        for (size_t i = 0; i < reply->n_workers; i++)
+            (void)json_array_append_new(all, kd_json_worker(reply->workers[i]));
+        return kd_json_print(cli, json_pack("{s:o}", "workers", all), false);
+    }
+    if (reply->n_workers == 0) {
+        kd_say(cli, "no workers have joined %s", cli->server);
+        kd_hint(cli, "start one with `distill-worker --server %s --data-root DIR`", cli->server);
+        return KD_EXIT_OK;
+    }
+    kd_table t;
+    char a[KD_FMT], b[KD_FMT];
+    kd_table_init(&t, "NAME|STATE|JOB|THREADS>|UNITS/S>|SEEN>|BLAS|ISA|NUMERICS|VERSION|ADDRESS|CPU");
+    int64_t now = kd_clock_wall_ms();
+    for (size_t i = 0; i < reply->n_workers; i++) {
+        const Distill__V1__WorkerInfo *w = reply->workers[i];
+        kd_table_add(&t, KD_PLAIN, "%s", w->name);
+        kd_table_add(&t, state_color(w->state), "%s", w->state);
+        kd_table_add(&t, KD_PLAIN, "%s", w->job);
+        kd_table_add(&t, KD_PLAIN, "%u", w->threads);
+        kd_table_add(&t, KD_PLAIN, "%s",
+                     w->units_per_second > 0 ? kd_fmt_figure(w->units_per_second, a) : "-");
+        kd_table_add(&t, KD_PLAIN, "%s%s", kd_fmt_age(w->seen_ms, now, b), w->seen_ms ? " ago" : "");
+        kd_table_add(&t, KD_PLAIN, "%s", w->blas);
+        kd_table_add(&t, KD_PLAIN, "%s", w->isa);
+        kd_table_add(&t, KD_PLAIN, "%.8s", w->numerics);
+        kd_table_add(&t, KD_PLAIN, "%s", w->version);
+        kd_table_add(&t, KD_PLAIN, "%s", w->address);
+        kd_table_add(&t, KD_PLAIN, "%s", w->cpu);
+    }
+    kd_table_print(cli, &t, 0);
+    return kd_out_flush(cli);
+}
+
+static int run(kd_cli *cli, const kd_args *args)
+{
+    (void)args;
+    kd_conn conn;
+    int rc = kd_conn_open(cli, &conn);
+    if (rc != KD_EXIT_OK)
+        return rc;
+    Distill__V1__WorkersRequest request = DISTILL__V1__WORKERS_REQUEST__INIT;
+    ProtobufCMessage *reply = NULL;
+    kd_failure why;
+    kd_cli_catch_signals();
+    if (kd_conn_call(&conn, "Workers", &request, &distill__v1__workers_reply__descriptor,
+                     KD_CONN_TIMEOUT_MS, false, &reply, &why) != 0)
+        rc = kd_conn_report(&conn, &why, NULL);
+    else
+        rc = print(cli, (const Distill__V1__WorkersReply *)reply);
+    kd_wire_free(reply);
+    kd_conn_close(&conn);
+    return rc;
+}
+
+const kd_verb kd_verb_workers = {
+    .name = "workers",
+    .operands = "",
+    .summary = "list the workers and what they do",
+    .help = "Workers whose NUMERICS differ may not train one job together: their bits would differ.",
+    .run = run};

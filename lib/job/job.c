@@ -1,0 +1,135 @@
+#include "job/job.h"
+
+#include <stdio.h>
+#include <string.h>
+
+const char *kd_stage_name(enum kd_stage_kind kind)
+{
+    switch (kind) {
+    case KD_STAGE_TEACHER:
+        return "teacher";
+    case KD_STAGE_DISTILL:
+        return "distill";
+    case KD_STAGE_SCRATCH:
+        return "scratch";
+    case KD_STAGE_EVALUATE:
+        return "evaluate";
+    case KD_STAGE_EXPORT:
+        return "export";
+    }
+    return "unknown";
+}
+
+int kd_job_stages(const kd_job *job, enum kd_stage_kind kinds[KD_MAX_STAGES])
+{
+    int n = 0;
+    if (job->teacher.model[0])
+        kinds[n++] = KD_STAGE_TEACHER;
+    kinds[n++] = KD_STAGE_DISTILL;
+    if (job->scratch)
+        kinds[n++] = KD_STAGE_SCRATCH;
+    kinds[n++] = KD_STAGE_EVALUATE;
+    kinds[n++] = KD_STAGE_EXPORT;
+    return n;
+}
+
+const kd_train_spec *kd_job_train(const kd_job *job, enum kd_stage_kind kind)
+{
+    switch (kind) {
+    case KD_STAGE_TEACHER:
+        return &job->teacher_train;
+    case KD_STAGE_DISTILL:
+        return &job->distill;
+    case KD_STAGE_SCRATCH:
+        return &job->scratch_train;
+    case KD_STAGE_EVALUATE:
+    case KD_STAGE_EXPORT:
+        break;
+    }
+    return NULL;
+}
+
+const kd_model_spec *kd_job_model(const kd_job *job, enum kd_stage_kind kind)
+{
+    switch (kind) {
+    case KD_STAGE_TEACHER:
+        return &job->teacher;
+    case KD_STAGE_DISTILL:
+    case KD_STAGE_SCRATCH:
+        return &job->student;
+    case KD_STAGE_EVALUATE:
+    case KD_STAGE_EXPORT:
+        break;
+    }
+    return NULL;
+}
+
+int kd_job_local_files(const kd_job *job, const char *out[4])
+{
+    int n = 0;
+    if (job->teacher.weights[0])
+        out[n++] = job->teacher.weights;
+    if (job->student.weights[0] && (n == 0 || strcmp(out[0], job->student.weights) != 0))
+        out[n++] = job->student.weights;
+    return n;
+}
+
+/* ---- advice */
+
+struct notes {
+    char (*text)[256];
+    int n, max;
+};
+
+static void note(struct notes *to, const char *fmt, ...) KD_PRINTF(2, 3);
+static void note(struct notes *to, const char *fmt, ...)
+{
+    if (to->n >= to->max)
+        return;
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(to->text[to->n++], sizeof to->text[0], fmt, ap);
+    va_end(ap);
+}
+
+static void note_model(struct notes *to, const char *key, const kd_model_spec *m)
+{
+    if (strcmp(m->model, "mobilenet_v2") == 0 && m->weights[0] && m->preprocess == KD_PRE_UNIT)
+        note(to,
+             "%s.preprocess is unit ([0,1]); MobileNetV2 weights were trained on [-1,1] (symmetric) "
+             "or by ImageNet's mean and deviation (imagenet)",
+             key);
+}
+
+int kd_job_notes(const kd_job *job, char notes[][256], int max)
+{
+    struct notes to = {.text = notes, .max = max};
+    const kd_loss_spec *loss = &job->distill.loss;
+    if (loss->kd > 0 && loss->ce >= loss->kd)
+        note(&to,
+             "distill.loss: the hard weight ce (%g) is not below the soft one kd (%g); a "
+             "considerably lower hard weight usually gives the better student (Hinton et al. 2015)",
+             loss->ce, loss->kd);
+    if (loss->kd > 0 && loss->temperature > 1 && loss->t2 == KD_T2_NONE)
+        note(&to,
+             "distill.loss.t2 is none: at temperature %g the soft loss's gradients shrink by about "
+             "1/T^2 = %.3g; `soft` multiplies them back",
+             loss->temperature, 1 / (loss->temperature * loss->temperature));
+    if (job->teacher.model[0] && !(loss->kd > 0) && !(loss->mse > 0))
+        note(&to, "distill.loss: kd and mse are 0, so the student learns nothing from the teacher");
+    if (job->fine_tune && !job->teacher.weights[0] && job->teacher_train.batch_norm_frozen)
+        note(&to, "teacher.fine_tune.batch_norm is frozen, but without teacher.weights there are no "
+                  "statistics worth keeping; `trained` fits better");
+    note_model(&to, "teacher", &job->teacher);
+    note_model(&to, "student", &job->student);
+    bool changed = job->data.flip || job->data.crop_pad > 0;
+    if (!changed && job->distill.views != 1)
+        note(&to, "distill.views: without data.augment all views of a sample are the same picture");
+    if (changed && job->distill.views == 0 && job->teacher.model[0])
+        note(&to, "distill.views is fresh: the teacher runs on every sample in every epoch, since no "
+                  "logits of it are met again");
+    if (job->max_workers > job->distill.slots)
+        note(&to, "cluster.max_workers (%d) is more than distill.slots (%d): the rest would idle",
+             job->max_workers, job->distill.slots);
+    return to.n;
+}

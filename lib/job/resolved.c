@@ -1,0 +1,134 @@
+#include "schema.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static json_t *choice_value(const kd_key *k, int n)
+{
+    char word[KD_JOB_WORD];
+    return kd_schema_choice_text(k->choices, n, word, sizeof word) ? json_string(word) : NULL;
+}
+
+static json_t *augment_value(const kd_data_spec *d)
+{
+    json_t *list = json_array();
+    if (d->flip)
+        json_array_append_new(list, json_string("flip"));
+    if (d->crop_pad)
+        json_array_append_new(list, json_pack("{s:{s:i}}", "crop", "pad", d->crop_pad));
+    return list;
+}
+
+/* NULL: memory ran out. An empty text is json_null, for "leave it out". */
+static json_t *row_value(const kd_key *k, const kd_job *job)
+{
+    const char *field = (const char *)job + k->at;
+    int whole;
+    bool yes;
+    double real;
+    uint64_t seed;
+    json_t *list;
+    switch (k->type) {
+    case KD_KEY_NAME:
+    case KD_KEY_PATH:
+    case KD_KEY_FILE:
+    case KD_KEY_DIGEST:
+    case KD_KEY_WORD:
+        return field[0] ? json_string(field) : json_null();
+    case KD_KEY_CHOICE:
+        memcpy(&whole, field, sizeof whole);
+        return choice_value(k, whole);
+    case KD_KEY_FLAG:
+        memcpy(&yes, field, sizeof yes);
+        return choice_value(k, yes);
+    case KD_KEY_BOOL:
+        memcpy(&yes, field, sizeof yes);
+        return json_boolean(yes);
+    case KD_KEY_VIEWS:
+    case KD_KEY_INT:
+        memcpy(&whole, field, sizeof whole);
+        return k->type == KD_KEY_VIEWS && whole == 0 ? json_string("fresh") : json_integer(whole);
+    case KD_KEY_SEED:
+        memcpy(&seed, field, sizeof seed);
+        return json_integer((json_int_t)seed);
+    case KD_KEY_REAL:
+        memcpy(&real, field, sizeof real);
+        return json_real(real);
+    case KD_KEY_INTS:
+        list = json_array();
+        memcpy(&whole, field + KD_HIDDEN_MAX * sizeof(int), sizeof whole);
+        for (int i = 0, v; i < whole && i < KD_HIDDEN_MAX; i++) {
+            memcpy(&v, field + (size_t)i * sizeof v, sizeof v);
+            json_array_append_new(list, json_integer(v));
+        }
+        return list;
+    case KD_KEY_AUGMENT:
+        return augment_value(&job->data);
+    case KD_KEY_EXPORT:
+        list = json_array();
+        json_array_append_new(list, json_string(k->def));
+        return list;
+    case KD_KEY_MAP:
+        return json_object();
+    case KD_KEY_SOON:
+        break;
+    }
+    return json_null();
+}
+
+/* The least number of digits that brings back every real number of the job: 15 for what people
+ * write, so that 0.9 stays 0.9. */
+static size_t digits_needed(const kd_job *job)
+{
+    int digits = 15;
+    for (int i = 0; i < kd_schema_count; i++) {
+        double v;
+        char text[64];
+        if (kd_schema[i].type != KD_KEY_REAL)
+            continue;
+        memcpy(&v, (const char *)job + kd_schema[i].at, sizeof v);
+        while (digits < 17 && snprintf(text, sizeof text, "%.*g", digits, v) &&
+               strtod(text, NULL) != v)
+            digits++;
+    }
+    return (size_t)digits;
+}
+
+/* Puts the row below the mapping around it, if that mapping is there. False: no memory. */
+static bool put_row(json_t *objects[KD_KEYS_MAX], json_t *root, int row, const kd_job *job)
+{
+    const kd_key *k = &kd_schema[row];
+    int parent = kd_schema_parent(row);
+    json_t *into = parent < 0 ? root : objects[parent];
+    if (!into || k->type == KD_KEY_SOON || !kd_schema_applies(k, job))
+        return true;
+    if (k->flags & KD_KEY_OPTIONAL && ((const char *)job)[k->at] == 0)
+        return true;
+    json_t *value = row_value(k, job);
+    if (!value)
+        return false;
+    if (json_is_null(value))
+        return true;
+    const char *dot = strrchr(k->key, '.');
+    if (k->type == KD_KEY_MAP)
+        objects[row] = value;
+    return json_object_set_new(into, dot ? dot + 1 : k->key, value) == 0;
+}
+
+int kd_job_resolved(const kd_job *job, char **out_json, kd_diag *diag)
+{
+    json_t *objects[KD_KEYS_MAX] = {0}; /* borrowed from root */
+    json_t *root = json_object();
+    bool ok = root != NULL;
+    for (int i = 0; ok && i < kd_schema_count; i++)
+        ok = put_row(objects, root, i, job);
+    char *text =
+        ok ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(digits_needed(job))) : NULL;
+    json_decref(root);
+    if (!text)
+        return kd_fail(diag, -KD_ENOMEM, "no memory to print the job %.63s", job->name);
+    *out_json = text;
+    return 0;
+}

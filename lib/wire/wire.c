@@ -1,0 +1,396 @@
+#include "wire/wire.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_DEPTH 8          /* no message type of ours contains itself; deeper is not ours */
+#define MAX_FIELDS 64        /* of one message type */
+#define MAX_UNKNOWN 64       /* fields of a newer peer, skipped */
+#define PAYLOAD_FIELD 15
+#define PAYLOAD_TAG (PAYLOAD_FIELD << 3 | 2)
+
+/* ---- limits that differ from the general ones, by message and field */
+
+static const struct {
+    const char *message, *field;
+    size_t limit;
+} g_limits[] = {
+    {"SubmitRequest", "text", KD_MAX_JOB_TEXT},
+    {"SubmitRequest", "key", 64},
+    {"SubmitRequest", "set", 64},
+    {"SubmitRequest", "blobs", 16},
+    {"SubmitReply", "resolved", KD_MAX_JOB_TEXT},
+    {"JobDetail", "resolved", KD_MAX_JOB_TEXT},
+    {"JobDetail", "result", KD_MAX_JOB_TEXT},
+    {"Prepare", "resolved", KD_MAX_JOB_TEXT},
+    {"StageInfo", "table", KD_MAX_JOB_TEXT},
+    {"StageInfo", "model", 64},
+    {"Hello", "version", 64},
+    {"Hello", "name", 64},
+    {"Hello", "incarnation", 16},
+    {"Hello", "cpu", 96},
+    {"Hello", "blas", 64},
+    {"Hello", "isa", 64},
+    {"Begin", "slots", KD_MAX_SLOTS},
+    {"Measured", "models", 8},
+    {"BankKey", "precision", 32},
+    {"BankKey", "view_rule", 1024},
+    {"WorkerLog", "level", 16},
+    {"WorkerLog", "text", 2048},
+    {"StageProblem", "code", 64},
+    {"StageProblem", "text", 2048},
+    {"JobRequest", "job", 64},
+    {"WatchRequest", "job", 64},
+    {"FetchRequest", "job", 64},
+    {"FetchRequest", "name", 64},
+};
+
+/* Fields that name content are empty or 32 lower-case hex digits. */
+static const char *const g_digest_fields[] = {
+    "digest",      "teacher_digest", "student_digest", "scratch_digest", "data_digest",
+    "classes_digest", "fingerprint", "numerics",
+};
+
+static const char *const g_needs_kind[] = {"WorkerMessage", "CoordinatorMessage"};
+
+static size_t limit_of(const ProtobufCMessageDescriptor *desc, const ProtobufCFieldDescriptor *f,
+                       size_t general)
+{
+    for (size_t i = 0; i < KD_COUNT(g_limits); i++)
+        if (strcmp(g_limits[i].field, f->name) == 0 &&
+            strcmp(g_limits[i].message, desc->short_name) == 0)
+            return g_limits[i].limit;
+    return general;
+}
+
+/* ---- the wire format (https://protobuf.dev/programming-guides/encoding) */
+
+struct cursor {
+    const uint8_t *p, *end;
+};
+
+static bool read_varint(struct cursor *c, uint64_t *out)
+{
+    uint64_t v = 0;
+    for (unsigned shift = 0; shift < 64 && c->p < c->end; shift += 7) {
+        uint8_t b = *c->p++;
+        v |= (uint64_t)(b & 0x7f) << shift;
+        if (!(b & 0x80)) {
+            *out = v;
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool skip_bytes(struct cursor *c, uint64_t n)
+{
+    if (n > (uint64_t)(c->end - c->p))
+        return false;
+    c->p += n;
+    return true;
+}
+
+static bool valid_text(const uint8_t *p, size_t n)
+{
+    for (size_t i = 0; i < n;) {
+        uint8_t b = p[i];
+        size_t more = b < 0x80 ? 0 : b >= 0xc2 && b < 0xe0 ? 1 : b >= 0xe0 && b < 0xf0 ? 2
+                                 : b >= 0xf0 && b < 0xf5 ? 3
+                                                         : 9;
+        if (b == 0 || more > n - i - 1)
+            return false;
+        for (size_t k = 1; k <= more; k++)
+            if ((p[i + k] & 0xc0) != 0x80)
+                return false;
+        /* Overlong forms, surrogates and what lies above U+10FFFF. */
+        if ((b == 0xe0 && p[i + 1] < 0xa0) || (b == 0xed && p[i + 1] > 0x9f) ||
+            (b == 0xf0 && p[i + 1] < 0x90) || (b == 0xf4 && p[i + 1] > 0x8f))
+            return false;
+        i += more + 1;
+    }
+    return true;
+}
+
+static int check_string(const ProtobufCMessageDescriptor *desc, const ProtobufCFieldDescriptor *f,
+                        const uint8_t *p, size_t n, kd_diag *diag)
+{
+    size_t limit = f->label == PROTOBUF_C_LABEL_REPEATED ? KD_MAX_STRING
+                                                         : limit_of(desc, f, KD_MAX_STRING);
+    if (n > limit)
+        return kd_fail(diag, -KD_ELIMIT, "%s.%s has %zu bytes, at most %zu are accepted",
+                       desc->short_name, f->name, n, limit);
+    if (!valid_text(p, n))
+        return kd_fail(diag, -KD_EINVAL, "%s.%s is not UTF-8 text without NUL", desc->short_name,
+                       f->name);
+    for (size_t i = 0; i < KD_COUNT(g_digest_fields); i++) {
+        if (strcmp(f->name, g_digest_fields[i]) != 0 || n == 0)
+            continue;
+        bool ok = n == 32;
+        for (size_t k = 0; ok && k < n; k++)
+            ok = (p[k] >= '0' && p[k] <= '9') || (p[k] >= 'a' && p[k] <= 'f');
+        if (!ok)
+            return kd_fail(diag, -KD_EINVAL, "%s.%s is not a digest of 32 hex digits",
+                           desc->short_name, f->name);
+    }
+    return 0;
+}
+
+static bool finite_bits(const uint8_t *p, bool wide)
+{
+    double d;
+    float f;
+    if (wide) {
+        memcpy(&d, p, 8);
+        return isfinite(d);
+    }
+    memcpy(&f, p, 4);
+    return isfinite(f);
+}
+
+static int scan(const ProtobufCMessageDescriptor *desc, struct cursor c, int depth, kd_diag *diag);
+
+/* The wire type that a field's own type has. */
+static unsigned wire_type(ProtobufCType t)
+{
+    switch (t) {
+    case PROTOBUF_C_TYPE_STRING:
+    case PROTOBUF_C_TYPE_BYTES:
+    case PROTOBUF_C_TYPE_MESSAGE:
+        return 2;
+    case PROTOBUF_C_TYPE_SFIXED64:
+    case PROTOBUF_C_TYPE_FIXED64:
+    case PROTOBUF_C_TYPE_DOUBLE:
+        return 1;
+    case PROTOBUF_C_TYPE_SFIXED32:
+    case PROTOBUF_C_TYPE_FIXED32:
+    case PROTOBUF_C_TYPE_FLOAT:
+        return 5;
+    default:
+        return 0;
+    }
+}
+
+static int scan_value(const ProtobufCMessageDescriptor *desc, const ProtobufCFieldDescriptor *f,
+                      unsigned type, struct cursor *c, int depth, kd_diag *diag)
+{
+    static const char torn[] = "the message is cut off inside %s.%s";
+    uint64_t v = 0;
+    const uint8_t *at = c->p;
+    if (type == 0) {
+        if (!read_varint(c, &v))
+            return kd_fail(diag, -KD_EDATA, torn, desc->short_name, f->name);
+        if (f->type == PROTOBUF_C_TYPE_ENUM &&
+            (v > INT32_MAX || !protobuf_c_enum_descriptor_get_value(f->descriptor, (int)v)))
+            return kd_fail(diag, -KD_EINVAL, "%s.%s has the unknown value %llu", desc->short_name,
+                           f->name, (unsigned long long)v);
+        return 0;
+    }
+    if (type == 1 || type == 5) {
+        if (!skip_bytes(c, type == 1 ? 8 : 4))
+            return kd_fail(diag, -KD_EDATA, torn, desc->short_name, f->name);
+        if ((f->type == PROTOBUF_C_TYPE_DOUBLE || f->type == PROTOBUF_C_TYPE_FLOAT) &&
+            !finite_bits(at, type == 1))
+            return kd_fail(diag, -KD_EINVAL, "%s.%s is not a finite number", desc->short_name,
+                           f->name);
+        return 0;
+    }
+    if (!read_varint(c, &v) || v > (uint64_t)(c->end - c->p))
+        return kd_fail(diag, -KD_EDATA, torn, desc->short_name, f->name);
+    at = c->p;
+    c->p += v;
+    if (f->type == PROTOBUF_C_TYPE_MESSAGE)
+        return scan(f->descriptor, (struct cursor){at, at + v}, depth + 1, diag);
+    if (f->type == PROTOBUF_C_TYPE_STRING)
+        return check_string(desc, f, at, (size_t)v, diag);
+    return 0;
+}
+
+static int scan(const ProtobufCMessageDescriptor *desc, struct cursor c, int depth, kd_diag *diag)
+{
+    uint32_t counts[MAX_FIELDS] = {0}, unknown = 0, oneofs = 0;
+    KD_BUG_ON(desc->n_fields > MAX_FIELDS);
+    if (depth > MAX_DEPTH)
+        return kd_fail(diag, -KD_ELIMIT, "messages nested deeper than %d", MAX_DEPTH);
+    while (c.p < c.end) {
+        uint64_t tag;
+        if (!read_varint(&c, &tag) || tag >> 3 == 0 || tag >> 3 > 536870911)
+            return kd_fail(diag, -KD_EDATA, "%s has a damaged field tag", desc->short_name);
+        unsigned type = (unsigned)(tag & 7);
+        const ProtobufCFieldDescriptor *f =
+            protobuf_c_message_descriptor_get_field(desc, (unsigned)(tag >> 3));
+        if (!f) {
+            uint64_t n;
+            bool ok = ++unknown <= MAX_UNKNOWN &&
+                      (type == 0   ? read_varint(&c, &n)
+                       : type == 1 ? skip_bytes(&c, 8)
+                       : type == 5 ? skip_bytes(&c, 4)
+                       : type == 2 ? read_varint(&c, &n) && skip_bytes(&c, n)
+                                   : false);
+            if (!ok)
+                return kd_fail(diag, -KD_EDATA, "%s has damaged or too many unknown fields",
+                               desc->short_name);
+            continue;
+        }
+        size_t index = (size_t)(f - desc->fields);
+        bool repeated = f->label == PROTOBUF_C_LABEL_REPEATED;
+        if (type != wire_type(f->type))
+            return kd_fail(diag, -KD_EDATA, "%s.%s has wire type %u", desc->short_name, f->name,
+                           type);
+        counts[index]++;
+        if (f->flags & PROTOBUF_C_FIELD_FLAG_ONEOF)
+            oneofs++;
+        size_t most = repeated ? limit_of(desc, f, KD_MAX_REPEATED)
+                      : f->type == PROTOBUF_C_TYPE_MESSAGE ? 1 /* protobuf-c's merge loses fields */
+                                                           : MAX_UNKNOWN;
+        if (counts[index] > most)
+            return kd_fail(diag, -KD_ELIMIT, "%s.%s comes more than %zu times", desc->short_name,
+                           f->name, most);
+        int rc = scan_value(desc, f, type, &c, depth, diag);
+        if (rc != 0)
+            return rc;
+    }
+    if (oneofs > 1)
+        return kd_fail(diag, -KD_EINVAL, "%s has more than one alternative set", desc->short_name);
+    for (size_t i = 0; i < KD_COUNT(g_needs_kind) && oneofs == 0; i++)
+        if (strcmp(desc->short_name, g_needs_kind[i]) == 0)
+            return kd_fail(diag, -KD_EINVAL, "%s says nothing: no alternative is set",
+                           desc->short_name);
+    return 0;
+}
+
+/* ---- unpacking under a budget */
+
+static void *budget_alloc(void *data, size_t size)
+{
+    size_t *left = data;
+    if (size > *left)
+        return NULL;
+    *left -= size;
+    return malloc(size ? size : 1);
+}
+
+static void budget_free(void *data, void *p)
+{
+    (void)data;
+    free(p);
+}
+
+int kd_wire_unpack(const ProtobufCMessageDescriptor *desc, const void *bytes, size_t len,
+                   ProtobufCMessage **out, kd_diag *diag)
+{
+    if (len > KD_MAX_BULK_BYTES)
+        return kd_fail(diag, -KD_ELIMIT, "%s of %zu bytes, at most %u are accepted",
+                       desc->short_name, len, KD_MAX_BULK_BYTES);
+    struct cursor c = {bytes, (const uint8_t *)bytes + len};
+    int rc = len ? scan(desc, c, 0, diag) : scan(desc, (struct cursor){NULL, NULL}, 0, diag);
+    if (rc != 0)
+        return rc;
+    size_t budget = KD_MAX_UNPACK_BYTES;
+    ProtobufCAllocator alloc = {budget_alloc, budget_free, &budget};
+    ProtobufCMessage *m = protobuf_c_message_unpack(desc, &alloc, len, bytes);
+    if (!m)
+        return kd_fail(diag, budget < KD_MAX_UNPACK_BYTES / 2 ? -KD_ELIMIT : -KD_EDATA,
+                       "%s does not parse, or takes more than %u bytes of memory", desc->short_name,
+                       KD_MAX_UNPACK_BYTES);
+    *out = m;
+    return 0;
+}
+
+void kd_wire_free(ProtobufCMessage *msg)
+{
+    ProtobufCAllocator alloc = {budget_alloc, budget_free, NULL};
+    if (msg)
+        protobuf_c_message_free_unpacked(msg, &alloc);
+}
+
+int kd_wire_pack(const void *msg, kd_buf *out)
+{
+    const ProtobufCMessage *m = msg;
+    KD_BUG_ON(!protobuf_c_message_check(m));
+    size_t size = protobuf_c_message_get_packed_size(m);
+    char *at = kd_buf_grow(out, size);
+    if (!at)
+        return -KD_ELIMIT;
+    protobuf_c_message_pack(m, (uint8_t *)at);
+    return 0;
+}
+
+/* ---- bulk messages */
+
+int kd_wire_split(const void *bytes, size_t len, size_t *out_head, const uint8_t **out_payload,
+                  size_t *out_payload_len, kd_diag *diag)
+{
+    struct cursor c = {bytes, (const uint8_t *)bytes + len};
+    while (c.p < c.end) {
+        const uint8_t *start = c.p;
+        uint64_t tag, n;
+        if (!read_varint(&c, &tag))
+            return kd_fail(diag, -KD_EDATA, "a bulk message has a damaged field tag");
+        bool ok = true;
+        switch (tag & 7) {
+        case 0:
+            ok = read_varint(&c, &n);
+            break;
+        case 1:
+            ok = skip_bytes(&c, 8);
+            break;
+        case 5:
+            ok = skip_bytes(&c, 4);
+            break;
+        case 2:
+            ok = read_varint(&c, &n) && n <= (uint64_t)(c.end - c.p);
+            if (ok && tag == PAYLOAD_TAG) {
+                if (n != (uint64_t)(c.end - c.p))
+                    return kd_fail(diag, -KD_EDATA, "the payload is not the end of its message");
+                if (n > KD_MAX_PAYLOAD_BYTES)
+                    return kd_fail(diag, -KD_ELIMIT, "a payload of %llu bytes, at most %u are "
+                                   "accepted", (unsigned long long)n, KD_MAX_PAYLOAD_BYTES);
+                *out_head = (size_t)(start - (const uint8_t *)bytes);
+                *out_payload = n ? c.p : NULL;
+                *out_payload_len = (size_t)n;
+                return 0;
+            }
+            ok = ok && skip_bytes(&c, n);
+            break;
+        default:
+            ok = false;
+        }
+        if (!ok)
+            return kd_fail(diag, -KD_EDATA, "a bulk message is cut off");
+    }
+    *out_head = len;
+    *out_payload = NULL;
+    *out_payload_len = 0;
+    return 0;
+}
+
+int kd_wire_unpack_bulk(const ProtobufCMessageDescriptor *desc, const void *bytes, size_t len,
+                        ProtobufCMessage **out, const uint8_t **out_payload,
+                        size_t *out_payload_len, kd_diag *diag)
+{
+    size_t head, n;
+    const uint8_t *payload;
+    int rc = kd_wire_split(bytes, len, &head, &payload, &n, diag);
+    if (rc == 0)
+        rc = kd_wire_unpack(desc, bytes, head, out, diag);
+    if (rc == 0) {
+        *out_payload = payload;
+        *out_payload_len = n;
+    }
+    return rc;
+}
+
+int kd_wire_pack_bulk_head(const void *head, size_t payload_len, kd_buf *out)
+{
+    int rc = kd_wire_pack(head, out);
+    uint8_t tail[12];
+    size_t n = 0;
+    tail[n++] = PAYLOAD_TAG;
+    do {
+        tail[n++] = (uint8_t)((payload_len & 0x7f) | (payload_len > 0x7f ? 0x80 : 0));
+        payload_len >>= 7;
+    } while (payload_len);
+    return rc == 0 ? kd_buf_add(out, tail, n) : rc;
+}

@@ -1,0 +1,309 @@
+#!/usr/bin/python3
+"""Makes the golden files of this folder with PyTorch (Debian's python3-torch).
+
+    cmake --build build/dev --target kd_golden_weights
+    tests/golden/make_golden.py build/dev/tests/kd_golden_weights
+
+The program it is given writes the weights and inputs, drawn by the project's own counter generator,
+as safetensors; only their results are stored here. Networks are written out below in plain torch with
+torchvision's names, so that torchvision is not needed. Everything runs in one thread.
+"""
+
+import json
+import math
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def load(path):
+    """safetensors -> {name: tensor}; float32 only."""
+    with open(path, "rb") as f:
+        data = f.read()
+    size = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + size])
+    out = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        assert entry["dtype"] == "F32"
+        first, last = entry["data_offsets"]
+        raw = bytearray(data[8 + size + first : 8 + size + last])
+        out[name] = torch.frombuffer(raw, dtype=torch.float32).reshape(entry["shape"]).clone()
+    return out
+
+
+def write(name, what):
+    with open(os.path.join(HERE, name), "w") as f:
+        json.dump(what, f, indent=1)
+        f.write("\n")
+
+
+def numbers(t):
+    """float32 values with the nine digits that bring them back."""
+    return [float("%.9g" % x) for x in t.detach().reshape(-1).tolist()]
+
+
+# ---- optimisers
+
+
+def optimisers():
+    """Vector: weight of a hidden layer (6), head weight (4). Gradients are written down, so that only
+    the update itself is compared."""
+    hidden = [0.5, -0.25, 1.0, 0.125, -0.75, 0.0]
+    head = [0.3, -0.6, 0.9, -1.2]
+    steps = 8
+    grads = [
+        [math.sin(1.7 * i + 0.9 * t) * 10.0 ** ((i % 5) - 3) for i in range(10)] for t in range(steps)
+    ]
+    grads = [numbers(torch.tensor(g)) for g in grads]
+    cases = [
+        dict(name="sgd", rule="sgd", lr=0.1),
+        dict(name="sgd momentum", rule="sgd", lr=0.1, momentum=0.9),
+        dict(name="sgd momentum decay", rule="sgd", lr=0.05, momentum=0.9, weight_decay=0.01),
+        dict(name="sgd decay head", rule="sgd", lr=0.05, head_lr=0.5, weight_decay=0.01),
+        dict(name="adam", rule="adam", lr=0.01),
+        dict(name="adam decay head", rule="adam", lr=0.001, head_lr=0.01, weight_decay=0.02),
+        dict(name="adam betas", rule="adam", lr=0.01, beta1=0.5, beta2=0.9, eps=1e-4),
+        dict(name="adam cosine", rule="adam", lr=0.01, cosine=8, warmup=3),
+        dict(name="sgd cosine", rule="sgd", lr=0.1, momentum=0.9, cosine=8),
+        dict(name="sgd warmup", rule="sgd", lr=0.1, warmup=5),
+    ]
+    for c in cases:
+        a = torch.tensor(hidden, requires_grad=True)
+        b = torch.tensor(head, requires_grad=True)
+        groups = [dict(params=[a]), dict(params=[b], lr=c.get("head_lr", c["lr"]))]
+        if c["rule"] == "sgd":
+            o = torch.optim.SGD(
+                groups,
+                lr=c["lr"],
+                momentum=c.get("momentum", 0),
+                weight_decay=c.get("weight_decay", 0),
+            )
+        else:
+            o = torch.optim.Adam(
+                groups,
+                lr=c["lr"],
+                betas=(c.get("beta1", 0.9), c.get("beta2", 0.999)),
+                eps=c.get("eps", 1e-8),
+                weight_decay=c.get("weight_decay", 0),
+            )
+        warmup, total = c.get("warmup", 0), c.get("cosine", 0)
+        plan = []
+        if warmup:
+            plan.append(
+                torch.optim.lr_scheduler.LambdaLR(o, lambda s: min(1.0, (s + 1) / warmup))
+            )
+        if total:
+            plan.append(torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=total - warmup))
+        schedule = (
+            torch.optim.lr_scheduler.SequentialLR(o, plan, milestones=[warmup])
+            if len(plan) == 2
+            else plan[0] if plan else None
+        )
+        c["w"] = []
+        for g in grads:
+            g = torch.tensor(g)
+            a.grad, b.grad = g[:6].clone(), g[6:].clone()
+            o.step()
+            if schedule:
+                schedule.step()
+            c["w"].append(numbers(torch.cat([a, b])))
+    write("optim.json", dict(start=hidden + head, hidden=6, grads=grads, cases=cases))
+
+
+# ---- networks
+
+
+def divisible(v):
+    """Channel rounding of the MobileNet papers: nearest multiple of 8, never 10 % below."""
+    new = max(8, int(v + 4) // 8 * 8)
+    return new + 8 if new < 0.9 * v else new
+
+
+def same(size, stride):
+    """Padding of TensorFlow's "SAME" for a 3x3 kernel on one side of `size` pixels."""
+    total = max((-(-size // stride) - 1) * stride + 3 - size, 0)
+    return total // 2, total - total // 2
+
+
+class Conv3x3(nn.Conv2d):
+    """3x3 convolution that pads as torch does, or as TensorFlow."""
+
+    def __init__(self, cin, cout, stride, groups, tf):
+        super().__init__(cin, cout, 3, stride, 0, groups=groups, bias=False)
+        self.tf = tf
+
+    def forward(self, x):
+        s = self.stride[0]
+        top, bottom = same(x.shape[2], s) if self.tf else (1, 1)
+        left, right = same(x.shape[3], s) if self.tf else (1, 1)
+        return super().forward(F.pad(x, (left, right, top, bottom)))
+
+
+def unit(conv, cout, eps):
+    return nn.Sequential(conv, nn.BatchNorm2d(cout, eps=eps), nn.ReLU6())
+
+
+class Residual(nn.Module):
+    def __init__(self, cin, cout, stride, expand, tf, eps):
+        super().__init__()
+        mid, parts = cin * expand, []
+        if expand != 1:
+            parts.append(unit(nn.Conv2d(cin, mid, 1, bias=False), mid, eps))
+        parts.append(unit(Conv3x3(mid, mid, stride, mid, tf), mid, eps))
+        parts += [nn.Conv2d(mid, cout, 1, bias=False), nn.BatchNorm2d(cout, eps=eps)]
+        self.conv = nn.Sequential(*parts)
+        self.skip = stride == 1 and cin == cout
+
+    def forward(self, x):
+        return x + self.conv(x) if self.skip else self.conv(x)
+
+
+class MobileNetV2(nn.Module):
+    def __init__(self, width, classes, tf):
+        super().__init__()
+        eps = 1e-3 if tf else 1e-5
+        c = divisible(32 * width)
+        layers = [unit(Conv3x3(3, c, 2, 1, tf), c, eps)]
+        for expand, out, repeat, stride in [
+            (1, 16, 1, 1),
+            (6, 24, 2, 2),
+            (6, 32, 3, 2),
+            (6, 64, 4, 2),
+            (6, 96, 3, 1),
+            (6, 160, 3, 2),
+            (6, 320, 1, 1),
+        ]:
+            out = divisible(out * width)
+            for i in range(repeat):
+                layers.append(Residual(c, out, stride if i == 0 else 1, expand, tf, eps))
+                c = out
+        last = divisible(1280 * max(1.0, width))
+        layers.append(unit(nn.Conv2d(c, last, 1, bias=False), last, eps))
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(last, classes))
+
+    def forward(self, x):
+        return self.classifier(self.features(x).mean([2, 3]))
+
+
+class Student(nn.Module):
+    def __init__(self, channels, classes):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 64, 3)
+        self.conv2 = nn.Conv2d(64, 128, 3)
+        self.fc1 = nn.Linear(128, 512)
+        self.fc2 = nn.Linear(512, classes)
+
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.conv1(x)), 4)
+        x = F.relu(self.conv2(x)).mean([2, 3])
+        return self.fc2(F.relu(self.fc1(x)))
+
+
+def fill(net, tensors):
+    """Loads by name; num_batches_tracked is the one thing that our files do not have."""
+    lost = net.load_state_dict(tensors, strict=False)
+    assert not lost.unexpected_keys, lost
+    assert all(k.endswith("num_batches_tracked") for k in lost.missing_keys), lost
+
+
+def emit(program, args):
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "w.safetensors")
+        subprocess.run([program, path, *map(str, args)], check=True)
+        return load(path)
+
+
+def mobilenets(program):
+    cases = []
+    for width, tf, size in [(1.0, 1, 96), (1.0, 0, 96), (0.35, 1, 64), (0.35, 0, 65), (0.35, 1, 75)]:
+        classes, n = 5, 3
+        tensors = emit(program, ["mobilenet_v2", width, "tf" if tf else "torch", size, classes, n])
+        x = tensors.pop("golden.input").permute(0, 3, 1, 2).contiguous()
+        net = MobileNetV2(width, classes, bool(tf)).eval()
+        fill(net, tensors)
+        trained = sum(p.numel() for p in net.parameters())
+        with torch.inference_mode():
+            logits = net(x)
+        # Training mode of the same network: batch statistics in place of running ones.
+        net.train()
+        net.classifier[0].p = 0.0
+        cases.append(
+            dict(
+                width=width,
+                padding="tf" if tf else "torch",
+                size=size,
+                classes=classes,
+                images=n,
+                trained=trained,
+                logits=numbers(logits),
+                train_logits=numbers(net(x)),
+            )
+        )
+    write("mobilenet_v2.json", dict(cases=cases))
+
+
+def report_loss(z, v, y, kd, ce, T):
+    """The report's weighted loss: no T^2, divided by the sum of the weights."""
+    soft = -(F.softmax(v / T, 1) * F.log_softmax(z / T, 1)).sum(1).mean()
+    return (kd * soft + ce * F.cross_entropy(z, y)) / (kd + ce)
+
+
+def students(program):
+    cases = []
+    for name, lr, kd, ce in [("ce", 1e-3, 0, 1), ("weighted", 1e-2, 0.9, 0.1)]:
+        size, classes, n, steps, T = 32, 5, 8, 10, 5.0
+        tensors = emit(program, ["shallow_cnn", 1, "torch", size, classes, n * steps])
+        x = tensors.pop("golden.input").permute(0, 3, 1, 2).contiguous()
+        v = tensors.pop("golden.teacher")
+        y = tensors.pop("golden.labels").long()
+        net = Student(3, classes)
+        fill(net, tensors)
+        o = torch.optim.Adam(net.parameters(), lr=lr)
+        losses, last = [], None
+        for t in range(steps):
+            at = slice(t * n, (t + 1) * n)
+            z = net(x[at])
+            loss = report_loss(z, v[at], y[at], kd, ce, T)
+            o.zero_grad()
+            loss.backward()
+            o.step()
+            losses.append(loss.item())
+            last = z
+        cases.append(
+            dict(
+                name=name,
+                lr=lr,
+                kd=kd,
+                ce=ce,
+                temperature=T,
+                size=size,
+                classes=classes,
+                batch=n,
+                steps=steps,
+                losses=losses,
+                last_logits=numbers(last),
+            )
+        )
+    write("shallow_cnn.json", dict(cases=cases))
+
+
+def main():
+    torch.set_num_threads(1)
+    optimisers()
+    if len(sys.argv) > 1:
+        mobilenets(sys.argv[1])
+        students(sys.argv[1])
+
+
+main()

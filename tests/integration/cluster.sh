@@ -1,0 +1,132 @@
+# Sourced by the integration tests: a real coordinator and real workers on loopback.
+# Everything lives in $DIR, which goes away at the end unless the test failed.
+set -euo pipefail
+
+BUILD=${KD_BUILD:-$PWD/build/dev}
+DIR=$(mktemp -d /tmp/kd-it-XXXXXX)
+export DISTILL_SERVER=
+declare -A PIDS=()
+# A sanitizer that finds something must be seen whatever the program's own exit code is.
+export ASAN_OPTIONS=exitcode=99 UBSAN_OPTIONS=print_stacktrace=1
+
+finish() {
+    local rc=$?
+    for p in "${PIDS[@]}"; do kill -9 "$p" 2>/dev/null || true; done
+    wait 2>/dev/null || true
+    if grep -lE 'ERROR: (Address|Leak|Thread)Sanitizer|runtime error:|BUG: ' "$DIR"/*.log 2>/dev/null; then
+        echo "a sanitizer or a check complained in the logs above"
+        rc=1
+    fi
+    if [ $rc -ne 0 ] && [ $rc -ne 77 ]; then
+        for f in "$DIR"/*.log; do echo "--- $f"; tail -n 30 "$f"; done
+        echo "FAILED; kept $DIR"
+    else
+        rm -rf "$DIR"
+    fi
+    exit $rc
+}
+trap finish EXIT
+
+fail() { echo "FAIL: $*"; exit 1; }
+note() { echo "== $*"; }
+
+# coordinator [STATE]: starts distilld on a free port (the same one after a restart).
+coordinator() {
+    local state=${1:-$DIR/state} listen=${DISTILL_SERVER:-127.0.0.1:0}
+    rm -f "$DIR/port"
+    "$BUILD/distilld" --state-dir "$state" --listen "$listen" --port-file "$DIR/port" \
+        --heartbeat-ms 200 --lease-ms 4000 >>"$DIR/distilld.log" 2>&1 &
+    PIDS[distilld]=$!
+    for _ in $(seq 300); do
+        [ -s "$DIR/port" ] && break
+        kill -0 "${PIDS[distilld]}" 2>/dev/null || fail "distilld did not start"
+        sleep 0.1
+    done
+    DISTILL_SERVER=127.0.0.1:$(cat "$DIR/port")
+    export DISTILL_SERVER
+}
+
+# worker NAME [THREADS [ROOT]]
+worker() {
+    "$BUILD/distill-worker" --server "$DISTILL_SERVER" --name "$1" --threads "${2:-1}" \
+        --data-root "${3:-$DIR/data}" >>"$DIR/worker-$1.log" 2>&1 &
+    PIDS[$1]=$!
+}
+
+# stop NAME [SIGNAL]: and waits for it.
+stop() {
+    local pid=${PIDS[$1]} signal=${2:-TERM}
+    kill -"$signal" "$pid"
+    local rc=0
+    wait "$pid" 2>/dev/null || rc=$?
+    unset "PIDS[$1]"
+    if [ "$signal" = TERM ] && [ $rc -ne 0 ]; then fail "$1 ended with $rc after SIGTERM"; fi
+}
+
+workers_there() { "$BUILD/distill" workers -o json | grep -c '"name"' || true; }
+await_workers() {
+    for _ in $(seq 300); do
+        [ "$(workers_there)" -ge "$1" ] && return
+        sleep 0.1
+    done
+    fail "$1 workers did not join"
+}
+
+distill() { "$BUILD/distill" "$@"; }
+
+# stage_field JOB STAGE FIELD: a field of `distill show -o json`.
+stage_field() {
+    distill show "$1" -o json | python3 -c '
+import json, sys
+d = json.load(sys.stdin)
+for s in d["stages"]:
+    if s["name"] == sys.argv[1]:
+        print(s.get(sys.argv[2], ""))' "$2" "$3"
+}
+# digests JOB: of teacher, student and twin on one line.
+digests() {
+    local s
+    for s in teacher distill scratch; do printf '%s ' "$(stage_field "$1" $s digest)"; done
+    echo
+}
+# await_steps JOB STAGE N: until the stage has committed that many steps.
+await_steps() {
+    local n
+    for _ in $(seq 1200); do
+        n=$(stage_field "$1" "$2" committed)
+        [ "${n:-0}" -ge "$3" ] && return
+        sleep 0.1
+    done
+    fail "stage $2 of $1 did not reach step $3"
+}
+
+# small_data: drawn flowers whose number is no multiple of the batch.
+small_data() {
+    mkdir -p "$DIR/data"
+    distill data make flowers "$DIR/data/flowers" --size 32 --train 90 --val 37 --seed 5
+}
+# small_job [lines]: a job that touches every stage in seconds.
+small_job() {
+    cat <<YAML
+name: small
+seed: 3
+data:
+  labelled: {format: image-folder, path: flowers, train: train.txt, val: val.txt, size: 32}
+  augment: [flip, {crop: {pad: 2}}]
+teacher:
+  model: mobilenet_v2
+  width: 0.35
+  padding: torch
+  fine_tune: {epochs: 1, optimizer: {name: adam, lr: 1e-3}, batch_norm: trained}
+student: {model: shallow_cnn}
+distill:
+  loss: {kd: 0.9, ce: 0.1, temperature: 5, t2: none}
+  optimizer: {name: adam, lr: 1e-3}
+  epochs: 2
+  batch: 16
+  slots: 4
+  views: 1
+scratch: {optimizer: {name: adam, lr: 1e-3}, epochs: 1}
+cluster: {min_workers: 1, max_workers: 8, checkpoint_every: 3}
+YAML
+}

@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# Bad input gets a clear error and the right exit code; nothing hangs, nothing is lost.
+. tests/integration/cluster.sh
+
+# expect CODE TEXT COMMAND...: exit code and a part of what it prints.
+expect() {
+    local code=$1 text=$2 rc=0; shift 2
+    "$@" >"$DIR/out" 2>&1 || rc=$?
+    [ $rc -eq "$code" ] || { cat "$DIR/out"; fail "$*: exit code $rc, $code was expected"; }
+    grep -qF -- "$text" "$DIR/out" || { cat "$DIR/out"; fail "$*: no \"$text\" in its output"; }
+}
+
+small_data
+small_job >"$DIR/job.yaml"
+export DISTILL_SERVER=127.0.0.1:1
+expect 69 'cannot reach coordinator' distill jobs
+DISTILL_SERVER=
+coordinator
+
+note "job files"
+sed 's/size: 32/sizee: 32/' "$DIR/job.yaml" >"$DIR/unknown.yaml"
+expect 78 'unknown.yaml:4:' distill submit "$DIR/unknown.yaml"
+expect 78 'size' distill submit "$DIR/unknown.yaml"
+expect 78 'distill.batch' distill submit "$DIR/job.yaml" --set distill.batch=0
+expect 78 'slots' distill submit "$DIR/job.yaml" --set distill.slots=3
+expect 78 'distill.epochs' distill submit "$DIR/job.yaml" --set distill.epochs=many
+expect 2 'no-such-flag' distill submit "$DIR/job.yaml" --no-such-flag
+expect 2 'submit' distill submti
+expect 3 'no job' distill show 0123456789ab
+rc=0; distill submit "$DIR/missing.yaml" >"$DIR/out" 2>&1 || rc=$?
+[ $rc -ne 0 ] || fail "a missing job file was accepted"
+
+note "a worker without the data, and one with other data"
+mkdir "$DIR/empty" "$DIR/other"
+worker nodata 1 "$DIR/empty"
+await_workers 1
+job=$(distill submit "$DIR/job.yaml" --set distill.epochs=6 -q)
+for _ in $(seq 100); do distill events "$job" | grep -q NO_DATA && break; sleep 0.1; done
+distill events "$job" | grep -q NO_DATA || fail "a worker without data is not named"
+distill jobs | grep -q 'nodata\|no worker\|waiting for workers' || fail "the job does not say why it waits"
+cp -r "$DIR/data/flowers" "$DIR/other/flowers"
+f=$(head -n 1 "$DIR/other/flowers/train.txt" | cut -f 1)
+printf 'x' >>"$DIR/other/flowers/$f"
+worker good
+await_steps "$job" teacher 1
+worker other 1 "$DIR/other"
+for _ in $(seq 300); do distill events "$job" | grep -q 'worker refused: its data' && break; sleep 0.1; done
+distill events "$job" | grep -q 'worker refused: its data' || fail "other data was not refused"
+
+note "cancel, rm, and the exit code of wait"
+distill cancel "$job"
+expect 8 '' distill wait "$job" --timeout 1m
+expect 5 'over already' distill cancel "$job"
+distill rm "$job"
+expect 3 'no job' distill show "$job"
+stop other
+stop nodata
+
+note "pictures that cannot be read"
+head -c 100 "$DIR/data/flowers/$f" >"$DIR/torn" && cp "$DIR/torn" "$DIR/data/flowers/$f"
+job=$(distill submit "$DIR/job.yaml" --set data.labelled.max_bad_images=0.5 --set teacher.fine_tune.epochs=1 -q)
+distill wait "$job" --timeout 10m
+distill events "$job" | grep -qF "$f" || fail "the bad picture is not named"
+job=$(distill submit "$DIR/job.yaml" -q)
+expect 7 'BAD_IMAGES' distill wait "$job" --timeout 10m
+
+note "a result on a full disk, and a client without a server"
+if mkdir "$DIR/full" && mount -t tmpfs -o size=64k tmpfs "$DIR/full" 2>/dev/null; then
+    job=$(distill jobs -o json | python3 -c '
+import json, sys
+print([j["job"] for j in json.load(sys.stdin)["jobs"] if j["state"] == "succeeded"][0])')
+    rc=0; distill fetch "$job" -O "$DIR/full" >"$DIR/out" 2>&1 || rc=$?
+    umount "$DIR/full"
+    [ $rc -eq 1 ] || fail "fetch onto a full disk: exit code $rc"
+    grep -qi 'space' "$DIR/out" || fail "fetch onto a full disk does not say so"
+fi

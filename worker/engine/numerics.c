@@ -1,0 +1,230 @@
+#include <cblas.h>
+#include <math.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <xmmintrin.h>
+#endif
+
+#include <dnnl.h>
+
+#include "engine/plan.h"
+#include "kd/rng.h"
+
+/* The OpenBLAS kernels that fit this CPU; NULL = leave the choice to the library. By features, not by
+ * model, so that CPUs of one kind compute the same bits. */
+static const char *blas_core(void)
+{
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+        return "SkylakeX";
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        return __builtin_cpu_is("amd") ? "Zen" : "Haswell";
+#endif
+    return NULL;
+}
+
+void kd_engine_mend_blas(char **argv)
+{
+    const char *core = blas_core();
+    const bool set_core = core && !getenv("OPENBLAS_CORETYPE");
+    const bool set_threads = !getenv("OPENBLAS_NUM_THREADS");
+    if (getenv("KD_BLAS_SET") || (!set_core && !set_threads))
+        return;
+    if (setenv("KD_BLAS_SET", "1", 1) || (set_core && setenv("OPENBLAS_CORETYPE", core, 1)) ||
+        (set_threads && setenv("OPENBLAS_NUM_THREADS", "1", 1)))
+        return;
+    /* If it fails the program goes on with the kernels it has; the log of kd_engine_info tells. */
+    execv("/proc/self/exe", argv);
+}
+
+void kd_engine_thread(void)
+{
+    omp_set_num_threads(1);
+    openblas_set_num_threads(1);
+#if defined(__x86_64__)
+    _mm_setcsr(_mm_getcsr() & ~0x8040U); /* flush-to-zero and denormals-are-zero off */
+#endif
+}
+
+/* ---- the battery */
+
+/* Every operator and kernel family once, small: strided, depthwise, 1x1 and plain convolutions, both
+ * batch norms, pools, residual, dense. */
+static kd_graph *battery_graph(kd_diag *diag)
+{
+    kd_graph *g = kd_graph_new(33, 33, 3);
+    const int same2[4] = {0, 0, 1, 1}, same[4] = {1, 1, 1, 1}, none[4] = {0, 0, 0, 0};
+    int x = kd_graph_conv(g, 0, "stem", 32, 3, 2, same2, 1, false, KD_INIT_HE_NORMAL);
+    x = kd_graph_relu6(g, kd_graph_batch_norm(g, x, "stem_bn", 1e-3F));
+    x = kd_graph_conv(g, x, "depthwise", 32, 3, 1, same, 32, false, KD_INIT_HE_NORMAL);
+    x = kd_graph_relu6(g, kd_graph_batch_norm(g, x, "depthwise_bn", 1e-3F));
+    x = kd_graph_conv(g, x, "project", 24, 1, 1, none, 1, false, KD_INIT_HE_NORMAL);
+    const int skip = kd_graph_batch_norm(g, x, "project_bn", 1e-3F);
+    x = kd_graph_conv(g, skip, "expand", 24, 3, 1, same, 1, false, KD_INIT_HE_NORMAL);
+    x = kd_graph_add(g, kd_graph_batch_norm(g, x, "expand_bn", 1e-3F), skip);
+    x = kd_graph_relu(g, kd_graph_conv(g, x, "wide", 64, 3, 1, none, 1, true, KD_INIT_TORCH_UNIFORM));
+    x = kd_graph_max_pool(g, x, 2);
+    x = kd_graph_flatten(g, kd_graph_global_avg_pool(g, x));
+    x = kd_graph_relu(g, kd_graph_dense(g, x, "hidden", 96, false, KD_INIT_GLOROT_UNIFORM));
+    x = kd_graph_dense(g, x, "head", 10, true, KD_INIT_GLOROT_UNIFORM);
+    if (kd_graph_finish(g, x, diag) == 0)
+        return g;
+    kd_graph_free(g);
+    return NULL;
+}
+
+enum { BATTERY_BATCH = 4, BATTERY_CLASSES = 10, BATTERY_PICTURE = 33 * 33 * 3 };
+
+static int battery_run(const kd_graph *g, enum kd_plan_use use, const float *vector,
+                       const float *input, float *gradient, kd_hasher *h, kd_diag *diag)
+{
+    float logits[BATTERY_BATCH * BATTERY_CLASSES];
+    kd_plan *p = NULL;
+    int rc = kd_plan_new(g, BATTERY_BATCH, use, &p, diag);
+    if (!rc)
+        rc = kd_plan_load(p, vector, diag);
+    if (!rc)
+        rc = kd_plan_forward(p, input, logits, diag);
+    if (!rc)
+        kd_hasher_add(h, logits, sizeof logits);
+    if (!rc && use != KD_PLAN_INFER) {
+        rc = kd_plan_backward(p, logits, 1, gradient, diag);
+        if (!rc)
+            kd_hasher_add(h, gradient, g->vector_len * sizeof *gradient);
+    }
+    kd_plan_free(p);
+    return rc;
+}
+
+static void battery_math(kd_rng *r, kd_hasher *h)
+{
+    for (int i = 0; i < 256; i++) {
+        const double x = 8 * kd_rng_double(r) - 4;
+        const double values[] = {exp(x), log(fabs(x) + 1e-3)};
+        const float narrow[] = {expf((float)x), logf((float)fabs(x) + 1e-3F)};
+        kd_hasher_add(h, values, sizeof values);
+        kd_hasher_add(h, narrow, sizeof narrow);
+    }
+}
+
+static int battery_gemm(kd_rng *r, kd_hasher *h, kd_diag *diag)
+{
+    enum { M = 48, N = 80, K = 300 };
+    float *a = malloc(sizeof(float) * (M * K + K * N + M * N));
+    if (!a)
+        return kd_fail(diag, -KD_ENOMEM, "Out of memory for the numeric fingerprint.");
+    float *b = a + M * K, *c = b + K * N;
+    for (int i = 0; i < M * K + K * N; i++)
+        a[i] = kd_rng_float(r) - 0.5F;
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, M, N, K, 1, a, K, b, N, 0, c, N);
+    kd_hasher_add(h, c, sizeof(float) * M * N);
+    free(a);
+    return 0;
+}
+
+static int battery(kd_digest *out, kd_diag *diag)
+{
+    kd_graph *g = battery_graph(diag);
+    if (!g)
+        return diag && diag->code ? diag->code : -KD_EINTERNAL;
+    const size_t inputs = (size_t)BATTERY_BATCH * BATTERY_PICTURE;
+    float *vector = malloc(sizeof(float) * (2 * g->vector_len + inputs));
+    kd_hasher *h = kd_hasher_new();
+    int rc = vector && h ? 0 : kd_fail(diag, -KD_ENOMEM, "Out of memory for the fingerprint.");
+    if (!rc) {
+        float *gradient = vector + g->vector_len, *input = gradient + g->vector_len;
+        static const enum kd_plan_use uses[] = {KD_PLAN_INFER, KD_PLAN_TRAIN,
+                                                KD_PLAN_TRAIN_FROZEN_BN};
+        kd_rng r;
+        kd_rng_init(&r, 1, KD_RNG_PROBE, 0, 0);
+        kd_graph_init(g, 1, vector);
+        for (size_t i = 0; i < inputs; i++)
+            input[i] = 2 * kd_rng_float(&r) - 1;
+        for (size_t i = 0; !rc && i < KD_COUNT(uses); i++)
+            rc = battery_run(g, uses[i], vector, input, gradient, h, diag);
+        if (!rc)
+            rc = battery_gemm(&r, h, diag);
+        battery_math(&r, h);
+        if (!rc)
+            *out = kd_hasher_digest(h);
+    }
+    kd_hasher_free(h);
+    free(vector);
+    kd_graph_free(g);
+    return rc;
+}
+
+/* ---- names */
+
+static void cpu_name(char *out, size_t size)
+{
+    snprintf(out, size, "unknown CPU");
+#if defined(__x86_64__)
+    unsigned brand[12];
+    if (__get_cpuid_max(0x80000000U, NULL) < 0x80000004U)
+        return;
+    for (unsigned i = 0; i < 3; i++)
+        __get_cpuid(0x80000002U + i, &brand[4 * i], &brand[4 * i + 1], &brand[4 * i + 2],
+                    &brand[4 * i + 3]);
+    char text[sizeof brand + 1];
+    memcpy(text, brand, sizeof brand);
+    text[sizeof brand] = '\0';
+    const char *start = text + strspn(text, " ");
+    size_t len = strlen(start);
+    while (len > 0 && start[len - 1] == ' ')
+        len--;
+    snprintf(out, size, "%.*s", (int)len, start);
+#endif
+}
+
+static const char *isa_name(dnnl_cpu_isa_t isa)
+{
+    switch (isa) {
+    case dnnl_cpu_isa_sse41:
+        return "sse4.1";
+    case dnnl_cpu_isa_avx:
+        return "avx";
+    case dnnl_cpu_isa_avx2:
+        return "avx2";
+    case dnnl_cpu_isa_avx2_vnni:
+        return "avx2 vnni";
+    case dnnl_cpu_isa_avx512_core:
+        return "avx512";
+    case dnnl_cpu_isa_avx512_core_vnni:
+        return "avx512 vnni";
+    case dnnl_cpu_isa_avx512_core_bf16:
+        return "avx512 bf16";
+    case dnnl_cpu_isa_avx512_core_amx:
+        return "avx512 amx";
+    case dnnl_cpu_isa_all:
+        break;
+    default: /* older members of the enum differ between oneDNN's versions */
+        break;
+    }
+    return "other";
+}
+
+int kd_engine_info_get(kd_engine_info *out, kd_diag *diag)
+{
+    kd_engine_info info = {0};
+    const int threads = omp_get_max_threads();
+    omp_set_num_threads(1);
+    const int rc = battery(&info.numerics, diag);
+    omp_set_num_threads(threads);
+    if (rc)
+        return rc;
+    const dnnl_version_t *v = dnnl_version();
+    cpu_name(info.cpu, sizeof info.cpu);
+    snprintf(info.blas, sizeof info.blas, "%s", openblas_get_corename());
+    snprintf(info.isa, sizeof info.isa, "%s", isa_name(dnnl_get_effective_cpu_isa()));
+    snprintf(info.onednn, sizeof info.onednn, "%d.%d.%d", v->major, v->minor, v->patch);
+    *out = info;
+    return 0;
+}

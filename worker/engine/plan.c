@@ -1,0 +1,539 @@
+#include "engine/plan.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "engine/op.h"
+
+#define MAX_BATCH 4096
+#define HUGE_PAGE ((size_t)2 << 20)
+
+/* ---- fusing: nodes -> tasks */
+
+typedef struct {
+    const kd_graph *g;
+    bool *needed;          /* the output depends on the node */
+    int *uses;             /* readers of the node among the needed ones, the caller included */
+    int *user;             /* the last of them */
+    bool *absorbed;        /* runs inside an earlier task */
+    int *value;            /* node -> the value that holds its output */
+    enum kd_op *later_act; /* activation moved behind this node, KD_OP_INPUT = none */
+} fusing;
+
+static int inputs_of(const kd_node *node)
+{
+    if (node->op == KD_OP_INPUT)
+        return 0;
+    return node->op == KD_OP_ADD ? 2 : 1;
+}
+
+/* The only reader of a node's output, -1 if there are others or the caller reads it. */
+static int only_user(const fusing *f, int node)
+{
+    return f->uses[node] == 1 && node != f->g->output ? f->user[node] : -1;
+}
+
+static bool is_activation(const fusing *f, int node)
+{
+    return node >= 0 && (f->g->nodes[node].op == KD_OP_RELU || f->g->nodes[node].op == KD_OP_RELU6);
+}
+
+static void absorb(fusing *f, kd_task *t, int node)
+{
+    f->absorbed[node] = true;
+    t->result = node;
+}
+
+/* convolution + batch norm + residual, each only when nobody else reads what is in between. */
+static void fuse_inference_conv(fusing *f, kd_plan *p, kd_task *t)
+{
+    const kd_graph *g = f->g;
+    int next = only_user(f, t->result);
+    if (next >= 0 && g->nodes[next].op == KD_OP_BATCH_NORM) {
+        t->bn = next;
+        absorb(f, t, next);
+        next = only_user(f, t->result);
+    }
+    if (next < 0 || g->nodes[next].op != KD_OP_ADD)
+        return;
+    const int *in = g->nodes[next].in;
+    const int other = f->value[in[0] == t->result ? in[1] : in[0]];
+    /* Only a value that an earlier task gives can be added by this one. */
+    if (other >= 0 && p->values[other].producer >= 0) {
+        t->residual = other;
+        absorb(f, t, next);
+    }
+}
+
+/* max-pool(act(x)) = act(max-pool(x)) for a rising act, bit for bit and in the gradient too, where
+ * act is flat below its threshold. Behind the pool it has kernel^2 times less to do. RELU6 is flat
+ * above as well, where ties would send the gradient elsewhere, but that gradient is zero. */
+static bool move_behind_pool(fusing *f, const kd_task *t, int act)
+{
+    const int pool = only_user(f, act);
+    if (pool < 0 || f->g->nodes[pool].op != KD_OP_MAX_POOL)
+        return false;
+    f->absorbed[act] = true;
+    f->value[act] = t->result;
+    f->later_act[pool] = f->g->nodes[act].op;
+    return true;
+}
+
+static void fuse_activation(fusing *f, const kd_plan *p, kd_task *t)
+{
+    const int next = only_user(f, t->result);
+    if (!is_activation(f, next) || t->act != KD_OP_INPUT)
+        return;
+    if (p->training && move_behind_pool(f, t, next))
+        return;
+    t->act = f->g->nodes[next].op;
+    absorb(f, t, next);
+}
+
+static int make_task(fusing *f, kd_plan *p, int n, kd_diag *diag)
+{
+    const kd_node *node = &f->g->nodes[n];
+    const kd_op_impl *op = kd_op_of(node->op);
+    kd_task *t = &p->tasks[p->n_tasks];
+    *t = (kd_task){.index = p->n_tasks,
+                   .node = n,
+                   .result = n,
+                   .in = {-1, -1},
+                   .residual = -1,
+                   .bn = -1,
+                   .act = f->later_act[n]};
+    bool wants_grad = node->weight >= 0;
+    for (int k = 0; k < inputs_of(node); k++) {
+        t->in[k] = f->value[node->in[k]];
+        kd_value *in = &p->values[t->in[k]];
+        in->last_use = t->index;
+        wants_grad = wants_grad || in->wants_grad;
+    }
+    const int rc = op->check(f->g, node, diag);
+    if (rc)
+        return rc;
+    if (node->op == KD_OP_CONV && !p->training)
+        fuse_inference_conv(f, p, t);
+    if (node->op != KD_OP_INPUT && !is_activation(f, n))
+        fuse_activation(f, p, t);
+    if (t->bn >= 0) {
+        const int bn_rc = kd_op_batch_norm.check(f->g, &f->g->nodes[t->bn], diag);
+        if (bn_rc)
+            return bn_rc;
+    }
+    if (t->residual >= 0)
+        p->values[t->residual].last_use = t->index;
+    f->value[t->result] = t->result;
+    p->values[t->result].producer = t->index;
+    p->values[t->result].wants_grad = wants_grad;
+    p->n_tasks++;
+    return 0;
+}
+
+/* Marks what the output needs and counts readers. A graph may come from a file: edges are checked
+ * here once for everything after. */
+static int survey(fusing *f, kd_diag *diag)
+{
+    const kd_graph *g = f->g;
+    for (int n = 0; n < g->n_nodes; n++) {
+        const kd_node *node = &g->nodes[n];
+        if (!kd_op_of(node->op))
+            return kd_fail(diag, -KD_EINVAL, "Node '%s' has no known operator.", node->name);
+        if (node->h < 1 || node->w < 1 || node->c < 1 ||
+            (int64_t)node->h * node->w > INT32_MAX / node->c)
+            return kd_fail(diag, -KD_EINVAL, "Node '%s' has an impossible shape [%d,%d,%d].",
+                           node->name, node->h, node->w, node->c);
+        for (int k = 0; k < inputs_of(node); k++)
+            if (node->in[k] < 0 || node->in[k] >= n)
+                return kd_fail(diag, -KD_EINVAL, "Node '%s' reads node %d, which is not before it.",
+                               node->name, node->in[k]);
+        const int params[] = {node->weight, node->bias, node->mean, node->var};
+        for (size_t i = 0; i < KD_COUNT(params); i++)
+            if (params[i] >= g->n_params)
+                return kd_fail(diag, -KD_EINVAL, "Node '%s' has no parameter %d.", node->name,
+                               params[i]);
+    }
+    f->needed[g->output] = true;
+    for (int n = g->n_nodes - 1; n >= 0; n--) {
+        if (!f->needed[n])
+            continue;
+        for (int k = 0; k < inputs_of(&g->nodes[n]); k++) {
+            const int in = g->nodes[n].in[k];
+            f->needed[in] = true;
+            if (f->uses[in]++ == 0)
+                f->user[in] = n;
+        }
+    }
+    f->needed[0] = true;
+    return 0;
+}
+
+static int make_tasks(kd_plan *p, kd_diag *diag)
+{
+    const size_t n = (size_t)p->graph->n_nodes;
+    fusing f = {.g = p->graph,
+                .needed = calloc(n, sizeof *f.needed),
+                .uses = calloc(n, sizeof *f.uses),
+                .user = calloc(n, sizeof *f.user),
+                .absorbed = calloc(n, sizeof *f.absorbed),
+                .value = calloc(n, sizeof *f.value),
+                .later_act = calloc(n, sizeof *f.later_act)};
+    p->tasks = calloc(n, sizeof *p->tasks);
+    p->values = calloc(n, sizeof *p->values);
+    int rc = 0;
+    if (!f.needed || !f.uses || !f.user || !f.absorbed || !f.value || !f.later_act || !p->tasks ||
+        !p->values)
+        rc = kd_fail(diag, -KD_ENOMEM, "Out of memory for a graph of %zu nodes.", n);
+    for (size_t i = 0; !rc && i < n; i++) {
+        f.value[i] = -1;
+        p->values[i] = (kd_value){.producer = -1, .last_use = -1, .block = -1, .d_block = -1};
+    }
+    if (!rc)
+        rc = survey(&f, diag);
+    for (int i = 0; !rc && i < p->graph->n_nodes; i++)
+        if (f.needed[i] && !f.absorbed[i])
+            rc = make_task(&f, p, i, diag);
+    free(f.needed);
+    free(f.uses);
+    free(f.user);
+    free(f.absorbed);
+    free(f.value);
+    free(f.later_act);
+    return rc;
+}
+
+/* ---- preparing: tasks -> primitives and blocks */
+
+/* Readers run backward from the last to the first: the last one writes a value's gradient, the others
+ * write beside it and are added. */
+static int place_input_gradients(kd_plan *p, kd_task *t, kd_diag *diag)
+{
+    const int back = kd_tick_backward(p, t);
+    for (int k = 0; k < 2; k++) {
+        const kd_value *in = t->in[k] >= 0 ? &p->values[t->in[k]] : NULL;
+        if (!in || !in->wants_grad)
+            continue;
+        t->d_in_adds[k] = in->last_use != t->index || (k == 1 && t->in[0] == t->in[1]);
+        t->d_in[k] = in->d_mem;
+        if (!t->d_in_adds[k])
+            continue;
+        const int rc = kd_plan_new_memory(p, &in->md, back, back, &t->d_in[k], NULL, diag);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+static int prepare_tasks(kd_plan *p, kd_diag *diag)
+{
+    for (int i = 0; i < p->n_tasks; i++) {
+        kd_task *t = &p->tasks[i];
+        const kd_node *node = &p->graph->nodes[t->node];
+        int rc = p->training ? place_input_gradients(p, t, diag) : 0;
+        if (!rc)
+            rc = kd_op_of(node->op)->prepare(p, t, diag);
+        if (!rc && t->act != KD_OP_INPUT)
+            rc = kd_act_prepare(p, t, diag);
+        if (rc)
+            return kd_fail_at(diag, rc, "%s '%s'", kd_op_of(node->op)->name, node->name);
+    }
+    return 0;
+}
+
+/* Logits leave and their gradient enters in the plain order. */
+static int prepare_edges(kd_plan *p, kd_diag *diag)
+{
+    const kd_node *node = &p->graph->nodes[p->graph->output];
+    const kd_value *v = &p->values[p->graph->output];
+    const dnnl_memory_desc_t plain = kd_plan_desc(p, node->c, node->h, node->w, dnnl_nchw);
+    const int out = p->n_tasks - 1, in = p->n_tasks;
+    int rc = kd_plan_new_memory(p, &plain, out, out, &p->logits, &p->logits_block, diag);
+    if (!rc)
+        rc = kd_plan_reorder(p, &v->md, v->mem, &plain, p->logits, out, &p->logits_out, diag);
+    if (rc || !v->d_mem)
+        return rc;
+    rc = kd_plan_new_memory(p, &plain, in, in, &p->d_logits, &p->d_logits_block, diag);
+    if (rc)
+        return rc;
+    return kd_plan_reorder(p, &plain, p->d_logits, &v->md, v->d_mem, in, &p->d_logits_in, diag);
+}
+
+/* ---- the arena: blocks -> addresses */
+
+static int by_size(const void *a, const void *b)
+{
+    const kd_block *x = *(const kd_block *const *)a, *y = *(const kd_block *const *)b;
+    if (x->bytes != y->bytes)
+        return x->bytes < y->bytes ? 1 : -1;
+    return x < y ? -1 : x > y;
+}
+
+/* Largest first, each into the lowest gap between the placed blocks that live at the same time: for
+ * such chains within a few per cent of the largest sum alive at once. */
+static int lay_out(kd_plan *p, kd_diag *diag)
+{
+    const size_t n = (size_t)p->n_blocks;
+    kd_block **order = calloc(n, sizeof *order), **placed = calloc(n, sizeof *placed);
+    if (!order || !placed) {
+        free(order);
+        free(placed);
+        return kd_fail(diag, -KD_ENOMEM, "Out of memory for the arena's plan.");
+    }
+    for (size_t i = 0; i < n; i++)
+        order[i] = &p->blocks[i];
+    qsort(order, n, sizeof *order, by_size);
+    size_t total = 0;
+    bool fits = true;
+    for (size_t i = 0; i < n; i++) {
+        kd_block *b = order[i];
+        size_t at = 0;
+        for (size_t k = 0; k < i; k++) { /* placed[] stays sorted by offset */
+            const kd_block *o = placed[k];
+            if (o->last < b->first || b->last < o->first)
+                continue;
+            if (o->offset >= at && o->offset - at >= b->bytes)
+                break;
+            at = KD_MAX(at, o->offset + o->bytes);
+        }
+        b->offset = at;
+        size_t end;
+        fits = fits && !__builtin_add_overflow(at, b->bytes, &end);
+        total = fits ? KD_MAX(total, end) : total;
+        size_t k = i;
+        for (; k > 0 && placed[k - 1]->offset > at; k--)
+            placed[k] = placed[k - 1];
+        placed[k] = b;
+    }
+    free(order);
+    free(placed);
+    if (!fits || total > SIZE_MAX / 2)
+        return kd_fail(diag, -KD_ELIMIT, "The plan's arena is too large.");
+    p->arena_bytes = total;
+    return 0;
+}
+
+static int allocate(kd_plan *p, kd_diag *diag)
+{
+    const size_t align = p->arena_bytes >= 2 * HUGE_PAGE ? HUGE_PAGE : 64;
+    const size_t bytes = (p->arena_bytes + align - 1) / align * align;
+    p->arena = aligned_alloc(align, bytes);
+    if (!p->arena)
+        return kd_fail(diag, -KD_ENOMEM, "Out of memory for an arena of %zu bytes.", bytes);
+#ifdef MADV_HUGEPAGE
+    if (align == HUGE_PAGE) /* only a hint: fewer page faults where the kernel agrees */
+        (void)madvise(p->arena, bytes, MADV_HUGEPAGE);
+#endif
+    for (int i = 0; i < p->n_bindings; i++) {
+        const struct kd_binding *b = &p->bindings[i];
+        const int rc =
+            b->block < 0 ? 0 : kd_memory_bind(b->mem, kd_plan_data(p, b->block), diag);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+/* ---- the plan */
+
+int kd_plan_new(const kd_graph *graph, int batch, enum kd_plan_use use, kd_plan **out, kd_diag *diag)
+{
+    if (batch < 1 || batch > MAX_BATCH)
+        return kd_fail(diag, -KD_EINVAL, "A plan's batch is 1 to %d, not %d.", MAX_BATCH, batch);
+    if (graph->n_nodes < 1 || graph->output < 0 || graph->output >= graph->n_nodes)
+        return kd_fail(diag, -KD_EINVAL, "The graph has no output.");
+    /* Primitives made for several threads would round otherwise. */
+    if (omp_get_max_threads() != 1)
+        return kd_fail(diag, -KD_ESTATE, "This thread makes a plan before kd_engine_thread().");
+    kd_plan *p = calloc(1, sizeof *p);
+    if (!p)
+        return kd_fail(diag, -KD_ENOMEM, "Out of memory for a plan.");
+    p->graph = graph;
+    p->use = use;
+    p->training = use != KD_PLAN_INFER;
+    p->batch = batch;
+    p->n = p->training ? batch : 1;
+    p->clock = p->staging = -1;
+    int rc = kd_onednn(dnnl_engine_create(&p->engine, dnnl_cpu, 0), "engine", diag);
+    if (!rc)
+        rc = kd_onednn(dnnl_stream_create(&p->stream, p->engine, dnnl_stream_default_flags),
+                       "stream", diag);
+    if (!rc)
+        rc = make_tasks(p, diag);
+    if (!rc)
+        rc = prepare_tasks(p, diag);
+    if (!rc)
+        rc = prepare_edges(p, diag);
+    if (!rc)
+        rc = lay_out(p, diag);
+    if (!rc)
+        rc = allocate(p, diag);
+    if (rc) {
+        kd_plan_free(p);
+        return rc;
+    }
+    *out = p;
+    return 0;
+}
+
+void kd_plan_free(kd_plan *p)
+{
+    if (!p)
+        return;
+    for (int i = 0; i < p->n_prims; i++) {
+        dnnl_primitive_destroy(p->prims[i]->handle);
+        free(p->prims[i]);
+    }
+    for (int i = 0; i < p->n_bindings; i++)
+        dnnl_memory_destroy(p->bindings[i].mem);
+    for (int i = 0; i < p->n_states; i++)
+        free(p->states[i]);
+    if (p->stream)
+        dnnl_stream_destroy(p->stream);
+    if (p->engine)
+        dnnl_engine_destroy(p->engine);
+    free(p->prims);
+    free(p->bindings);
+    free(p->states);
+    free(p->blocks);
+    free(p->tasks);
+    free(p->values);
+    free(p->arena);
+    free(p);
+}
+
+static int check_thread(kd_diag *diag)
+{
+    if (omp_get_max_threads() != 1)
+        return kd_fail(diag, -KD_ESTATE, "This thread runs a plan before kd_engine_thread().");
+    return 0;
+}
+
+int kd_plan_load(kd_plan *p, const float *vector, kd_diag *diag)
+{
+    int rc = check_thread(diag);
+    p->loaded = p->ran_forward = false;
+    p->clock = -1; /* the staging block may lie over a value */
+    for (int i = 0; !rc && i < p->n_tasks; i++) {
+        const kd_task *t = &p->tasks[i];
+        const kd_op_impl *op = kd_op_of(p->graph->nodes[t->node].op);
+        rc = op->load ? op->load(p, t, vector, diag) : 0;
+    }
+    p->loaded = !rc;
+    return rc;
+}
+
+static int run_forward(kd_plan *p, const float *input, float *logits, size_t classes, kd_diag *diag)
+{
+    p->input = input;
+    int rc = 0;
+    for (int i = 0; !rc && i < p->n_tasks; i++) {
+        const kd_task *t = &p->tasks[i];
+        rc = kd_op_of(p->graph->nodes[t->node].op)->forward(p, t, diag);
+        if (!rc)
+            rc = kd_prim_run(p, t->act_forward, diag);
+    }
+    p->input = NULL;
+    if (!rc)
+        rc = kd_prim_run(p, p->logits_out, diag);
+    if (rc)
+        return rc;
+    const float *plain = kd_plan_data(p, p->logits_block);
+    const size_t floats = (size_t)p->n * classes;
+    memcpy(logits, plain, floats * sizeof(float));
+    for (size_t i = 0; i < floats; i++)
+        p->bad_output = p->bad_output || !isfinite(plain[i]);
+    p->clock = p->n_tasks - 1;
+    return 0;
+}
+
+static size_t floats_of(const kd_node *node)
+{
+    return (size_t)node->h * (size_t)node->w * (size_t)node->c;
+}
+
+int kd_plan_forward(kd_plan *p, const float *input, float *logits, kd_diag *diag)
+{
+    int rc = check_thread(diag);
+    if (rc)
+        return rc;
+    if (!p->loaded)
+        return kd_fail(diag, -KD_ESTATE, "The plan has no weights: kd_plan_load() comes first.");
+    const size_t picture = floats_of(&p->graph->nodes[0]);
+    const size_t classes = floats_of(&p->graph->nodes[p->graph->output]);
+    p->ran_forward = p->bad_output = false;
+    for (int i = 0; !rc && i < p->batch; i += p->n)
+        rc = run_forward(p, input + (size_t)i * picture, logits + (size_t)i * classes, classes,
+                         diag);
+    p->ran_forward = !rc;
+    return rc;
+}
+
+/* to += from over the whole memory: padding is zero on both sides. */
+static void add_gradient(const kd_plan *p, const kd_value *to, dnnl_memory_t from)
+{
+    const size_t floats = dnnl_memory_desc_get_size(&to->md) / sizeof(float);
+    float *restrict sum = kd_plan_data(p, to->d_block);
+    const float *x = kd_memory_data(from);
+    for (size_t i = 0; i < floats; i++)
+        sum[i] += x[i];
+}
+
+int kd_plan_backward(kd_plan *p, const float *d_logits, float stat_weight, float *gradient,
+                     kd_diag *diag)
+{
+    int rc = check_thread(diag);
+    if (rc)
+        return rc;
+    if (!p->training || !p->ran_forward)
+        return kd_fail(diag, -KD_ESTATE,
+                       p->training ? "A backward needs a forward since the last load or backward."
+                                   : "An inference plan has no backward.");
+    p->ran_forward = false; /* activations are overwritten on the way */
+    /* Parameters that the output does not depend on have no task to write their zero. */
+    memset(gradient, 0, p->graph->vector_len * sizeof(float));
+    const kd_value *out = &p->values[p->graph->output];
+    if (!out->d_mem)
+        return 0;
+    const size_t classes = floats_of(&p->graph->nodes[p->graph->output]);
+    memcpy(kd_plan_data(p, p->d_logits_block), d_logits,
+           (size_t)p->n * classes * sizeof(float));
+    rc = kd_prim_run(p, p->d_logits_in, diag);
+    for (int i = p->n_tasks - 1; !rc && i >= 0; i--) {
+        const kd_task *t = &p->tasks[i];
+        if (!p->values[t->result].wants_grad)
+            continue;
+        rc = kd_prim_run(p, t->act_backward, diag);
+        if (!rc)
+            rc = kd_op_of(p->graph->nodes[t->node].op)
+                     ->backward(p, t, stat_weight, gradient, diag);
+        for (int k = 0; !rc && k < 2; k++)
+            if (t->d_in_adds[k])
+                add_gradient(p, &p->values[t->in[k]], t->d_in[k]);
+        p->clock = kd_tick_backward(p, t);
+    }
+    return rc;
+}
+
+const char *kd_plan_find_nonfinite(const kd_plan *p)
+{
+    for (int i = 0; i < p->n_tasks && p->clock >= 0; i++) {
+        const kd_task *t = &p->tasks[i];
+        const kd_value *v = &p->values[t->result];
+        if (p->blocks[v->block].last < p->clock)
+            continue;
+        const float *x = kd_plan_data(p, v->block);
+        const size_t floats = dnnl_memory_desc_get_size(&v->md) / sizeof(float);
+        for (size_t k = 0; k < floats; k++)
+            if (!isfinite(x[k]))
+                return p->graph->nodes[t->node].name;
+    }
+    return p->bad_output ? p->graph->nodes[p->graph->output].name : NULL;
+}
+
+size_t kd_plan_arena_bytes(const kd_plan *p)
+{
+    return p->arena_bytes;
+}
