@@ -8,10 +8,9 @@ static const struct {
     const char *name, *text;
     int grpc;
     bool retry;
-} g_errors[KD_ERR_COUNT] = {
-    [KD_OK] = {"OK", "success", 0, false},
+} g_errors[KD_ERR_COUNT] = {[KD_OK] = {"OK", "success", 0, false},
 #define KD_ERR_ROW(n, t, g, r) [KD_##n] = {#n, t, g, r},
-    KD_ERR_MAP(KD_ERR_ROW)
+                            KD_ERR_MAP(KD_ERR_ROW)
 #undef KD_ERR_ROW
 };
 
@@ -85,8 +84,7 @@ int kd_fail_at(kd_diag *diag, int code, const char *fmt, ...)
     va_end(ap);
     diag->code = old.code ? old.code : code;
     size_t n = strlen(diag->msg);
-    snprintf(diag->msg + n, sizeof diag->msg - n, ": %s",
-             old.code ? old.msg : kd_err_text(code));
+    snprintf(diag->msg + n, sizeof diag->msg - n, ": %s", old.code ? old.msg : kd_err_text(code));
     return diag->code;
 }
 

@@ -68,8 +68,9 @@ int kd_file_read_fd(int fd, const char *name, size_t max, char **out_data, size_
             char *p = more < 0 || cap >= max ? NULL : realloc(data, KD_MIN(cap * 2, max) + 1);
             if (!p) {
                 free(data);
-                return more < 0 ? fail_errno(diag, "read", name)
-                                : kd_fail(diag, -KD_ELIMIT, "%s is larger than %zu bytes", name, max);
+                return more < 0
+                           ? fail_errno(diag, "read", name)
+                           : kd_fail(diag, -KD_ELIMIT, "%s is larger than %zu bytes", name, max);
             }
             data = p;
             cap = KD_MIN(cap * 2, max);
@@ -107,8 +108,8 @@ static void fsync_or_die(int fd, const char *path)
 {
     if (fsync(fd) == 0)
         return;
-    fprintf(stderr, "fsync of %s failed: %s; stopping, since what the disk holds is unknown\n", path,
-            strerror(errno));
+    fprintf(stderr, "fsync of %s failed: %s; stopping, since what the disk holds is unknown\n",
+            path, strerror(errno));
     abort();
 }
 

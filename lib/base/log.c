@@ -51,8 +51,8 @@ void kd_log(enum kd_log_level level, const char *fmt, ...)
         clock_gettime(CLOCK_REALTIME, &ts);
         gmtime_r(&ts.tv_sec, &tm);
         size_t k = strftime(line, sizeof line, "%Y-%m-%dT%H:%M:%S", &tm);
-        n = (int)k + snprintf(line + k, sizeof line - k, ".%03ldZ %-5s %s: ",
-                              ts.tv_nsec / 1000000, words[level], g_name);
+        n = (int)k + snprintf(line + k, sizeof line - k, ".%03ldZ %-5s %s: ", ts.tv_nsec / 1000000,
+                              words[level], g_name);
     }
     va_list ap;
     va_start(ap, fmt);

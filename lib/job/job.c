@@ -95,10 +95,11 @@ static void note(struct notes *to, const char *fmt, ...)
 static void note_model(struct notes *to, const char *key, const kd_model_spec *m)
 {
     if (strcmp(m->model, "mobilenet_v2") == 0 && m->weights[0] && m->preprocess == KD_PRE_UNIT)
-        note(to,
-             "%s.preprocess is unit ([0,1]); MobileNetV2 weights were trained on [-1,1] (symmetric) "
-             "or by ImageNet's mean and deviation (imagenet)",
-             key);
+        note(
+            to,
+            "%s.preprocess is unit ([0,1]); MobileNetV2 weights were trained on [-1,1] (symmetric) "
+            "or by ImageNet's mean and deviation (imagenet)",
+            key);
 }
 
 int kd_job_notes(const kd_job *job, char notes[][256], int max)
@@ -118,16 +119,18 @@ int kd_job_notes(const kd_job *job, char notes[][256], int max)
     if (job->teacher.model[0] && !(loss->kd > 0) && !(loss->mse > 0))
         note(&to, "distill.loss: kd and mse are 0, so the student learns nothing from the teacher");
     if (job->fine_tune && !job->teacher.weights[0] && job->teacher_train.batch_norm_frozen)
-        note(&to, "teacher.fine_tune.batch_norm is frozen, but without teacher.weights there are no "
-                  "statistics worth keeping; `trained` fits better");
+        note(&to,
+             "teacher.fine_tune.batch_norm is frozen, but without teacher.weights there are no "
+             "statistics worth keeping; `trained` fits better");
     note_model(&to, "teacher", &job->teacher);
     note_model(&to, "student", &job->student);
     bool changed = job->data.flip || job->data.crop_pad > 0;
     if (!changed && job->distill.views != 1)
         note(&to, "distill.views: without data.augment all views of a sample are the same picture");
     if (changed && job->distill.views == 0 && job->teacher.model[0])
-        note(&to, "distill.views is fresh: the teacher runs on every sample in every epoch, since no "
-                  "logits of it are met again");
+        note(&to,
+             "distill.views is fresh: the teacher runs on every sample in every epoch, since no "
+             "logits of it are met again");
     if (job->max_workers > job->distill.slots)
         note(&to, "cluster.max_workers (%d) is more than distill.slots (%d): the rest would idle",
              job->max_workers, job->distill.slots);

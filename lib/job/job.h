@@ -1,10 +1,10 @@
 /* The job file: one schema table over libyaml's document tree, resolved into plain structs.
  *
- * A job is data, never code. Loading refuses unknown keys (naming the nearest one that exists), wrong
- * types, impossible values, duplicate keys, aliases and anchors, more than one document, nesting
- * deeper than 16 and keys of parts that are not built yet, each with line and column. A loaded job
- * has every default filled in; kd_job_resolved prints it as JSON, which loads to the same job.
- * Threads: reentrant; a kd_job is plain data. */
+ * A job is data, never code. Loading refuses unknown keys (naming the nearest one that exists),
+ * wrong types, impossible values, duplicate keys, aliases and anchors, more than one document,
+ * nesting deeper than 16 and keys of parts that are not built yet, each with line and column. A
+ * loaded job has every default filled in; kd_job_resolved prints it as JSON, which loads to the
+ * same job. Threads: reentrant; a kd_job is plain data. */
 #ifndef KD_JOB_H
 #define KD_JOB_H
 
@@ -18,48 +18,48 @@ enum kd_optimizer_kind { KD_SGD, KD_ADAM };
 enum kd_schedule_kind { KD_CONSTANT, KD_COSINE };
 typedef struct kd_optimizer_spec {
     enum kd_optimizer_kind name;
-    double lr;             /* > 0 */
-    double head_lr;        /* of a new head; 0 = lr */
-    double momentum;       /* sgd, [0,1) */
+    double lr;                /* > 0 */
+    double head_lr;           /* of a new head; 0 = lr */
+    double momentum;          /* sgd, [0,1) */
     double beta1, beta2, eps; /* adam */
-    double weight_decay;   /* coupled L2 (as torch.optim.SGD/Adam), >= 0 */
+    double weight_decay;      /* coupled L2 (as torch.optim.SGD/Adam), >= 0 */
     enum kd_schedule_kind schedule;
-    double warmup;         /* epochs of linear warm-up from lr/steps, >= 0 */
+    double warmup; /* epochs of linear warm-up from lr/steps, >= 0 */
 } kd_optimizer_spec;
 
 enum kd_t2 { KD_T2_NONE, KD_T2_SOFT, KD_T2_ALL };
 enum kd_mse_kind { KD_MSE_MEAN, KD_MSE_HALF };
 typedef struct kd_loss_spec {
-    double kd, ce, mse;    /* weights >= 0, not all zero */
-    double temperature;    /* > 0 */
+    double kd, ce, mse; /* weights >= 0, not all zero */
+    double temperature; /* > 0 */
     enum kd_t2 t2;
     enum kd_mse_kind mse_kind;
-    bool normalise;        /* divide by the sum of the weights */
+    bool normalise; /* divide by the sum of the weights */
 } kd_loss_spec;
 
 enum kd_padding { KD_PAD_TF, KD_PAD_TORCH };
 /* u8 -> float: unit x/255; symmetric x/127.5-1; imagenet (x/255-mean)/std per channel. */
 enum kd_preprocess { KD_PRE_UNIT, KD_PRE_SYMMETRIC, KD_PRE_IMAGENET };
 typedef struct kd_model_spec {
-    char model[KD_JOB_WORD]; /* shallow_cnn | mlp | mobilenet_v2 */
+    char model[KD_JOB_WORD]; /* shallow_cnn | mlp | mobilenet_v2; "" = there is no teacher */
     double width;            /* mobilenet_v2 multiplier, (0, 4] */
     int hidden[8];           /* mlp: units of hidden layers */
     int n_hidden;
     enum kd_padding padding;
     enum kd_preprocess preprocess;
-    char weights[KD_JOB_PATH];      /* file as named, "" = none */
-    char weights_digest[33];        /* filled at submit from the uploaded blob */
+    char weights[KD_JOB_PATH]; /* file as named, "" = none */
+    char weights_digest[33];   /* filled at submit from the uploaded blob */
 } kd_model_spec;
 
 /* One training run: teacher fine-tuning, distillation or the from-scratch twin. */
 typedef struct kd_train_spec {
-    int epochs;            /* 0..10000 */
-    int batch;             /* global batch, 1..65536 */
-    int slots;             /* power of two, divides batch */
+    int epochs; /* 0..10000 */
+    int batch;  /* global batch, 1..65536 */
+    int slots;  /* power of two, divides batch */
     kd_optimizer_spec optimizer;
-    kd_loss_spec loss;     /* teacher and scratch: ce 1, the rest 0 */
+    kd_loss_spec loss;      /* teacher and scratch: ce 1, the rest 0 */
     bool batch_norm_frozen; /* else trained */
-    int views;             /* N >= 1; 0 = fresh, a new view every epoch */
+    int views;              /* N >= 1; 0 = fresh, a new view every epoch */
 } kd_train_spec;
 
 enum kd_data_format { KD_IMAGE_FOLDER, KD_IDX };
@@ -70,11 +70,11 @@ typedef struct kd_data_spec {
     char val[KD_JOB_PATH];
     char train_labels[KD_JOB_PATH], val_labels[KD_JOB_PATH]; /* idx */
     char classes[KD_JOB_PATH]; /* list of names, "classes.txt"; "" = names from folders / numbers */
-    int size;                /* pixels of the square view, 8..1024 */
-    int max_train;           /* use only the first N of each list after a seeded shuffle; 0 = all */
-    double max_bad_images;   /* fraction, default 0.001 */
+    int size;                  /* pixels of the square view, 8..1024 */
+    int max_train;         /* use only the first N of each list after a seeded shuffle; 0 = all */
+    double max_bad_images; /* fraction, default 0.001 */
     bool flip;
-    int crop_pad;            /* pixels a side, 0 = no crop */
+    int crop_pad; /* pixels a side, 0 = no crop */
 } kd_data_spec;
 
 typedef struct kd_job {
@@ -82,18 +82,24 @@ typedef struct kd_job {
     uint64_t seed;
     kd_data_spec data;
     kd_model_spec teacher;
-    bool fine_tune;        /* a teacher stage that trains */
+    bool fine_tune; /* a teacher stage that trains */
     kd_train_spec teacher_train;
     kd_model_spec student;
     kd_train_spec distill;
-    bool scratch;          /* queue the from-scratch twin */
+    bool scratch; /* queue the from-scratch twin */
     kd_train_spec scratch_train;
     int min_workers, max_workers;
-    int checkpoint_every;  /* steps */
+    int checkpoint_every; /* steps */
 } kd_job;
 
 /* Stages of a job in order; the list that later stages join. */
-enum kd_stage_kind { KD_STAGE_TEACHER, KD_STAGE_DISTILL, KD_STAGE_SCRATCH, KD_STAGE_EVALUATE, KD_STAGE_EXPORT };
+enum kd_stage_kind {
+    KD_STAGE_TEACHER,
+    KD_STAGE_DISTILL,
+    KD_STAGE_SCRATCH,
+    KD_STAGE_EVALUATE,
+    KD_STAGE_EXPORT
+};
 #define KD_MAX_STAGES 8
 const char *kd_stage_name(enum kd_stage_kind kind);
 /* Fills kinds, returns how many. */

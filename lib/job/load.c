@@ -59,8 +59,8 @@ static int bad_value(loader *l, int node, const kd_key *k)
             }
         }
         if (best[0])
-            return bad(l, node, k->key, "expected %s, found %s; did you mean `%s`?", expected, found,
-                       best);
+            return bad(l, node, k->key, "expected %s, found %s; did you mean `%s`?", expected,
+                       found, best);
     }
     return bad(l, node, k->key, "expected %s, found %s", expected, found);
 }
@@ -240,8 +240,8 @@ static bool read_real(const char *s, const kd_key *k, double *out)
         return false;
     char *end;
     double v = strtod(s, &end) + 0.0; /* -0 becomes 0 */
-    if (*end || !isfinite(v) || v < k->lo || v > k->hi || (v == k->lo && k->flags & KD_KEY_LO_OPEN) ||
-        (v == k->hi && k->flags & KD_KEY_HI_OPEN))
+    if (*end || !isfinite(v) || v < k->lo || v > k->hi ||
+        (v == k->lo && k->flags & KD_KEY_LO_OPEN) || (v == k->hi && k->flags & KD_KEY_HI_OPEN))
         return false;
     *out = v;
     return true;
@@ -249,7 +249,7 @@ static bool read_real(const char *s, const kd_key *k, double *out)
 
 static bool store_text(char *field, size_t size, const char *s, size_t len)
 {
-    if (len >= size || strlen(s) != len || !clean_text(s, len))
+    if (len >= size || !clean_text(s, len))
         return false;
     memset(field, 0, size);
     memcpy(field, s, len);
@@ -265,6 +265,8 @@ static bool store(kd_job *job, const kd_key *k, const char *s, size_t len, bool 
     double real = 0;
     int choice = -1;
     bool yes = false;
+    if (strlen(s) != len)
+        return false; /* "\0" inside */
     switch (k->type) {
     case KD_KEY_NAME:
         return valid_name(s, len) && store_text(field, KD_JOB_NAME, s, len);
@@ -279,11 +281,10 @@ static bool store(kd_job *job, const kd_key *k, const char *s, size_t len, bool 
                (store_text(field, KD_DIGEST_HEX, s, len) && kd_digest_parse(field, &digest));
     }
     case KD_KEY_WORD:
-        return strlen(s) == len && kd_schema_choice(k->choices, s) >= 0 &&
-               store_text(field, KD_JOB_WORD, s, len);
+        return kd_schema_choice(k->choices, s) >= 0 && store_text(field, KD_JOB_WORD, s, len);
     case KD_KEY_CHOICE:
     case KD_KEY_FLAG:
-        choice = strlen(s) == len ? kd_schema_choice(k->choices, s) : -1;
+        choice = kd_schema_choice(k->choices, s);
         yes = choice == 1;
         if (choice >= 0 && k->type == KD_KEY_FLAG)
             memcpy(field, &yes, sizeof yes);
@@ -512,8 +513,9 @@ static int check_training(loader *l, const char *prefix, const kd_train_spec *t)
     if (t->slots & (t->slots - 1))
         return bad(l, node, key, "expected a power of two, found %d", t->slots);
     if (t->batch % t->slots != 0)
-        return bad(l, node, key, "%d slots do not divide a batch of %d; the batch must be a multiple",
-                   t->slots, t->batch);
+        return bad(l, node, key,
+                   "%d slots do not divide a batch of %d; the batch must be a multiple", t->slots,
+                   t->batch);
     snprintf(key, sizeof key, "%s.optimizer.warmup", prefix);
     if (t->optimizer.warmup > t->epochs)
         return bad(l, node_of(l, key), key, "a warm-up of %g epochs in a run of %d",
@@ -530,8 +532,8 @@ static int check_model(loader *l, const char *prefix, const kd_model_spec *m)
     /* 3x3 valid, 4x4 pool and 3x3 valid leave nothing of a smaller picture. */
     if (strcmp(m->model, "shallow_cnn") == 0 && l->job.data.size < 14)
         return bad(l, node_of(l, "data.labelled.size"), "data.labelled.size",
-                   "%d pixels are too few for shallow_cnn (%s.model); it needs 14", l->job.data.size,
-                   prefix);
+                   "%d pixels are too few for shallow_cnn (%s.model); it needs 14",
+                   l->job.data.size, prefix);
     return 0;
 }
 
@@ -555,7 +557,8 @@ static int check(loader *l)
                    "kd, ce and mse are all 0; one of them must be above it");
     if (!j->teacher.model[0] && (loss->kd > 0 || loss->mse > 0))
         return bad(l, node_of(l, loss->kd > 0 ? "distill.loss.kd" : "distill.loss.mse"), "teacher",
-                   "missing: %s is %g, which needs one", loss->kd > 0 ? "distill.loss.kd" : "distill.loss.mse",
+                   "missing: %s is %g, which needs one",
+                   loss->kd > 0 ? "distill.loss.kd" : "distill.loss.mse",
                    loss->kd > 0 ? loss->kd : loss->mse);
     if (j->teacher.model[0] && !j->teacher.weights[0] && !j->fine_tune)
         return bad(l, node_of(l, "teacher"), "teacher",

@@ -6,353 +6,160 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define AT(field) .at = offsetof(kd_job, field)
 #define MODELS "shallow_cnn|mlp|mobilenet_v2"
 
 _Static_assert(offsetof(kd_model_spec, n_hidden) ==
                    offsetof(kd_model_spec, hidden) + sizeof(((kd_model_spec *)0)->hidden),
                "the count of KD_KEY_INTS follows its array");
 
-#define OPTIMIZER(prefix, field)                                                                   \
-    {.key = prefix ".optimizer", .type = KD_KEY_MAP, .meaning = "how parameters are updated"},     \
-        {.key = prefix ".optimizer.name",                                                          \
-         .type = KD_KEY_CHOICE,                                                                    \
-         .choices = "sgd|adam",                                                                    \
-         .def = "adam",                                                                            \
-         .meaning = "update rule",                                                                 \
-         AT(field.name)},                                                                          \
-        {.key = prefix ".optimizer.lr",                                                            \
-         .type = KD_KEY_REAL,                                                                      \
-         .flags = KD_KEY_LO_OPEN,                                                                  \
-         .hi = 1000,                                                                               \
-         .def = "1e-3",                                                                            \
-         .meaning = "learning rate",                                                               \
-         AT(field.lr)},                                                                            \
-        {.key = prefix ".optimizer.head_lr",                                                       \
-         .type = KD_KEY_REAL,                                                                      \
-         .hi = 1000,                                                                               \
-         .def = "0",                                                                               \
-         .meaning = "learning rate of a new last layer, 0 = lr",                                   \
-         AT(field.head_lr)},                                                                       \
-        {.key = prefix ".optimizer.momentum",                                                      \
-         .type = KD_KEY_REAL,                                                                      \
-         .flags = KD_KEY_HI_OPEN,                                                                  \
-         .hi = 1,                                                                                  \
-         .def = "0",                                                                               \
-         .only = "name=sgd",                                                                       \
-         .meaning = "share of the last update that is kept",                                       \
-         AT(field.momentum)},                                                                      \
-        {.key = prefix ".optimizer.beta1",                                                         \
-         .type = KD_KEY_REAL,                                                                      \
-         .flags = KD_KEY_HI_OPEN,                                                                  \
-         .hi = 1,                                                                                  \
-         .def = "0.9",                                                                             \
-         .only = "name=adam",                                                                      \
-         .meaning = "decay of the mean gradient",                                                  \
-         AT(field.beta1)},                                                                         \
-        {.key = prefix ".optimizer.beta2",                                                         \
-         .type = KD_KEY_REAL,                                                                      \
-         .flags = KD_KEY_HI_OPEN,                                                                  \
-         .hi = 1,                                                                                  \
-         .def = "0.999",                                                                           \
-         .only = "name=adam",                                                                      \
-         .meaning = "decay of the mean squared gradient",                                          \
-         AT(field.beta2)},                                                                         \
-        {.key = prefix ".optimizer.eps",                                                           \
-         .type = KD_KEY_REAL,                                                                      \
-         .flags = KD_KEY_LO_OPEN,                                                                  \
-         .hi = 1,                                                                                  \
-         .def = "1e-8",                                                                            \
-         .only = "name=adam",                                                                      \
-         .meaning = "added to the divisor",                                                        \
-         AT(field.eps)},                                                                           \
-        {.key = prefix ".optimizer.weight_decay",                                                  \
-         .type = KD_KEY_REAL,                                                                      \
-         .hi = 100,                                                                                \
-         .def = "0",                                                                               \
-         .meaning = "coupled L2: this times the parameter joins its gradient",                     \
-         AT(field.weight_decay)},                                                                  \
-        {.key = prefix ".optimizer.schedule",                                                      \
-         .type = KD_KEY_CHOICE,                                                                    \
-         .choices = "constant|cosine",                                                             \
-         .def = "constant",                                                                        \
-         .meaning = "course of the learning rate",                                                 \
-         AT(field.schedule)},                                                                      \
+/* One row each; `field` is a member of kd_job. */
+#define ROW(name, kind, bits, text, ...)                                                           \
     {                                                                                              \
-        .key = prefix ".optimizer.warmup", .type = KD_KEY_REAL, .hi = 10000, .def = "0",           \
-        .meaning = "epochs of linear warm-up", AT(field.warmup)                                    \
+        .key = (name), .type = KD_KEY_##kind, .flags = (bits), .meaning = (text), __VA_ARGS__      \
     }
+#define AT(field) .at = offsetof(kd_job, field)
+#define MAP(name, bits, text) ROW(name, MAP, bits, text, .at = 0)
+#define MAP_IF(name, bits, field, text) ROW(name, MAP, KD_KEY_OPTIONAL | (bits), text, AT(field))
+#define SOON(name, text) ROW(name, SOON, 0, text, .at = 0)
+#define TEXT(name, kind, bits, default_, field, text)                                              \
+    ROW(name, kind, bits, text, .def = (default_), AT(field))
+#define LABELS(name, field, text)                                                                  \
+    ROW(name, PATH, KD_KEY_REQUIRED, text, .only = "format=idx", AT(field))
+#define CHOICE(name, kind, words, default_, when, field, text)                                     \
+    ROW(name, kind, 0, text, .choices = (words), .def = (default_), .only = (when), AT(field))
+#define NUMBER(name, kind, low, high, default_, field, text)                                       \
+    ROW(name, kind, 0, text, .lo = (low), .hi = (high), .def = (default_), AT(field))
+#define REAL(name, bits, high, default_, when, field, text)                                        \
+    ROW(name, REAL, bits, text, .hi = (high), .def = (default_), .only = (when), AT(field))
+#define ABOVE_0 KD_KEY_LO_OPEN
+#define BELOW_1 KD_KEY_HI_OPEN
 
-#define TRAINING(prefix, field, epochs_def, batch_def, slots_def, views_def)                       \
-    {.key = prefix ".epochs",                                                                      \
-     .type = KD_KEY_INT,                                                                           \
-     .hi = 10000,                                                                                  \
-     .def = epochs_def,                                                                            \
-     .meaning = "passes over the training samples",                                                \
-     AT(field.epochs)},                                                                            \
-        {.key = prefix ".batch",                                                                   \
-         .type = KD_KEY_INT,                                                                       \
-         .lo = 1,                                                                                  \
-         .hi = 65536,                                                                              \
-         .def = batch_def,                                                                         \
-         .meaning = "samples of one update, over all workers",                                     \
-         AT(field.batch)},                                                                         \
-        {.key = prefix ".slots",                                                                   \
-         .type = KD_KEY_INT,                                                                       \
-         .lo = 1,                                                                                  \
-         .hi = 1024,                                                                               \
-         .def = slots_def,                                                                         \
-         .meaning = "fixed parts of a batch; a power of two that divides it",                      \
-         AT(field.slots)},                                                                         \
-    {                                                                                              \
-        .key = prefix ".views", .type = KD_KEY_VIEWS, .lo = 1, .hi = 1000000, .def = views_def,    \
-        .meaning = "augmented versions of a sample, taken in turn; fresh = another every epoch",   \
-        AT(field.views)                                                                            \
-    }
+/* clang-format off */
+#define MODEL(p, f, preprocess_def)                                                                \
+    ROW(p ".model", WORD, KD_KEY_REQUIRED, "network", .choices = MODELS, AT(f.model)),             \
+    REAL(p ".width", ABOVE_0, 4, "1", "model=mobilenet_v2", f.width, "multiplier of the channels"), \
+    ROW(p ".hidden", INTS, 0, "units of each hidden layer", .lo = 1, .hi = 65536, .def = "256",    \
+        .only = "model=mlp", AT(f.hidden)),                                                        \
+    CHOICE(p ".padding", CHOICE, "tf|torch", "tf", "model=mobilenet_v2", f.padding,                \
+           "edges of stride-2 layers: bottom and right, or all around"),                           \
+    CHOICE(p ".preprocess", CHOICE, "unit|symmetric|imagenet", preprocess_def, NULL, f.preprocess, \
+           "pixels to [0,1], to [-1,1], or by ImageNet's mean and deviation"),                     \
+    TEXT(p ".weights", FILE, 0, "", f.weights,                                                     \
+         "safetensors file to start from, uploaded at submit"),                                    \
+    TEXT(p ".weights_digest", DIGEST, 0, "", f.weights_digest,                                     \
+         "digest of that file; filled in at submit")
 
-#define MODEL(prefix, field, preprocess_def)                                                       \
-    {.key = prefix ".model",                                                                       \
-     .type = KD_KEY_WORD,                                                                          \
-     .flags = KD_KEY_REQUIRED,                                                                     \
-     .choices = MODELS,                                                                            \
-     .meaning = "network",                                                                         \
-     AT(field.model)},                                                                             \
-        {.key = prefix ".width",                                                                   \
-         .type = KD_KEY_REAL,                                                                      \
-         .flags = KD_KEY_LO_OPEN,                                                                  \
-         .hi = 4,                                                                                  \
-         .def = "1",                                                                               \
-         .only = "model=mobilenet_v2",                                                             \
-         .meaning = "multiplier of the channels",                                                  \
-         AT(field.width)},                                                                         \
-        {.key = prefix ".hidden",                                                                  \
-         .type = KD_KEY_INTS,                                                                      \
-         .lo = 1,                                                                                  \
-         .hi = 65536,                                                                              \
-         .def = "256",                                                                             \
-         .only = "model=mlp",                                                                      \
-         .meaning = "units of each hidden layer",                                                  \
-         AT(field.hidden)},                                                                        \
-        {.key = prefix ".padding",                                                                 \
-         .type = KD_KEY_CHOICE,                                                                    \
-         .choices = "tf|torch",                                                                    \
-         .def = "tf",                                                                              \
-         .only = "model=mobilenet_v2",                                                             \
-         .meaning = "edges of stride-2 layers: bottom and right, or all around",                   \
-         AT(field.padding)},                                                                       \
-        {.key = prefix ".preprocess",                                                              \
-         .type = KD_KEY_CHOICE,                                                                    \
-         .choices = "unit|symmetric|imagenet",                                                     \
-         .def = preprocess_def,                                                                    \
-         .meaning = "pixels to [0,1], to [-1,1], or by ImageNet's mean and deviation",             \
-         AT(field.preprocess)},                                                                    \
-        {.key = prefix ".weights",                                                                 \
-         .type = KD_KEY_FILE,                                                                      \
-         .def = "",                                                                                \
-         .meaning = "safetensors file to start from, uploaded at submit",                          \
-         AT(field.weights)},                                                                       \
-    {                                                                                              \
-        .key = prefix ".weights_digest", .type = KD_KEY_DIGEST, .def = "",                         \
-        .meaning = "digest of that file; filled in at submit", AT(field.weights_digest)            \
-    }
+#define TRAINING(p, f, epochs_def, batch_def, slots_def, views_def)                                \
+    NUMBER(p ".epochs", INT, 0, 10000, epochs_def, f.epochs, "passes over the training samples"),  \
+    NUMBER(p ".batch", INT, 1, 65536, batch_def, f.batch,                                          \
+           "samples of one update, over all workers"),                                             \
+    NUMBER(p ".slots", INT, 1, 1024, slots_def, f.slots,                                           \
+           "fixed parts of a batch; a power of two that divides it"),                              \
+    NUMBER(p ".views", VIEWS, 1, 1000000, views_def, f.views,                                      \
+           "augmented versions of a sample, taken in turn; fresh = another every epoch")
+
+#define OPTIMIZER(p, f)                                                                            \
+    MAP(p ".optimizer", 0, "how parameters are updated"),                                          \
+    CHOICE(p ".optimizer.name", CHOICE, "sgd|adam", "adam", NULL, f.name, "update rule"),          \
+    REAL(p ".optimizer.lr", ABOVE_0, 1000, "1e-3", NULL, f.lr, "learning rate"),                   \
+    REAL(p ".optimizer.head_lr", 0, 1000, "0", NULL, f.head_lr,                                    \
+         "learning rate of a new last layer, 0 = lr"),                                             \
+    REAL(p ".optimizer.momentum", BELOW_1, 1, "0", "name=sgd", f.momentum,                  \
+         "share of the last update that is kept"),                                                 \
+    REAL(p ".optimizer.beta1", BELOW_1, 1, "0.9", "name=adam", f.beta1,                     \
+         "decay of the mean gradient"),                                                            \
+    REAL(p ".optimizer.beta2", BELOW_1, 1, "0.999", "name=adam", f.beta2,                   \
+         "decay of the mean squared gradient"),                                                    \
+    REAL(p ".optimizer.eps", ABOVE_0, 1, "1e-8", "name=adam", f.eps, "added to the divisor"),      \
+    REAL(p ".optimizer.weight_decay", 0, 100, "0", NULL, f.weight_decay,                           \
+         "coupled L2: this times the parameter joins its gradient"),                               \
+    CHOICE(p ".optimizer.schedule", CHOICE, "constant|cosine", "constant", NULL, f.schedule,       \
+           "course of the learning rate"),                                                         \
+    REAL(p ".optimizer.warmup", 0, 10000, "0", NULL, f.warmup, "epochs of linear warm-up")
 
 const kd_key kd_schema[] = {
-    {.key = "name",
-     .type = KD_KEY_NAME,
-     .flags = KD_KEY_REQUIRED,
-     .meaning = "name of the job",
-     AT(name)},
-    {.key = "seed",
-     .type = KD_KEY_SEED,
-     .hi = 0x1p63,
-     .def = "1",
-     .meaning = "all that is random follows from it",
-     AT(seed)},
-    {.key = "data", .type = KD_KEY_MAP, .flags = KD_KEY_REQUIRED, .meaning = "what is learnt from"},
-    {.key = "data.labelled",
-     .type = KD_KEY_MAP,
-     .flags = KD_KEY_REQUIRED,
-     .meaning = "samples with their classes"},
-    {.key = "data.labelled.format",
-     .type = KD_KEY_CHOICE,
-     .choices = "image-folder|idx",
-     .def = "image-folder",
-     .meaning = "pictures and lists of them, or the files of MNIST and its kin",
-     AT(data.format)},
-    {.key = "data.labelled.path",
-     .type = KD_KEY_PATH,
-     .flags = KD_KEY_REQUIRED,
-     .meaning = "folder beneath each worker's data root",
-     AT(data.path)},
-    {.key = "data.labelled.train",
-     .type = KD_KEY_PATH,
-     .flags = KD_KEY_REQUIRED,
-     .meaning = "list file of the training samples (idx: file of images)",
-     AT(data.train)},
-    {.key = "data.labelled.val",
-     .type = KD_KEY_PATH,
-     .flags = KD_KEY_REQUIRED,
-     .meaning = "the same for the validation samples",
-     AT(data.val)},
-    {.key = "data.labelled.train_labels",
-     .type = KD_KEY_PATH,
-     .flags = KD_KEY_REQUIRED,
-     .only = "format=idx",
-     .meaning = "file of labels of the training samples",
-     AT(data.train_labels)},
-    {.key = "data.labelled.val_labels",
-     .type = KD_KEY_PATH,
-     .flags = KD_KEY_REQUIRED,
-     .only = "format=idx",
-     .meaning = "file of labels of the validation samples",
-     AT(data.val_labels)},
-    {.key = "data.labelled.classes",
-     .type = KD_KEY_PATH,
-     .def = "",
-     .meaning = "file of class names, one a line; none = names of folders, or numbers",
-     AT(data.classes)},
-    {.key = "data.labelled.size",
-     .type = KD_KEY_INT,
-     .lo = 8,
-     .hi = 1024,
-     .def = "224",
-     .meaning = "pixels a side of what the networks see",
-     AT(data.size)},
-    {.key = "data.labelled.max_train",
-     .type = KD_KEY_INT,
-     .hi = 100000000,
-     .def = "0",
-     .meaning = "use so many samples of each list, chosen by the seed; 0 = all",
-     AT(data.max_train)},
-    {.key = "data.labelled.max_bad_images",
-     .type = KD_KEY_REAL,
-     .hi = 1,
-     .def = "0.001",
-     .meaning = "share of unreadable pictures past which the job fails",
-     AT(data.max_bad_images)},
-    {.key = "data.augment",
-     .type = KD_KEY_AUGMENT,
-     .lo = 1,
-     .hi = 512,
-     .def = "",
-     .meaning = "changes to training pictures: flip (mirrored half the time), crop (cut at random "
-                "after padding by so many pixels)"},
-    {.key = "data.unlabelled",
-     .type = KD_KEY_SOON,
-     .meaning = "samples without classes, for the soft loss only"},
-    {.key = "teacher",
-     .type = KD_KEY_MAP,
-     .flags = KD_KEY_OPTIONAL,
-     .meaning = "the network that is learnt from",
-     AT(teacher.model)},
+    TEXT("name", NAME, KD_KEY_REQUIRED, NULL, name, "name of the job"),
+    NUMBER("seed", SEED, 0, 0x1p63, "1", seed, "all that is random follows from it"),
+
+    MAP("data", KD_KEY_REQUIRED, "what is learnt from"),
+    MAP("data.labelled", KD_KEY_REQUIRED, "samples with their classes"),
+    CHOICE("data.labelled.format", CHOICE, "image-folder|idx", "image-folder", NULL, data.format,
+           "pictures and lists of them, or the files of MNIST and its kin"),
+    TEXT("data.labelled.path", PATH, KD_KEY_REQUIRED, NULL, data.path,
+         "folder beneath each worker's data root"),
+    TEXT("data.labelled.train", PATH, KD_KEY_REQUIRED, NULL, data.train,
+         "list file of the training samples (idx: file of images)"),
+    TEXT("data.labelled.val", PATH, KD_KEY_REQUIRED, NULL, data.val,
+         "the same for the validation samples"),
+    LABELS("data.labelled.train_labels", data.train_labels, "labels of the training samples"),
+    LABELS("data.labelled.val_labels", data.val_labels, "labels of the validation samples"),
+    TEXT("data.labelled.classes", PATH, 0, "", data.classes,
+         "file of class names, one a line; none = names of folders, or numbers"),
+    NUMBER("data.labelled.size", INT, 8, 1024, "224", data.size,
+           "pixels a side of what the networks see"),
+    NUMBER("data.labelled.max_train", INT, 0, 1e8, "0", data.max_train,
+           "use so many samples of each list, chosen by the seed; 0 = all"),
+    NUMBER("data.labelled.max_bad_images", REAL, 0, 1, "0.001", data.max_bad_images,
+           "share of unreadable pictures past which the job fails"),
+    ROW("data.augment", AUGMENT, 0,
+        "flip: mirrored half the time; crop: padded by so many pixels, then cut at random",
+        .lo = 1, .hi = 512, .def = ""),
+    SOON("data.unlabelled", "samples without classes, for the soft loss only"),
+
+    MAP_IF("teacher", 0, teacher.model, "the network that is learnt from"),
     MODEL("teacher", teacher, "symmetric"),
-    {.key = "teacher.onnx", .type = KD_KEY_SOON, .meaning = "a network from an ONNX file"},
-    {.key = "teacher.fine_tune",
-     .type = KD_KEY_MAP,
-     .flags = KD_KEY_OPTIONAL | KD_KEY_STORED,
-     .meaning = "train the teacher on this data first",
-     AT(fine_tune)},
+    SOON("teacher.onnx", "a network from an ONNX file"),
+    MAP_IF("teacher.fine_tune", KD_KEY_STORED, fine_tune, "train the teacher on this data first"),
     TRAINING("teacher.fine_tune", teacher_train, "4", "=distill.batch", "=distill.slots",
              "=distill.views"),
     OPTIMIZER("teacher.fine_tune", teacher_train.optimizer),
-    {.key = "teacher.fine_tune.batch_norm",
-     .type = KD_KEY_FLAG,
-     .choices = "trained|frozen",
-     .def = "trained",
-     .meaning = "frozen keeps statistics, scale and shift of batch-norm as they are",
-     AT(teacher_train.batch_norm_frozen)},
-    {.key = "student",
-     .type = KD_KEY_MAP,
-     .flags = KD_KEY_REQUIRED,
-     .meaning = "the network that is trained"},
+    CHOICE("teacher.fine_tune.batch_norm", FLAG, "trained|frozen", "trained", NULL,
+           teacher_train.batch_norm_frozen,
+           "frozen keeps statistics, scale and shift of batch-norm as they are"),
+
+    MAP("student", KD_KEY_REQUIRED, "the network that is trained"),
     MODEL("student", student, "unit"),
-    {.key = "student.onnx", .type = KD_KEY_SOON, .meaning = "a network from an ONNX file"},
-    {.key = "student.layers", .type = KD_KEY_SOON, .meaning = "a network written as a list of layers"},
-    {.key = "distill", .type = KD_KEY_MAP, .meaning = "how the student is trained"},
-    {.key = "distill.loss", .type = KD_KEY_MAP, .meaning = "what is minimised"},
-    {.key = "distill.loss.kd",
-     .type = KD_KEY_REAL,
-     .hi = 1e6,
-     .def = "0.9",
-     .meaning = "weight of the soft loss: teacher's probabilities at the temperature",
-     AT(distill.loss.kd)},
-    {.key = "distill.loss.ce",
-     .type = KD_KEY_REAL,
-     .hi = 1e6,
-     .def = "0.1",
-     .meaning = "weight of the hard loss: cross-entropy with the true class",
-     AT(distill.loss.ce)},
-    {.key = "distill.loss.mse",
-     .type = KD_KEY_REAL,
-     .hi = 1e6,
-     .def = "0",
-     .meaning = "weight of the squared difference of raw logits",
-     AT(distill.loss.mse)},
-    {.key = "distill.loss.mse_kind",
-     .type = KD_KEY_CHOICE,
-     .choices = "mean|half",
-     .def = "mean",
-     .meaning = "squares averaged over the classes, or half their sum",
-     AT(distill.loss.mse_kind)},
-    {.key = "distill.loss.temperature",
-     .type = KD_KEY_REAL,
-     .flags = KD_KEY_LO_OPEN,
-     .hi = 1000,
-     .def = "5",
-     .meaning = "divides the logits in the soft loss",
-     AT(distill.loss.temperature)},
-    {.key = "distill.loss.t2",
-     .type = KD_KEY_CHOICE,
-     .choices = "none|soft|all",
-     .def = "soft",
-     .meaning = "what is multiplied by the temperature squared",
-     AT(distill.loss.t2)},
-    {.key = "distill.loss.normalise",
-     .type = KD_KEY_BOOL,
-     .def = "true",
-     .meaning = "divide the loss by the sum of the weights",
-     AT(distill.loss.normalise)},
+    SOON("student.onnx", "a network from an ONNX file"),
+    SOON("student.layers", "a network written as a list of layers"),
+
+    MAP("distill", 0, "how the student is trained"),
+    MAP("distill.loss", 0, "what is minimised"),
+    REAL("distill.loss.kd", 0, 1e6, "0.9", NULL, distill.loss.kd,
+         "weight of the soft loss: teacher's probabilities at the temperature"),
+    REAL("distill.loss.ce", 0, 1e6, "0.1", NULL, distill.loss.ce,
+         "weight of the hard loss: cross-entropy with the true class"),
+    REAL("distill.loss.mse", 0, 1e6, "0", NULL, distill.loss.mse,
+         "weight of the squared difference of raw logits"),
+    CHOICE("distill.loss.mse_kind", CHOICE, "mean|half", "mean", NULL, distill.loss.mse_kind,
+           "squares averaged over the classes, or half their sum"),
+    REAL("distill.loss.temperature", ABOVE_0, 1000, "5", NULL, distill.loss.temperature,
+         "divides the logits in the soft loss"),
+    CHOICE("distill.loss.t2", CHOICE, "none|soft|all", "soft", NULL, distill.loss.t2,
+           "what is multiplied by the temperature squared"),
+    ROW("distill.loss.normalise", BOOL, 0, "divide the loss by the sum of the weights",
+        .def = "true", AT(distill.loss.normalise)),
     OPTIMIZER("distill", distill.optimizer),
     TRAINING("distill", distill, "10", "64", "8", "1"),
-    {.key = "scratch",
-     .type = KD_KEY_MAP,
-     .flags = KD_KEY_OPTIONAL | KD_KEY_STORED,
-     .meaning = "train a twin of the student without the teacher, to compare",
-     AT(scratch)},
+
+    MAP_IF("scratch", KD_KEY_STORED, scratch,
+           "train a twin of the student without the teacher, to compare"),
     OPTIMIZER("scratch", scratch_train.optimizer),
     TRAINING("scratch", scratch_train, "=distill.epochs", "=distill.batch", "=distill.slots",
              "=distill.views"),
-    {.key = "cluster", .type = KD_KEY_MAP, .meaning = "where the job runs"},
-    {.key = "cluster.min_workers",
-     .type = KD_KEY_INT,
-     .lo = 1,
-     .hi = 4096,
-     .def = "1",
-     .meaning = "workers to wait for",
-     AT(min_workers)},
-    {.key = "cluster.max_workers",
-     .type = KD_KEY_INT,
-     .lo = 1,
-     .hi = 4096,
-     .def = "8",
-     .meaning = "workers to take at most",
-     AT(max_workers)},
-    {.key = "cluster.checkpoint_every",
-     .type = KD_KEY_INT,
-     .lo = 1,
-     .hi = 1000000,
-     .def = "50",
-     .meaning = "updates between two checkpoints",
-     AT(checkpoint_every)},
-    {.key = "export",
-     .type = KD_KEY_EXPORT,
-     .choices = "safetensors",
-     .def = "safetensors",
-     .meaning = "file formats of the student"},
-    {.key = "matrix", .type = KD_KEY_SOON, .meaning = "a sweep: one job for each combination"},
-    {.key = "sweep", .type = KD_KEY_SOON, .meaning = "how a sweep is run"},
-    {.key = "compress", .type = KD_KEY_SOON, .meaning = "pruning and int8 after distillation"},
+
+    MAP("cluster", 0, "where the job runs"),
+    NUMBER("cluster.min_workers", INT, 1, 4096, "1", min_workers, "workers to wait for"),
+    NUMBER("cluster.max_workers", INT, 1, 4096, "8", max_workers, "workers to take at most"),
+    NUMBER("cluster.checkpoint_every", INT, 1, 1e6, "50", checkpoint_every,
+           "updates between two checkpoints"),
+
+    ROW("export", EXPORT, 0, "file formats of the student", .choices = "safetensors",
+        .def = "safetensors"),
+    SOON("matrix", "a sweep: one job for each combination"),
+    SOON("sweep", "how a sweep is run"),
+    SOON("compress", "pruning and int8 after distillation"),
 };
+/* clang-format on */
 const int kd_schema_count = (int)KD_COUNT(kd_schema);
 _Static_assert(KD_COUNT(kd_schema) <= KD_KEYS_MAX, "arrays of one entry a row have this size");
 
@@ -517,31 +324,78 @@ static void default_text(const kd_key *k, char *out, size_t size)
         snprintf(out, size, "%s", k->def);
 }
 
+/* The value column: type and range in few words. */
+static void value_text(const kd_key *k, char *out, size_t size)
+{
+    char range[80];
+    range_text(k, range, sizeof range);
+    switch (k->type) {
+    case KD_KEY_MAP:
+    case KD_KEY_SOON:
+        snprintf(out, size, "%s", "");
+        break;
+    case KD_KEY_NAME:
+        snprintf(out, size, "letters, digits . - _");
+        break;
+    case KD_KEY_PATH:
+        snprintf(out, size, "relative path");
+        break;
+    case KD_KEY_FILE:
+        snprintf(out, size, "local path");
+        break;
+    case KD_KEY_INTS:
+        snprintf(out, size, "list of whole numbers");
+        break;
+    case KD_KEY_VIEWS:
+        snprintf(out, size, "fresh, or from %.0f", k->lo);
+        break;
+    case KD_KEY_AUGMENT:
+        snprintf(out, size, "[flip, {crop: {pad: N}}]");
+        break;
+    case KD_KEY_INT:
+    case KD_KEY_SEED:
+        snprintf(out, size, "whole, %s", range);
+        break;
+    case KD_KEY_REAL:
+        snprintf(out, size, "number, %s", range);
+        break;
+    case KD_KEY_WORD:
+    case KD_KEY_CHOICE:
+    case KD_KEY_FLAG:
+    case KD_KEY_EXPORT:
+        snprintf(out, size, "%s", k->choices);
+        break;
+    case KD_KEY_DIGEST:
+    case KD_KEY_BOOL:
+        kd_schema_expected(k, out, size);
+        break;
+    }
+}
+
 int kd_job_schema(char **out_text)
 {
     kd_buf b;
+    char value[80], def[80];
+    int wide[3] = {3, 5, 7}; /* of the headings */
     kd_buf_init(&b, 64u << 10);
-    int key_width = 0, default_width = 0;
-    char expected[160], def[80];
     for (int i = 0; i < kd_schema_count; i++) {
+        value_text(&kd_schema[i], value, sizeof value);
         default_text(&kd_schema[i], def, sizeof def);
-        key_width = KD_MAX(key_width, (int)strlen(kd_schema[i].key));
-        default_width = KD_MAX(default_width, (int)strlen(def));
+        wide[0] = KD_MAX(wide[0], (int)strlen(kd_schema[i].key));
+        wide[1] = KD_MAX(wide[1], (int)strlen(value));
+        wide[2] = KD_MAX(wide[2], (int)strlen(def));
     }
-    kd_buf_printf(&b, "%-*s  %-*s  %s\n", key_width, "KEY", default_width, "DEFAULT",
-                  "MEANING (VALUE)");
+    kd_buf_printf(&b, "%-*s  %-*s  %-*s  MEANING\n", wide[0], "KEY", wide[1], "VALUE", wide[2],
+                  "DEFAULT");
     for (int i = 0; i < kd_schema_count; i++) {
         const kd_key *k = &kd_schema[i];
+        value_text(k, value, sizeof value);
         default_text(k, def, sizeof def);
-        kd_buf_printf(&b, "%-*s  %-*s  %s", key_width, k->key, default_width, def, k->meaning);
-        if (k->type != KD_KEY_MAP && k->type != KD_KEY_SOON) {
-            kd_schema_expected(k, expected, sizeof expected);
-            kd_buf_printf(&b, " (%s", expected);
-            if (k->only) {
-                int n = (int)strcspn(k->only, "=");
-                kd_buf_printf(&b, "; only with %.*s: %s", n, k->only, k->only + n + 1);
-            }
-            kd_buf_str(&b, ")");
+        kd_buf_printf(&b, "%-*s  %-*s  %-*s  %s", wide[0], k->key, wide[1], value, wide[2], def,
+                      k->meaning);
+        if (k->only) {
+            int n = (int)strcspn(k->only, "=");
+            kd_buf_printf(&b, " (only with %.*s: %s)", n, k->only, k->only + n + 1);
         }
         kd_buf_str(&b, "\n");
     }

@@ -1,8 +1,8 @@
 /* The schema table of the job file and libyaml's document tree under it; private to lib/job.
  *
  * One row a key. Loading, defaults, the resolved JSON, error texts and `distill help job` all read
- * these rows, so a key that is added here is known everywhere. Threads: the table is constant; a tree
- * belongs to one thread. */
+ * these rows, so a key that is added here is known everywhere. Threads: the table is constant; a
+ * tree belongs to one thread. */
 #ifndef KD_JOB_SCHEMA_H
 #define KD_JOB_SCHEMA_H
 

@@ -4,18 +4,30 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* What is shown on a terminal must not steer it: C0, DEL and C1 (U+0080 to U+009F) become '?'. */
+static void make_printable(char *text)
+{
+    for (unsigned char *p = (unsigned char *)text; *p; p++) {
+        if (*p == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0)
+            p[0] = p[1] = '?';
+        if (*p < 0x20 || *p == 0x7f)
+            *p = '?';
+    }
+}
+
 const char *kd_tree_shown(const char *text, size_t len, char out[KD_SHOWN])
 {
     size_t n = KD_MIN(len, (size_t)KD_SHOWN - 4);
     while (n < len && n > 0 && ((unsigned char)text[n] & 0xc0) == 0x80)
         n--;
-    for (size_t i = 0; i < n; i++)
-        out[i] = (unsigned char)text[i] < 0x20 || text[i] == 0x7f ? '?' : text[i];
+    memcpy(out, text, n);
     snprintf(out + n, KD_SHOWN - n, "%s", n < len ? "..." : "");
+    make_printable(out);
     return out;
 }
 
-/* Where a text came from, for messages: a file, or override number `set` (0-based, -1 = the file). */
+/* Where a text came from, for messages: a file, or override number `set` (0-based, -1 = the file).
+ */
 static void place_text(const char *file, const char *const *sets, int set, const yaml_mark_t *mark,
                        char *out, size_t size)
 {
@@ -26,6 +38,7 @@ static void place_text(const char *file, const char *const *sets, int set, const
         snprintf(out, size, "%.200s:%zu:%zu", file, mark->line + 1, mark->column + 1);
     else
         snprintf(out, size, "%.200s", file);
+    make_printable(out);
 }
 
 struct source {
@@ -95,7 +108,8 @@ static int scan_event(const struct source *s, struct scan *sc, const yaml_event_
         return 0;
     case YAML_DOCUMENT_START_EVENT:
         if (++sc->documents > 1)
-            return source_fail(s, at, diag, -KD_EINVAL, "a second document begins here; a job is one");
+            return source_fail(s, at, diag, -KD_EINVAL,
+                               "a second document begins here; a job is one");
         return 0;
     case YAML_ALIAS_EVENT:
         return source_fail(s, at, diag, -KD_EINVAL, "aliases (*name) are not accepted in a job");
@@ -127,7 +141,8 @@ static int scan_event(const struct source *s, struct scan *sc, const yaml_event_
     if (tag)
         return source_fail(s, at, diag, -KD_EINVAL, "tags (!name) are not accepted in a job");
     if (sc->depth > KD_TREE_NESTING)
-        return source_fail(s, at, diag, -KD_ELIMIT, "nested deeper than %d levels", KD_TREE_NESTING);
+        return source_fail(s, at, diag, -KD_ELIMIT, "nested deeper than %d levels",
+                           KD_TREE_NESTING);
     if (++sc->nodes > max_nodes)
         return source_fail(s, at, diag, -KD_ELIMIT, "more than %d values", KD_TREE_NODES);
     return 0;
@@ -183,7 +198,8 @@ bool kd_tree_is_null(const yaml_node_t *n)
     return !v[0] || strcmp(v, "~") == 0 || strcmp(v, "null") == 0;
 }
 
-int kd_tree_fail(kd_tree *t, int node, const char *key, kd_diag *diag, int code, const char *fmt, ...)
+int kd_tree_fail(kd_tree *t, int node, const char *key, kd_diag *diag, int code, const char *fmt,
+                 ...)
 {
     char place[320], what[700];
     va_list ap;
@@ -191,8 +207,8 @@ int kd_tree_fail(kd_tree *t, int node, const char *key, kd_diag *diag, int code,
     vsnprintf(what, sizeof what, fmt, ap);
     va_end(ap);
     const yaml_node_t *n = node ? kd_tree_node(t, node) : NULL;
-    place_text(t->file, t->sets, node ? t->from_set[node] - 1 : -1, n ? &n->start_mark : NULL, place,
-               sizeof place);
+    place_text(t->file, t->sets, node ? t->from_set[node] - 1 : -1, n ? &n->start_mark : NULL,
+               place, sizeof place);
     return kd_fail(diag, code, "%s: %s%s%s", place, key, key[0] ? ": " : "", what);
 }
 
@@ -212,9 +228,9 @@ static int added(kd_tree *t, int node, int set)
 
 static int add_scalar(kd_tree *t, const char *text, size_t len, yaml_scalar_style_t style, int set)
 {
-    return added(t,
-                 yaml_document_add_scalar(&t->doc, NULL, (const yaml_char_t *)text, (int)len, style),
-                 set);
+    return added(
+        t, yaml_document_add_scalar(&t->doc, NULL, (const yaml_char_t *)text, (int)len, style),
+        set);
 }
 
 /* Copies a node and all below it (at most KD_TREE_NESTING deep) from another document. */
@@ -237,8 +253,8 @@ static int copy(kd_tree *t, yaml_document_t *from, int node, int set)
         return made;
     case YAML_MAPPING_NODE:
         made = added(t, yaml_document_add_mapping(&t->doc, NULL, YAML_FLOW_MAPPING_STYLE), set);
-        for (yaml_node_pair_t *i = n->data.mapping.pairs.start; made && i < n->data.mapping.pairs.top;
-             i++) {
+        for (yaml_node_pair_t *i = n->data.mapping.pairs.start;
+             made && i < n->data.mapping.pairs.top; i++) {
             int key = copy(t, from, i->key, set), value = copy(t, from, i->value, set);
             if (!key || !value || !yaml_document_append_mapping_pair(&t->doc, made, key, value))
                 return 0;
@@ -332,7 +348,8 @@ static int apply_set(kd_tree *t, int set, kd_diag *diag)
     if (strlen(text) > KD_TREE_SET_TEXT)
         return source_fail(&s, NULL, diag, -KD_ELIMIT, "longer than %d bytes", KD_TREE_SET_TEXT);
     if (!equals || !dotted_key(text, (size_t)(equals - text)))
-        return source_fail(&s, NULL, diag, -KD_EINVAL, "expected key=value, as in distill.epochs=5");
+        return source_fail(&s, NULL, diag, -KD_EINVAL,
+                           "expected key=value, as in distill.epochs=5");
     s.text = equals + 1;
     s.len = strlen(s.text);
     yaml_document_t value;
@@ -366,7 +383,8 @@ int kd_tree_new(const char *text, size_t len, const char *file, const char *cons
     }
     const yaml_node_t *root = yaml_document_get_root_node(&t->doc);
     if (!root || kd_tree_is_null(root))
-        rc = source_fail(&s, NULL, diag, -KD_EINVAL, "the file is empty; a job begins with `name: ...`");
+        rc = source_fail(&s, NULL, diag, -KD_EINVAL,
+                         "the file is empty; a job begins with `name: ...`");
     else if (root->type != YAML_MAPPING_NODE)
         rc = source_fail(&s, &root->start_mark, diag, -KD_EINVAL,
                          "a job is a mapping of keys, as in `name: my-job`");

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_SERVICES 16
+#define MAX_SERVICES 32
 #define MAX_WATCHERS 256
 
 struct watcher {
@@ -25,7 +25,7 @@ struct kd_rpc_health {
     } services[MAX_SERVICES];
     int n_services, n_watchers;
     struct watcher *watchers;
-    bool stopped;
+    bool stopped; /* nothing serves any more */
 };
 
 kd_rpc_health *kd_rpc_health_new(const kd_rpc_method *methods, size_t n)
@@ -38,6 +38,7 @@ kd_rpc_health *kd_rpc_health_new(const kd_rpc_method *methods, size_t n)
         kd_rpc_service_of(methods[i].path, name, sizeof name);
         kd_rpc_health_set(h, name, true);
     }
+    kd_rpc_health_set(h, "grpc.health.v1.Health", true);
     return h;
 }
 
@@ -48,6 +49,17 @@ void kd_rpc_health_free(kd_rpc_health *h)
     KD_BUG_ON(h->watchers);
     pthread_mutex_destroy(&h->mu);
     free(h);
+}
+
+/* "a.B" of "/a.B/Method". */
+void kd_rpc_service_of(const char *path, char *out, size_t size)
+{
+    const char *start = path[0] == '/' ? path + 1 : path;
+    const char *end = strchr(start, '/');
+    size_t n = end ? (size_t)(end - start) : strlen(start);
+    KD_BUG_ON(n >= size); /* our own method table */
+    memcpy(out, start, n);
+    out[n] = '\0';
 }
 
 /* 1 serving, 0 not, -1 unknown service. Under the lock. */
@@ -80,10 +92,11 @@ static void send_status(kd_rpc_call *call, int status)
 void kd_rpc_health_set(kd_rpc_health *h, const char *service, bool serving)
 {
     pthread_mutex_lock(&h->mu);
+    serving = serving && !h->stopped;
     int old = lookup(h, service);
-    if (old < 0 && h->n_services < MAX_SERVICES) {
-        strncpy(h->services[h->n_services].name, service, 127);
-        h->services[h->n_services++].serving = serving;
+    if (old < 0) {
+        KD_BUG_ON(h->n_services == MAX_SERVICES || strlen(service) >= sizeof h->services[0].name);
+        strcpy(h->services[h->n_services++].name, service);
     }
     for (int i = 0; i < h->n_services; i++)
         if (strcmp(h->services[i].name, service) == 0)
@@ -113,8 +126,8 @@ static Grpc__Health__V1__HealthCheckRequest *request(kd_rpc_call *call, const ui
 {
     kd_diag diag = {0};
     ProtobufCMessage *m = NULL;
-    if (kd_wire_unpack(&grpc__health__v1__health_check_request__descriptor, bytes, len, &m, &diag) !=
-        0)
+    if (kd_wire_unpack(&grpc__health__v1__health_check_request__descriptor, bytes, len, &m,
+                       &diag) != 0)
         kd_rpc_finish_diag(call, &diag);
     return (Grpc__Health__V1__HealthCheckRequest *)m;
 }
@@ -146,12 +159,16 @@ static void on_watch(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *
     if (!m)
         return;
     pthread_mutex_lock(&h->mu);
-    if (h->stopped || h->n_watchers >= MAX_WATCHERS) {
-        kd_rpc_finish(call, h->stopped ? -KD_EUNAVAIL : -KD_ELIMIT, "no more watchers are taken");
-    } else {
-        struct watcher *w = kd_xalloc(sizeof *w);
+    struct watcher *w = NULL;
+    if (h->stopped)
+        kd_rpc_finish(call, -KD_EUNAVAIL, "the server is stopping");
+    else if (strlen(m->service) >= sizeof w->service)
+        kd_rpc_finish(call, -KD_EINVAL, "no service has so long a name");
+    else if (h->n_watchers >= MAX_WATCHERS || !(w = calloc(1, sizeof *w)))
+        kd_rpc_finish(call, -KD_ELIMIT, "no more watchers are taken");
+    if (w) {
         w->call = kd_rpc_call_ref(call);
-        strncpy(w->service, m->service, sizeof w->service - 1);
+        strcpy(w->service, m->service);
         w->next = h->watchers;
         h->watchers = w;
         h->n_watchers++;

@@ -1,4 +1,4 @@
-/* Shared by the files of this folder: the tag protocol and small helpers over gRPC types. */
+/* Shared by the files of this folder: the tag protocol, received bytes, what waits to be sent. */
 #ifndef KD_RPC_INTERNAL_H
 #define KD_RPC_INTERNAL_H
 
@@ -14,11 +14,23 @@
 #include <grpc/support/time.h>
 #include <pthread.h>
 
+#define KD_RPC_MAX_QUEUED (8u << 20) /* bytes waiting in one stream */
+
+/* ---- runtime.c */
+
 /* Every tag on the completion queue points to one of these, embedded in the object that owns the
- * batch. done runs on a poller thread, once. */
+ * batch. done runs on a poller thread, once; ok is gRPC's word on the batch. */
 struct kd_op {
     void (*done)(struct kd_op *op, bool ok);
 };
+
+/* Before a tag is given to gRPC, by whatever function: what was written until now is seen by done.
+ * gRPC's queue sees to that; this only tells ThreadSanitizer, which cannot look into gRPC. */
+void kd_rpc_hand_over(struct kd_op *op);
+void kd_rpc_start_batch(grpc_call *call, const grpc_op *ops, size_t n, struct kd_op *op);
+
+/* The object of `type` whose member `field` the tag is. */
+#define KD_RPC_OWNER(op, type, field) ((type *)(void *)((char *)(op)-offsetof(type, field)))
 
 struct kd_rpc {
     grpc_completion_queue *cq;
@@ -26,30 +38,116 @@ struct kd_rpc {
     int n_threads;
 };
 
-/* One byte buffer of the joined parts; the caller owns it. */
-grpc_byte_buffer *kd_rpc_join(const struct iovec *parts, int n_parts, size_t *out_len);
-/* The whole of a received message as one slice; the buffer stays the caller's. */
-grpc_slice kd_rpc_contiguous(grpc_byte_buffer *bb);
-gpr_timespec kd_rpc_deadline(int timeout_ms);
-/* Text for a status: printable, cut at KD_MAX_STATUS_TEXT. */
-void kd_rpc_safe_text(const char *text, char out[KD_MAX_STATUS_TEXT + 1]);
+gpr_timespec kd_rpc_deadline(int timeout_ms); /* 0 = never */
 
-/* Methods that every server has. health.c and reflection.c fill rows; arg is their own state. */
+/* Channel arguments that both ends set alike: sizes, keep-alive, no compression. Writes at most
+ * KD_RPC_COMMON_ARGS of them and returns how many. */
+#define KD_RPC_COMMON_ARGS 16
+size_t kd_rpc_common_args(size_t max_message, grpc_arg *args);
+grpc_arg kd_rpc_int_arg(const char *key, int value);
+
+/* ---- bytes.c: messages to and from gRPC's buffers */
+
+/* One byte buffer with copies of the parts; the caller destroys it. */
+grpc_byte_buffer *kd_rpc_join(const struct iovec *parts, int n_parts);
+size_t kd_rpc_parts_len(const struct iovec *parts, int n_parts);
+/* The whole of a received message as one slice (caller unrefs); copies only when it came in several
+ * pieces. The buffer stays the caller's. */
+grpc_slice kd_rpc_contiguous(grpc_byte_buffer *bb);
+/* The same into memory for free(); NULL when there is none. */
+uint8_t *kd_rpc_gather(grpc_byte_buffer *bb, size_t *out_len);
+
+/* Messages waiting for a stream's one outstanding send. Guarded by the owner's lock. */
+struct kd_outgoing;
+typedef struct kd_outbox {
+    struct kd_outgoing *first, *last, *in_flight;
+    size_t queued; /* bytes, the one in flight included */
+} kd_outbox;
+/* Takes bb. -KD_ENOMEM (bb destroyed). */
+int kd_outbox_add(kd_outbox *o, grpc_byte_buffer *bb, size_t len) KD_MUST_CHECK;
+grpc_byte_buffer *kd_outbox_next(kd_outbox *o); /* now in flight; NULL when nothing waits */
+void kd_outbox_sent(kd_outbox *o);              /* what was in flight is released */
+void kd_outbox_clear(kd_outbox *o);             /* what still waits is dropped */
+
+/* ---- status.c: sentences */
+
+/* Copies text as printable UTF-8: control characters (but newline) and bytes that are no UTF-8 come
+ * out as '?'; cut between characters. */
+void kd_rpc_safe_text(const char *text, char *out, size_t size);
+/* What a finished client call's status says to a person. from_peer: the server sent it itself;
+ * connected: the channel had a connection when it ended. Empty for OK. */
+void kd_rpc_explain(const char *target, int grpc_status, const char *details, bool from_peer,
+                    bool connected, char *out, size_t size);
+
+/* ---- creds.c: the one place that says how a connection is protected */
+grpc_channel_credentials *kd_rpc_channel_creds(void);
+grpc_server_credentials *kd_rpc_server_creds(void);
+
+/* ---- call.c and server.c */
+
+/* Serves an accepted call to its end; the server counts it until kd_rpc_server_call_over. code !=
+ * 0: refused at once with code and text, and method is not used. */
+void kd_rpc_call_serve(kd_rpc_server *s, grpc_call *call, gpr_timespec deadline,
+                       const kd_rpc_method *method, size_t max_message, int code, const char *text);
+void kd_rpc_server_call_over(kd_rpc_server *s);
+
+/* ---- channel.c and stream.c */
+
+struct kd_rpc_link { /* one running call in its channel's ring */
+    struct kd_rpc_link *prev, *next;
+    grpc_call *call;
+};
+
+struct kd_rpc_channel {
+    kd_rpc *rpc;
+    grpc_channel *grpc;
+    char *target;
+    size_t max_message;
+    pthread_mutex_t mu; /* guards all below */
+    pthread_cond_t changed;
+    struct kd_rpc_link calls; /* head of the ring */
+    bool closing;
+};
+
+/* Makes the call and lists it; -KD_ECANCELED when the channel is being freed. */
+int kd_rpc_link_open(kd_rpc_channel *ch, struct kd_rpc_link *l, const char *path,
+                     int timeout_ms) KD_MUST_CHECK;
+/* Unlists and releases the call. The channel may be gone when this returns. */
+void kd_rpc_link_close(kd_rpc_channel *ch, struct kd_rpc_link *l);
+
+/* What a client receives beside messages; lives until the status has come. */
+struct kd_rpc_status {
+    grpc_status_code code;
+    grpc_slice details;
+    grpc_metadata_array initial, trailing;
+    const char *error_string;
+};
+void kd_rpc_status_init(struct kd_rpc_status *s);
+void kd_rpc_status_clear(struct kd_rpc_status *s);
+grpc_op kd_rpc_status_op(struct kd_rpc_status *s);
+/* Our code, and the sentence into text. */
+int kd_rpc_status_read(const kd_rpc_channel *ch, const struct kd_rpc_status *s, char *text,
+                       size_t size);
+
+/* ---- methods that every server has: health.c and reflection.c fill rows */
+
 typedef struct kd_rpc_health kd_rpc_health;
 kd_rpc_health *kd_rpc_health_new(const kd_rpc_method *methods, size_t n);
 void kd_rpc_health_free(kd_rpc_health *h);
 void kd_rpc_health_set(kd_rpc_health *h, const char *service, bool serving);
-void kd_rpc_health_stop(kd_rpc_health *h); /* all NOT_SERVING, watchers ended */
+void kd_rpc_health_stop(kd_rpc_health *h); /* all NOT_SERVING for good, watchers ended */
 #define KD_HEALTH_METHODS 2
 void kd_rpc_health_methods(kd_rpc_health *h, kd_rpc_method rows[KD_HEALTH_METHODS]);
 
 typedef struct kd_rpc_reflection kd_rpc_reflection;
+/* The set is borrowed. -KD_EDATA when it does not parse. */
 int kd_rpc_reflection_new(const void *set, size_t len, const kd_rpc_method *methods, size_t n,
                           kd_rpc_reflection **out, kd_diag *diag) KD_MUST_CHECK;
 void kd_rpc_reflection_free(kd_rpc_reflection *r);
 #define KD_REFLECTION_METHODS 2
 void kd_rpc_reflection_methods(kd_rpc_reflection *r, kd_rpc_method rows[KD_REFLECTION_METHODS]);
-/* "distill.v1.Jobs" of "/distill.v1.Jobs/Submit" into out (size bytes). */
+
+/* "distill.v1.Jobs" of "/distill.v1.Jobs/Submit" into out. */
 void kd_rpc_service_of(const char *path, char *out, size_t size);
 
 #endif

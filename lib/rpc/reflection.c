@@ -14,145 +14,181 @@
 
 #define MAX_FILES 64
 #define MAX_DEPS 16
+#define MAX_SYMBOLS 65536
+#define MAX_SERVICES 32
+#define MAX_NAME 256
+#define MAX_DEPTH 16
 
 struct file {
-    const uint8_t *bytes;
+    const uint8_t *bytes; /* the FileDescriptorProto, inside the set */
     size_t len;
-    char name[128];
-    char deps[MAX_DEPS][128];
+    char name[MAX_NAME];
+    char deps[MAX_DEPS][MAX_NAME];
     int n_deps;
 };
 
 struct symbol {
-    char name[256];
+    char name[MAX_NAME];
     int file;
 };
 
 struct kd_rpc_reflection {
     struct file files[MAX_FILES];
     int n_files;
-    struct symbol *symbols;
-    int n_symbols;
-    char services[32][128];
+    struct symbol *symbols; /* sorted by name once the set is read */
+    size_t n_symbols, cap_symbols;
+    char services[MAX_SERVICES][MAX_NAME];
     int n_services;
 };
 
+/* ---- reading the set */
+
 struct field {
-    unsigned number, type;
+    uint64_t number;
+    bool is_bytes; /* else a number, which nothing here needs */
     const uint8_t *bytes;
     size_t len;
 };
 
-/* Next field of a message; 1 = there is one, 0 = end, -1 = damaged. */
+static bool read_varint(const uint8_t **p, const uint8_t *end, uint64_t *out)
+{
+    *out = 0;
+    for (unsigned shift = 0; shift < 64 && *p < end; shift += 7) {
+        uint8_t b = *(*p)++;
+        *out |= (uint64_t)(b & 0x7f) << shift;
+        if (!(b & 0x80))
+            return true;
+    }
+    return false;
+}
+
+/* Next field of a message; 1 = there is one, 0 = end, -1 = damaged. No message that is scanned here
+ * has fields of fixed width. */
 static int next_field(const uint8_t **p, const uint8_t *end, struct field *f)
 {
-    uint64_t v[2] = {0, 0};
+    uint64_t tag, n;
     if (*p == end)
         return 0;
-    for (int k = 0; k < 2; k++) {
-        unsigned shift = 0;
-        do {
-            if (*p == end || shift > 63)
-                return -1;
-            v[k] |= (uint64_t)(**p & 0x7f) << shift;
-            shift += 7;
-        } while (*(*p)++ & 0x80);
-        if (k == 0 && ((v[0] & 7) == 1 || (v[0] & 7) == 5))
-            return -1; /* descriptors have no fixed-width fields that we need */
-        if (k == 0 && (v[0] & 7) == 0)
-            continue;
-    }
-    f->number = (unsigned)(v[0] >> 3);
-    f->type = (unsigned)(v[0] & 7);
+    if (!read_varint(p, end, &tag) || !read_varint(p, end, &n))
+        return -1;
+    *f = (struct field){.number = tag >> 3, .is_bytes = (tag & 7) == 2};
+    if ((tag & 7) == 0)
+        return 1;
+    if (!f->is_bytes || n > (uint64_t)(end - *p))
+        return -1;
     f->bytes = *p;
-    f->len = 0;
-    if (f->type == 2) {
-        if (v[1] > (uint64_t)(end - *p))
-            return -1;
-        f->len = (size_t)v[1];
-        *p += f->len;
-    }
+    f->len = (size_t)n;
+    *p += n;
     return 1;
 }
 
-static void copy_text(char *out, size_t size, const struct field *f)
+static int copy_text(char out[MAX_NAME], const struct field *f)
 {
-    size_t n = KD_MIN(f->len, size - 1);
-    memcpy(out, f->bytes, n);
-    out[n] = '\0';
+    if (f->len >= MAX_NAME)
+        return -1;
+    memcpy(out, f->bytes, f->len);
+    out[f->len] = '\0';
+    return 0;
 }
 
-static void add_symbol(kd_rpc_reflection *r, const char *scope, const char *name, int file)
+static int add_symbol(kd_rpc_reflection *r, const char *name, int file)
 {
-    struct symbol *p = realloc(r->symbols, ((size_t)r->n_symbols + 1) * sizeof *p);
-    KD_BUG_ON(!p);
-    r->symbols = p;
+    if (r->n_symbols == r->cap_symbols) {
+        size_t cap = r->cap_symbols ? r->cap_symbols * 2 : 256;
+        struct symbol *p = cap <= MAX_SYMBOLS ? realloc(r->symbols, cap * sizeof *p) : NULL;
+        if (!p)
+            return -1;
+        r->symbols = p;
+        r->cap_symbols = cap;
+    }
     struct symbol *s = &r->symbols[r->n_symbols++];
-    snprintf(s->name, sizeof s->name, "%.120s%s%.120s", scope, scope[0] ? "." : "", name);
+    snprintf(s->name, sizeof s->name, "%s", name);
     s->file = file;
+    return 0;
 }
 
-/* A declaration whose name is field 1; members are the fields whose numbers are in `nested`. */
-static int scan_declaration(kd_rpc_reflection *r, const struct field *decl, const char *scope,
-                            int file, const unsigned *nested, int depth)
+enum kind { FILE_, MESSAGE, ENUM, SERVICE, LEAF, NONE };
+
+/* What a declaration of one kind contains, by field number of its descriptor. */
+static enum kind kind_of(enum kind outer, uint64_t number)
+{
+    switch (outer) {
+    case FILE_:
+        return number == 4 ? MESSAGE : number == 5 ? ENUM : number == 6 ? SERVICE : NONE;
+    case MESSAGE:
+        return number == 3                  ? MESSAGE
+               : number == 4                ? ENUM
+               : number == 2 || number == 8 ? LEAF
+                                            : NONE;
+    case ENUM:
+    case SERVICE:
+        return number == 2 ? LEAF : NONE;
+    case LEAF:
+    case NONE:
+        break;
+    }
+    return NONE;
+}
+
+/* Adds a declaration and all in it. Its name is field 1 in every kind of descriptor. */
+static int scan(kd_rpc_reflection *r, const struct field *decl, enum kind kind, const char *scope,
+                int file, int depth)
 {
     const uint8_t *p = decl->bytes, *end = p + decl->len;
     struct field f;
-    char name[128] = "", full[256];
+    char name[MAX_NAME] = "", full[MAX_NAME];
     int rc;
     while ((rc = next_field(&p, end, &f)) == 1)
-        if (f.number == 1 && f.type == 2)
-            copy_text(name, sizeof name, &f);
-    if (rc < 0 || depth > 8)
+        if (f.number == 1 && f.is_bytes && copy_text(name, &f) != 0)
+            return -1;
+    if (rc < 0 || depth > MAX_DEPTH ||
+        snprintf(full, sizeof full, "%s%s%s", scope, scope[0] ? "." : "", name) >= MAX_NAME ||
+        add_symbol(r, full, file) != 0)
         return -1;
-    add_symbol(r, scope, name, file);
-    snprintf(full, sizeof full, "%.120s%s%.120s", scope, scope[0] ? "." : "", name);
-    p = decl->bytes;
-    while (nested && next_field(&p, end, &f) == 1)
-        for (const unsigned *n = nested; *n; n++)
-            if (f.type == 2 && f.number == *n &&
-                scan_declaration(r, &f, full, file,
-                                 f.number == 3 ? nested : NULL, depth + 1) != 0)
-                return -1;
+    /* Values of an enum are named in the scope around it. */
+    const char *inner = kind == ENUM ? scope : full;
+    for (p = decl->bytes; next_field(&p, end, &f) == 1;) {
+        enum kind k = f.is_bytes ? kind_of(kind, f.number) : NONE;
+        if (k != NONE && scan(r, &f, k, inner, file, depth + 1) != 0)
+            return -1;
+    }
     return 0;
 }
 
 static int scan_file(kd_rpc_reflection *r, const struct field *file)
 {
-    static const unsigned in_message[] = {3, 4, 2, 0}; /* nested_type, enum_type, field */
-    static const unsigned in_service[] = {2, 0};       /* method */
     if (r->n_files == MAX_FILES)
         return -1;
-    int index = r->n_files++;
+    int index = r->n_files++, rc;
     struct file *f = &r->files[index];
     f->bytes = file->bytes;
     f->len = file->len;
     const uint8_t *p = file->bytes, *end = p + file->len;
     struct field x;
-    char package[128] = "";
-    int rc;
+    char package[MAX_NAME] = "";
     while ((rc = next_field(&p, end, &x)) == 1) {
-        if (x.type != 2)
+        if (!x.is_bytes)
             continue;
         if (x.number == 1)
-            copy_text(f->name, sizeof f->name, &x);
+            rc = copy_text(f->name, &x);
         else if (x.number == 2)
-            copy_text(package, sizeof package, &x);
-        else if (x.number == 3 && f->n_deps < MAX_DEPS)
-            copy_text(f->deps[f->n_deps++], sizeof f->deps[0], &x);
+            rc = copy_text(package, &x);
+        else if (x.number == 3)
+            rc = f->n_deps < MAX_DEPS ? copy_text(f->deps[f->n_deps++], &x) : -1;
+        if (rc < 0)
+            return -1;
     }
-    p = file->bytes;
-    while (rc == 0 && next_field(&p, end, &x) == 1) {
-        if (x.type != 2)
-            continue;
-        if (x.number == 4)
-            rc = scan_declaration(r, &x, package, index, in_message, 0);
-        else if (x.number == 5)
-            rc = scan_declaration(r, &x, package, index, NULL, 0);
-        else if (x.number == 6)
-            rc = scan_declaration(r, &x, package, index, in_service, 0);
+    for (p = file->bytes; rc == 0 && next_field(&p, end, &x) == 1;) {
+        enum kind k = x.is_bytes ? kind_of(FILE_, x.number) : NONE;
+        if (k != NONE)
+            rc = scan(r, &x, k, package, index, 0);
     }
     return rc;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const struct symbol *)a)->name, ((const struct symbol *)b)->name);
 }
 
 static void add_service(kd_rpc_reflection *r, const char *name)
@@ -160,8 +196,8 @@ static void add_service(kd_rpc_reflection *r, const char *name)
     for (int i = 0; i < r->n_services; i++)
         if (strcmp(r->services[i], name) == 0)
             return;
-    if (r->n_services < (int)KD_COUNT(r->services))
-        snprintf(r->services[r->n_services++], sizeof r->services[0], "%s", name);
+    KD_BUG_ON(r->n_services == MAX_SERVICES); /* our own method table */
+    snprintf(r->services[r->n_services++], MAX_NAME, "%s", name);
 }
 
 int kd_rpc_reflection_new(const void *set, size_t len, const kd_rpc_method *methods, size_t n,
@@ -172,12 +208,14 @@ int kd_rpc_reflection_new(const void *set, size_t len, const kd_rpc_method *meth
     struct field f;
     int rc;
     while ((rc = next_field(&p, end, &f)) == 1)
-        if (f.number == 1 && f.type == 2 && (rc = scan_file(r, &f)) != 0)
+        if (f.number == 1 && f.is_bytes && (rc = scan_file(r, &f)) != 0)
             break;
     if (rc != 0) {
         kd_rpc_reflection_free(r);
-        return kd_fail(diag, -KD_EDATA, "the descriptor set is damaged");
+        return kd_fail(diag, -KD_EDATA, "the descriptor set is damaged or too large");
     }
+    if (r->n_symbols)
+        qsort(r->symbols, r->n_symbols, sizeof *r->symbols, by_name);
     for (size_t i = 0; i < n; i++) {
         char name[128];
         kd_rpc_service_of(methods[i].path, name, sizeof name);
@@ -198,6 +236,8 @@ void kd_rpc_reflection_free(kd_rpc_reflection *r)
     free(r);
 }
 
+/* ---- answering */
+
 static int find_file(const kd_rpc_reflection *r, const char *name)
 {
     for (int i = 0; i < r->n_files; i++)
@@ -208,10 +248,12 @@ static int find_file(const kd_rpc_reflection *r, const char *name)
 
 static int find_symbol(const kd_rpc_reflection *r, const char *name)
 {
-    for (int i = 0; i < r->n_symbols; i++)
-        if (strcmp(r->symbols[i].name, name) == 0)
-            return r->symbols[i].file;
-    return -1;
+    struct symbol key;
+    if (strlen(name) >= sizeof key.name || r->n_symbols == 0)
+        return -1;
+    strcpy(key.name, name);
+    const struct symbol *s = bsearch(&key, r->symbols, r->n_symbols, sizeof key, by_name);
+    return s ? s->file : -1;
 }
 
 static void collect(const kd_rpc_reflection *r, int file, bool wanted[MAX_FILES])
@@ -223,12 +265,16 @@ static void collect(const kd_rpc_reflection *r, int file, bool wanted[MAX_FILES]
         collect(r, find_file(r, r->files[file].deps[i]), wanted);
 }
 
-static void send_response(kd_rpc_call *call, const Grpc__Reflection__V1__ServerReflectionResponse *m)
+static void send_response(kd_rpc_call *call,
+                          const Grpc__Reflection__V1__ServerReflectionResponse *m)
 {
     kd_buf buf;
     kd_buf_init(&buf, KD_MAX_CONTROL_BYTES);
-    if (kd_wire_pack(m, &buf) == 0)
-        (void)kd_rpc_send(call, &(struct iovec){buf.data, buf.len}, 1);
+    int rc = kd_wire_pack(m, &buf);
+    if (rc == 0)
+        rc = kd_rpc_send(call, &(struct iovec){buf.data, buf.len}, 1);
+    if (rc != 0) /* no effect on a call that is over */
+        kd_rpc_finish(call, rc, "the client asks faster than it takes the answers");
     kd_buf_clear(&buf);
 }
 
@@ -259,7 +305,7 @@ static void answer_services(const kd_rpc_reflection *r, kd_rpc_call *call,
 {
     Grpc__Reflection__V1__ListServiceResponse list =
         GRPC__REFLECTION__V1__LIST_SERVICE_RESPONSE__INIT;
-    Grpc__Reflection__V1__ServiceResponse items[32], *pointers[32];
+    Grpc__Reflection__V1__ServiceResponse items[MAX_SERVICES], *pointers[MAX_SERVICES];
     for (int i = 0; i < r->n_services; i++) {
         grpc__reflection__v1__service_response__init(&items[i]);
         items[i].name = (char *)r->services[i];

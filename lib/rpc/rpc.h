@@ -10,8 +10,8 @@
 #ifndef KD_RPC_H
 #define KD_RPC_H
 
-#include "kd/err.h"
 #include "kd/clock.h"
+#include "kd/err.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -48,17 +48,18 @@ typedef struct kd_rpc_method {
     size_t max_request; /* bytes; larger is answered RESOURCE_EXHAUSTED */
     void (*on_open)(kd_rpc_call *call, void *arg);
     void (*on_message)(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg);
-    void (*on_half_close)(kd_rpc_call *call, void *arg); /* bidi: client sends no more; may be NULL */
+    /* bidi: the client sends no more; may be NULL */
+    void (*on_half_close)(kd_rpc_call *call, void *arg);
     void (*on_close)(kd_rpc_call *call, bool cancelled, void *arg);
     void *arg;
 } kd_rpc_method;
 
 typedef struct kd_rpc_server_config {
-    const char *listen;            /* host:port; port 0 = any free one */
-    const kd_rpc_method *methods;  /* borrowed until free */
+    const char *listen;           /* host:port; port 0 = any free one */
+    const kd_rpc_method *methods; /* borrowed until free */
     size_t n_methods;
-    size_t max_message;            /* largest message in either direction */
-    const void *descriptor_set;    /* serialized FileDescriptorSet for reflection, borrowed; or NULL */
+    size_t max_message;         /* largest message in either direction */
+    const void *descriptor_set; /* serialized FileDescriptorSet for reflection, borrowed; or NULL */
     size_t descriptor_set_len;
 } kd_rpc_server_config;
 
@@ -68,7 +69,7 @@ typedef struct kd_rpc_server_config {
 int kd_rpc_server_new(kd_rpc *rpc, const kd_rpc_server_config *cfg, kd_rpc_server **out,
                       kd_diag *diag) KD_MUST_CHECK;
 int kd_rpc_server_port(const kd_rpc_server *s);
-/* Health status: service "" (the whole server) or a full service name. New services start SERVING. */
+/* Health status: service "" (the whole server) or a full service name. New ones start SERVING. */
 void kd_rpc_server_set_health(kd_rpc_server *s, const char *service, bool serving);
 /* Refuses new calls, waits up to grace_ms for running ones, cancels the rest, waits for every
  * callback to return. Synchronous; not from a callback. Then free. */
@@ -79,19 +80,21 @@ void kd_rpc_server_free(kd_rpc_server *s); /* stops first if needed */
 kd_rpc_call *kd_rpc_call_ref(kd_rpc_call *call);
 void kd_rpc_call_unref(kd_rpc_call *call);
 kd_rpc_peer kd_rpc_call_peer(const kd_rpc_call *call);
-kd_time_ms kd_rpc_call_deadline(const kd_rpc_call *call); /* kd_clock_ms scale; INT64_MAX = none */
+/* On the scale of kd_clock_ms; INT64_MAX = none. Up to 1 % later than the client's own, which gives
+ * up first: gRPC rounds a timeout up to send it in few digits (1000 ms as 1010, 20 s as 20.1). */
+kd_time_ms kd_rpc_call_deadline(const kd_rpc_call *call);
 /* For the handler's own state; plain pointer, set in on_open or on_message. */
 void kd_rpc_call_set_data(kd_rpc_call *call, void *data);
 void *kd_rpc_call_data(const kd_rpc_call *call);
-/* Answers a unary call: message of the joined parts + OK. Once; later answers, and answers after the
- * call is over, are ignored. May come long after the handler returned (keep a ref). */
+/* Answers a unary call: message of the joined parts + OK. Once; later answers, and answers after
+ * the call is over, are ignored. May come long after the handler returned (keep a ref). */
 void kd_rpc_reply(kd_rpc_call *call, const struct iovec *parts, int n_parts);
 /* Queues one message on a stream. -KD_ELIMIT when more than 8 MiB wait for a slow peer (nothing
- * queued), -KD_ECANCELED when the call is over. */
+ * queued), -KD_ECANCELED when the call is over, -KD_EINVAL when it is larger than max_message. */
 int kd_rpc_send(kd_rpc_call *call, const struct iovec *parts, int n_parts);
 size_t kd_rpc_queued(kd_rpc_call *call); /* bytes not yet taken by the transport */
-/* Ends any call. code 0 = OK, else our error code (its gRPC status goes out, see KD_ERR_MAP); text is
- * cut at KD_MAX_STATUS_TEXT. Queued messages of a stream go out first. */
+/* Ends any call. code 0 = OK, else our error code (its gRPC status goes out, see KD_ERR_MAP); text
+ * is cut at KD_MAX_STATUS_TEXT. Queued messages of a stream go out first. */
 void kd_rpc_finish(kd_rpc_call *call, int code, const char *text);
 void kd_rpc_finish_diag(kd_rpc_call *call, const kd_diag *diag);
 
@@ -100,7 +103,9 @@ typedef struct kd_rpc_channel kd_rpc_channel;
 /* Makes no connection yet. target host:port. Reconnects by itself with back-off (0.2 to 5 s). */
 int kd_rpc_channel_new(kd_rpc *rpc, const char *target, size_t max_message, kd_rpc_channel **out,
                        kd_diag *diag) KD_MUST_CHECK;
-/* Cancels what is running, waits for its callbacks. Not from a callback. */
+/* Cancels what is running; further calls and streams are refused with -KD_ECANCELED. */
+void kd_rpc_channel_close(kd_rpc_channel *ch);
+/* Closes, and waits for the callbacks of what was running. Not from a callback. */
 void kd_rpc_channel_free(kd_rpc_channel *ch);
 
 /* Result of a unary call. code: 0 or -KD_E...; text: the server's sentence, or one that says which
@@ -136,6 +141,7 @@ typedef struct kd_rpc_stream_events {
 int kd_rpc_stream_open(kd_rpc_channel *ch, const char *path, int timeout_ms,
                        const kd_rpc_stream_events *events, kd_rpc_stream **out,
                        kd_diag *diag) KD_MUST_CHECK;
+/* As kd_rpc_send. */
 int kd_rpc_stream_send(kd_rpc_stream *s, const struct iovec *parts, int n_parts);
 void kd_rpc_stream_close_send(kd_rpc_stream *s);
 void kd_rpc_stream_cancel(kd_rpc_stream *s);

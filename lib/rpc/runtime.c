@@ -2,9 +2,29 @@
 
 #include "kd/log.h"
 
+#include <grpc/compression.h>
 #include <grpc/support/log.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+
+#ifdef __SANITIZE_THREAD__
+#include <sanitizer/tsan_interface.h>
+#else
+#define __tsan_release(p) (void)(p)
+#define __tsan_acquire(p) (void)(p)
+#endif
+
+void kd_rpc_hand_over(struct kd_op *op)
+{
+    __tsan_release(op);
+}
+
+void kd_rpc_start_batch(grpc_call *call, const grpc_op *ops, size_t n, struct kd_op *op)
+{
+    kd_rpc_hand_over(op);
+    KD_BUG_ON(grpc_call_start_batch(call, ops, n, op, NULL) != GRPC_CALL_OK);
+}
 
 static void *poll_queue(void *arg)
 {
@@ -16,16 +36,30 @@ static void *poll_queue(void *arg)
             return NULL;
         if (ev.type == GRPC_OP_COMPLETE) {
             struct kd_op *op = ev.tag;
+            __tsan_acquire(op);
             op->done(op, ev.success != 0);
         }
     }
 }
 
-/* gRPC's own lines are about its insides: of use when looking for a fault, not before. */
+/* A taken port and a refused connection are told to the caller in our own words; saying them twice
+ * would only alarm. */
+static bool is_told_elsewhere(const char *message)
+{
+    static const char *const parts[] = {"No address added", "Failed to add", "onnection refused",
+                                        "ailed to connect", "Address already in use"};
+    for (size_t i = 0; i < KD_COUNT(parts); i++)
+        if (strstr(message, parts[i]))
+            return true;
+    return false;
+}
+
 static void forward_log(gpr_log_func_args *args)
 {
-    if (args->severity == GPR_LOG_SEVERITY_ERROR)
-        kd_debug("grpc: %s (%s:%d)", args->message, args->file, args->line);
+    const char *slash = strrchr(args->file, '/');
+    bool loud = args->severity == GPR_LOG_SEVERITY_ERROR && !is_told_elsewhere(args->message);
+    kd_log(loud ? KD_LOG_WARN : KD_LOG_DEBUG, "grpc: %s (%s:%d)", args->message,
+           slash ? slash + 1 : args->file, args->line);
 }
 
 int kd_rpc_new(int threads, kd_rpc **out, kd_diag *diag)
@@ -56,40 +90,11 @@ void kd_rpc_free(kd_rpc *rpc)
     for (int i = 0; i < rpc->n_threads; i++)
         pthread_join(rpc->threads[i], NULL);
     if (rpc->n_threads == 0)
-        while (grpc_completion_queue_next(rpc->cq, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL).type !=
-               GRPC_QUEUE_SHUTDOWN) {
-        }
+        poll_queue(rpc);
     grpc_completion_queue_destroy(rpc->cq);
     grpc_shutdown();
     free(rpc->threads);
     free(rpc);
-}
-
-grpc_byte_buffer *kd_rpc_join(const struct iovec *parts, int n_parts, size_t *out_len)
-{
-    grpc_slice slices[8];
-    KD_BUG_ON(n_parts < 0 || n_parts > (int)KD_COUNT(slices));
-    size_t len = 0;
-    for (int i = 0; i < n_parts; i++) {
-        slices[i] = grpc_slice_from_copied_buffer(parts[i].iov_base ? parts[i].iov_base : "",
-                                                  parts[i].iov_len);
-        len += parts[i].iov_len;
-    }
-    grpc_byte_buffer *bb = grpc_raw_byte_buffer_create(slices, (size_t)n_parts);
-    for (int i = 0; i < n_parts; i++)
-        grpc_slice_unref(slices[i]);
-    *out_len = len;
-    return bb;
-}
-
-grpc_slice kd_rpc_contiguous(grpc_byte_buffer *bb)
-{
-    grpc_byte_buffer_reader reader;
-    if (!grpc_byte_buffer_reader_init(&reader, bb))
-        return grpc_empty_slice();
-    grpc_slice all = grpc_byte_buffer_reader_readall(&reader);
-    grpc_byte_buffer_reader_destroy(&reader);
-    return all;
 }
 
 gpr_timespec kd_rpc_deadline(int timeout_ms)
@@ -100,23 +105,30 @@ gpr_timespec kd_rpc_deadline(int timeout_ms)
                         gpr_time_from_millis(timeout_ms, GPR_TIMESPAN));
 }
 
-void kd_rpc_safe_text(const char *text, char out[KD_MAX_STATUS_TEXT + 1])
+grpc_arg kd_rpc_int_arg(const char *key, int value)
 {
-    size_t n = 0;
-    for (const char *p = text ? text : ""; *p && n < KD_MAX_STATUS_TEXT; p++)
-        out[n++] = (unsigned char)*p < 0x20 && *p != '\n' ? '?' : *p;
-    /* Not in the middle of a UTF-8 sequence. */
-    while (n == KD_MAX_STATUS_TEXT && n > 0 && ((unsigned char)out[n - 1] & 0x80))
-        n--;
-    out[n] = '\0';
+    return (grpc_arg){.type = GRPC_ARG_INTEGER, .key = (char *)key, .value.integer = value};
 }
 
-void kd_rpc_service_of(const char *path, char *out, size_t size)
+size_t kd_rpc_common_args(size_t max_message, grpc_arg *args)
 {
-    const char *start = path[0] == '/' ? path + 1 : path;
-    const char *end = strchr(start, '/');
-    size_t n = end ? (size_t)(end - start) : strlen(start);
-    n = KD_MIN(n, size - 1);
-    memcpy(out, start, n);
-    out[n] = '\0';
+    KD_BUG_ON(max_message == 0 || max_message > INT_MAX);
+    const struct {
+        const char *key;
+        int value;
+    } all[] = {
+        {GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, (int)max_message},
+        {GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, (int)max_message},
+        {GRPC_ARG_MAX_METADATA_SIZE, 16384},
+        {GRPC_ARG_KEEPALIVE_TIME_MS, KD_KEEPALIVE_MS},
+        {GRPC_ARG_KEEPALIVE_TIMEOUT_MS, KD_KEEPALIVE_TIMEOUT_MS},
+        {GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1},
+        {GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0},
+        /* Only identity: a small compressed message could otherwise become a large one here. */
+        {GRPC_COMPRESSION_CHANNEL_ENABLED_ALGORITHMS_BITSET, 1 << GRPC_COMPRESS_NONE},
+    };
+    _Static_assert(KD_COUNT(all) <= KD_RPC_COMMON_ARGS, "room for all of them");
+    for (size_t i = 0; i < KD_COUNT(all); i++)
+        args[i] = kd_rpc_int_arg(all[i].key, all[i].value);
+    return KD_COUNT(all);
 }

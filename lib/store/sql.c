@@ -99,8 +99,8 @@ static int bind(sqlite3_stmt *st, const char *format, va_list ap)
     return rc;
 }
 
-static int prepare(kd_sql *s, sqlite3_stmt **out, kd_diag *diag, const char *sql, const char *format,
-                   va_list ap)
+static int prepare(kd_sql *s, sqlite3_stmt **out, kd_diag *diag, const char *sql,
+                   const char *format, va_list ap)
 {
     sqlite3_stmt *st = NULL;
     const char *tail = NULL;
@@ -233,8 +233,7 @@ int kd_sql_open(const char *path, const char *const *migrations, int n_migration
                 kd_diag *diag)
 {
     kd_sql s = {0};
-    int rc = sqlite3_open_v2(path, &s.db,
-                             SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOFOLLOW, NULL);
+    int rc = sqlite3_open_v2(path, &s.db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL);
     if (rc != SQLITE_OK)
         rc = kd_fail(diag, code_of(rc), "cannot open the database %.300s: %.300s", path,
                      s.db ? sqlite3_errmsg(s.db) : "out of memory");

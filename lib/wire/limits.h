@@ -4,22 +4,22 @@
 
 #define KD_PROTOCOL 1u /* a worker with another number is refused at join */
 
-#define KD_MAX_CONTROL_BYTES (1u << 20)     /* any message without payload */
-#define KD_MAX_BULK_BYTES (5u << 20)        /* any message with payload: payload + 1 MiB */
-#define KD_MAX_PAYLOAD_BYTES (4u << 20)     /* slice with two Adam vectors: 3 x 1 MiB chunk */
-#define KD_MAX_UNPACK_BYTES (16u << 20)     /* memory one unpacked message may take */
-#define KD_MAX_STRING 65536u                /* any string unless the table in wire.c says otherwise */
-#define KD_MAX_REPEATED 65536u              /* any repeated field, likewise */
-#define KD_MAX_JOB_TEXT (256u << 10)        /* job file, and JSON made from it */
-#define KD_MAX_BLOB_BYTES (4ull << 30)      /* uploaded weights */
-#define KD_BLOB_PIECE (1u << 20)            /* payload of one BlobChunk */
-#define KD_MAX_STATUS_TEXT 900u             /* gRPC status details travel in 8 KiB of headers */
-#define KD_MAX_CHUNK_FLOATS (1u << 18)      /* 1 MiB a chunk */
+#define KD_MAX_CONTROL_BYTES (1u << 20) /* any message without payload */
+#define KD_MAX_BULK_BYTES (5u << 20)    /* any message with payload: payload + 1 MiB */
+#define KD_MAX_PAYLOAD_BYTES (4u << 20) /* slice with two Adam vectors: 3 x 1 MiB chunk */
+#define KD_MAX_UNPACK_BYTES (16u << 20) /* memory one unpacked message may take */
+#define KD_MAX_STRING 65536u            /* any string unless the table in wire.c says otherwise */
+#define KD_MAX_REPEATED 65536u          /* any repeated field, likewise */
+#define KD_MAX_JOB_TEXT (256u << 10)    /* job file, and JSON made from it */
+#define KD_MAX_BLOB_BYTES (4ull << 30)  /* uploaded weights */
+#define KD_BLOB_PIECE (1u << 20)        /* payload of one BlobChunk */
+#define KD_MAX_STATUS_TEXT 900u         /* gRPC status details travel in 8 KiB of headers */
+#define KD_MAX_CHUNK_FLOATS (1u << 18)  /* 1 MiB a chunk */
 #define KD_MIN_CHUNK_FLOATS (1u << 12)
 #define KD_MAX_SLOTS 1024u
-#define KD_MAX_VECTOR_FLOATS (1ull << 28)   /* 1 GiB of parameters */
+#define KD_MAX_VECTOR_FLOATS (1ull << 28) /* 1 GiB of parameters */
 #define KD_MAX_CLASSES 65536u
-#define KD_EVAL_UNIT 32u                    /* samples of one evaluation unit */
+#define KD_EVAL_UNIT 32u /* samples of one evaluation unit */
 
 /* One pair for both ends: the client pings less often than the server allows. */
 #define KD_KEEPALIVE_MS 10000

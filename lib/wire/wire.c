@@ -4,9 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_DEPTH 8          /* no message type of ours contains itself; deeper is not ours */
-#define MAX_FIELDS 64        /* of one message type */
-#define MAX_UNKNOWN 64       /* fields of a newer peer, skipped */
+#define MAX_DEPTH 8    /* no message type of ours contains itself; deeper is not ours */
+#define MAX_FIELDS 64  /* of one message type */
+#define MAX_UNKNOWN 64 /* fields of a newer peer, skipped */
 #define PAYLOAD_FIELD 15
 #define PAYLOAD_TAG (PAYLOAD_FIELD << 3 | 2)
 
@@ -29,6 +29,23 @@ static const struct {
     {"Hello", "version", 64},
     {"Hello", "name", 64},
     {"Hello", "incarnation", 16},
+    {"NamedBlob", "path", 4096},
+    {"BlobRequest", "job", 64},
+    {"Heartbeat", "job", 64},
+    {"Heartbeat", "phase", 64},
+    {"StageReady", "job", 64},
+    {"StageProblem", "job", 64},
+    {"WorkerLog", "job", 64},
+    {"Measured", "job", 64},
+    {"Released", "job", 64},
+    {"ModelCost", "name", 64},
+    {"NodeChunk", "job", 64},
+    {"SumRequest", "job", 64},
+    {"SliceRequest", "job", 64},
+    {"SliceChunk", "job", 64},
+    {"LogitRequest", "job", 64},
+    {"LogitBlock", "job", 64},
+    {"GatherChunk", "job", 64},
     {"Hello", "cpu", 96},
     {"Hello", "blas", 64},
     {"Hello", "isa", 64},
@@ -46,10 +63,14 @@ static const struct {
     {"FetchRequest", "name", 64},
 };
 
-/* Fields that name content are empty or 32 lower-case hex digits. */
-static const char *const g_digest_fields[] = {
-    "digest",      "teacher_digest", "student_digest", "scratch_digest", "data_digest",
-    "classes_digest", "fingerprint", "numerics",
+/* Fields that name content are empty or 32 lower-case hex digits; message NULL = any. */
+static const struct {
+    const char *message, *field;
+} g_digests[] = {
+    {NULL, "digest"},         {NULL, "teacher_digest"}, {NULL, "student_digest"},
+    {NULL, "scratch_digest"}, {NULL, "data_digest"},    {NULL, "classes_digest"},
+    {NULL, "fingerprint"},    {NULL, "numerics"},       {"BankKey", "teacher"},
+    {"BankKey", "data"},
 };
 
 static const char *const g_needs_kind[] = {"WorkerMessage", "CoordinatorMessage"};
@@ -69,6 +90,13 @@ static size_t limit_of(const ProtobufCMessageDescriptor *desc, const ProtobufCFi
 struct cursor {
     const uint8_t *p, *end;
 };
+
+/* An empty message may come without an address. */
+static struct cursor cursor_of(const void *bytes, size_t len)
+{
+    const uint8_t *p = len ? bytes : (const uint8_t *)"";
+    return (struct cursor){p, p + len};
+}
 
 static bool read_varint(struct cursor *c, uint64_t *out)
 {
@@ -96,9 +124,11 @@ static bool valid_text(const uint8_t *p, size_t n)
 {
     for (size_t i = 0; i < n;) {
         uint8_t b = p[i];
-        size_t more = b < 0x80 ? 0 : b >= 0xc2 && b < 0xe0 ? 1 : b >= 0xe0 && b < 0xf0 ? 2
-                                 : b >= 0xf0 && b < 0xf5 ? 3
-                                                         : 9;
+        size_t more = b < 0x80                ? 0
+                      : b >= 0xc2 && b < 0xe0 ? 1
+                      : b >= 0xe0 && b < 0xf0 ? 2
+                      : b >= 0xf0 && b < 0xf5 ? 3
+                                              : 9;
         if (b == 0 || more > n - i - 1)
             return false;
         for (size_t k = 1; k <= more; k++)
@@ -116,16 +146,17 @@ static bool valid_text(const uint8_t *p, size_t n)
 static int check_string(const ProtobufCMessageDescriptor *desc, const ProtobufCFieldDescriptor *f,
                         const uint8_t *p, size_t n, kd_diag *diag)
 {
-    size_t limit = f->label == PROTOBUF_C_LABEL_REPEATED ? KD_MAX_STRING
-                                                         : limit_of(desc, f, KD_MAX_STRING);
+    size_t limit =
+        f->label == PROTOBUF_C_LABEL_REPEATED ? KD_MAX_STRING : limit_of(desc, f, KD_MAX_STRING);
     if (n > limit)
         return kd_fail(diag, -KD_ELIMIT, "%s.%s has %zu bytes, at most %zu are accepted",
                        desc->short_name, f->name, n, limit);
     if (!valid_text(p, n))
         return kd_fail(diag, -KD_EINVAL, "%s.%s is not UTF-8 text without NUL", desc->short_name,
                        f->name);
-    for (size_t i = 0; i < KD_COUNT(g_digest_fields); i++) {
-        if (strcmp(f->name, g_digest_fields[i]) != 0 || n == 0)
+    for (size_t i = 0; i < KD_COUNT(g_digests) && n > 0; i++) {
+        if (strcmp(f->name, g_digests[i].field) != 0 ||
+            (g_digests[i].message && strcmp(desc->short_name, g_digests[i].message) != 0))
             continue;
         bool ok = n == 32;
         for (size_t k = 0; ok && k < n; k++)
@@ -148,6 +179,8 @@ static bool finite_bits(const uint8_t *p, bool wide)
     memcpy(&f, p, 4);
     return isfinite(f);
 }
+
+static const char g_torn[] = "the message is cut off inside %s.%s";
 
 static int scan(const ProtobufCMessageDescriptor *desc, struct cursor c, int depth, kd_diag *diag);
 
@@ -175,12 +208,11 @@ static unsigned wire_type(ProtobufCType t)
 static int scan_value(const ProtobufCMessageDescriptor *desc, const ProtobufCFieldDescriptor *f,
                       unsigned type, struct cursor *c, int depth, kd_diag *diag)
 {
-    static const char torn[] = "the message is cut off inside %s.%s";
     uint64_t v = 0;
     const uint8_t *at = c->p;
     if (type == 0) {
         if (!read_varint(c, &v))
-            return kd_fail(diag, -KD_EDATA, torn, desc->short_name, f->name);
+            return kd_fail(diag, -KD_EDATA, g_torn, desc->short_name, f->name);
         if (f->type == PROTOBUF_C_TYPE_ENUM &&
             (v > INT32_MAX || !protobuf_c_enum_descriptor_get_value(f->descriptor, (int)v)))
             return kd_fail(diag, -KD_EINVAL, "%s.%s has the unknown value %llu", desc->short_name,
@@ -189,7 +221,7 @@ static int scan_value(const ProtobufCMessageDescriptor *desc, const ProtobufCFie
     }
     if (type == 1 || type == 5) {
         if (!skip_bytes(c, type == 1 ? 8 : 4))
-            return kd_fail(diag, -KD_EDATA, torn, desc->short_name, f->name);
+            return kd_fail(diag, -KD_EDATA, g_torn, desc->short_name, f->name);
         if ((f->type == PROTOBUF_C_TYPE_DOUBLE || f->type == PROTOBUF_C_TYPE_FLOAT) &&
             !finite_bits(at, type == 1))
             return kd_fail(diag, -KD_EINVAL, "%s.%s is not a finite number", desc->short_name,
@@ -197,7 +229,7 @@ static int scan_value(const ProtobufCMessageDescriptor *desc, const ProtobufCFie
         return 0;
     }
     if (!read_varint(c, &v) || v > (uint64_t)(c->end - c->p))
-        return kd_fail(diag, -KD_EDATA, torn, desc->short_name, f->name);
+        return kd_fail(diag, -KD_EDATA, g_torn, desc->short_name, f->name);
     at = c->p;
     c->p += v;
     if (f->type == PROTOBUF_C_TYPE_MESSAGE)
@@ -222,12 +254,12 @@ static int scan(const ProtobufCMessageDescriptor *desc, struct cursor c, int dep
             protobuf_c_message_descriptor_get_field(desc, (unsigned)(tag >> 3));
         if (!f) {
             uint64_t n;
-            bool ok = ++unknown <= MAX_UNKNOWN &&
-                      (type == 0   ? read_varint(&c, &n)
-                       : type == 1 ? skip_bytes(&c, 8)
-                       : type == 5 ? skip_bytes(&c, 4)
-                       : type == 2 ? read_varint(&c, &n) && skip_bytes(&c, n)
-                                   : false);
+            bool ok =
+                ++unknown <= MAX_UNKNOWN && (type == 0   ? read_varint(&c, &n)
+                                             : type == 1 ? skip_bytes(&c, 8)
+                                             : type == 5 ? skip_bytes(&c, 4)
+                                             : type == 2 ? read_varint(&c, &n) && skip_bytes(&c, n)
+                                                         : false);
             if (!ok)
                 return kd_fail(diag, -KD_EDATA, "%s has damaged or too many unknown fields",
                                desc->short_name);
@@ -235,21 +267,34 @@ static int scan(const ProtobufCMessageDescriptor *desc, struct cursor c, int dep
         }
         size_t index = (size_t)(f - desc->fields);
         bool repeated = f->label == PROTOBUF_C_LABEL_REPEATED;
-        if (type != wire_type(f->type))
+        bool packed = repeated && type == 2 && wire_type(f->type) != 2;
+        struct cursor values = c;
+        if (packed) {
+            uint64_t n;
+            if (!read_varint(&c, &n) || n > (uint64_t)(c.end - c.p))
+                return kd_fail(diag, -KD_EDATA, g_torn, desc->short_name, f->name);
+            values = (struct cursor){c.p, c.p + n};
+            c.p += n;
+            type = wire_type(f->type);
+        } else if (type != wire_type(f->type)) {
             return kd_fail(diag, -KD_EDATA, "%s.%s has wire type %u", desc->short_name, f->name,
                            type);
-        counts[index]++;
+        }
         if (f->flags & PROTOBUF_C_FIELD_FLAG_ONEOF)
             oneofs++;
-        size_t most = repeated ? limit_of(desc, f, KD_MAX_REPEATED)
+        size_t most = repeated                             ? limit_of(desc, f, KD_MAX_REPEATED)
                       : f->type == PROTOBUF_C_TYPE_MESSAGE ? 1 /* protobuf-c's merge loses fields */
                                                            : MAX_UNKNOWN;
-        if (counts[index] > most)
-            return kd_fail(diag, -KD_ELIMIT, "%s.%s comes more than %zu times", desc->short_name,
-                           f->name, most);
-        int rc = scan_value(desc, f, type, &c, depth, diag);
-        if (rc != 0)
-            return rc;
+        bool last = packed && values.p == values.end;
+        while (!last) {
+            if (++counts[index] > most)
+                return kd_fail(diag, -KD_ELIMIT, "%s.%s comes more than %zu times",
+                               desc->short_name, f->name, most);
+            int rc = scan_value(desc, f, type, packed ? &values : &c, depth, diag);
+            if (rc != 0)
+                return rc;
+            last = !packed || values.p == values.end;
+        }
     }
     if (oneofs > 1)
         return kd_fail(diag, -KD_EINVAL, "%s has more than one alternative set", desc->short_name);
@@ -280,11 +325,14 @@ static void budget_free(void *data, void *p)
 int kd_wire_unpack(const ProtobufCMessageDescriptor *desc, const void *bytes, size_t len,
                    ProtobufCMessage **out, kd_diag *diag)
 {
-    if (len > KD_MAX_BULK_BYTES)
-        return kd_fail(diag, -KD_ELIMIT, "%s of %zu bytes, at most %u are accepted",
-                       desc->short_name, len, KD_MAX_BULK_BYTES);
-    struct cursor c = {bytes, (const uint8_t *)bytes + len};
-    int rc = len ? scan(desc, c, 0, diag) : scan(desc, (struct cursor){NULL, NULL}, 0, diag);
+    const ProtobufCFieldDescriptor *payload =
+        protobuf_c_message_descriptor_get_field(desc, PAYLOAD_FIELD);
+    size_t limit = payload && payload->type == PROTOBUF_C_TYPE_BYTES ? KD_MAX_BULK_BYTES
+                                                                     : KD_MAX_CONTROL_BYTES;
+    if (len > limit)
+        return kd_fail(diag, -KD_ELIMIT, "%s of %zu bytes, at most %zu are accepted",
+                       desc->short_name, len, limit);
+    int rc = scan(desc, cursor_of(bytes, len), 0, diag);
     if (rc != 0)
         return rc;
     size_t budget = KD_MAX_UNPACK_BYTES;
@@ -322,7 +370,7 @@ int kd_wire_pack(const void *msg, kd_buf *out)
 int kd_wire_split(const void *bytes, size_t len, size_t *out_head, const uint8_t **out_payload,
                   size_t *out_payload_len, kd_diag *diag)
 {
-    struct cursor c = {bytes, (const uint8_t *)bytes + len};
+    struct cursor c = cursor_of(bytes, len);
     while (c.p < c.end) {
         const uint8_t *start = c.p;
         uint64_t tag, n;
@@ -345,8 +393,10 @@ int kd_wire_split(const void *bytes, size_t len, size_t *out_head, const uint8_t
                 if (n != (uint64_t)(c.end - c.p))
                     return kd_fail(diag, -KD_EDATA, "the payload is not the end of its message");
                 if (n > KD_MAX_PAYLOAD_BYTES)
-                    return kd_fail(diag, -KD_ELIMIT, "a payload of %llu bytes, at most %u are "
-                                   "accepted", (unsigned long long)n, KD_MAX_PAYLOAD_BYTES);
+                    return kd_fail(diag, -KD_ELIMIT,
+                                   "a payload of %llu bytes, at most %u are "
+                                   "accepted",
+                                   (unsigned long long)n, KD_MAX_PAYLOAD_BYTES);
                 *out_head = (size_t)(start - (const uint8_t *)bytes);
                 *out_payload = n ? c.p : NULL;
                 *out_payload_len = (size_t)n;
@@ -373,6 +423,10 @@ int kd_wire_unpack_bulk(const ProtobufCMessageDescriptor *desc, const void *byte
     size_t head, n;
     const uint8_t *payload;
     int rc = kd_wire_split(bytes, len, &head, &payload, &n, diag);
+    if (rc == 0 && head > KD_MAX_CONTROL_BYTES)
+        rc = kd_fail(diag, -KD_ELIMIT,
+                     "%s has %zu bytes before its payload, at most %u are accepted",
+                     desc->short_name, head, KD_MAX_CONTROL_BYTES);
     if (rc == 0)
         rc = kd_wire_unpack(desc, bytes, head, out, diag);
     if (rc == 0) {

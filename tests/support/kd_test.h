@@ -6,6 +6,8 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+
+/* cmocka.h needs those before it. */
 #include <cmocka.h>
 
 #include "kd/err.h"
@@ -24,7 +26,8 @@ void kd_test_all_close(const float *a, const float *b, size_t n, double rtol, do
 #define kd_assert_ok(rc, diag) kd_test_ok(rc, diag, #rc, __FILE__, __LINE__)
 void kd_test_ok(int rc, const kd_diag *diag, const char *text, const char *file, int line);
 /* rc must be -code and the message must contain `part`. */
-#define kd_assert_fails(rc, code, diag, part) kd_test_fails(rc, code, diag, part, __FILE__, __LINE__)
+#define kd_assert_fails(rc, code, diag, part)                                                      \
+    kd_test_fails(rc, code, diag, part, __FILE__, __LINE__)
 void kd_test_fails(int rc, int code, const kd_diag *diag, const char *part, const char *file,
                    int line);
 

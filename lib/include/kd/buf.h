@@ -1,9 +1,9 @@
 /* A growing byte buffer born with its maximum.
  *
- * Invariants: `data` is never NULL after an append that returned 0, and data[len] is always '\0', so
- * that text needs no copy. An append past `max` or without memory fails with -KD_ELIMIT or
- * -KD_ENOMEM, changes nothing and marks the buffer `failed`, so that a run of appends may be checked
- * once at its end. Threads: one at a time. */
+ * Invariants: `data` is never NULL after an append that returned 0, and data[len] is always '\0',
+ * so that text needs no copy. An append past `max` or without memory fails with -KD_ELIMIT or
+ * -KD_ENOMEM, changes nothing and marks the buffer `failed`, so that a run of appends may be
+ * checked once at its end. Threads: one at a time. */
 #ifndef KD_BUF_H
 #define KD_BUF_H
 

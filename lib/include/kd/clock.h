@@ -6,8 +6,8 @@
 
 typedef int64_t kd_time_ms;
 
-kd_time_ms kd_clock_ms(void);  /* CLOCK_MONOTONIC */
-double kd_clock_s(void);       /* the same in seconds, for measuring */
+kd_time_ms kd_clock_ms(void);   /* CLOCK_MONOTONIC */
+double kd_clock_s(void);        /* the same in seconds, for measuring */
 int64_t kd_clock_wall_ms(void); /* Unix time */
 
 #endif

@@ -60,7 +60,8 @@ typedef struct kd_diag {
 /* Records code and message; returns code, so that `return kd_fail(d, -KD_EINVAL, "...")` works.
  * diag may be NULL. */
 int kd_fail(kd_diag *diag, int code, const char *fmt, ...) KD_PRINTF(3, 4);
-/* Puts "context: " before the message that is there. Returns diag->code (or code if diag is NULL). */
+/* Puts "context: " before the message that is there. Returns diag->code (or code if diag is NULL).
+ */
 int kd_fail_at(kd_diag *diag, int code, const char *fmt, ...) KD_PRINTF(3, 4);
 
 /* A bug in us: prints where and aborts, in every build. */

@@ -20,7 +20,8 @@ int kd_file_mkdirs(const char *path, kd_diag *diag) KD_MUST_CHECK;
 int kd_file_remove_tree(const char *path, kd_diag *diag) KD_MUST_CHECK;
 /* Opens `path` for reading beneath the folder `root_fd` with openat2(RESOLVE_BENEATH): no "..",
  * absolute path or link leads out. Returns a descriptor (O_CLOEXEC) or -KD_E.... */
-int kd_file_open_beneath(int root_fd, const char *path, int extra_flags, kd_diag *diag) KD_MUST_CHECK;
+int kd_file_open_beneath(int root_fd, const char *path, int extra_flags,
+                         kd_diag *diag) KD_MUST_CHECK;
 /* All of the file behind fd (caller still owns fd), as kd_file_read. `name` for messages. */
 int kd_file_read_fd(int fd, const char *name, size_t max, char **out_data, size_t *out_len,
                     kd_diag *diag) KD_MUST_CHECK;

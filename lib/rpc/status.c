@@ -1,0 +1,79 @@
+#include "internal.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* Length of the printable character at p, 0 if it is none (https://www.unicode.org/versions/latest,
+ * table 3-7). C1 controls (U+0080..U+009F) move terminals about and are left out. */
+static size_t printable(const unsigned char *p)
+{
+    if (p[0] < 0x80)
+        return p[0] == '\n' || (p[0] >= 0x20 && p[0] != 0x7f) ? 1 : 0;
+    size_t n = p[0] >= 0xc2 && p[0] < 0xe0   ? 2
+               : p[0] >= 0xe0 && p[0] < 0xf0 ? 3
+               : p[0] >= 0xf0 && p[0] < 0xf5 ? 4
+                                             : 0;
+    for (size_t i = 1; i < n; i++)
+        if ((p[i] & 0xc0) != 0x80)
+            return 0;
+    if ((p[0] == 0xc2 && p[1] < 0xa0) || (p[0] == 0xe0 && p[1] < 0xa0) ||
+        (p[0] == 0xed && p[1] > 0x9f) || (p[0] == 0xf0 && p[1] < 0x90) ||
+        (p[0] == 0xf4 && p[1] > 0x8f))
+        return 0;
+    return n;
+}
+
+void kd_rpc_safe_text(const char *text, char *out, size_t size)
+{
+    size_t used = 0;
+    for (const unsigned char *p = (const unsigned char *)(text ? text : ""); *p;) {
+        size_t n = printable(p);
+        if (used + KD_MAX(n, (size_t)1) >= size)
+            break;
+        if (n)
+            memcpy(out + used, p, n);
+        else
+            out[used] = '?';
+        n = KD_MAX(n, (size_t)1);
+        used += n;
+        p += n;
+    }
+    out[used] = '\0';
+}
+
+/* gRPC's own texts nest: "failed to connect to all addresses; last error: UNKNOWN:
+ * ipv4:127.0.0.1:1: Failed to connect to remote host: Connection refused". The end is what helps.
+ */
+static const char *reason_of(const char *details)
+{
+    static const char *const before[] = {"remote host: ", "last error: "};
+    for (size_t i = 0; i < KD_COUNT(before); i++) {
+        const char *at = strstr(details, before[i]);
+        if (at)
+            return at + strlen(before[i]);
+    }
+    return details[0] ? details : "no connection";
+}
+
+void kd_rpc_explain(const char *target, int grpc_status, const char *details, bool from_peer,
+                    bool connected, char *out, size_t size)
+{
+    char text[KD_MAX_STATUS_TEXT + 1];
+    kd_rpc_safe_text(from_peer ? details : reason_of(details), text, sizeof text);
+    if (grpc_status == GRPC_STATUS_OK)
+        out[0] = '\0';
+    else if (from_peer && text[0])
+        snprintf(out, size, "%s", text);
+    else if (grpc_status == GRPC_STATUS_UNAVAILABLE)
+        snprintf(out, size, "cannot reach coordinator %.250s: %.300s, is distilld running there?",
+                 target, text);
+    else if (grpc_status == GRPC_STATUS_DEADLINE_EXCEEDED && !connected)
+        snprintf(
+            out, size,
+            "cannot reach coordinator %.250s: no connection in time, is distilld running there?",
+            target);
+    else if (grpc_status == GRPC_STATUS_DEADLINE_EXCEEDED)
+        snprintf(out, size, "no answer from coordinator %.250s in time", target);
+    else
+        snprintf(out, size, "%s", text);
+}

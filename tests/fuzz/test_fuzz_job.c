@@ -1,0 +1,202 @@
+/* Job files and overrides from hostile hands: seeds, mutated. Loading must neither crash nor leak,
+ * a refusal must say something, and whatever is accepted must resolve to the same job. */
+#include "kd_test.h"
+
+#include "job/job.h"
+#include "kd/file.h"
+#include "kd/rng.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_TEXT 8192
+
+static const char *const g_seeds[] = {
+    "name: a\ndata: {labelled: {path: p, train: t, val: v}}\nstudent: {model: mlp, hidden: [1, "
+    "2]}\n"
+    "teacher: {model: mobilenet_v2, weights: w, fine_tune: {batch_norm: frozen, views: fresh}}\n"
+    "distill: {loss: {kd: 0.9, ce: 0.1}, optimizer: {name: sgd, momentum: 0.9, lr: 1e-5}}\n",
+    "name: 'b'\ndata:\n  labelled:\n    format: idx\n    path: \"p\\u00e9\"\n    train: t\n    "
+    "val: v\n"
+    "    train_labels: a\n    val_labels: b\n    size: 28\n  augment:\n  - flip\n  - crop: {pad: "
+    "2}\n"
+    "student: {model: shallow_cnn}\ndistill:\n  loss: {kd: 0, ce: 1}\nscratch: {}\n",
+    "{\"name\": \"c\", \"seed\": 9, \"data\": {\"labelled\": {\"path\": \"p\", \"train\": \"t\", "
+    "\"val\": \"v\"}},\n"
+    "\"student\": {\"model\": \"mlp\"}, \"distill\": {\"loss\": {\"kd\": 0}}, \"export\": "
+    "[\"safetensors\"]}\n",
+};
+static const char *const g_pieces[] = {":",
+                                       " ",
+                                       "\n",
+                                       "\n  ",
+                                       "- ",
+                                       "{",
+                                       "}",
+                                       "[",
+                                       "]",
+                                       ",",
+                                       "\"",
+                                       "'",
+                                       "&a ",
+                                       "*a",
+                                       "!!int ",
+                                       "|\n",
+                                       ">\n",
+                                       "? ",
+                                       "#",
+                                       "%",
+                                       "---\n",
+                                       "...\n",
+                                       "\\",
+                                       "\\0",
+                                       "\\u2028",
+                                       "\t",
+                                       "~",
+                                       "null",
+                                       "true",
+                                       "1e-5",
+                                       "-0",
+                                       "0",
+                                       "1e999",
+                                       "fresh",
+                                       "seed: 1\n",
+                                       "matrix: {}\n",
+                                       "scratch: {}\n",
+                                       "\xef\xbb\xbf",
+                                       "\xff",
+                                       "\xc2\x85",
+                                       "<<: "};
+static const char *const g_sets[] = {"seed=3",
+                                     "distill.loss={kd: 0, ce: 1}",
+                                     "teacher.fine_tune.optimizer.lr=1e-5",
+                                     "data.augment=[flip, {crop: {pad: 3}}]",
+                                     "a.b.c.d=e",
+                                     "scratch="};
+
+static size_t mutate(kd_rng *r, char *text, size_t len)
+{
+    uint32_t changes = 1 + kd_rng_below(r, 4);
+    for (uint32_t i = 0; i < changes; i++) {
+        size_t at = kd_rng_below(r, (uint32_t)len + 1);
+        size_t n = 1 + kd_rng_below(r, 12);
+        const char *piece = g_pieces[kd_rng_below(r, KD_COUNT(g_pieces))];
+        switch (kd_rng_below(r, 5)) {
+        case 0: /* put a piece of YAML in */
+            n = strlen(piece);
+            if (len + n > MAX_TEXT)
+                break;
+            memmove(text + at + n, text + at, len - at);
+            memcpy(text + at, piece, n);
+            len += n;
+            break;
+        case 1: /* cut */
+            n = KD_MIN(n, len - at);
+            memmove(text + at, text + at + n, len - at - n);
+            len -= n;
+            break;
+        case 2: /* change one byte */
+            if (at < len)
+                text[at] = (char)kd_rng_u32(r);
+            break;
+        case 3: /* repeat a stretch */
+            n = KD_MIN(n * 8, len - at);
+            if (len + n > MAX_TEXT)
+                break;
+            memmove(text + at + n, text + at, len - at);
+            len += n;
+            break;
+        default: /* break off */
+            if (kd_rng_below(r, 8) == 0)
+                len = at;
+        }
+    }
+    return len;
+}
+
+static void check(const char *text, size_t len, const char *const *sets, int n, int *accepted)
+{
+    kd_job job = {0}, again = {0};
+    kd_diag diag = {0};
+    char *resolved = NULL, notes[4][256];
+    int rc = kd_job_load(text, len, "fuzz", sets, n, &job, &diag);
+    if (rc != 0) {
+        assert_true(rc == -KD_EINVAL || rc == -KD_ELIMIT);
+        assert_int_equal(diag.code, rc);
+        assert_true(strncmp(diag.msg, "fuzz:", 5) == 0 || strncmp(diag.msg, "--set ", 6) == 0);
+        for (const char *p = diag.msg; *p; p++)
+            assert_true((unsigned char)*p >= 0x20 && *p != 0x7f);
+        return;
+    }
+    ++*accepted;
+    assert_true(kd_job_notes(&job, notes, 4) <= 4);
+    kd_assert_ok(kd_job_resolved(&job, &resolved, &diag), &diag);
+    kd_assert_ok(kd_job_load(resolved, strlen(resolved), "resolved", NULL, 0, &again, &diag),
+                 &diag);
+    assert_memory_equal(&job, &again, sizeof job);
+    free(resolved);
+}
+
+static void test_fuzz_job_file(void **state)
+{
+    (void)state;
+    char *report = NULL;
+    size_t report_len = 0;
+    kd_diag diag = {0};
+    kd_assert_ok(kd_file_read("docs/report/flowers-weighted.yaml", MAX_TEXT / 2, &report,
+                              &report_len, &diag),
+                 &diag);
+    char *text = malloc(MAX_TEXT);
+    assert_non_null(text);
+    int accepted = 0, rounds = 6000;
+    for (int i = 0; i < rounds; i++) {
+        kd_rng r;
+        kd_rng_init(&r, 11, KD_RNG_TEST, (uint64_t)i, 0);
+        uint32_t which = kd_rng_below(&r, KD_COUNT(g_seeds) + 1);
+        const char *seed = which < KD_COUNT(g_seeds) ? g_seeds[which] : report;
+        size_t len = strlen(seed);
+        memcpy(text, seed, len);
+        len = mutate(&r, text, len);
+        /* A copy of exact size, so that reading past its end shows. */
+        char *exact = malloc(len ? len : 1);
+        assert_non_null(exact);
+        memcpy(exact, text, len);
+        check(exact, len, NULL, 0, &accepted);
+        free(exact);
+    }
+    /* Both ways must be tried: mutations that all fail early would test little. */
+    assert_in_range(accepted, rounds / 50, rounds - rounds / 4);
+    free(text);
+    free(report);
+}
+
+static void test_fuzz_job_overrides(void **state)
+{
+    (void)state;
+    char text[512];
+    int accepted = 0, rounds = 4000;
+    for (int i = 0; i < rounds; i++) {
+        kd_rng r;
+        kd_rng_init(&r, 12, KD_RNG_TEST, (uint64_t)i, 0);
+        const char *sets[2] = {g_sets[kd_rng_below(&r, KD_COUNT(g_sets))], NULL};
+        char buffer[MAX_TEXT];
+        size_t len = strlen(sets[0]);
+        memcpy(buffer, sets[0], len);
+        len = mutate(&r, buffer, len);
+        snprintf(text, sizeof text, "%.*s", (int)KD_MIN(len, sizeof text - 1), buffer);
+        sets[1] = text;
+        const char *seed = g_seeds[kd_rng_below(&r, KD_COUNT(g_seeds))];
+        check(seed, strlen(seed), sets, 2, &accepted);
+    }
+    assert_in_range(accepted, rounds / 50, rounds - rounds / 4);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_fuzz_job_file),
+        cmocka_unit_test(test_fuzz_job_overrides),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
