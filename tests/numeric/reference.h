@@ -17,7 +17,8 @@
 
 typedef struct ref_run {
     double **out; /* [node] values [n,h,w,c] */
-    double *stats; /* [vector_len]: the batch's mean and unbiased variance at the statistics' places */
+    double
+        *stats; /* [vector_len]: the batch's mean and unbiased variance at the statistics' places */
     int n, n_nodes;
 } ref_run;
 
@@ -36,8 +37,7 @@ static inline void ref_conv(const kd_graph *g, const kd_node *node, int n, const
         for (int oy = 0; oy < node->h; oy++)
             for (int ox = 0; ox < node->w; ox++)
                 for (int o = 0; o < node->c; o++) {
-                    double sum =
-                        node->bias >= 0 ? w[g->params[node->bias].offset + (size_t)o] : 0;
+                    double sum = node->bias >= 0 ? w[g->params[node->bias].offset + (size_t)o] : 0;
                     for (int ky = 0; ky < k; ky++)
                         for (int kx = 0; kx < k; kx++) {
                             const int iy = oy * node->stride + ky - node->pad[0];
@@ -63,8 +63,7 @@ static inline void ref_batch_norm(const kd_graph *g, const kd_node *node, int n,
         for (size_t i = 0; i < rows; i++)
             var += (x[i * c + j] - mean) * (x[i * c + j] - mean) / (double)rows;
         stats[g->params[node->mean].offset + j] = own ? mean : 0;
-        stats[g->params[node->var].offset + j] =
-            own ? var * (double)rows / ((double)rows - 1) : 0;
+        stats[g->params[node->var].offset + j] = own ? var * (double)rows / ((double)rows - 1) : 0;
         if (!own) {
             mean = w[g->params[node->mean].offset + j];
             var = w[g->params[node->var].offset + j];
@@ -72,12 +71,12 @@ static inline void ref_batch_norm(const kd_graph *g, const kd_node *node, int n,
         const double gamma = w[g->params[node->weight].offset + j];
         const double beta = w[g->params[node->bias].offset + j];
         for (size_t i = 0; i < rows; i++)
-            y[i * c + j] =
-                gamma * (x[i * c + j] - mean) / sqrt(var + (double)node->eps) + beta;
+            y[i * c + j] = gamma * (x[i * c + j] - mean) / sqrt(var + (double)node->eps) + beta;
     }
 }
 
-static inline void ref_pool(const kd_node *in, const kd_node *node, int n, const double *x, double *y)
+static inline void ref_pool(const kd_node *in, const kd_node *node, int n, const double *x,
+                            double *y)
 {
     const bool max = node->op == KD_OP_MAX_POOL;
     const int kh = max ? node->kernel : in->h, kw = max ? node->kernel : in->w;

@@ -2,15 +2,16 @@
  *
  * The scalar is L = sum(logits * fixed random). The differences are taken on the reference, in
  * double: with a step of 1e-6 their own error is about 1e-9 |L|, far below float32, so that the
- * tolerance is about the engine alone. An engine gradient is a float32 sum of at most about 4096 terms:
- * 6e-8 * sqrt(4096) = 4e-6 of the terms' size, ten times that behind a batch norm, where large terms
- * cancel. Hence |g - d| <= 1e-4 (|d| + the parameter's largest |d|) + 1e-6. A wrong formula is off by
- * the order of the largest |d|. */
+ * tolerance is about the engine alone. An engine gradient is a float32 sum of at most about 4096
+ * terms: 6e-8 * sqrt(4096) = 4e-6 of the terms' size, ten times that behind a batch norm, where
+ * large terms cancel. Hence |g - d| <= 1e-4 (|d| + the parameter's largest |d|) + 1e-6. A wrong
+ * formula is off by the order of the largest |d|. */
 #include "reference.h"
 
 #define STEP 1e-6
 
-static double scalar(const ref_net *net, bool own, const double *w, const float *d_logits, ref_run *r)
+static double scalar(const ref_net *net, bool own, const double *w, const float *d_logits,
+                     ref_run *r)
 {
     const double *z = ref_forward(net->g, own, w, net->input, r);
     const size_t n = (size_t)net->batch * ref_count(&net->g->nodes[net->g->output]);
@@ -82,8 +83,8 @@ static void check_param(const ref_net *net, bool own, const kd_param *param, con
     }
 }
 
-static void check_statistics(bool own, const kd_param *param,
-                             const float *gradient, const ref_run *r)
+static void check_statistics(bool own, const kd_param *param, const float *gradient,
+                             const ref_run *r)
 {
     for (size_t k = param->offset; k < param->offset + param->count; k++)
         kd_assert_close(gradient[k], own ? 0.5 * r->stats[k] : 0, 1e-5, 1e-6);

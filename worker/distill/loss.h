@@ -31,10 +31,12 @@ typedef struct kd_loss_sums {
 } kd_loss_sums;
 
 bool kd_loss_needs_teacher(const kd_loss *l);
-/* v may be NULL if the teacher is not needed. labels [n], -1 = unlabelled (hard term 0). weight [n]:
- * 1 real, 0 padding (its row of d_z is 0). d_z [n, classes] overwritten with
- * weight * inv_batch * d total / d z; may be NULL for the value alone. inv_batch = 1 / real samples of
- * the global batch. Rows are added in order. */
+/* v may be NULL if the teacher is not needed. labels [n], -1 = unlabelled (hard term 0). weight
+ * [n]: 1 real, 0 padding (its row of d_z is 0). d_z [n, classes] overwritten with weight *
+ * inv_batch * d total / d z; may be NULL for the value alone. inv_batch = 1 / real samples of the
+ * global batch. Order of reduction: classes by number within a row, then rows by number, one after
+ * the other in float64; a row's gradient depends on its own row alone. A row with a value that is
+ * not finite gets a zero gradient, makes the loss NaN and is reported in `bad`. */
 void kd_loss_apply(const kd_loss *l, int n, int classes, const float *z, const float *v,
                    const int32_t *labels, const float *weight, double inv_batch, float *d_z,
                    kd_loss_sums *out);

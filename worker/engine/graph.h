@@ -3,11 +3,13 @@
  * Invariants: nodes are numbered in topological order from 0 (the input); each parameter is a named
  * view [offset, offset+count) of the vector, in order of creation, without gaps; shapes are per
  * image, NHWC in meaning (height, width, channels), the layout in memory is the plan's business.
+ *
  * The vector holds trainable values and running statistics side by side, so that one checkpoint,
  * one digest and one element-wise update serve both: a statistic's "gradient" is the batch's
  * statistic and its update a moving average. Weight layouts are PyTorch's (convolution OIHW, dense
- * [out,in]) and names torchvision's, so that safetensors files load without a table. Threads: a
- * graph is read-only once built. */
+ * [out,in]) and names torchvision's, so that safetensors files load without a table.
+ *
+ * Threads: a graph is read-only once built. */
 #ifndef KD_ENGINE_GRAPH_H
 #define KD_ENGINE_GRAPH_H
 

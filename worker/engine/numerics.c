@@ -15,8 +15,8 @@
 #include "engine/plan.h"
 #include "kd/rng.h"
 
-/* The OpenBLAS kernels that fit this CPU; NULL = leave the choice to the library. By features, not by
- * model, so that CPUs of one kind compute the same bits. */
+/* The OpenBLAS kernels that fit this CPU; NULL = leave the choice to the library. By features, not
+ * by model, so that CPUs of one kind compute the same bits. */
 static const char *blas_core(void)
 {
 #if defined(__x86_64__)
@@ -55,8 +55,8 @@ void kd_engine_thread(void)
 
 /* ---- the battery */
 
-/* Every operator and kernel family once, small: strided, depthwise, 1x1 and plain convolutions, both
- * batch norms, pools, residual, dense. */
+/* Every operator and kernel family once, small: strided, depthwise, 1x1 and plain convolutions,
+ * both batch norms, pools, residual, dense. */
 static kd_graph *battery_graph(kd_diag *diag)
 {
     kd_graph *g = kd_graph_new(33, 33, 3);
@@ -69,7 +69,8 @@ static kd_graph *battery_graph(kd_diag *diag)
     const int skip = kd_graph_batch_norm(g, x, "project_bn", 1e-3F);
     x = kd_graph_conv(g, skip, "expand", 24, 3, 1, same, 1, false, KD_INIT_HE_NORMAL);
     x = kd_graph_add(g, kd_graph_batch_norm(g, x, "expand_bn", 1e-3F), skip);
-    x = kd_graph_relu(g, kd_graph_conv(g, x, "wide", 64, 3, 1, none, 1, true, KD_INIT_TORCH_UNIFORM));
+    x = kd_graph_relu(g,
+                      kd_graph_conv(g, x, "wide", 64, 3, 1, none, 1, true, KD_INIT_TORCH_UNIFORM));
     x = kd_graph_max_pool(g, x, 2);
     x = kd_graph_flatten(g, kd_graph_global_avg_pool(g, x));
     x = kd_graph_relu(g, kd_graph_dense(g, x, "hidden", 96, false, KD_INIT_GLOROT_UNIFORM));
@@ -216,6 +217,7 @@ int kd_engine_info_get(kd_engine_info *out, kd_diag *diag)
     kd_engine_info info = {0};
     const int threads = omp_get_max_threads();
     omp_set_num_threads(1);
+    openblas_set_num_threads(1); /* for the whole process, and nothing here ever wants more */
     const int rc = battery(&info.numerics, diag);
     omp_set_num_threads(threads);
     if (rc)

@@ -89,8 +89,8 @@ int kd_plan_block(kd_plan *p, size_t bytes, int first, int last, kd_diag *diag)
         return no_memory(diag);
     if (bytes > SIZE_MAX / 2)
         return kd_fail(diag, -KD_ELIMIT, "A layer of %zu bytes is too large.", bytes);
-    p->blocks[p->n_blocks] = (kd_block){
-        .bytes = (KD_MAX(bytes, 1) + 63) / 64 * 64, .first = first, .last = last};
+    p->blocks[p->n_blocks] =
+        (kd_block){.bytes = (KD_MAX(bytes, 1) + 63) / 64 * 64, .first = first, .last = last};
     return p->n_blocks++;
 }
 
@@ -159,8 +159,8 @@ int kd_plan_make_value(kd_plan *p, kd_task *t, const dnnl_memory_desc_t *md, int
     return kd_plan_new_memory(p, md, d_first, back, &v->d_mem, &v->d_block, diag);
 }
 
-int kd_plan_desc_create(kd_plan *p, const void *op_desc, dnnl_post_ops_t post,
-                        dnnl_primitive_desc_t hint, dnnl_primitive_desc_t *out, kd_diag *diag)
+int kd_plan_desc_try(kd_plan *p, const void *op_desc, dnnl_post_ops_t post,
+                     dnnl_primitive_desc_t hint, dnnl_primitive_desc_t *out, kd_diag *diag)
 {
     dnnl_primitive_attr_t attr;
     int rc = kd_onednn(dnnl_primitive_attr_create(&attr), "attributes", diag);
@@ -171,11 +171,20 @@ int kd_plan_desc_create(kd_plan *p, const void *op_desc, dnnl_post_ops_t post,
     if (!rc && post)
         rc = kd_onednn(dnnl_primitive_attr_set_post_ops(attr, post), "post-operations", diag);
     if (!rc) {
-        const dnnl_status_t status = dnnl_primitive_desc_create(out, op_desc, attr, p->engine, hint);
+        const dnnl_status_t status =
+            dnnl_primitive_desc_create(out, op_desc, attr, p->engine, hint);
         rc = status == dnnl_unimplemented ? -KD_EUNSUP : kd_onednn(status, "descriptor", diag);
     }
     dnnl_primitive_attr_destroy(attr);
     return rc;
+}
+
+int kd_plan_desc_create(kd_plan *p, const void *op_desc, dnnl_post_ops_t post,
+                        dnnl_primitive_desc_t hint, dnnl_primitive_desc_t *out, kd_diag *diag)
+{
+    const int rc = kd_plan_desc_try(p, op_desc, post, hint, out, diag);
+    return rc == -KD_EUNSUP ? kd_fail(diag, rc, "oneDNN has no implementation for these shapes.")
+                            : rc;
 }
 
 int kd_desc_quality(dnnl_primitive_desc_t pd)
@@ -281,8 +290,8 @@ int kd_prim_run(kd_plan *p, const kd_prim *prim, kd_diag *diag)
 {
     if (!prim)
         return 0;
-    return kd_onednn(
-        dnnl_primitive_execute(prim->handle, p->stream, prim->n_args, prim->args), "run", diag);
+    return kd_onednn(dnnl_primitive_execute(prim->handle, p->stream, prim->n_args, prim->args),
+                     "run", diag);
 }
 
 float *kd_plan_data(const kd_plan *p, int block)

@@ -5,12 +5,11 @@
  * in ops/: `check` refuses shapes, `prepare` makes the primitives and asks for memory, `load` packs
  * weights, `forward` and `backward` run and allocate nothing.
  *
- * Memory is asked for in blocks with a lifetime in ticks: task t runs forward at tick t and backward
- * at tick 2 * n_tasks - 1 - t. When every task is prepared the blocks are laid into one arena and all
- * memories are bound to it; before that a memory has no address.
- * Values are float32, [n, c, h, w] in oneDNN's order of dimensions, in whatever layout their producer
- * chose. Everything made through a plan (primitives, memories, state) belongs to the plan.
- * Threads: as the plan. */
+ * Memory is asked for in blocks with a lifetime in ticks: task t runs forward at tick t and
+ * backward at tick 2 * n_tasks - 1 - t. When every task is prepared the blocks are laid into one
+ * arena and all memories are bound to it; before that a memory has no address. Values are float32,
+ * [n, c, h, w] in oneDNN's order of dimensions, in whatever layout their producer chose. Everything
+ * made through a plan (primitives, memories, state) belongs to the plan. Threads: as the plan. */
 #ifndef KD_ENGINE_OP_H
 #define KD_ENGINE_OP_H
 
@@ -43,13 +42,13 @@ typedef struct kd_value {
 
 typedef struct kd_task {
     int index;
-    int node;     /* whose operator this is */
-    int result;   /* value written */
-    int in[2];    /* values read, -1 = none */
-    int residual; /* value added before the activation, -1 = none */
-    int bn;       /* batch norm folded into the weights, -1 = none */
-    enum kd_op act;  /* KD_OP_RELU or KD_OP_RELU6 on the result, KD_OP_INPUT = none */
-    bool act_inside; /* the operator applies act forward itself */
+    int node;              /* whose operator this is */
+    int result;            /* value written */
+    int in[2];             /* values read, -1 = none */
+    int residual;          /* value added before the activation, -1 = none */
+    int bn;                /* batch norm folded into the weights, -1 = none */
+    enum kd_op act;        /* KD_OP_RELU or KD_OP_RELU6 on the result, KD_OP_INPUT = none */
+    bool act_inside;       /* the operator applies act forward itself */
     dnnl_memory_t d_in[2]; /* where backward writes the inputs' gradients, NULL = not wanted */
     bool d_in_adds[2];     /* the plan adds it to the value's gradient afterwards */
     kd_prim *act_forward, *act_backward;
@@ -89,7 +88,7 @@ struct kd_plan {
     struct kd_binding {
         dnnl_memory_t mem;
         int block; /* -1: the caller's memory, bound at each use */
-    } *bindings;
+    } * bindings;
     int n_bindings, cap_bindings;
     kd_prim **prims;
     int n_prims, cap_prims;
@@ -140,11 +139,16 @@ int kd_plan_staging(kd_plan *p, size_t bytes, kd_diag *diag);
  * content dies with this task. */
 int kd_plan_make_value(kd_plan *p, kd_task *t, const dnnl_memory_desc_t *md, int share,
                        kd_diag *diag) KD_MUST_CHECK;
-/* Primitive descriptor from an operation descriptor, with the caller's scratchpad and these post-ops
- * (NULL = none). Returns -KD_EUNSUP without a message if oneDNN has no implementation. */
+/* Primitive descriptor from an operation descriptor, with the caller's scratchpad and these
+ * post-ops (NULL = none). */
 int kd_plan_desc_create(kd_plan *p, const void *op_desc, dnnl_post_ops_t post,
                         dnnl_primitive_desc_t hint, dnnl_primitive_desc_t *out,
                         kd_diag *diag) KD_MUST_CHECK;
+/* The same for a caller with another choice: -KD_EUNSUP without a message if oneDNN has no
+ * implementation. */
+int kd_plan_desc_try(kd_plan *p, const void *op_desc, dnnl_post_ops_t post,
+                     dnnl_primitive_desc_t hint, dnnl_primitive_desc_t *out,
+                     kd_diag *diag) KD_MUST_CHECK;
 /* 0 reference, 1 through a matrix product with copies, 2 a kernel made for it. */
 int kd_desc_quality(dnnl_primitive_desc_t pd);
 dnnl_memory_desc_t kd_desc_query(dnnl_primitive_desc_t pd, dnnl_query_t what);
@@ -156,12 +160,13 @@ void kd_prim_arg(kd_prim *prim, int arg, dnnl_memory_t mem);
 int kd_plan_reorder(kd_plan *p, const dnnl_memory_desc_t *from_md, dnnl_memory_t from,
                     const dnnl_memory_desc_t *to_md, dnnl_memory_t to, int tick, kd_prim **out,
                     kd_diag *diag) KD_MUST_CHECK;
-/* *out_mem = from and *out_prim = NULL if the layouts agree, else a new memory of layout to_md, living
- * in [tick, last], and the copy into it at `tick`. */
+/* *out_mem = from and *out_prim = NULL if the layouts agree, else a new memory of layout to_md,
+ * living in [tick, last], and the copy into it at `tick`. */
 int kd_plan_as(kd_plan *p, const dnnl_memory_desc_t *from_md, dnnl_memory_t from,
                const dnnl_memory_desc_t *to_md, int tick, int last, dnnl_memory_t *out_mem,
                kd_prim **out_prim, kd_diag *diag) KD_MUST_CHECK;
-/* The other way: *out_mem = to, or a new memory of layout from_md at `tick` and its copy into to. */
+/* The other way: *out_mem = to, or a new memory of layout from_md at `tick` and its copy into to.
+ */
 int kd_plan_into(kd_plan *p, const dnnl_memory_desc_t *from_md, const dnnl_memory_desc_t *to_md,
                  dnnl_memory_t to, int tick, dnnl_memory_t *out_mem, kd_prim **out_prim,
                  kd_diag *diag) KD_MUST_CHECK;
@@ -171,7 +176,8 @@ dnnl_alg_kind_t kd_act_alg(enum kd_op act, bool backward, float *out_alpha, floa
 /* Makes t->act_forward / act_backward, in place on the result. */
 int kd_act_prepare(kd_plan *p, kd_task *t, kd_diag *diag) KD_MUST_CHECK;
 /* In ops/conv.c: the layout of its input a convolution would choose for itself. */
-int kd_conv_wish(kd_plan *p, const kd_task *t, dnnl_memory_desc_t *out, kd_diag *diag) KD_MUST_CHECK;
+int kd_conv_wish(kd_plan *p, const kd_task *t, dnnl_memory_desc_t *out,
+                 kd_diag *diag) KD_MUST_CHECK;
 
 /* ---- running */
 

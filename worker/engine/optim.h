@@ -14,21 +14,22 @@ enum kd_optim_rule { KD_OPTIM_SGD, KD_OPTIM_ADAM };
 enum kd_optim_schedule { KD_OPTIM_CONSTANT, KD_OPTIM_COSINE };
 typedef struct kd_optim {
     enum kd_optim_rule rule;
-    double lr, head_lr;      /* head_lr 0 = lr */
+    double lr, head_lr; /* head_lr 0 = lr */
     double momentum, beta1, beta2, eps, weight_decay;
     enum kd_optim_schedule schedule;
     uint64_t warmup_steps, total_steps; /* total for cosine, >= 1 */
-    bool frozen_statistics;  /* batch norm frozen: statistics do not move */
+    bool frozen_statistics;             /* batch norm frozen: statistics do not move */
 } kd_optim;
 
 /* State vectors an element: SGD 0 without momentum, 1 with; Adam 2. */
 int kd_optim_vectors(const kd_optim *o);
 /* Learning-rate factor of step (from 0): linear warm-up (step+1)/warmup, then 1 or
- * 0.5 (1 + cos(pi * progress)) with progress from 0 at the warm-up's end to 1 at total_steps; 0 from
- * there on. */
+ * 0.5 (1 + cos(pi * progress)) with progress from 0 at the warm-up's end to 1 at total_steps; 0
+ * from there on. */
 double kd_optim_factor(const kd_optim *o, uint64_t step);
 /* Updates elements [first, first+count) of the vector of graph g.
- * w [count] in place; grad [count]; state [vectors][count], zero before the first step; step from 0. */
+ * w [count] in place; grad [count]; state [vectors][count], zero before the first step; step from
+ * 0. */
 void kd_optim_apply(const kd_optim *o, const kd_graph *g, uint64_t step, size_t first, size_t count,
                     float *w, const float *grad, float *state);
 

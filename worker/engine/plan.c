@@ -207,8 +207,8 @@ static int make_tasks(kd_plan *p, kd_diag *diag)
 
 /* ---- preparing: tasks -> primitives and blocks */
 
-/* Readers run backward from the last to the first: the last one writes a value's gradient, the others
- * write beside it and are added. */
+/* Readers run backward from the last to the first: the last one writes a value's gradient, the
+ * others write beside it and are added. */
 static int place_input_gradients(kd_plan *p, kd_task *t, kd_diag *diag)
 {
     const int back = kd_tick_backward(p, t);
@@ -328,8 +328,7 @@ static int allocate(kd_plan *p, kd_diag *diag)
 #endif
     for (int i = 0; i < p->n_bindings; i++) {
         const struct kd_binding *b = &p->bindings[i];
-        const int rc =
-            b->block < 0 ? 0 : kd_memory_bind(b->mem, kd_plan_data(p, b->block), diag);
+        const int rc = b->block < 0 ? 0 : kd_memory_bind(b->mem, kd_plan_data(p, b->block), diag);
         if (rc)
             return rc;
     }
@@ -338,7 +337,8 @@ static int allocate(kd_plan *p, kd_diag *diag)
 
 /* ---- the plan */
 
-int kd_plan_new(const kd_graph *graph, int batch, enum kd_plan_use use, kd_plan **out, kd_diag *diag)
+int kd_plan_new(const kd_graph *graph, int batch, enum kd_plan_use use, kd_plan **out,
+                kd_diag *diag)
 {
     if (batch < 1 || batch > MAX_BATCH)
         return kd_fail(diag, -KD_EINVAL, "A plan's batch is 1 to %d, not %d.", MAX_BATCH, batch);
@@ -498,8 +498,7 @@ int kd_plan_backward(kd_plan *p, const float *d_logits, float stat_weight, float
     if (!out->d_mem)
         return 0;
     const size_t classes = floats_of(&p->graph->nodes[p->graph->output]);
-    memcpy(kd_plan_data(p, p->d_logits_block), d_logits,
-           (size_t)p->n * classes * sizeof(float));
+    memcpy(kd_plan_data(p, p->d_logits_block), d_logits, (size_t)p->n * classes * sizeof(float));
     rc = kd_prim_run(p, p->d_logits_in, diag);
     for (int i = p->n_tasks - 1; !rc && i >= 0; i--) {
         const kd_task *t = &p->tasks[i];
@@ -507,8 +506,7 @@ int kd_plan_backward(kd_plan *p, const float *d_logits, float stat_weight, float
             continue;
         rc = kd_prim_run(p, t->act_backward, diag);
         if (!rc)
-            rc = kd_op_of(p->graph->nodes[t->node].op)
-                     ->backward(p, t, stat_weight, gradient, diag);
+            rc = kd_op_of(p->graph->nodes[t->node].op)->backward(p, t, stat_weight, gradient, diag);
         for (int k = 0; !rc && k < 2; k++)
             if (t->d_in_adds[k])
                 add_gradient(p, &p->values[t->in[k]], t->d_in[k]);

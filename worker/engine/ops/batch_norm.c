@@ -2,9 +2,9 @@
 
 #include "engine/op.h"
 
-/* y = gamma (x - mean) / sqrt(var + eps) + beta (Ioffe & Szegedy 2015). On the batch's own statistics
- * the variance is the biased one; the "gradient" of the running variance is the unbiased one, as
- * PyTorch's running_var. Frozen and in inference: on the running statistics. */
+/* y = gamma (x - mean) / sqrt(var + eps) + beta (Ioffe & Szegedy 2015). On the batch's own
+ * statistics the variance is the biased one; the "gradient" of the running variance is the unbiased
+ * one, as PyTorch's running_var. Frozen and in inference: on the running statistics. */
 typedef struct {
     kd_prim *forward, *backward;
     int gamma, beta, mean, var, d_gamma, d_beta; /* blocks of [c] */

@@ -3,8 +3,9 @@
 
 #include "engine/op.h"
 
-/* 2-d convolution (cross-correlation, as PyTorch). Forward and both backwards may each want their own
- * layouts; the value's layout is forward's and the others adapt with reorders where they must. */
+/* 2-d convolution (cross-correlation, as PyTorch). Forward and both backwards may each want their
+ * own layouts; the value's layout is forward's and the others adapt with reorders where they must.
+ */
 typedef struct {
     dnnl_memory_t plain; /* weights as in the vector, bound at each use */
     /* forward */
@@ -39,11 +40,11 @@ static geometry geometry_of(const kd_plan *p, const kd_task *t)
     const dnnl_dims_t channels = {node->c};
     const int ndims = g > 1 ? 5 : 4;
     const int64_t *dims = g > 1 ? grouped : plain;
-    KD_BUG_ON(dnnl_memory_desc_init_by_tag(&o.weights_any, ndims, dims, dnnl_f32,
-                                           dnnl_format_tag_any) ||
-              dnnl_memory_desc_init_by_tag(&o.weights_plain, ndims, dims, dnnl_f32,
-                                           g > 1 ? dnnl_goihw : dnnl_oihw) ||
-              dnnl_memory_desc_init_by_tag(&o.bias, 1, channels, dnnl_f32, dnnl_a));
+    KD_BUG_ON(
+        dnnl_memory_desc_init_by_tag(&o.weights_any, ndims, dims, dnnl_f32, dnnl_format_tag_any) ||
+        dnnl_memory_desc_init_by_tag(&o.weights_plain, ndims, dims, dnnl_f32,
+                                     g > 1 ? dnnl_goihw : dnnl_oihw) ||
+        dnnl_memory_desc_init_by_tag(&o.bias, 1, channels, dnnl_f32, dnnl_a));
     return o;
 }
 
@@ -105,7 +106,7 @@ static int forward_desc(kd_plan *p, const kd_task *t, const dnnl_memory_desc_t *
                            geo.pad_after),
                        "convolution", diag);
     if (!rc)
-        rc = kd_plan_desc_create(p, &desc, post, NULL, out, diag);
+        rc = kd_plan_desc_try(p, &desc, post, NULL, out, diag);
     if (post)
         dnnl_post_ops_destroy(post);
     return rc;
@@ -184,9 +185,10 @@ static int prepare_forward(kd_plan *p, kd_task *t, state *s, const geometry *geo
     dnnl_memory_t src, weights, bias = NULL;
     int share = -1;
     if (t->residual >= 0) {
-        /* The sum is made in place: the residual's memory becomes the result's. */
+        /* The sum is made in place: the residual's memory becomes the result's, unless the
+         * convolution itself still reads it. */
         const kd_value *r = &p->values[t->residual];
-        if (r->last_use == t->index && t->residual != p->graph->output &&
+        if (r->last_use == t->index && t->residual != t->in[0] && t->residual != p->graph->output &&
             kd_desc_equal(&r->md, &dst_md))
             share = r->block;
     }
@@ -228,16 +230,17 @@ static int choose_backward(kd_plan *p, const kd_task *t, const geometry *geo, bo
         dnnl_convolution_desc_t desc;
         dnnl_primitive_desc_t pd = NULL;
         const dnnl_status_t status =
-            of_weights ? dnnl_convolution_backward_weights_desc_init(
-                             &desc, dnnl_convolution_direct, &x, &geo->weights_any,
-                             geo->has_bias ? &geo->bias : NULL, &y, geo->stride, geo->pad_before,
-                             geo->pad_after)
-                       : dnnl_convolution_backward_data_desc_init(
-                             &desc, dnnl_convolution_direct, &x, &geo->weights_any, &y, geo->stride,
-                             geo->pad_before, geo->pad_after);
+            of_weights
+                ? dnnl_convolution_backward_weights_desc_init(
+                      &desc, dnnl_convolution_direct, &x, &geo->weights_any,
+                      geo->has_bias ? &geo->bias : NULL, &y, geo->stride, geo->pad_before,
+                      geo->pad_after)
+                : dnnl_convolution_backward_data_desc_init(&desc, dnnl_convolution_direct, &x,
+                                                           &geo->weights_any, &y, geo->stride,
+                                                           geo->pad_before, geo->pad_after);
         int rc = kd_onednn(status, "convolution's gradient", diag);
         if (!rc)
-            rc = kd_plan_desc_create(p, &desc, NULL, hint, &pd, diag);
+            rc = kd_plan_desc_try(p, &desc, NULL, hint, &pd, diag);
         if (rc && rc != -KD_EUNSUP) {
             if (best)
                 dnnl_primitive_desc_destroy(best);
@@ -302,7 +305,8 @@ static int prepare_weights(kd_plan *p, kd_task *t, state *s, const geometry *geo
     dnnl_memory_t x, d_y, d_w, d_bias = NULL;
     rc = kd_plan_as(p, &in->md, in->mem, &x_md, back, back, &x, &s->weights_reorder_x, diag);
     if (!rc)
-        rc = kd_plan_as(p, &v->md, v->d_mem, &y_md, back, back, &d_y, &s->weights_reorder_d_y, diag);
+        rc =
+            kd_plan_as(p, &v->md, v->d_mem, &y_md, back, back, &d_y, &s->weights_reorder_d_y, diag);
     if (!rc)
         rc = kd_plan_new_memory(p, &w_md, back, back, &d_w, NULL, diag);
     if (!rc)
@@ -369,11 +373,11 @@ static int fold(kd_plan *p, const kd_task *t, const float *vector, kd_diag *diag
     for (int o = 0; o < node->c; o++) {
         const double spread = (double)var[o] + (double)bn->eps;
         if (!(spread > 0) || !isfinite(spread))
-            return kd_fail(diag, -KD_EDATA,
-                           "Running variance %d of '%s' is %g: not a variance.", o, bn->name,
-                           (double)var[o]);
+            return kd_fail(diag, -KD_EDATA, "Running variance %d of '%s' is %g: not a variance.", o,
+                           bn->name, (double)var[o]);
         const double factor = (double)gamma[o] / sqrt(spread);
-        const double b = node->bias >= 0 ? (double)vector[params[node->bias].offset + (size_t)o] : 0;
+        const double b =
+            node->bias >= 0 ? (double)vector[params[node->bias].offset + (size_t)o] : 0;
         bias[o] = (float)((b - (double)mean[o]) * factor + (double)beta[o]);
         for (size_t i = 0; i < row; i++)
             folded[(size_t)o * row + i] = (float)((double)w[(size_t)o * row + i] * factor);

@@ -3,8 +3,8 @@
 
 #include "engine/op.h"
 
-/* y = x W^T + b with x [n,in], W [out,in]. Training: one matrix product over the batch. Inference: a
- * matrix-vector product an image, so that no neighbour can change how its row is summed. */
+/* y = x W^T + b with x [n,in], W [out,in]. Training: one matrix product over the batch. Inference:
+ * a matrix-vector product an image, so that no neighbour can change how its row is summed. */
 typedef struct {
     dnnl_memory_t x, d_x; /* plain rows */
     kd_prim *reorder_x, *reorder_d_x;
@@ -47,8 +47,8 @@ static int prepare(kd_plan *p, kd_task *t, kd_diag *diag)
         rc = kd_plan_into(p, &rows, &in->md, t->d_in[0], back, &s->d_x, &s->reorder_d_x, diag);
     if (rc)
         return rc;
-    s->weight = kd_plan_block(p, (size_t)s->in * (size_t)s->out * sizeof(float), 0, KD_TICK_EVER,
-                              diag);
+    s->weight =
+        kd_plan_block(p, (size_t)s->in * (size_t)s->out * sizeof(float), 0, KD_TICK_EVER, diag);
     if (s->weight < 0)
         return s->weight;
     s->bias = -1;

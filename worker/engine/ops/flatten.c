@@ -8,8 +8,7 @@ typedef struct {
 static int check(const kd_graph *g, const kd_node *node, kd_diag *diag)
 {
     const kd_node *in = &g->nodes[node->in[0]];
-    if (node->h != 1 || node->w != 1 ||
-        (int64_t)in->h * in->w * in->c != (int64_t)node->c)
+    if (node->h != 1 || node->w != 1 || (int64_t)in->h * in->w * in->c != (int64_t)node->c)
         return kd_fail(diag, -KD_EINVAL, "Flatten '%s' of [%d,%d,%d] gives [%d,%d,%d].", node->name,
                        in->h, in->w, in->c, node->h, node->w, node->c);
     return 0;

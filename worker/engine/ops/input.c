@@ -2,8 +2,8 @@
 
 #include "engine/op.h"
 
-/* The caller's pictures are copied, in the layout that the first layer wants: the backward needs them
- * again and the caller may have reused their memory by then. */
+/* The caller's pictures are copied, in the layout that the first layer wants: the backward needs
+ * them again and the caller may have reused their memory by then. */
 typedef struct {
     dnnl_memory_t user; /* bound at each run */
     kd_prim *reorder;   /* NULL: plain copy */

@@ -1,7 +1,7 @@
 #include "engine/op.h"
 
-/* Max pooling keeps the place of each maximum in a workspace for its backward; the global average is
- * an average over one window as large as the picture. */
+/* Max pooling keeps the place of each maximum in a workspace for its backward; the global average
+ * is an average over one window as large as the picture. */
 typedef struct {
     kd_prim *forward, *backward;
 } state;
@@ -66,8 +66,7 @@ static int prepare(kd_plan *p, kd_task *t, kd_diag *diag)
     const dnnl_dims_t kernel = {max ? node->kernel : from->h, max ? node->kernel : from->w};
     const int tick = kd_tick_forward(t), back = kd_tick_backward(p, t);
     const bool learns = p->training && t->d_in[0];
-    const dnnl_memory_desc_t any =
-        kd_plan_desc(p, node->c, node->h, node->w, dnnl_format_tag_any);
+    const dnnl_memory_desc_t any = kd_plan_desc(p, node->c, node->h, node->w, dnnl_format_tag_any);
     dnnl_pooling_desc_t desc;
     dnnl_primitive_desc_t pd = NULL;
     dnnl_memory_t workspace = NULL;
@@ -113,5 +112,5 @@ static int backward(kd_plan *p, const kd_task *t, float stat_weight, float *grad
 }
 
 const kd_op_impl kd_op_max_pool = {"max pool", check_max, prepare, NULL, forward, backward};
-const kd_op_impl kd_op_global_avg_pool = {"global average pool", check_average, prepare, NULL,
-                                          forward,               backward};
+const kd_op_impl kd_op_global_avg_pool = {
+    "global average pool", check_average, prepare, NULL, forward, backward};

@@ -57,11 +57,12 @@ int kd_act_prepare(kd_plan *p, kd_task *t, kd_diag *diag)
 {
     const kd_value *v = &p->values[t->result];
     return make(p, t->act, &v->md, t->act_inside ? NULL : v->mem, v->mem, v->d_mem, v->d_mem,
-                kd_tick_forward(t), kd_tick_backward(p, t), &t->act_forward, &t->act_backward, diag);
+                kd_tick_forward(t), kd_tick_backward(p, t), &t->act_forward, &t->act_backward,
+                diag);
 }
 
-/* The operator itself runs only where the plan could not fuse the activation: on a value that others
- * read too, or on the input. */
+/* The operator itself runs only where the plan could not fuse the activation: on a value that
+ * others read too, or on the input. */
 typedef struct {
     kd_prim *forward, *backward;
 } state;

@@ -1,0 +1,129 @@
+#include "models/models.h"
+#include "store/safetensors.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+static const char *shape_text(const int64_t *shape, int ndim, char *out, size_t size)
+{
+    size_t at = 0;
+    at += (size_t)snprintf(out, size, "[");
+    for (int i = 0; i < ndim && at < size; i++)
+        at += (size_t)snprintf(out + at, size - at, "%s%lld", i ? "," : "", (long long)shape[i]);
+    if (at < size)
+        snprintf(out + at, size - at, "]");
+    return out;
+}
+
+static bool same_shape(const kd_param *p, const kd_st_tensor *t)
+{
+    if (t->ndim != p->ndim)
+        return false;
+    for (int i = 0; i < p->ndim; i++)
+        if (t->shape[i] != p->shape[i])
+            return false;
+    return true;
+}
+
+/* Same but for the first side: the same features, another number of classes. */
+static bool other_classes(const kd_param *p, const kd_st_tensor *t)
+{
+    if (!p->head || t->ndim != p->ndim)
+        return false;
+    for (int i = 1; i < p->ndim; i++)
+        if (t->shape[i] != p->shape[i])
+            return false;
+    return t->shape[0] != p->shape[0];
+}
+
+static int check_tensor(const kd_param *p, const kd_st_file *f, const char *name, bool *new_head,
+                        kd_diag *diag)
+{
+    char want[128], have[128];
+    shape_text(p->shape, p->ndim, want, sizeof want);
+    const kd_st_tensor *t = kd_st_find(f, p->name);
+    if (!t)
+        return kd_fail(
+            diag, -KD_EDATA,
+            "%s has no tensor %s of shape %s, which the network needs; it has %zu others.", name,
+            p->name, want, kd_st_count(f));
+    shape_text(t->shape, t->ndim, have, sizeof have);
+    if (strcmp(t->dtype, "F32") != 0)
+        return kd_fail(diag, -KD_EDATA, "%s: tensor %s has the type %s, F32 was expected.", name,
+                       p->name, t->dtype);
+    if (same_shape(p, t))
+        return 0;
+    if (!other_classes(p, t))
+        return kd_fail(diag, -KD_EDATA, "%s: tensor %s has the shape %s, the network needs %s.",
+                       name, p->name, have, want);
+    *new_head = true;
+    return 0;
+}
+
+static int copy_tensor(const kd_param *p, const kd_st_tensor *t, const char *name, float *vector,
+                       kd_diag *diag)
+{
+    const bool variance = p->kind == KD_PARAM_STATISTIC && p->init == KD_INIT_ONE;
+    for (size_t i = 0; i < p->count; i++) {
+        float value;
+        memcpy(&value, t->data + i * sizeof value, sizeof value);
+        if (!isfinite(value) || (variance && value < 0))
+            return kd_fail(diag, -KD_EDATA, "%s: value %zu of tensor %s is %g.", name, i, p->name,
+                           (double)value);
+        if (vector)
+            vector[p->offset + i] = value;
+    }
+    return 0;
+}
+
+static int load(const kd_graph *g, const kd_st_file *f, const char *name, float *vector,
+                bool *out_new_head, kd_diag *diag)
+{
+    bool new_head = false;
+    int rc = 0;
+    for (int i = 0; i < g->n_params && !rc; i++)
+        rc = check_tensor(&g->params[i], f, name, &new_head, diag);
+    /* All is looked at before the first value is written, so that a refused file changes nothing.
+     */
+    for (int write = 0; write < 2; write++)
+        for (int i = 0; i < g->n_params && !rc; i++) {
+            const kd_param *p = &g->params[i];
+            if (p->head && new_head)
+                continue;
+            rc = copy_tensor(p, kd_st_find(f, p->name), name, write ? vector : NULL, diag);
+        }
+    if (!rc)
+        *out_new_head = new_head;
+    return rc;
+}
+
+int kd_model_load(const kd_graph *g, const void *file, size_t len, const char *name, float *vector,
+                  bool *out_new_head, kd_diag *diag)
+{
+    kd_st_file *f;
+    int rc = kd_st_open_memory(file, len, name, &f, diag);
+    if (rc)
+        return rc;
+    rc = load(g, f, name, vector, out_new_head, diag);
+    kd_st_close(f);
+    return rc;
+}
+
+char *kd_model_table(const kd_graph *g)
+{
+    json_t *table = json_array();
+    for (int i = 0; i < g->n_params; i++) {
+        const kd_param *p = &g->params[i];
+        json_t *shape = json_array();
+        for (int k = 0; k < p->ndim; k++)
+            json_array_append_new(shape, json_integer(p->shape[k]));
+        json_array_append_new(table, json_pack("{s:s, s:o, s:I, s:b}", "name", p->name, "shape",
+                                               shape, "offset", (json_int_t)p->offset, "trained",
+                                               (int)(p->kind == KD_PARAM_TRAINED)));
+    }
+    char *text = json_dumps(table, JSON_COMPACT);
+    json_decref(table);
+    return text;
+}
