@@ -18,13 +18,13 @@ static int parse(kd_args *a, char *hint, kd_diag *diag, int argc, const char *co
     char **argv = calloc((size_t)argc + 1, sizeof *argv);
     for (int i = 0; i < argc; i++)
         argv[i] = (char *)words[i];
-    int rc = kd_args_parse(g_opts, KD_COUNT(g_opts), kd_global_opts, kd_n_global_opts, argc, argv, a,
-                           hint, 96, diag);
+    int rc = kd_args_parse(g_opts, KD_COUNT(g_opts), kd_global_opts, kd_n_global_opts, argc, argv,
+                           a, hint, 96, diag);
     free(argv);
     return rc;
 }
 #define PARSE(...)                                                                                 \
-    parse(&a, hint, &diag, (int)KD_COUNT(((const char *[]){__VA_ARGS__})),                        \
+    parse(&a, hint, &diag, (int)KD_COUNT(((const char *[]){__VA_ARGS__})),                         \
           (const char *[]){__VA_ARGS__})
 
 static void test_args_forms(void **state)
@@ -33,8 +33,8 @@ static void test_args_forms(void **state)
     kd_args a;
     char hint[96];
     kd_diag diag = {0};
-    kd_assert_ok(PARSE("job.yaml", "--set", "a=1", "--set=b=2", "-qw", "-n5", "--server", "h:1", "-o",
-                       "json", "--", "--not-a-flag", "-"),
+    kd_assert_ok(PARSE("job.yaml", "--set", "a=1", "--set=b=2", "-qw", "-n5", "--server", "h:1",
+                       "-o", "json", "--", "--not-a-flag", "-"),
                  &diag);
     assert_int_equal(a.n_operands, 3);
     assert_string_equal(a.operands[0], "job.yaml");
@@ -68,7 +68,8 @@ static void test_args_last_value_wins(void **state)
     kd_args_clear(&a);
 }
 
-static void refused(const char *message, const char *expected_hint, int argc, const char *const *words)
+static void refused(const char *message, const char *expected_hint, int argc,
+                    const char *const *words)
 {
     kd_args a;
     char hint[96];
@@ -78,7 +79,7 @@ static void refused(const char *message, const char *expected_hint, int argc, co
     kd_args_clear(&a);
 }
 #define REFUSED(message, hint, ...)                                                                \
-    refused(message, hint, (int)KD_COUNT(((const char *[]){__VA_ARGS__})),                        \
+    refused(message, hint, (int)KD_COUNT(((const char *[]){__VA_ARGS__})),                         \
             (const char *[]){__VA_ARGS__})
 
 static void test_args_refusals(void **state)
@@ -135,9 +136,9 @@ static void test_args_nearest(void **state)
     static const char *const names[] = {"submit", "jobs", "show", "watch", "wait", "rm"};
     struct {
         const char *word, *near;
-    } cases[] = {{"sumbit", "submit"}, {"sub", "submit"}, {"job", "jobs"},  {"wach", "watch"},
-                 {"shwo", "show"},     {"wait ", "wait"}, {"destroy", NULL}, {"x", NULL},
-                 {"", NULL}};
+    } cases[] = {{"sumbit", "submit"}, {"sub", "submit"}, {"job", "jobs"},
+                 {"wach", "watch"},    {"shwo", "show"},  {"wait ", "wait"},
+                 {"destroy", NULL},    {"x", NULL},       {"", NULL}};
     for (size_t i = 0; i < KD_COUNT(cases); i++) {
         const char *near = kd_args_nearest(cases[i].word, names, KD_COUNT(names));
         if (cases[i].near)
@@ -159,11 +160,14 @@ static void test_args_server(void **state)
     (void)state;
     struct {
         const char *text, *target;
-    } good[] = {{"127.0.0.1:7070", "127.0.0.1:7070"}, {"host", "host:7070"},
-                {"host:1", "host:1"},                 {"::1", "[::1]:7070"},
-                {"[::1]:80", "[::1]:80"},             {"[::1]", "[::1]:7070"}};
-    const char *bad[] = {"", ":7070", "host:", "host:0", "host:65536", "host:x", "host:-1", "[::1",
-                         "[::1]x", "http://host:1", "a b"};
+    } good[] = {{"127.0.0.1:7070", "127.0.0.1:7070"},
+                {"host", "host:7070"},
+                {"host:1", "host:1"},
+                {"::1", "[::1]:7070"},
+                {"[::1]:80", "[::1]:80"},
+                {"[::1]", "[::1]:7070"}};
+    const char *bad[] = {"",        ":7070", "host:",  "host:0",        "host:65536", "host:x",
+                         "host:-1", "[::1",  "[::1]x", "http://host:1", "a b"};
     char out[KD_CLI_SERVER_MAX];
     kd_diag diag = {0};
     for (size_t i = 0; i < KD_COUNT(good); i++) {
@@ -171,7 +175,8 @@ static void test_args_server(void **state)
         assert_string_equal(out, good[i].target);
     }
     for (size_t i = 0; i < KD_COUNT(bad); i++)
-        kd_assert_fails(kd_args_server(bad[i], out, sizeof out, &diag), KD_EINVAL, &diag, "the server");
+        kd_assert_fails(kd_args_server(bad[i], out, sizeof out, &diag), KD_EINVAL, &diag,
+                        "the server");
     char longer[400];
     memset(longer, 'a', sizeof longer - 1);
     longer[sizeof longer - 1] = '\0';
@@ -205,8 +210,8 @@ static void test_args_verb_table(void **state)
 static void test_args_random_words(void **state)
 {
     (void)state;
-    static const char *const parts[] = {"-", "--", "=", "set", "q", "w", "n", "limit", "x", "5", "",
-                                        "server", "\xff", "o"};
+    static const char *const parts[] = {"-",     "--", "=", "set", "q",      "w",    "n",
+                                        "limit", "x",  "5", "",    "server", "\xff", "o"};
     kd_rng r;
     kd_rng_init(&r, 1, KD_RNG_TEST, 1, 0);
     for (int round = 0; round < 20000; round++) {

@@ -15,10 +15,10 @@ static void test_format_durations(void **state)
     struct {
         double s;
         const char *text;
-    } cases[] = {{0, "0.0s"},        {0.44, "0.4s"},     {9.94, "9.9s"},    {9.96, "10s"},
-                 {17.4, "17s"},      {59.4, "59s"},      {59.6, "1m00s"},   {125, "2m05s"},
-                 {3599.6, "1h00m"},  {3780, "1h03m"},    {86399, "23h59m"}, {273600, "3d04h"},
-                 {-1, "-"},          {NAN, "-"},         {INFINITY, "-"}};
+    } cases[] = {{0, "0.0s"},       {0.44, "0.4s"},  {9.94, "9.9s"},    {9.96, "10s"},
+                 {17.4, "17s"},     {59.4, "59s"},   {59.6, "1m00s"},   {125, "2m05s"},
+                 {3599.6, "1h00m"}, {3780, "1h03m"}, {86399, "23h59m"}, {273600, "3d04h"},
+                 {-1, "-"},         {NAN, "-"},      {INFINITY, "-"}};
     char out[KD_FMT];
     for (size_t i = 0; i < KD_COUNT(cases); i++)
         assert_string_equal(kd_fmt_duration(cases[i].s, out), cases[i].text);
@@ -31,10 +31,25 @@ static void test_format_parse_duration(void **state)
     struct {
         const char *text;
         double s;
-    } good[] = {{"0", 0},       {"90", 90},      {"90s", 90},        {"1.5s", 1.5}, {"10m", 600},
-                {"1h30m", 5400}, {"2d", 172800}, {"1d2h3m4s5ms", 93784.005}, {"500ms", 0.5}};
-    const char *bad[] = {"",    "s",   "-5",   "5x",    "1m2h", "1m1m",     "1.2.3s", "1h30",
-                         "5 s", "1e9", "inf", "99999d", ".",    "10m ",     "0x10",   "1m5ms2s",
+    } good[] = {{"0", 0},      {"90", 90},      {"90s", 90},    {"1.5s", 1.5},
+                {"10m", 600},  {"1h30m", 5400}, {"2d", 172800}, {"1d2h3m4s5ms", 93784.005},
+                {"500ms", 0.5}};
+    const char *bad[] = {"",
+                         "s",
+                         "-5",
+                         "5x",
+                         "1m2h",
+                         "1m1m",
+                         "1.2.3s",
+                         "1h30",
+                         "5 s",
+                         "1e9",
+                         "inf",
+                         "99999d",
+                         ".",
+                         "10m ",
+                         "0x10",
+                         "1m5ms2s",
                          "111111111111111111111111111s"};
     for (size_t i = 0; i < KD_COUNT(good); i++) {
         double s = -1;
@@ -156,7 +171,10 @@ static void test_format_width(void **state)
     assert_int_equal(kd_text_width("\033[31mred\033[0m"), 3);
     assert_int_equal(kd_text_cut("abcdef", 3), 3);
     assert_int_equal(kd_text_cut("abc", 30), 3);
-    assert_int_equal(kd_text_cut("a\xe4\xb8\xad" "b", 2), 1);
+    assert_int_equal(kd_text_cut("a\xe4\xb8\xad"
+                                 "b",
+                                 2),
+                     1);
     assert_int_equal(kd_text_cut("\033[31mred\033[0m", 2), 7);
     assert_int_equal(kd_text_cut("abc", 0), 0);
 }

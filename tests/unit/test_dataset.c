@@ -1,0 +1,576 @@
+#include "data/data.h"
+#include "kd/file.h"
+#include "kd_test.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <zlib.h>
+
+/* A data root with a set of four pictures in two classes, and what the tests ask of it. */
+typedef struct fixture {
+    char *root;
+    int fd;
+    kd_data_config cfg;
+} fixture;
+
+static void put(const fixture *f, const char *name, const void *data, size_t len)
+{
+    char path[512];
+    kd_diag diag = {0};
+    snprintf(path, sizeof path, "%s/%s", f->root, name);
+    kd_assert_ok(kd_file_write(path, data, len, &diag), &diag);
+}
+
+static void put_text(const fixture *f, const char *name, const char *text)
+{
+    put(f, name, text, strlen(text));
+}
+
+static void put_picture(const fixture *f, const char *name, uint8_t grey)
+{
+    uint8_t rgb[6 * 4 * 3];
+    char path[512];
+    kd_diag diag = {0};
+    memset(rgb, grey, sizeof rgb);
+    snprintf(path, sizeof path, "%s/%s", f->root, name);
+    kd_assert_ok(kd_image_write_png(path, rgb, 6, 4, &diag), &diag);
+}
+
+static void make_dir(const fixture *f, const char *name)
+{
+    char path[512];
+    kd_diag diag = {0};
+    snprintf(path, sizeof path, "%s/%s", f->root, name);
+    kd_assert_ok(kd_file_mkdirs(path, &diag), &diag);
+}
+
+static int set_up(void **state)
+{
+    fixture *f = kd_xalloc(sizeof *f);
+    f->root = kd_test_mkdir();
+    f->fd = open(f->root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    assert_true(f->fd >= 0);
+    make_dir(f, "set/pics/ant");
+    make_dir(f, "set/pics/bee");
+    put_picture(f, "set/pics/ant/0.png", 10);
+    put_picture(f, "set/pics/ant/1.png", 20);
+    put_picture(f, "set/pics/bee/0.png", 30);
+    put_picture(f, "set/pics/bee/1.png", 40);
+    put_text(f, "set/classes.txt", "ant\nbee\n");
+    put_text(f, "set/train.txt", "pics/ant/0.png\t0\npics/bee/0.png\t1\npics/ant/1.png\t0\n");
+    put_text(f, "set/val.txt", "pics/bee/1.png\t1\n");
+    f->cfg = (kd_data_config){.kind = KD_DATA_IMAGE_FOLDER,
+                              .path = "set",
+                              .train = "train.txt",
+                              .val = "val.txt",
+                              .classes = "classes.txt",
+                              .size = 5};
+    *state = f;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    fixture *f = *state;
+    close(f->fd);
+    kd_test_rmdir(f->root);
+    free(f);
+    return 0;
+}
+
+static kd_data *open_good(const fixture *f)
+{
+    kd_data *d = NULL;
+    kd_diag diag = {0};
+    kd_assert_ok(kd_data_open(&f->cfg, f->fd, NULL, NULL, &d, &diag), &diag);
+    assert_non_null(d);
+    return d;
+}
+
+static kd_digest digest_of(const fixture *f)
+{
+    kd_data *d = open_good(f);
+    kd_digest digest = kd_data_digest(d);
+    kd_data_free(d);
+    return digest;
+}
+
+static void open_bad(const fixture *f, int code, const char *part)
+{
+    kd_data *d = NULL;
+    kd_diag diag = {0};
+    kd_assert_fails(kd_data_open(&f->cfg, f->fd, NULL, NULL, &d, &diag), code, &diag, part);
+    assert_null(d);
+}
+
+static void assert_sample(const kd_data *d, size_t i, const char *name, int label, int grey)
+{
+    uint8_t rgb[5 * 5 * 3];
+    kd_diag diag = {0};
+    assert_string_equal(kd_data_name(d, i), name);
+    assert_int_equal(kd_data_label(d, i), label);
+    kd_assert_ok(kd_data_load(d, i, rgb, &diag), &diag);
+    for (size_t k = 0; k < sizeof rgb; k++)
+        assert_int_equal(rgb[k], grey);
+}
+
+static void test_dataset_folder(void **state)
+{
+    fixture *f = *state;
+    kd_data *d = open_good(f);
+    assert_int_equal(kd_data_train_count(d), 3);
+    assert_int_equal(kd_data_val_count(d), 1);
+    assert_int_equal(kd_data_classes(d), 2);
+    assert_string_equal(kd_data_class_name(d, 1), "bee");
+    assert_null(kd_data_class_name(d, 2));
+    assert_null(kd_data_class_name(d, -1));
+    assert_sample(d, 0, "pics/ant/0.png", 0, 10);
+    assert_sample(d, 1, "pics/bee/0.png", 1, 30);
+    assert_sample(d, 2, "pics/ant/1.png", 0, 20);
+    assert_sample(d, 3, "pics/bee/1.png", 1, 40);
+    assert_int_equal(kd_data_missing(d), 0);
+    kd_data_free(d);
+    kd_data_free(NULL);
+}
+
+static void test_dataset_odd_lists(void **state)
+{
+    fixture *f = *state;
+    kd_digest usual = digest_of(f);
+    /* Line ends, empty lines and a missing last one do not make other data. */
+    put_text(f, "set/train.txt",
+             "pics/ant/0.png\t0\r\n\r\n\npics/bee/0.png\t1\r\npics/ant/1.png\t0");
+    put_text(f, "set/classes.txt", "ant\r\nbee");
+    kd_digest same = digest_of(f);
+    assert_true(kd_digest_equal(&usual, &same));
+    /* Classes from folders: by the file of names, then without it. */
+    put_text(f, "set/train.txt", "pics/ant/0.png\npics/bee/0.png\npics/ant/1.png\n");
+    put_text(f, "set/val.txt", "pics/bee/1.png\n");
+    same = digest_of(f);
+    assert_true(kd_digest_equal(&usual, &same));
+    f->cfg.classes = "";
+    same = digest_of(f);
+    assert_true(kd_digest_equal(&usual, &same));
+    /* Twice the same picture is two samples. */
+    put_text(f, "set/train.txt", "pics/bee/0.png\npics/bee/0.png\n");
+    kd_data *d = open_good(f);
+    assert_int_equal(kd_data_train_count(d), 2);
+    kd_data_free(d);
+}
+
+static void test_dataset_bad_lists(void **state)
+{
+    fixture *f = *state;
+    static const struct {
+        const char *list, *part;
+    } bad[] = {
+        {"pics/ant/0.png\t0\npics/ant/1.png\t2\n", "train.txt:2: class 2, but there are only 2"},
+        {"pics/ant/0.png\t-1\n", "train.txt:1: `-1` is not the number of a class"},
+        {"pics/ant/0.png\t\n", "train.txt:1: `` is not the number"},
+        {"pics/ant/0.png\t0\t1\n", "is not the number"},
+        {"pics/ant/0.png\t99999999999999999999\n", "is not the number"},
+        {"pics/ant/0.png 0\n", "the folder of `pics/ant/0.png 0`"},
+        {"\n\n/etc/passwd\t0\n", "train.txt:3: the path is absolute"},
+        {"pics/../../x.png\t0\n", "train.txt:1: the path has `..`"},
+        {"..\t0\n", "has `..`"},
+        {"\t0\n", "train.txt:1: the path is empty"},
+        {"pics/ant/\x01.png\t0\n", "train.txt:1: the line has a control character"},
+        {"", "train.txt: there is no sample"},
+        {"\n\r\n", "train.txt: there is no sample"},
+        {"pics/wasp/0.png\n", "train.txt:1: no class number"},
+        {"0.png\n", "train.txt:1: no class number"},
+    };
+    for (size_t i = 0; i < KD_COUNT(bad); i++) {
+        put_text(f, "set/train.txt", bad[i].list);
+        if (strstr(bad[i].part, "pics/ant/0.png 0"))
+            put_text(f, "set/classes.txt", "wasp\nbee\n");
+        open_bad(f, KD_EDATA, bad[i].part);
+        put_text(f, "set/classes.txt", "ant\nbee\n");
+    }
+    put(f, "set/train.txt", "pics/a\0b\t0\n", 11);
+    open_bad(f, KD_EDATA, "train.txt:1: the line has a NUL byte");
+    char *line = kd_xalloc(KD_DATA_MAX_LINE + 8);
+    memset(line, 'a', KD_DATA_MAX_LINE + 1);
+    put_text(f, "set/train.txt", line);
+    open_bad(f, KD_EDATA, "train.txt:1: the line is too long");
+    free(line);
+    f->cfg.train = "none.txt";
+    open_bad(f, KD_ENOENT, "none.txt");
+}
+
+static void test_dataset_bad_classes(void **state)
+{
+    fixture *f = *state;
+    static const struct {
+        const char *text, *part;
+    } bad[] = {{"", "there is no class name"},
+               {"\n", "there is no class name"},
+               {"ant\n\nbee\n", "classes.txt:2: the class name is empty"},
+               {"ant\nbee\nant\n", "`ant` stands there twice"},
+               {"ant\tbee\n", "classes.txt:1: a class name cannot have a tab"}};
+    for (size_t i = 0; i < KD_COUNT(bad); i++) {
+        put_text(f, "set/classes.txt", bad[i].text);
+        open_bad(f, KD_EDATA, bad[i].part);
+    }
+    put_text(f, "set/classes.txt", "ant\nbee\n");
+    f->cfg.classes = "";
+    open_bad(f, KD_EDATA, "train.txt:1: class 0 by number");
+    put_text(f, "set/train.txt", "a.png\n");
+    put_text(f, "set/val.txt", "a.png\n");
+    open_bad(f, KD_EDATA, "there is no class");
+}
+
+static void test_dataset_bad_config(void **state)
+{
+    fixture *f = *state;
+    f->cfg.size = 0;
+    open_bad(f, KD_EINVAL, "size of 0");
+    f->cfg.size = 5;
+    f->cfg.max_train = -1;
+    open_bad(f, KD_EINVAL, "max_train");
+    f->cfg.max_train = 0;
+    f->cfg.val = "";
+    open_bad(f, KD_EINVAL, "validation list");
+    f->cfg.val = "val.txt";
+    f->cfg.path = "../set";
+    open_bad(f, KD_EPERM, "leads out of the data root");
+    f->cfg.path = "missing";
+    open_bad(f, KD_ENOENT, "missing/classes.txt");
+    f->cfg.path = "set";
+    f->cfg.kind = KD_DATA_IDX;
+    open_bad(f, KD_EINVAL, "train_labels");
+}
+
+static void test_dataset_digest_covers_everything(void **state)
+{
+    fixture *f = *state;
+    kd_digest first = digest_of(f), now = digest_of(f);
+    assert_true(kd_digest_equal(&first, &now));
+    put_picture(f, "set/pics/bee/1.png", 41); /* a picture */
+    now = digest_of(f);
+    assert_false(kd_digest_equal(&first, &now));
+    put_picture(f, "set/pics/bee/1.png", 40);
+    put_text(f, "set/classes.txt", "ant\nwasp\n"); /* a name */
+    now = digest_of(f);
+    assert_false(kd_digest_equal(&first, &now));
+    put_text(f, "set/classes.txt", "ant\nbee\n");
+    put_text(f, "set/val.txt", "pics/bee/1.png\t0\n"); /* a label */
+    now = digest_of(f);
+    assert_false(kd_digest_equal(&first, &now));
+    put_text(f, "set/val.txt", "pics/bee/1.png\t1\n");
+    now = digest_of(f);
+    assert_true(kd_digest_equal(&first, &now));
+    put_text(f, "set/train.txt", /* the order */
+             "pics/bee/0.png\t1\npics/ant/0.png\t0\npics/ant/1.png\t0\n");
+    now = digest_of(f);
+    assert_false(kd_digest_equal(&first, &now));
+    put_text(f, "set/train.txt", "pics/ant/0.png\t0\npics/bee/0.png\t1\n"); /* where val begins */
+    put_text(f, "set/val.txt", "pics/ant/1.png\t0\npics/bee/1.png\t1\n");
+    now = digest_of(f);
+    assert_false(kd_digest_equal(&first, &now));
+}
+
+/* The set opens; it is another set; only loading the sample fails, and names it. */
+static void test_dataset_missing_picture(void **state)
+{
+    fixture *f = *state;
+    kd_digest whole = digest_of(f);
+    char path[512];
+    snprintf(path, sizeof path, "%s/set/pics/bee/0.png", f->root);
+    assert_int_equal(unlink(path), 0);
+    kd_data *d = open_good(f);
+    kd_digest less = kd_data_digest(d);
+    assert_false(kd_digest_equal(&whole, &less));
+    assert_int_equal(kd_data_missing(d), 1);
+    uint8_t rgb[5 * 5 * 3];
+    kd_diag diag = {0};
+    kd_assert_fails(kd_data_load(d, 1, rgb, &diag), KD_ENOENT, &diag, "set/pics/bee/0.png");
+    assert_sample(d, 2, "pics/ant/1.png", 0, 20);
+    kd_data_free(d);
+}
+
+static void test_dataset_damaged_picture(void **state)
+{
+    fixture *f = *state;
+    char path[512];
+    uint8_t rgb[5 * 5 * 3];
+    put_text(f, "set/pics/ant/0.png", "not a picture");
+    snprintf(path, sizeof path, "%s/set/pics/bee/0.png", f->root);
+    assert_int_equal(truncate(path, 40), 0);
+    /* A link that leads out, and a pipe on which opening would wait. */
+    snprintf(path, sizeof path, "%s/set/pics/ant/1.png", f->root);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(symlink("/etc/passwd", path), 0);
+    snprintf(path, sizeof path, "%s/set/pics/bee/1.png", f->root);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    kd_data *d = open_good(f);
+    static const char *const parts[4] = {"pics/ant/0.png: the file is neither",
+                                         "pics/bee/0.png: the PNG picture cannot be decoded",
+                                         "leads out of the data root", "is not a plain file"};
+    for (size_t i = 0; i < 4; i++) {
+        kd_diag diag = {0};
+        kd_assert_fails(kd_data_load(d, i, rgb, &diag), KD_EDATA, &diag, parts[i]);
+        assert_int_equal(diag.code, -KD_EDATA);
+    }
+    kd_data_free(d);
+}
+
+static void test_dataset_max_train(void **state)
+{
+    fixture *f = *state;
+    char text[4096] = "";
+    for (int i = 0; i < 100; i++)
+        snprintf(text + strlen(text), sizeof text - strlen(text), "pics/ant/%d.png\t0\n", i);
+    put_text(f, "set/train.txt", text);
+    f->cfg.max_train = 30;
+    int places[2][30];
+    for (int seed = 0; seed < 2; seed++) {
+        f->cfg.seed = (uint64_t)seed;
+        kd_data *d = open_good(f);
+        assert_int_equal(kd_data_train_count(d), 30);
+        assert_int_equal(kd_data_val_count(d), 1);
+        assert_string_equal(kd_data_name(d, 30), "pics/bee/1.png");
+        for (size_t i = 0; i < 30; i++) {
+            places[seed][i] = atoi(kd_data_name(d, i) + 9);
+            if (i > 0) /* list order is kept */
+                assert_true(places[seed][i] > places[seed][i - 1]);
+        }
+        kd_data_free(d);
+    }
+    assert_memory_not_equal(places[0], places[1], sizeof places[0]);
+    f->cfg.max_train = 1000;
+    kd_data *d = open_good(f);
+    assert_int_equal(kd_data_train_count(d), 100);
+    kd_data_free(d);
+}
+
+static void count_progress(size_t done, size_t all, void *arg)
+{
+    assert_true(done <= all);
+    *(size_t *)arg = done;
+}
+
+static void test_dataset_progress_ends_at_all(void **state)
+{
+    fixture *f = *state;
+    kd_data *d = NULL;
+    kd_diag diag = {0};
+    size_t last = 0;
+    kd_assert_ok(kd_data_open(&f->cfg, f->fd, count_progress, &last, &d, &diag), &diag);
+    assert_int_equal(last, 4);
+    kd_data_free(d);
+}
+
+/* ---- IDX */
+
+static void put_gz(const fixture *f, const char *name, const void *data, size_t len)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s", f->root, name);
+    gzFile gz = gzopen(path, "wb9");
+    assert_non_null(gz);
+    assert_int_equal(gzwrite(gz, data, (unsigned)len), (int)len);
+    assert_int_equal(gzclose(gz), Z_OK);
+}
+
+/* Three pictures of 2x3 (h x w) and their labels; a validation set of one. */
+static const uint8_t g_images[] = {0, 0, 8, 3, 0, 0,  0,  3,  0,  0,  0,  2,  0,  0,  0,  3,  1,
+                                   2, 3, 4, 5, 6, 11, 12, 13, 14, 15, 16, 21, 22, 23, 24, 25, 26};
+static const uint8_t g_labels[] = {0, 0, 8, 1, 0, 0, 0, 3, 2, 0, 1};
+static const uint8_t g_val_images[] = {0, 0, 8, 3, 0, 0,  0,  1,  0,  0,  0,
+                                       2, 0, 0, 0, 3, 91, 91, 91, 91, 91, 91};
+static const uint8_t g_val_labels[] = {0, 0, 8, 1, 0, 0, 0, 1, 2};
+
+static void idx_set(fixture *f)
+{
+    put(f, "set/ti", g_images, sizeof g_images);
+    put(f, "set/tl", g_labels, sizeof g_labels);
+    put(f, "set/vi", g_val_images, sizeof g_val_images);
+    put(f, "set/vl", g_val_labels, sizeof g_val_labels);
+    f->cfg = (kd_data_config){.kind = KD_DATA_IDX,
+                              .path = "set",
+                              .train = "ti",
+                              .val = "vi",
+                              .train_labels = "tl",
+                              .val_labels = "vl",
+                              .classes = "",
+                              .size = 1};
+}
+
+static void test_dataset_idx(void **state)
+{
+    fixture *f = *state;
+    idx_set(f);
+    kd_data *d = open_good(f);
+    assert_int_equal(kd_data_train_count(d), 3);
+    assert_int_equal(kd_data_val_count(d), 1);
+    assert_int_equal(kd_data_classes(d), 3);
+    assert_string_equal(kd_data_class_name(d, 2), "2");
+    assert_string_equal(kd_data_name(d, 1), "ti#1");
+    assert_string_equal(kd_data_name(d, 3), "vi#0");
+    static const int labels[4] = {2, 0, 1, 2};
+    uint8_t rgb[3];
+    for (size_t i = 0; i < 4; i++) {
+        kd_diag diag = {0};
+        assert_int_equal(kd_data_label(d, i), labels[i]);
+        kd_assert_ok(kd_data_load(d, i, rgb, &diag), &diag);
+        assert_int_equal(rgb[0], rgb[1]);
+        assert_int_equal(rgb[0], rgb[2]);
+        if (i == 3)
+            assert_int_equal(rgb[0], 91);
+    }
+    kd_digest plain = kd_data_digest(d);
+    kd_data_free(d);
+    /* Packed it is the same set, apart from its names. */
+    put_gz(f, "set/ti", g_images, sizeof g_images);
+    put_gz(f, "set/tl", g_labels, sizeof g_labels);
+    kd_digest packed = digest_of(f);
+    assert_true(kd_digest_equal(&plain, &packed));
+    /* Named classes, and too few of them. */
+    put_text(f, "set/names", "a\nb\nc\n");
+    f->cfg.classes = "names";
+    d = open_good(f);
+    assert_string_equal(kd_data_class_name(d, 2), "c");
+    kd_data_free(d);
+    put_text(f, "set/names", "a\nb\n");
+    open_bad(f, KD_EDATA, "label 2 of sample ti#0, but there are only 2 classes");
+    f->cfg.classes = "";
+    f->cfg.max_train = 2;
+    d = open_good(f);
+    assert_int_equal(kd_data_train_count(d), 2);
+    assert_string_equal(kd_data_name(d, 2), "vi#0");
+    kd_data_free(d);
+}
+
+static void test_dataset_idx_damaged(void **state)
+{
+    fixture *f = *state;
+    idx_set(f);
+    uint8_t bytes[sizeof g_images + 1];
+    /* Cut anywhere, or one byte too long. */
+    for (size_t len = 0; len <= sizeof bytes; len++) {
+        if (len == sizeof g_images)
+            continue;
+        memset(bytes, 0, sizeof bytes);
+        memcpy(bytes, g_images, sizeof g_images);
+        put(f, "set/ti", bytes, len);
+        open_bad(f, KD_EDATA, "ti ");
+    }
+    memcpy(bytes, g_images, sizeof g_images);
+    memset(bytes + 4, 0xFF, 12); /* dimensions whose product overflows */
+    put(f, "set/ti", bytes, sizeof g_images);
+    open_bad(f, KD_EDATA, "not what its header says");
+    memset(bytes + 4, 0, 12);
+    put(f, "set/ti", bytes, 16);
+    open_bad(f, KD_EDATA, "not what its header says");
+    put(f, "set/ti", g_images, sizeof g_images);
+    put(f, "set/tl", g_val_labels, sizeof g_val_labels);
+    open_bad(f, KD_EDATA, "1 labels for the 3 pictures");
+    put(f, "set/tl", g_labels, sizeof g_labels);
+    /* A packed file that ends early, and one with more behind it. */
+    char path[512];
+    put_gz(f, "set/ti", g_images, sizeof g_images);
+    snprintf(path, sizeof path, "%s/set/ti", f->root);
+    char *gz;
+    size_t len;
+    kd_diag diag = {0};
+    kd_assert_ok(kd_file_read(path, 4096, &gz, &len, &diag), &diag);
+    for (size_t cut = 2; cut < len; cut++) {
+        put(f, "set/ti", gz, cut);
+        open_bad(f, KD_EDATA, "not whole gzip data");
+    }
+    char *longer = kd_xalloc(len + 3);
+    memcpy(longer, gz, len);
+    put(f, "set/ti", longer, len + 3);
+    open_bad(f, KD_EDATA, "3 bytes behind its gzip data");
+    free(longer);
+    free(gz);
+}
+
+/* ---- real data */
+
+static void test_dataset_real_flowers(void **state)
+{
+    fixture *f = *state;
+    if (!kd_test_data()) {
+        print_message("skipped: DISTILL_DATA is not set\n");
+        skip();
+    }
+    int root = open(kd_test_data(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    assert_true(root >= 0);
+    f->cfg.path = "flowers";
+    f->cfg.size = 64;
+    f->cfg.max_train = 100;
+    kd_data *d = NULL;
+    kd_diag diag = {0};
+    kd_assert_ok(kd_data_open(&f->cfg, root, NULL, NULL, &d, &diag), &diag);
+    assert_int_equal(kd_data_train_count(d), 100);
+    assert_int_equal(kd_data_val_count(d), 551);
+    assert_int_equal(kd_data_classes(d), 5);
+    assert_string_equal(kd_data_class_name(d, 4), "tulips");
+    assert_int_equal(kd_data_missing(d), 0);
+    uint8_t *rgb = kd_xalloc(64 * 64 * 3);
+    for (size_t i = 0; i < 651; i += 31)
+        kd_assert_ok(kd_data_load(d, i, rgb, &diag), &diag);
+    free(rgb);
+    kd_data_free(d);
+    close(root);
+}
+
+static void test_dataset_real_fashion(void **state)
+{
+    (void)state;
+    if (!kd_test_data()) {
+        print_message("skipped: DISTILL_DATA is not set\n");
+        skip();
+    }
+    int root = open(kd_test_data(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    assert_true(root >= 0);
+    /* The smaller file serves as both splits. */
+    kd_data_config cfg = {.kind = KD_DATA_IDX,
+                          .path = "fashion-mnist",
+                          .train = "t10k-images-idx3-ubyte.gz",
+                          .val = "t10k-images-idx3-ubyte.gz",
+                          .train_labels = "t10k-labels-idx1-ubyte.gz",
+                          .val_labels = "t10k-labels-idx1-ubyte.gz",
+                          .size = 28};
+    kd_data *d = NULL;
+    kd_diag diag = {0};
+    kd_assert_ok(kd_data_open(&cfg, root, NULL, NULL, &d, &diag), &diag);
+    assert_int_equal(kd_data_train_count(d), 10000);
+    assert_int_equal(kd_data_classes(d), 10);
+    int count[10] = {0};
+    for (size_t i = 0; i < 10000; i++)
+        count[kd_data_label(d, i)]++;
+    for (int c = 0; c < 10; c++)
+        assert_int_equal(count[c], 1000);
+    kd_data_free(d);
+    close(root);
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+    const struct CMUnitTest tests[] = {
+        TEST(test_dataset_folder),
+        TEST(test_dataset_odd_lists),
+        TEST(test_dataset_bad_lists),
+        TEST(test_dataset_bad_classes),
+        TEST(test_dataset_bad_config),
+        TEST(test_dataset_digest_covers_everything),
+        TEST(test_dataset_missing_picture),
+        TEST(test_dataset_damaged_picture),
+        TEST(test_dataset_max_train),
+        TEST(test_dataset_progress_ends_at_all),
+        TEST(test_dataset_idx),
+        TEST(test_dataset_idx_damaged),
+        TEST(test_dataset_real_flowers),
+        TEST(test_dataset_real_fashion),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,74 @@
+/* Data sets: an image folder with list files, or IDX files.
+ *
+ * A sample is known by its number: training samples 0..n_train-1 in list order, validation samples
+ * n_train.. after them. Everything random about a sample is a function of (seed, sample, view),
+ * never of batch or worker. All pictures come out as RGB, uint8, [size,size,3]; grey sets (IDX)
+ * too.
+ *
+ * The data digest covers class names, lists (after max_train has chosen) and the bytes of every
+ * file, so that two workers with the same digest hold the same data under the same numbers.
+ *
+ * List file: text, one picture a line, LF or CRLF, at most KD_DATA_MAX_LINE bytes a line:
+ *   PATH<TAB>CLASS   CLASS is the number of a line of the file of class names, from 0
+ *   PATH             the class is the name of the folder that the file stands in
+ * PATH is relative to the data set's folder, without "..", control characters or a leading "/".
+ * Empty lines are passed over; the same path may stand there twice. A file that is named but
+ * missing is no error at opening (the digest then differs from that of a worker which has it):
+ * loading it fails.
+ *
+ * File of class names: one a line, unique, at least one. Without it the classes are the folders
+ * named in the training list, sorted by their bytes.
+ *
+ * IDX (http://yann.lecun.com/exdb/mnist/): images uint8 [n,h,w], labels uint8 [n], plain or gzip.
+ *
+ * Threads: after open, everything but free is reentrant. */
+#ifndef KD_DATASET_H
+#define KD_DATASET_H
+
+#include "kd/err.h"
+#include "kd/hash.h"
+
+#define KD_DATA_MAX_SAMPLES (10u << 20) /* of both lists together */
+#define KD_DATA_MAX_LIST (1u << 30)     /* bytes of a list */
+#define KD_DATA_MAX_LINE 4096
+#define KD_DATA_MAX_CLASSES 65536
+#define KD_DATA_MAX_CLASS_NAME 255
+#define KD_DATA_MAX_IDX (1u << 30) /* bytes of an IDX file, unpacked */
+#define KD_DATA_MAX_SIZE 4096      /* pixels of a side of the samples given out */
+
+enum kd_data_kind { KD_DATA_IMAGE_FOLDER, KD_DATA_IDX };
+typedef struct kd_data_config {
+    enum kd_data_kind kind;
+    const char *path;        /* folder beneath root; "" or "." = the root itself */
+    const char *train, *val; /* list files (lines `path<TAB>class`) or IDX image files (.gz too) */
+    const char *train_labels, *val_labels; /* IDX only */
+    const char *classes;                   /* file of names, or "" */
+    int size;                              /* pixels of a side, 1..KD_DATA_MAX_SIZE */
+    int max_train; /* at most so many of the training list, drawn without order
+                      by seed and kept in list order; 0 = all */
+    uint64_t seed; /* for max_train's choice */
+} kd_data_config;
+
+typedef struct kd_data kd_data;
+/* root_fd: the worker's data root, borrowed until free. Progress of the digest is reported through
+ * progress (may be NULL) at most every 200 ms. Errors name the file and line. All strings of cfg
+ * are borrowed during the call. */
+int kd_data_open(const kd_data_config *cfg, int root_fd,
+                 void (*progress)(size_t done, size_t all, void *arg), void *arg, kd_data **out,
+                 kd_diag *diag) KD_MUST_CHECK;
+void kd_data_free(kd_data *d); /* NULL allowed */
+size_t kd_data_train_count(const kd_data *d);
+size_t kd_data_val_count(const kd_data *d);
+int kd_data_classes(const kd_data *d);
+const char *kd_data_class_name(const kd_data *d, int c);   /* NULL out of range */
+int kd_data_label(const kd_data *d, size_t sample);        /* -1 = unlabelled; no set is so today */
+const char *kd_data_name(const kd_data *d, size_t sample); /* for messages; the path in the list */
+kd_digest kd_data_digest(const kd_data *d);
+kd_digest kd_data_classes_digest(const kd_data *d);
+/* Files that were named in the lists and not found when the set was opened. */
+size_t kd_data_missing(const kd_data *d);
+/* Decodes and resizes (antialiased) one sample into rgb [size,size,3]; the whole picture is
+ * squeezed into the square. -KD_EDATA: not decodable; -KD_ENOENT: no such file. */
+int kd_data_load(const kd_data *d, size_t sample, uint8_t *rgb, kd_diag *diag) KD_MUST_CHECK;
+
+#endif
