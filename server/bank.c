@@ -170,7 +170,8 @@ static int check_description(const char *path, const kd_bank_key *key, kd_diag *
     const char *name;
     json_t *value;
     rc = json_is_object(there) ? 0 : kd_fail(diag, -KD_EDATA, "%s does not describe a bank", path);
-    json_object_foreach (mine, name, value) {
+    json_object_foreach(mine, name, value)
+    {
         if (rc == 0 && !json_equal(value, json_object_get(there, name)))
             rc = kd_fail(diag, -KD_EDATA, "%s belongs to another `%s`; move the folder away", path,
                          name);
@@ -310,8 +311,8 @@ static int append_block(kd_bank *b, const uint8_t *records, uint32_t n, kd_diag 
         if (w > 0)
             done += (size_t)w;
         else if (w < 0 && errno != EINTR)
-            rc = kd_fail(diag, errno == ENOSPC ? -KD_ELIMIT : -KD_EIO,
-                         "cannot write bank %s: %s", b->id, strerror(errno));
+            rc = kd_fail(diag, errno == ENOSPC ? -KD_ELIMIT : -KD_EIO, "cannot write bank %s: %s",
+                         b->id, strerror(errno));
     }
     free(block);
     if (rc != 0 && ftruncate(b->fd, (off_t)b->end) != 0)

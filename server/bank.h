@@ -10,8 +10,8 @@
  *           16  n*r  records of r = 8 + 4*classes bytes: sample uint32, view uint32, logits float32
  *   all little-endian
  *
- * ID is the digest of the key. A torn or damaged block ends the bank: it and what follows is cut off
- * and logged; the logits are computed again. Threads: any; one lock a bank. */
+ * ID is the digest of the key. A torn or damaged block ends the bank: it and what follows is cut
+ * off and logged; the logits are computed again. Threads: any; one lock a bank. */
 #ifndef KD_SERVER_BANK_H
 #define KD_SERVER_BANK_H
 
@@ -31,9 +31,12 @@ int kd_bank_store_open(const char *dir, kd_bank_store **out, kd_diag *diag) KD_M
 void kd_bank_store_close(kd_bank_store *s);
 /* Opens or makes the bank of a key; the store keeps it open. A bank.json that names another key is
  * refused with -KD_EDATA and the field that differs. */
-int kd_bank_get(kd_bank_store *s, const kd_bank_key *key, kd_bank **out, kd_diag *diag) KD_MUST_CHECK;
-/* Appends the records found for n wanted (sample, view) pairs (8 bytes each, little-endian) to out. */
-int kd_bank_find(kd_bank *b, const uint8_t *wanted, size_t n, kd_buf *out, kd_diag *diag) KD_MUST_CHECK;
+int kd_bank_get(kd_bank_store *s, const kd_bank_key *key, kd_bank **out,
+                kd_diag *diag) KD_MUST_CHECK;
+/* Appends the records found for n wanted (sample, view) pairs (8 bytes each, little-endian) to out.
+ */
+int kd_bank_find(kd_bank *b, const uint8_t *wanted, size_t n, kd_buf *out,
+                 kd_diag *diag) KD_MUST_CHECK;
 /* Stores the records that are new; *out_new says how many. A record that is there with other bits
  * sets *out_differs (the old one stays). */
 int kd_bank_put(kd_bank *b, const uint8_t *records, size_t len, uint32_t *out_new,

@@ -13,7 +13,7 @@ enum member_state { IDLE, PREPARING, READY, WORKING };
 struct member {
     kd_member_id id;
     enum member_state state;
-    kd_job_id job; /* 0 = none */
+    kd_job_id job;      /* 0 = none */
     kd_job_id *refused; /* jobs that this worker cannot serve */
     size_t n_refused;
 };
@@ -30,19 +30,20 @@ struct job {
     enum kd_run_state state;
     uint32_t min_workers, max_workers, n_stages, stage;
     struct stage stages[KD_CORE_STAGES];
-    bool open;               /* a generation is running */
+    bool open; /* a generation is running */
     bool export_running;
-    bool join_requested;     /* a checkpoint was asked for, to take members in */
+    bool join_requested; /* a checkpoint was asked for, to take members in */
     uint64_t generation;
-    kd_time_ms first_ready;  /* of the stage's preparation; 0 = nobody yet */
+    kd_time_ms first_ready; /* of the stage's preparation; 0 = nobody yet */
     char reason[KD_CORE_TEXT];
+    char problem[KD_CORE_TEXT]; /* why the last worker could not serve it */
 };
 
 struct kd_core {
     uint64_t epoch, counter;
     struct member *members; /* in order of joining */
     size_t n_members;
-    struct job *jobs;       /* in order of submission */
+    struct job *jobs; /* in order of submission */
     size_t n_jobs;
 };
 
@@ -341,8 +342,14 @@ static void try_begin(kd_core *c, struct job *j, kd_time_ms now, kd_actions *out
     size_t need = st->s.kind == KD_CORE_MEASURE ? 1 : j->min_workers;
     if (ready + preparing < need) {
         char text[KD_CORE_TEXT];
-        snprintf(text, sizeof text, "waiting for workers: %zu of at least %zu", ready + preparing,
-                 need);
+        size_t fit = 0;
+        for (size_t i = 0; i < c->n_members; i++)
+            fit += !refused(&c->members[i], j->id);
+        if (fit < need && j->problem[0])
+            snprintf(text, sizeof text, "no worker can serve it: %.300s", j->problem);
+        else
+            snprintf(text, sizeof text, "waiting for workers: %zu of at least %zu",
+                     ready + preparing, need);
         set_state(j, KD_RUN_RUNNING, text, out);
         return;
     }
@@ -409,6 +416,7 @@ static void schedule(kd_core *c, kd_actions *out)
         if (starting) {
             set_state(j, KD_RUN_RUNNING, "", out);
             note(out, j->id, 0, "started", "started");
+            enter_stage(c, j, out);
         }
         for (size_t i = 0; i < c->n_members && have < most; i++) {
             struct member *m = &c->members[i];
@@ -417,8 +425,6 @@ static void schedule(kd_core *c, kd_actions *out)
             prepare(m, j, out);
             have++;
         }
-        if (starting)
-            enter_stage(c, j, out);
     }
 }
 
@@ -480,6 +486,7 @@ static void on_ready(kd_core *c, const kd_event *ev, kd_actions *out)
     struct stage *st = &j->stages[j->stage];
     if (ev->text && ev->text[0]) {
         note(out, j->id, m->id, "warning", "worker refused: %s", ev->text);
+        snprintf(j->problem, sizeof j->problem, "%s", ev->text);
         refuse(m, j->id);
         release(m, ev->text, out);
         return;
@@ -509,18 +516,11 @@ static void on_problem(kd_core *c, const kd_event *ev, kd_actions *out)
         finish_job(c, j, KD_RUN_FAILED, ev->text ? ev->text : "a worker reported a problem", out);
         return;
     }
-    note(out, j->id, m->id, "warning", "worker cannot serve this job: %s", ev->text ? ev->text : "");
+    note(out, j->id, m->id, "warning", "worker cannot serve this job: %s",
+         ev->text ? ev->text : "");
+    snprintf(j->problem, sizeof j->problem, "%s", ev->text ? ev->text : "");
     refuse(m, j->id);
     on_gone(c, m, ev->text ? ev->text : "", false, out);
-    /* Nobody left who might: say why instead of waiting without a word. */
-    size_t fit = 0;
-    for (size_t i = 0; i < c->n_members; i++)
-        fit += !refused(&c->members[i], j->id);
-    if (fit < j->min_workers && j->state == KD_RUN_RUNNING) {
-        char text[KD_CORE_TEXT];
-        snprintf(text, sizeof text, "no worker can serve it: %.300s", ev->text ? ev->text : "");
-        set_state(j, KD_RUN_RUNNING, text, out);
-    }
 }
 
 void kd_core_handle(kd_core *c, const kd_event *ev, kd_time_ms now, kd_actions *out)

@@ -1,9 +1,9 @@
 /* The coordinator's mind: jobs, members, scheduling, stages.
  *
  * A pure state machine. kd_core_handle takes one event and the time and appends the actions that
- * follow; it does no I/O, reads no clock, starts no thread and draws no random number, so a run can be
- * replayed from its events. Bulk data never comes here: the exchange (exchange.h) sums gradients and
- * tells the core only that a version was committed, saved or evaluated.
+ * follow; it does no I/O, reads no clock, starts no thread and draws no random number, so a run can
+ * be replayed from its events. Bulk data never comes here: the exchange (exchange.h) sums gradients
+ * and tells the core only that a version was committed, saved or evaluated.
  *
  * How a stage runs. Its members are told to prepare; when those that are needed are ready the stage
  * begins: a new generation starts at the manifest's version (1 = initial) with slots and chunks
@@ -24,7 +24,13 @@
 typedef uint64_t kd_job_id;    /* 48 random bits, shown as 12 hex digits */
 typedef uint64_t kd_member_id; /* one control stream; never reused in a process */
 
-enum kd_run_state { KD_RUN_QUEUED, KD_RUN_RUNNING, KD_RUN_SUCCEEDED, KD_RUN_FAILED, KD_RUN_CANCELLED };
+enum kd_run_state {
+    KD_RUN_QUEUED,
+    KD_RUN_RUNNING,
+    KD_RUN_SUCCEEDED,
+    KD_RUN_FAILED,
+    KD_RUN_CANCELLED
+};
 enum kd_core_stage_kind {
     KD_CORE_TRAIN,   /* steps and evaluations; also a network that is only evaluated (0 steps) */
     KD_CORE_MEASURE, /* one member measures costs */
@@ -33,17 +39,17 @@ enum kd_core_stage_kind {
 
 /* What the core must know of a stage; the same from every worker. */
 typedef struct kd_core_stage_info {
-    kd_digest identity;     /* of the whole StageInfo, fingerprint included */
-    uint64_t last_version;  /* steps + 1 */
-    uint64_t epoch_steps;   /* steps of an epoch */
+    kd_digest identity;    /* of the whole StageInfo, fingerprint included */
+    uint64_t last_version; /* steps + 1 */
+    uint64_t epoch_steps;  /* steps of an epoch */
     uint32_t slots, chunks;
 } kd_core_stage_info;
 
 typedef struct kd_core_stage_setup {
     enum kd_core_stage_kind kind;
     bool done;
-    uint64_t manifest;      /* durable version, 1 = initial */
-    uint64_t evaluated;     /* newest version whose evaluation is stored, 0 = none */
+    uint64_t manifest;  /* durable version, 1 = initial */
+    uint64_t evaluated; /* newest version whose evaluation is stored, 0 = none */
     bool has_info;
     kd_core_stage_info info;
 } kd_core_stage_setup;
@@ -57,19 +63,19 @@ typedef struct kd_core_job_setup {
 } kd_core_job_setup;
 
 enum kd_event_kind {
-    KD_EV_SUBMIT,   /* setup: new job, or a stored one at start-up, in order of submission */
-    KD_EV_CANCEL,   /* job */
-    KD_EV_FAIL,     /* job, text: the coordinator cannot go on with it */
-    KD_EV_FORGET,   /* job: finished, drop it */
-    KD_EV_JOIN,     /* member */
-    KD_EV_LOST,     /* member, text: why */
-    KD_EV_READY,    /* member, job, stage, info; text: non-empty = its info differs, and how */
-    KD_EV_PROBLEM,  /* member, job, stage, worker_only, text */
-    KD_EV_MEASURED, /* member, job, stage */
+    KD_EV_SUBMIT,    /* setup: new job, or a stored one at start-up, in order of submission */
+    KD_EV_CANCEL,    /* job */
+    KD_EV_FAIL,      /* job, text: the coordinator cannot go on with it */
+    KD_EV_FORGET,    /* job: finished, drop it */
+    KD_EV_JOIN,      /* member */
+    KD_EV_LOST,      /* member, text: why */
+    KD_EV_READY,     /* member, job, stage, info; text: non-empty = its info differs, and how */
+    KD_EV_PROBLEM,   /* member, job, stage, worker_only, text */
+    KD_EV_MEASURED,  /* member, job, stage */
     KD_EV_COMMITTED, /* job, stage, generation, version */
-    KD_EV_SAVED,    /* job, stage, version: checkpoint durable */
+    KD_EV_SAVED,     /* job, stage, version: checkpoint durable */
     KD_EV_EVALUATED, /* job, stage, version: all units in and stored */
-    KD_EV_EXPORTED, /* job, stage; text: non-empty = failed */
+    KD_EV_EXPORTED,  /* job, stage; text: non-empty = failed */
     KD_EV_TICK
 };
 
@@ -86,12 +92,12 @@ typedef struct kd_event {
 } kd_event;
 
 enum kd_action_kind {
-    KD_ACT_PREPARE,    /* member, job, stage */
-    KD_ACT_BEGIN,      /* member, job, stage, begin */
-    KD_ACT_MEASURE,    /* member, job, stage */
-    KD_ACT_RELEASE,    /* member, job, text */
-    KD_ACT_OPEN,       /* job, stage, begin.generation, begin.version: exchange starts a generation */
-    KD_ACT_CLOSE,      /* job, stage: exchange drops the stage; nothing of it counts any more */
+    KD_ACT_PREPARE, /* member, job, stage */
+    KD_ACT_BEGIN,   /* member, job, stage, begin */
+    KD_ACT_MEASURE, /* member, job, stage */
+    KD_ACT_RELEASE, /* member, job, text */
+    KD_ACT_OPEN,    /* job, stage, begin.generation, begin.version: exchange starts a generation */
+    KD_ACT_CLOSE,   /* job, stage: exchange drops the stage; nothing of it counts any more */
     KD_ACT_CHECKPOINT, /* job, stage: checkpoint the next version that still can be */
     KD_ACT_STATE,      /* job, state, text = reason; to be stored */
     KD_ACT_STAGE_DONE, /* job, stage; to be stored */

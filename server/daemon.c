@@ -105,8 +105,8 @@ kd_job_record *kd_job_record_new(kd_daemon *d, kd_job_row *row, kd_diag *diag)
 {
     (void)d;
     kd_job_record *j = kd_xalloc(sizeof *j);
-    int rc = kd_job_load(row->resolved, strlen(row->resolved), "resolved job", NULL, 0, &j->spec,
-                         diag);
+    int rc =
+        kd_job_load(row->resolved, strlen(row->resolved), "resolved job", NULL, 0, &j->spec, diag);
     if (rc != 0) {
         free(j);
         return NULL;
@@ -262,10 +262,11 @@ static void set_job_state(kd_daemon *d, kd_job_record *j, enum kd_run_state stat
         kd_daemon_fatal(d, &diag);
     if (state >= KD_RUN_SUCCEEDED && changed) {
         for (int i = 0; i < j->n_stages; i++)
-            if (kd_state_drop_checkpoints(&d->state, j->row.id, (uint32_t)i, UINT64_MAX, &diag) != 0)
+            if (kd_state_drop_checkpoints(&d->state, j->row.id, (uint32_t)i, UINT64_MAX, &diag) !=
+                0)
                 kd_warn("old checkpoints stay: %s", diag.msg);
-        kd_watch_event(d, j, "finished", "", NULL, "job %s%s%s", words[state], reason[0] ? ": " : "",
-                       reason);
+        kd_watch_event(d, j, "finished", "", NULL, "job %s%s%s", words[state],
+                       reason[0] ? ": " : "", reason);
     } else if (reason[0]) {
         kd_watch_event(d, j, "waiting", "", NULL, "%s", reason);
     } else if (was_waiting && state == KD_RUN_RUNNING && !changed) {

@@ -1,12 +1,13 @@
 /* The coordinator process: one struct, one loop.
  *
- * gRPC's threads take calls and either hand them to an exchange directly (bulk data) or queue a task
- * for the loop (everything else). The loop alone touches the core, the database, the jobs' records
- * and the watchers, so none of those has a lock. Slow file work (checkpoints) runs on libuv's pool and
- * comes back as a task.
+ * gRPC's threads take calls and either hand them to an exchange directly (bulk data) or queue a
+ * task for the loop (everything else). The loop alone touches the core, the database, the jobs'
+ * records and the watchers, so none of those has a lock. Slow file work (checkpoints) runs on
+ * libuv's pool and comes back as a task.
  *
  * Files: daemon.c the loop, tasks, and the core's actions; stages.c what a running stage does with
- * disks; watch.c events and who reads them; svc_jobs.c, svc_cluster.c, svc_exchange.c the services. */
+ * disks; watch.c events and who reads them; svc_jobs.c, svc_cluster.c, svc_exchange.c the services.
+ */
 #ifndef KD_SERVER_DAEMON_H
 #define KD_SERVER_DAEMON_H
 
@@ -26,15 +27,15 @@ typedef struct kd_daemon kd_daemon;
 typedef struct kd_stage_record {
     kd_stage_row row;
     enum kd_stage_kind kind;
-    Distill__V1__StageInfo *info; /* unpacked row.info, NULL before a worker told */
-    kd_exchange *exchange;        /* while it runs; see kd_daemon.exchanges for other threads */
+    Distill__V1__StageInfo *info;  /* unpacked row.info, NULL before a worker told */
+    kd_exchange *exchange;         /* while it runs; see kd_daemon.exchanges for other threads */
     double loss, correct, samples; /* of the running epoch so far */
-    double pending_sums[3];       /* the same at the version being saved */
-    uint64_t version;             /* committed */
+    double pending_sums[3];        /* the same at the version being saved */
+    uint64_t version;              /* committed */
     double last_loss;
-    double rate;                  /* samples a second, smoothed */
+    double rate; /* samples a second, smoothed */
     kd_time_ms last_commit;
-    kd_time_ms begun;             /* of the stage in this process, 0 = not yet */
+    kd_time_ms begun; /* of the stage in this process, 0 = not yet */
 } kd_stage_record;
 
 typedef struct kd_job_record {
@@ -47,7 +48,7 @@ typedef struct kd_job_record {
     int n_epochs;
     char costs[1024]; /* JSON array of measured model costs */
     const char *phase;
-    bool saving;      /* a checkpoint is being written */
+    bool saving; /* a checkpoint is being written */
 } kd_job_record;
 
 typedef struct kd_worker_record {
@@ -57,7 +58,7 @@ typedef struct kd_worker_record {
     char address[128], name[65], version[32], cpu[97], blas[65], isa[65], numerics[33];
     char incarnation[17];
     uint32_t threads;
-    bool joined;       /* hello accepted */
+    bool joined; /* hello accepted */
     kd_time_ms seen;
     int64_t seen_wall_ms;
     uint64_t units;
@@ -144,7 +145,8 @@ void kd_job_record_free(kd_job_record *j);
 void kd_daemon_introduce(kd_daemon *d, kd_job_record *j);
 
 /* stages.c */
-int kd_stage_set_info(kd_stage_record *s, const uint8_t *packed, size_t len, kd_diag *diag) KD_MUST_CHECK;
+int kd_stage_set_info(kd_stage_record *s, const uint8_t *packed, size_t len,
+                      kd_diag *diag) KD_MUST_CHECK;
 void kd_stage_core_info(const kd_job_record *j, const kd_stage_record *s, kd_core_stage_info *out);
 /* Sentence that says how two infos differ, "" if they do not. */
 void kd_stage_compare(const Distill__V1__StageInfo *have, const Distill__V1__StageInfo *got,
@@ -156,7 +158,8 @@ void kd_stage_manifest(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t 
 void kd_stage_export(kd_daemon *d, kd_job_record *j, uint32_t stage);
 void kd_stage_store(kd_daemon *d, kd_job_record *j, uint32_t stage);
 /* Digest of the artefact of a finished stage ("" if there is none). */
-void kd_stage_artefact_digest(kd_daemon *d, kd_job_record *j, enum kd_stage_kind kind, char out[33]);
+void kd_stage_artefact_digest(kd_daemon *d, kd_job_record *j, enum kd_stage_kind kind,
+                              char out[33]);
 const char *kd_stage_artefact_name(enum kd_stage_kind kind);
 /* Any thread. NULL if that stage does not run; release afterwards. */
 kd_exchange_entry *kd_stage_acquire(kd_daemon *d, kd_job_id job, uint32_t stage);

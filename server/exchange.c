@@ -17,15 +17,15 @@ struct waiter {
 };
 
 struct node {
-    float *sum;   /* [chunk length]; NULL when empty or already in the parent */
-    bool filled;  /* its value is known, here or in an ancestor */
-    bool pushed;  /* came from a worker: crc says what */
+    float *sum;  /* [chunk length]; NULL when empty or already in the parent */
+    bool filled; /* its value is known, here or in an ancestor */
+    bool pushed; /* came from a worker: crc says what */
     uint32_t crc;
 };
 
 struct gathered {
     uint64_t version;
-    float *rows;       /* [val_samples][2] */
+    float *rows; /* [val_samples][2] */
     uint32_t *unit_crc;
     bool *have;
     uint32_t missing;
@@ -40,18 +40,18 @@ struct kd_exchange {
     float *current;               /* version T, NULL while nobody published version 1 */
     float *state;                 /* optimiser state of the version the generation began at */
     uint64_t state_version;
-    float *next;                  /* slices of T+1 (of 1 while current is NULL) */
+    float *next; /* slices of T+1 (of 1 while current is NULL) */
     float *next_state;
-    bool *have;                   /* [chunks] slice of the next version is in */
-    uint32_t *slice_crc;          /* [chunks] of the slices of `next`, then of `current` */
-    uint32_t missing;             /* slices of the next version not yet in */
-    struct node *nodes;           /* [chunks][2*slots] */
+    bool *have;          /* [chunks] slice of the next version is in */
+    uint32_t *slice_crc; /* [chunks] of the slices of `next`, then of `current` */
+    uint32_t missing;    /* slices of the next version not yet in */
+    struct node *nodes;  /* [chunks][2*slots] */
     struct {
         double loss, correct, samples;
         bool have;
-    } *totals;                    /* [2*slots], from chunk 0 */
-    bool checkpoint_next;         /* decided for version T+1 */
-    bool sums_left;               /* a sum of T has been sent: the decision stands */
+    } * totals;           /* [2*slots], from chunk 0 */
+    bool checkpoint_next; /* decided for version T+1 */
+    bool sums_left;       /* a sum of T has been sent: the decision stands */
     bool checkpoint_wanted;
     struct gathered gathered;
     struct waiter *waiters;
@@ -480,8 +480,7 @@ void kd_exchange_publish(kd_exchange *x, kd_rpc_call *call, const Distill__V1__S
         x->current = x->next;
         x->next = old;
         x->version = want;
-        kd_exchange_totals totals = {x->totals[1].loss, x->totals[1].correct,
-                                      x->totals[1].samples};
+        kd_exchange_totals totals = {x->totals[1].loss, x->totals[1].correct, x->totals[1].samples};
         clear_tree(x);
         memset(x->have, 0, x->cfg.chunks * sizeof *x->have);
         x->missing = x->cfg.chunks;

@@ -1,13 +1,13 @@
 /* The exchange of one running stage: reduction tree, parameter versions, gathers.
  *
  * Rules 2 to 6 of the protocol page in docs/. Names: V slots; node numbers are heap indices (1 the
- * root, leaf of slot s is V+s); version T is the vector that gradients are collected for; "sum" of a
- * chunk is its gradient of step T added in tree order, node = left + right in float32, whatever order
- * the parts arrive in.
+ * root, leaf of slot s is V+s); version T is the vector that gradients are collected for; "sum" of
+ * a chunk is its gradient of step T added in tree order, node = left + right in float32, whatever
+ * order the parts arrive in.
  *
  * Everything is kept in memory: version T whole, the slices of T+1 that are in, sums of T, and tree
- * buffers, each freed when its parent is made. A call that waits (for a sum or a slice) is kept with
- * its reference and answered by whoever completes what it waits for.
+ * buffers, each freed when its parent is made. A call that waits (for a sum or a slice) is kept
+ * with its reference and answered by whoever completes what it waits for.
  *
  * Threads: any; one lock an exchange, held for one chunk's additions at most. Callbacks run on the
  * thread that completed something, `committed` and `snapshot` under the lock so that they come in
@@ -25,7 +25,7 @@ typedef struct kd_exchange_config {
     uint32_t stage;
     uint32_t slots, chunk_floats, chunks;
     uint64_t vector_floats;
-    uint32_t state_vectors;   /* optimiser vectors a checkpoint carries */
+    uint32_t state_vectors; /* optimiser vectors a checkpoint carries */
     uint64_t epoch_steps, last_version;
     uint64_t checkpoint_every; /* steps; the last version is always saved */
     uint32_t val_samples, eval_unit;
@@ -49,7 +49,8 @@ typedef struct kd_exchange_events {
     void (*committed)(void *arg, const kd_exchange_config *cfg, uint64_t generation,
                       uint64_t version, const kd_exchange_totals *totals);
     void (*snapshot)(void *arg, kd_exchange_snapshot *snap); /* takes the buffers */
-    /* All units of an evaluation are in: rows [val_samples][2] of (class, cross-entropy), borrowed. */
+    /* All units of an evaluation are in: rows [val_samples][2] of (class, cross-entropy), borrowed.
+     */
     void (*evaluated)(void *arg, const kd_exchange_config *cfg, uint64_t generation,
                       uint64_t version, const float *rows);
     /* Two different results for one thing that is a function: a fault in somebody's numbers. */

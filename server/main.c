@@ -14,8 +14,10 @@ static const char g_usage[] =
     "Usage: distilld [--state-dir DIR] [--listen HOST:PORT] [--port-file FILE]\n"
     "                [--heartbeat-ms N] [--lease-ms N] [--log-level err|warn|info|debug]\n"
     "\n"
-    "  --state-dir DIR     jobs, checkpoints and logits live here   (DISTILLD_STATE_DIR, ./distilld-state)\n"
-    "  --listen HOST:PORT  one gRPC port for clients and workers    (DISTILLD_LISTEN, 127.0.0.1:7070)\n"
+    "  --state-dir DIR     jobs, checkpoints and logits live here   (DISTILLD_STATE_DIR, "
+    "./distilld-state)\n"
+    "  --listen HOST:PORT  one gRPC port for clients and workers    (DISTILLD_LISTEN, "
+    "127.0.0.1:7070)\n"
     "                      port 0 takes any free one\n"
     "  --port-file FILE    writes the port there once it serves\n"
     "  --heartbeat-ms N    how often workers report                 (1000)\n"
@@ -30,8 +32,8 @@ static long number(const char *flag, const char *text, long low, long high)
     long v = strtol(text, &end, 10);
     if (*text && !*end && v >= low && v <= high)
         return v;
-    fprintf(stderr, "distilld: %s wants a whole number from %ld to %ld, not \"%s\"\n", flag, low, high,
-            text);
+    fprintf(stderr, "distilld: %s wants a whole number from %ld to %ld, not \"%s\"\n", flag, low,
+            high, text);
     exit(2);
 }
 
@@ -53,12 +55,15 @@ static void raise_descriptors(void)
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"state-dir", required_argument, NULL, 's'}, {"listen", required_argument, NULL, 'l'},
-        {"port-file", required_argument, NULL, 'p'}, {"heartbeat-ms", required_argument, NULL, 'b'},
-        {"lease-ms", required_argument, NULL, 'e'},  {"log-level", required_argument, NULL, 'v'},
-        {"version", no_argument, NULL, 'V'},         {"help", no_argument, NULL, 'h'},
-        {NULL, 0, NULL, 0}};
+    static const struct option options[] = {{"state-dir", required_argument, NULL, 's'},
+                                            {"listen", required_argument, NULL, 'l'},
+                                            {"port-file", required_argument, NULL, 'p'},
+                                            {"heartbeat-ms", required_argument, NULL, 'b'},
+                                            {"lease-ms", required_argument, NULL, 'e'},
+                                            {"log-level", required_argument, NULL, 'v'},
+                                            {"version", no_argument, NULL, 'V'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {NULL, 0, NULL, 0}};
     kd_daemon_config cfg = {.state_dir = env_or("DISTILLD_STATE_DIR", "distilld-state"),
                             .listen = env_or("DISTILLD_LISTEN", "127.0.0.1:7070"),
                             .heartbeat_ms = 1000,

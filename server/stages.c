@@ -375,8 +375,8 @@ static void write_checkpoint(uv_work_t *work)
     size_t count = 0;
     items[count++] = (kd_st_item){names[0], 1, {(int64_t)floats}, n->snap.vector};
     for (uint32_t v = 0; v < (uint32_t)n->samples; v++, count++)
-        items[count] = (kd_st_item){names[count], 1, {(int64_t)floats},
-                                    n->snap.state + (size_t)v * floats};
+        items[count] =
+            (kd_st_item){names[count], 1, {(int64_t)floats}, n->snap.state + (size_t)v * floats};
     char version[24], stage[16], id[KD_ID_TEXT];
     snprintf(version, sizeof version, "%llu", (unsigned long long)n->version);
     snprintf(stage, sizeof stage, "%u", n->stage);
@@ -420,8 +420,10 @@ static void checkpoint_written(uv_work_t *work, int status)
         kd_watch_event(d, j, "warning", "", NULL, "checkpoint of step %llu failed: %s",
                        (unsigned long long)n->version - 1, n->diag.msg);
         if (s->info && n->version == 1 + (uint64_t)s->info->epochs * epoch_steps(s->info)) {
-            /* Without its last version the stage cannot end; say why instead of waiting for ever. */
-            kd_daemon_event(d, &(kd_event){.kind = KD_EV_FAIL, .job = n->job,
+            /* Without its last version the stage cannot end; say why instead of waiting for ever.
+             */
+            kd_daemon_event(d, &(kd_event){.kind = KD_EV_FAIL,
+                                           .job = n->job,
                                            .text = "the final parameters could not be saved"});
         }
     } else {
@@ -431,10 +433,9 @@ static void checkpoint_written(uv_work_t *work, int status)
         memcpy(s->pending_sums, n->sums, sizeof n->sums);
         if (kd_bank_sync(d->bank, &n->diag) != 0)
             kd_warn("%s", n->diag.msg);
-        kd_daemon_event(d, &(kd_event){.kind = KD_EV_SAVED,
-                                       .job = n->job,
-                                       .stage = n->stage,
-                                       .version = n->version});
+        kd_daemon_event(
+            d, &(kd_event){
+                   .kind = KD_EV_SAVED, .job = n->job, .stage = n->stage, .version = n->version});
     }
     free_news(n);
 }
@@ -504,7 +505,8 @@ static int load_checkpoint(kd_daemon *d, kd_job_record *j, uint32_t stage, uint6
         rc = kd_st_open_memory(data, len, row.path, &f, diag);
     const kd_st_tensor *t = f ? kd_st_find(f, "vector") : NULL;
     if (rc == 0 && (!t || t->bytes != bytes))
-        rc = kd_fail(diag, -KD_EDATA, "checkpoint %s has no vector of %zu floats", row.path, floats);
+        rc =
+            kd_fail(diag, -KD_EDATA, "checkpoint %s has no vector of %zu floats", row.path, floats);
     float *vector = NULL, *state = NULL;
     if (rc == 0) {
         vector = malloc(bytes);
@@ -689,7 +691,8 @@ static int write_artefact(kd_daemon *d, kd_job_record *j, uint32_t stage, const 
     pairs[n_pairs++] = (kd_st_pair){"distilld.digest", s->row.digest};
     const char *key;
     json_t *value;
-    json_object_foreach (metadata, key, value) {
+    json_object_foreach(metadata, key, value)
+    {
         if (json_is_string(value) && n_pairs < KD_COUNT(pairs))
             pairs[n_pairs++] = (kd_st_pair){key, json_string_value(value)};
     }
@@ -778,7 +781,8 @@ static json_t *describe(kd_daemon *d, kd_job_record *j, const kd_stage_record *s
     double ms = 0, lo = 0, hi = 1;
     json_t *costs = json_loads(j->costs[0] ? j->costs : "[]", 0, NULL), *cost;
     size_t k;
-    json_array_foreach (costs, k, cost) {
+    json_array_foreach(costs, k, cost)
+    {
         const char *of = json_string_value(json_object_get(cost, "name"));
         if (of && strcmp(of, name) == 0)
             ms = json_real_value(json_object_get(cost, "ms_per_image"));
@@ -823,12 +827,11 @@ void kd_stage_export(kd_daemon *d, kd_job_record *j, uint32_t stage)
     json_object_set_new(result, "images", json_integer((json_int_t)images));
     json_object_set_new(result, "seconds", json_real(seconds));
     if (info)
-        json_object_set_new(result, "data",
-                            json_pack("{s:s, s:s, s:I, s:I, s:i}", "path",
-                                      j->spec.data.path, "digest", info->data_digest, "train",
-                                      (json_int_t)info->train_samples, "val",
-                                      (json_int_t)info->val_samples, "classes",
-                                      (int)info->classes));
+        json_object_set_new(
+            result, "data",
+            json_pack("{s:s, s:s, s:I, s:I, s:i}", "path", j->spec.data.path, "digest",
+                      info->data_digest, "train", (json_int_t)info->train_samples, "val",
+                      (json_int_t)info->val_samples, "classes", (int)info->classes));
     char *text = json_dumps(result, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
     json_decref(result);
     snprintf(path, sizeof path, "%s/jobs/%s/result.json", d->state.dir, id);

@@ -87,8 +87,8 @@ int kd_state_open(const char *dir, kd_state *out, kd_diag *diag)
     snprintf(path, sizeof path, "%s/distilld.db", dir);
     rc = kd_sql_open(path, g_migrations, KD_COUNT(g_migrations), &s.sql, diag);
     if (rc == 0)
-        rc = kd_sql_run(&s.sql, NULL, diag, "UPDATE meta SET value = value + 1 WHERE name = 'epoch'",
-                        "");
+        rc = kd_sql_run(&s.sql, NULL, diag,
+                        "UPDATE meta SET value = value + 1 WHERE name = 'epoch'", "");
     sqlite3_stmt *st = NULL;
     if (rc == 0)
         rc = kd_sql_query(&s.sql, &st, diag, "SELECT value FROM meta WHERE name = 'epoch'", "");
@@ -122,7 +122,8 @@ void kd_job_row_clear(kd_job_row *row)
     row->resolved = row->result = NULL;
 }
 
-static int put_stage(kd_state *s, kd_job_id id, uint32_t stage, const kd_stage_row *r, kd_diag *diag)
+static int put_stage(kd_state *s, kd_job_id id, uint32_t stage, const kd_stage_row *r,
+                     kd_diag *diag)
 {
     return kd_sql_run(&s->sql, NULL, diag,
                       "INSERT OR REPLACE INTO stages VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
@@ -356,8 +357,8 @@ int kd_state_find_artefact(kd_state *s, kd_job_id id, const char *name, const ch
 {
     sqlite3_stmt *st = NULL;
     int rc = kd_sql_query(&s->sql, &st, diag,
-                          FILE_COLUMNS " AND name <> '' AND (name = ? OR digest = ?) LIMIT 1", "iss",
-                          (int64_t)id, name, digest);
+                          FILE_COLUMNS " AND name <> '' AND (name = ? OR digest = ?) LIMIT 1",
+                          "iss", (int64_t)id, name, digest);
     return rc == 0 ? one_file(s, st, out, diag) : rc;
 }
 
@@ -411,9 +412,10 @@ int kd_state_drop_checkpoints(kd_state *s, kd_job_id id, uint32_t stage, uint64_
     if (rc == 0)
         rc = each_file(s, st, unlink_file, NULL, diag);
     if (rc == 0)
-        rc = kd_sql_run(&s->sql, NULL, diag,
-                        "DELETE FROM files WHERE job = ? AND name = '' AND stage = ? AND version < ?",
-                        "iii", (int64_t)id, (int64_t)stage, limit);
+        rc = kd_sql_run(
+            &s->sql, NULL, diag,
+            "DELETE FROM files WHERE job = ? AND name = '' AND stage = ? AND version < ?", "iii",
+            (int64_t)id, (int64_t)stage, limit);
     return rc;
 }
 

@@ -6,7 +6,8 @@
  *   jobs/ID/        checkpoints and artefacts of a job
  *   bank/           the logit bank
  *
- * Every function that changes something has it on disk when it returns. Threads: one (the loop's). */
+ * Every function that changes something has it on disk when it returns. Threads: one (the loop's).
+ */
 #ifndef KD_SERVER_STATE_H
 #define KD_SERVER_STATE_H
 
@@ -35,8 +36,8 @@ typedef struct kd_job_row {
     int state;            /* enum kd_run_state */
     char reason[KD_CORE_TEXT];
     int64_t submitted_ms, started_ms, finished_ms;
-    char *resolved;       /* JSON, owned */
-    char *result;         /* JSON, owned; NULL before the end */
+    char *resolved; /* JSON, owned */
+    char *result;   /* JSON, owned; NULL before the end */
 } kd_job_row;
 void kd_job_row_clear(kd_job_row *row);
 
@@ -44,7 +45,7 @@ typedef struct kd_stage_row {
     char name[16];
     bool done;
     char digest[33], fingerprint[65];
-    uint8_t *info;        /* packed StageInfo, owned; NULL before a worker told */
+    uint8_t *info; /* packed StageInfo, owned; NULL before a worker told */
     size_t info_len;
     uint64_t manifest, evaluated; /* versions */
     double seconds;
@@ -78,7 +79,8 @@ int kd_state_set_job(kd_state *s, kd_job_id id, int state, const char *reason, i
                      int64_t finished_ms, const char *result, kd_diag *diag) KD_MUST_CHECK;
 int kd_state_set_stage(kd_state *s, kd_job_id id, uint32_t stage, const kd_stage_row *row,
                        kd_diag *diag) KD_MUST_CHECK;
-int kd_state_add_epoch(kd_state *s, kd_job_id id, const kd_epoch_row *row, kd_diag *diag) KD_MUST_CHECK;
+int kd_state_add_epoch(kd_state *s, kd_job_id id, const kd_epoch_row *row,
+                       kd_diag *diag) KD_MUST_CHECK;
 /* Stores an event and returns its number in *out_seq. */
 int kd_state_add_event(kd_state *s, kd_job_id id, kd_event_row *row, kd_diag *diag) KD_MUST_CHECK;
 /* Calls fn for the events seq >= from, at most max; stops when it returns non-zero. */
@@ -87,7 +89,8 @@ int kd_state_each_event(kd_state *s, kd_job_id id, uint64_t from, int max, kd_st
                         void *arg, kd_diag *diag) KD_MUST_CHECK;
 /* Files of a job that are named somewhere: checkpoints (name "", stage, version) and artefacts. */
 int kd_state_add_file(kd_state *s, kd_job_id id, const char *name, uint32_t stage, uint64_t version,
-                      const char *path, uint64_t size, const char *digest, kd_diag *diag) KD_MUST_CHECK;
+                      const char *path, uint64_t size, const char *digest,
+                      kd_diag *diag) KD_MUST_CHECK;
 typedef struct kd_file_row {
     char name[65], path[512], digest[33];
     uint32_t stage;
@@ -105,6 +108,7 @@ int kd_state_each_artefact(kd_state *s, kd_job_id id, kd_state_file_fn fn, void 
 int kd_state_drop_checkpoints(kd_state *s, kd_job_id id, uint32_t stage, uint64_t below,
                               kd_diag *diag) KD_MUST_CHECK;
 /* Forgets a job and its folder; *out_freed bytes. */
-int kd_state_remove_job(kd_state *s, kd_job_id id, uint64_t *out_freed, kd_diag *diag) KD_MUST_CHECK;
+int kd_state_remove_job(kd_state *s, kd_job_id id, uint64_t *out_freed,
+                        kd_diag *diag) KD_MUST_CHECK;
 
 #endif

@@ -193,7 +193,8 @@ static void on_stage_ready(kd_daemon *d, kd_worker_record *w, const Distill__V1_
     } else {
         kd_stage_store(d, j, r->stage);
     }
-    kd_event ev = {.kind = KD_EV_READY, .member = w->id, .job = id, .stage = r->stage, .text = text};
+    kd_event ev = {
+        .kind = KD_EV_READY, .member = w->id, .job = id, .stage = r->stage, .text = text};
     if (s->info)
         kd_stage_core_info(j, s, &ev.info);
     kd_daemon_event(d, &ev);

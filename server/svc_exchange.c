@@ -50,7 +50,8 @@ static kd_exchange_entry *find(kd_daemon *d, kd_rpc_call *call, const char *job,
         kd_wire_free((ProtobufCMessage *)m);                                                       \
     }
 
-/* Calls that may wait remember their exchange, so that a client that goes away is forgotten there. */
+/* Calls that may wait remember their exchange, so that a client that goes away is forgotten there.
+ */
 #define WAIT_HANDLER(name, type, descriptor, function)                                             \
     static void name(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)               \
     {                                                                                              \
@@ -103,8 +104,8 @@ static void on_get_logits(kd_rpc_call *call, const uint8_t *bytes, size_t len, v
 {
     const uint8_t *payload = NULL;
     size_t payload_len = 0;
-    Distill__V1__LogitRequest *m = take(call, &distill__v1__logit_request__descriptor, bytes, len,
-                                        &payload, &payload_len);
+    Distill__V1__LogitRequest *m =
+        take(call, &distill__v1__logit_request__descriptor, bytes, len, &payload, &payload_len);
     if (!m)
         return;
     kd_diag diag = {0};
@@ -112,8 +113,9 @@ static void on_get_logits(kd_rpc_call *call, const uint8_t *bytes, size_t len, v
     kd_buf records, head;
     kd_buf_init(&records, KD_MAX_PAYLOAD_BYTES);
     kd_buf_init(&head, KD_MAX_CONTROL_BYTES);
-    int rc = payload_len % 8 == 0 ? bank_of(arg, m->bank, &bank, &diag)
-                                  : kd_fail(&diag, -KD_EINVAL, "wanted samples come in 8 bytes each");
+    int rc = payload_len % 8 == 0
+                 ? bank_of(arg, m->bank, &bank, &diag)
+                 : kd_fail(&diag, -KD_EINVAL, "wanted samples come in 8 bytes each");
     if (rc == 0)
         rc = kd_bank_find(bank, payload, payload_len / 8, &records, &diag);
     Distill__V1__LogitBlock reply = DISTILL__V1__LOGIT_BLOCK__INIT;
@@ -135,8 +137,8 @@ static void on_put_logits(kd_rpc_call *call, const uint8_t *bytes, size_t len, v
 {
     const uint8_t *payload = NULL;
     size_t payload_len = 0;
-    Distill__V1__LogitBlock *m = take(call, &distill__v1__logit_block__descriptor, bytes, len,
-                                      &payload, &payload_len);
+    Distill__V1__LogitBlock *m =
+        take(call, &distill__v1__logit_block__descriptor, bytes, len, &payload, &payload_len);
     if (!m)
         return;
     kd_diag diag = {0};
@@ -220,7 +222,8 @@ int kd_send_file_piece(kd_rpc_call *call, const char *path, const char *digest, 
     ssize_t n = 0;
     int rc = piece ? 0 : kd_fail(diag, -KD_ENOMEM, "no memory for a piece of a file");
     if (rc == 0 && offset > m.size)
-        rc = kd_fail(diag, -KD_EINVAL, "the file ends before byte %llu", (unsigned long long)offset);
+        rc =
+            kd_fail(diag, -KD_EINVAL, "the file ends before byte %llu", (unsigned long long)offset);
     if (rc == 0 && (n = pread(fd, piece, KD_BLOB_PIECE, (off_t)offset)) < 0)
         rc = kd_fail(diag, -KD_EIO, "cannot read: %s", strerror(errno));
     close(fd);

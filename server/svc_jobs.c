@@ -71,8 +71,8 @@ static kd_job_record *find_job(kd_daemon *d, kd_rpc_call *call, const char *text
         if (n > KD_ID_TEXT - 1 || strncmp(id, text, n) != 0)
             continue;
         if (found) {
-            snprintf(message, sizeof message, "more than one job begins with %.12s; give more digits",
-                     text);
+            snprintf(message, sizeof message,
+                     "more than one job begins with %.12s; give more digits", text);
             kd_rpc_finish(call, -KD_EINVAL, message);
             return NULL;
         }
@@ -213,8 +213,8 @@ static void do_submit(kd_daemon *d, struct job_call *c)
     if (!r->key[0] && !r->dry_run)
         rc = kd_fail(&diag, -KD_EINVAL, "a submit needs a key of 1 to 64 characters");
     else if (!j && n_jobs >= MAX_JOBS)
-        rc = kd_fail(&diag, -KD_ELIMIT, "%d jobs are stored; remove finished ones with `distill rm`",
-                     MAX_JOBS);
+        rc = kd_fail(&diag, -KD_ELIMIT,
+                     "%d jobs are stored; remove finished ones with `distill rm`", MAX_JOBS);
     else if (j && strcmp(j->row.text_digest, hex) != 0)
         rc = kd_fail(&diag, -KD_EEXIST, "the key %.64s belongs to another job", r->key);
     if (rc == 0)
@@ -261,15 +261,16 @@ static void do_submit(kd_daemon *d, struct job_call *c)
 }
 
 /* Appends the piece if it continues what is there; the last one is checked and named. */
-static int add_piece(kd_daemon *d, const Distill__V1__BlobChunk *m, const uint8_t *piece, size_t len,
-                     Distill__V1__UploadReply *reply, kd_diag *diag)
+static int add_piece(kd_daemon *d, const Distill__V1__BlobChunk *m, const uint8_t *piece,
+                     size_t len, Distill__V1__UploadReply *reply, kd_diag *diag)
 {
     kd_digest wanted;
     char part[4200], whole[4200];
     if (!kd_digest_parse(m->digest, &wanted))
         return kd_fail(diag, -KD_EINVAL, "a file is named by 32 hex digits");
     if (m->size == 0 || m->size > KD_MAX_BLOB_BYTES || len > KD_BLOB_PIECE)
-        return kd_fail(diag, -KD_ELIMIT, "files of 1 byte to %llu MiB are taken, in pieces of 1 MiB",
+        return kd_fail(diag, -KD_ELIMIT,
+                       "files of 1 byte to %llu MiB are taken, in pieces of 1 MiB",
                        KD_MAX_BLOB_BYTES >> 20);
     blob_file(d, m->digest, true, part, sizeof part);
     blob_file(d, m->digest, false, whole, sizeof whole);
@@ -305,7 +306,8 @@ static int add_piece(kd_daemon *d, const Distill__V1__BlobChunk *m, const uint8_
         if (rc == 0) {
             kd_digest got = kd_digest_of(data, size);
             if (!kd_digest_equal(&got, &wanted)) {
-                rc = kd_fail(diag, -KD_EDATA, "the uploaded file has another digest; upload it again");
+                rc = kd_fail(diag, -KD_EDATA,
+                             "the uploaded file has another digest; upload it again");
                 unlink(part);
             } else if ((rc = kd_file_write(whole, data, size, diag)) == 0) {
                 unlink(part);
@@ -322,7 +324,8 @@ static void do_upload(kd_daemon *d, struct job_call *c)
 {
     Distill__V1__UploadReply reply = DISTILL__V1__UPLOAD_REPLY__INIT;
     kd_diag diag = {0};
-    if (add_piece(d, (Distill__V1__BlobChunk *)c->m, c->payload, c->payload_len, &reply, &diag) != 0)
+    if (add_piece(d, (Distill__V1__BlobChunk *)c->m, c->payload, c->payload_len, &reply, &diag) !=
+        0)
         kd_rpc_finish_diag(c->call, &diag);
     else
         kd_answer(c->call, &reply);
@@ -395,7 +398,9 @@ static void do_get(kd_daemon *d, struct job_call *c)
         Distill__V1__StageRecord *m = &stages[i];
         distill__v1__stage_record__init(m);
         m->name = s->row.name;
-        m->state = s->row.done ? "done" : running && view.stage == (uint32_t)i ? "running" : "pending";
+        m->state = s->row.done                            ? "done"
+                   : running && view.stage == (uint32_t)i ? "running"
+                                                          : "pending";
         m->digest = s->row.digest;
         m->fingerprint = s->row.fingerprint;
         m->seconds = s->row.seconds;

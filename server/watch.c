@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BATCH 256          /* events sent from the database at once */
+#define BATCH 256 /* events sent from the database at once */
 #define PROGRESS_MS 250
 #define HIGH_WATER (1 << 20) /* bytes queued to a slow watcher before it gets no more */
 
@@ -154,9 +154,8 @@ void kd_watch_event(kd_daemon *d, kd_job_record *j, const char *kind, const char
     kd_diag diag = {0};
     if (kd_state_add_event(&d->state, j->row.id, &row, &diag) != 0)
         kd_daemon_fatal(d, &diag);
-    kd_log(strcmp(kind, "warning") == 0 ? KD_LOG_WARN : KD_LOG_INFO,
-           "%s job=%012llx event=%s%s%s", text, (unsigned long long)j->row.id, kind,
-           worker[0] ? " worker=" : "", worker);
+    kd_log(strcmp(kind, "warning") == 0 ? KD_LOG_WARN : KD_LOG_INFO, "%s job=%012llx event=%s%s%s",
+           text, (unsigned long long)j->row.id, kind, worker[0] ? " worker=" : "", worker);
     for (kd_watcher *w = d->watchers; w; w = w->next)
         if (w->job == j->row.id)
             feed(d, w);
