@@ -1,0 +1,319 @@
+#include "daemon.h"
+
+#include "engine/plan.h"
+#include "kd/clock.h"
+#include "kd/hash.h"
+#include "kd/log.h"
+#include "rpc/rpc.h"
+#include "runner.h"
+#include "wire/wire.h"
+
+#include "distill.pb-c.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+#include <uv.h>
+
+#define BACKOFF_FIRST_MS 200
+#define BACKOFF_LAST_MS 5000
+
+struct worker {
+    const kd_worker_config *cfg;
+    uv_loop_t loop;
+    uv_async_t news;
+    uv_timer_t beat, retry;
+    uv_signal_t sigint, sigterm;
+    int signals;
+    kd_rpc *rpc;
+    kd_rpc_channel *channel;
+    kd_runner *runner;
+    kd_engine_info info;
+    char numerics[KD_DIGEST_HEX], incarnation[17];
+    int backoff_ms;
+    bool welcomed, said_lost;
+    int final_code; /* the coordinator's last word; 0 = none */
+    kd_diag *diag;
+
+    pthread_mutex_t mu; /* guards all below; gRPC's threads write it */
+    kd_rpc_stream *stream;
+    bool ended; /* the stream's end was told */
+    int end_code;
+    char end_text[KD_DIAG_MAX];
+    uint32_t heartbeat_ms; /* from a welcome that the loop has not seen; 0 = none */
+    uint64_t epoch;
+};
+
+/* ---- gRPC's threads */
+
+static void on_message(kd_rpc_stream *s, const uint8_t *bytes, size_t len, void *arg)
+{
+    struct worker *w = arg;
+    kd_diag diag = {0};
+    ProtobufCMessage *raw = NULL;
+    (void)s;
+    if (kd_wire_unpack(&distill__v1__coordinator_message__descriptor, bytes, len, &raw, &diag) !=
+        0) {
+        kd_warn("a message of the coordinator is refused: %s", diag.msg);
+        return;
+    }
+    Distill__V1__CoordinatorMessage *m = (Distill__V1__CoordinatorMessage *)raw;
+    if (m->kind_case == DISTILL__V1__COORDINATOR_MESSAGE__KIND_WELCOME) {
+        pthread_mutex_lock(&w->mu);
+        w->heartbeat_ms = KD_MIN(KD_MAX(m->welcome->heartbeat_ms, 10u), 60000u);
+        w->epoch = m->welcome->epoch;
+        pthread_mutex_unlock(&w->mu);
+        kd_wire_free(raw);
+        uv_async_send(&w->news);
+        return;
+    }
+    kd_runner_command(w->runner, m);
+}
+
+static void on_end(kd_rpc_stream *s, int code, const char *text, void *arg)
+{
+    struct worker *w = arg;
+    (void)s;
+    pthread_mutex_lock(&w->mu);
+    w->ended = true;
+    w->end_code = code;
+    snprintf(w->end_text, sizeof w->end_text, "%.900s", text);
+    pthread_mutex_unlock(&w->mu);
+    uv_async_send(&w->news);
+}
+
+/* From any thread. A message that finds no stream is of no use to a later one:
+ * its job is dropped. */
+static void send_message(void *arg, const Distill__V1__WorkerMessage *m)
+{
+    struct worker *w = arg;
+    kd_buf buf;
+    kd_buf_init(&buf, KD_MAX_CONTROL_BYTES);
+    if (kd_wire_pack(m, &buf) != 0) {
+        kd_err("a message to the coordinator is too large and was not sent");
+    } else {
+        pthread_mutex_lock(&w->mu);
+        if (w->stream)
+            (void)kd_rpc_stream_send(w->stream, &(struct iovec){buf.data, buf.len}, 1);
+        pthread_mutex_unlock(&w->mu);
+    }
+    kd_buf_clear(&buf);
+}
+
+/* ---- the loop */
+
+static void send_hello(struct worker *w)
+{
+    Distill__V1__Hello h = DISTILL__V1__HELLO__INIT;
+    h.protocol = KD_PROTOCOL;
+    h.version = KD_VERSION;
+    h.name = (char *)w->cfg->name;
+    h.incarnation = w->incarnation;
+    h.threads = (uint32_t)w->cfg->threads;
+    h.cpu = w->info.cpu;
+    h.blas = w->info.blas;
+    h.isa = w->info.isa;
+    h.numerics = w->numerics;
+    Distill__V1__WorkerMessage m = DISTILL__V1__WORKER_MESSAGE__INIT;
+    m.kind_case = DISTILL__V1__WORKER_MESSAGE__KIND_HELLO;
+    m.hello = &h;
+    send_message(w, &m);
+}
+
+static void on_beat(uv_timer_t *timer)
+{
+    struct worker *w = timer->data;
+    kd_runner_status s;
+    kd_runner_status_get(w->runner, &s);
+    Distill__V1__Heartbeat h = DISTILL__V1__HEARTBEAT__INIT;
+    h.job = s.job;
+    h.stage = s.stage;
+    h.step = s.step;
+    h.units_done = s.units;
+    h.teacher_forwards = s.teacher_forwards;
+    h.bank_hits = s.bank_hits;
+    h.phase = (char *)s.phase;
+    Distill__V1__WorkerMessage m = DISTILL__V1__WORKER_MESSAGE__INIT;
+    m.kind_case = DISTILL__V1__WORKER_MESSAGE__KIND_HEARTBEAT;
+    m.heartbeat = &h;
+    send_message(w, &m);
+}
+
+static void on_retry(uv_timer_t *timer);
+
+static void connect_stream(struct worker *w)
+{
+    kd_rpc_stream_events ev = {on_message, on_end, w};
+    kd_rpc_stream *s = NULL;
+    kd_diag diag = {0};
+    pthread_mutex_lock(&w->mu);
+    w->ended = false;
+    int rc = kd_rpc_stream_open(w->channel, "/distill.v1.Cluster/Control", 0, &ev, &s, &diag);
+    w->stream = s;
+    pthread_mutex_unlock(&w->mu);
+    if (rc != 0)
+        uv_timer_start(&w->retry, on_retry, BACKOFF_LAST_MS, 0);
+    else
+        send_hello(w);
+}
+
+static void on_retry(uv_timer_t *timer)
+{
+    connect_stream(timer->data);
+}
+
+static void lost_stream(struct worker *w, int code, const char *text)
+{
+    pthread_mutex_lock(&w->mu);
+    kd_rpc_stream *s = w->stream;
+    w->stream = NULL;
+    pthread_mutex_unlock(&w->mu);
+    kd_rpc_stream_free(s);
+    uv_timer_stop(&w->beat);
+    kd_runner_reset(w->runner);
+    if (w->signals)
+        return;
+    if (code == -KD_ESTATE || code == -KD_EINVAL) {
+        w->final_code = kd_fail(w->diag, code, "the coordinator refuses this worker: %s", text);
+        uv_stop(&w->loop);
+        return;
+    }
+    if (w->welcomed)
+        w->backoff_ms = BACKOFF_FIRST_MS;
+    w->welcomed = false;
+    if (!w->said_lost)
+        kd_warn("no coordinator: %s; trying again until there is one", text);
+    w->said_lost = true;
+    /* Many workers that lost one coordinator must not come back all at once. */
+    uint32_t jitter = 0;
+    (void)!getrandom(&jitter, sizeof jitter, 0);
+    int wait = w->backoff_ms / 2 + (int)(jitter % (uint32_t)w->backoff_ms);
+    w->backoff_ms = KD_MIN(w->backoff_ms * 2, BACKOFF_LAST_MS);
+    uv_timer_start(&w->retry, on_retry, (uint64_t)wait, 0);
+}
+
+static void on_news(uv_async_t *handle)
+{
+    struct worker *w = handle->data;
+    pthread_mutex_lock(&w->mu);
+    uint32_t beat = w->heartbeat_ms;
+    uint64_t epoch = w->epoch;
+    bool ended = w->ended;
+    int code = w->end_code;
+    char text[KD_DIAG_MAX];
+    memcpy(text, w->end_text, sizeof text);
+    w->heartbeat_ms = 0;
+    w->ended = false;
+    pthread_mutex_unlock(&w->mu);
+    if (beat) {
+        kd_info("joined: server=%s name=%s coordinator_epoch=%llu heartbeat_ms=%u", w->cfg->server,
+                w->cfg->name, (unsigned long long)epoch, beat);
+        w->welcomed = true;
+        w->said_lost = false;
+        uv_timer_start(&w->beat, on_beat, 0, beat);
+    }
+    if (ended)
+        lost_stream(w, code, text[0] ? text : "the coordinator ended the stream");
+}
+
+static void on_signal(uv_signal_t *handle, int number)
+{
+    struct worker *w = handle->data;
+    if (w->signals++) {
+        kd_warn("second signal: leaving at once");
+        _exit(128 + number);
+    }
+    kd_info("stopping: signal=%d", number);
+    uv_stop(&w->loop);
+}
+
+static void close_handles(struct worker *w)
+{
+    uv_close((uv_handle_t *)&w->news, NULL);
+    uv_close((uv_handle_t *)&w->beat, NULL);
+    uv_close((uv_handle_t *)&w->retry, NULL);
+    uv_close((uv_handle_t *)&w->sigint, NULL);
+    uv_close((uv_handle_t *)&w->sigterm, NULL);
+    uv_run(&w->loop, UV_RUN_DEFAULT);
+    uv_loop_close(&w->loop);
+}
+
+int kd_worker_run(const kd_worker_config *cfg, kd_diag *diag)
+{
+    struct worker *w = kd_xalloc(sizeof *w);
+    w->cfg = cfg;
+    w->diag = diag;
+    w->backoff_ms = BACKOFF_FIRST_MS;
+    pthread_mutex_init(&w->mu, NULL);
+    uv_loop_init(&w->loop);
+    uv_async_init(&w->loop, &w->news, on_news);
+    uv_timer_init(&w->loop, &w->beat);
+    uv_timer_init(&w->loop, &w->retry);
+    uv_signal_init(&w->loop, &w->sigint);
+    uv_signal_init(&w->loop, &w->sigterm);
+    w->news.data = w->beat.data = w->retry.data = w->sigint.data = w->sigterm.data = w;
+    uint64_t random = 0;
+    (void)!getrandom(&random, sizeof random, 0);
+    snprintf(w->incarnation, sizeof w->incarnation, "%016llx", (unsigned long long)random);
+
+    int root = open(cfg->data_root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int rc = root < 0 ? kd_fail(diag, -KD_ENOENT, "cannot open the data root %s: %s",
+                                cfg->data_root, strerror(errno))
+                      : 0;
+    kd_engine_thread();
+    if (rc == 0)
+        rc = kd_engine_info_get(&w->info, diag);
+    if (rc == 0) {
+        kd_digest_hex(&w->info.numerics, w->numerics);
+        kd_info("numerics: cpu=\"%s\" blas=%s isa=%s onednn=%s digest=%s threads=%d", w->info.cpu,
+                w->info.blas, w->info.isa, w->info.onednn, w->numerics, cfg->threads);
+        if (strcmp(w->info.blas, "Prescott") == 0)
+            kd_warn("OpenBLAS runs its SSE3 kernels; set OPENBLAS_CORETYPE to what "
+                    "the CPU is");
+        rc = kd_rpc_new(2, &w->rpc, diag);
+    }
+    if (rc == 0)
+        rc = kd_rpc_channel_new(w->rpc, cfg->server, KD_MAX_BULK_BYTES, &w->channel, diag);
+    if (rc == 0) {
+        kd_runner_config rcfg = {.channel = w->channel,
+                                 .data_root = root,
+                                 .threads = cfg->threads,
+                                 .cache_bytes = cfg->cache_bytes,
+                                 .numerics = w->numerics,
+                                 .send = send_message,
+                                 .arg = w};
+        rc = kd_runner_new(&rcfg, &w->runner, diag);
+    }
+    if (rc == 0) {
+        uv_signal_start(&w->sigint, on_signal, SIGINT);
+        uv_signal_start(&w->sigterm, on_signal, SIGTERM);
+        connect_stream(w);
+        uv_run(&w->loop, UV_RUN_DEFAULT);
+        rc = w->final_code;
+    }
+    pthread_mutex_lock(&w->mu);
+    kd_rpc_stream *s = w->stream;
+    w->stream = NULL;
+    pthread_mutex_unlock(&w->mu);
+    kd_rpc_stream_free(s);
+    /* The runner waits for its calls: the closed channel ends them and refuses
+     * others. */
+    if (w->channel)
+        kd_rpc_channel_close(w->channel);
+    kd_runner_free(w->runner);
+    kd_rpc_channel_free(w->channel);
+    if (w->rpc)
+        kd_rpc_free(w->rpc);
+    close_handles(w);
+    if (root >= 0)
+        close(root);
+    pthread_mutex_destroy(&w->mu);
+    free(w);
+    return rc;
+}

@@ -1,0 +1,278 @@
+#include "exchange.h"
+
+#include "kd/hash.h"
+#include "wire/wire.h"
+
+#include "distill.pb-c.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define QUICK_MS 20000 /* calls that are answered at once */
+#define POLL_MS 60000  /* calls that wait for others; repeated by the caller */
+#define MAX_BLOB ((size_t)4 << 30)
+
+enum answer { ANSWER_PLAIN, ANSWER_SUM, ANSWER_SLICE };
+
+struct pending {
+    enum answer answer;
+    kd_exchange_done done;
+    void *arg;
+};
+
+static void on_done(const kd_rpc_result *r, void *arg)
+{
+    struct pending *p = arg;
+    kd_diag diag = {.code = r->code};
+    const uint8_t *payload = NULL;
+    size_t len = 0;
+    bool checkpoint = false;
+    uint32_t crc = 0;
+    int rc = r->code;
+    memcpy(diag.msg, r->text, sizeof diag.msg);
+    if (rc == 0 && p->answer != ANSWER_PLAIN) {
+        bool sum = p->answer == ANSWER_SUM;
+        ProtobufCMessage *m = NULL;
+        rc = kd_wire_unpack_bulk(sum ? &distill__v1__sum_chunk__descriptor
+                                     : &distill__v1__slice_chunk__descriptor,
+                                 r->bytes, r->len, &m, &payload, &len, &diag);
+        if (rc == 0) {
+            checkpoint = sum && ((Distill__V1__SumChunk *)m)->checkpoint;
+            crc =
+                sum ? ((Distill__V1__SumChunk *)m)->crc32c : ((Distill__V1__SliceChunk *)m)->crc32c;
+            if (kd_crc32c(0, payload, len) != crc)
+                rc = kd_fail(&diag, -KD_EUNAVAIL, "the answer's CRC32C differs");
+        }
+        kd_wire_free(m);
+    }
+    p->done(p->arg, rc, diag.msg, payload, len, checkpoint);
+    free(p);
+}
+
+static int begin(kd_rpc_channel *ch, const char *path, const void *message, const void *payload,
+                 size_t len, int timeout_ms, enum answer answer, kd_exchange_done done, void *arg)
+{
+    struct pending *p = malloc(sizeof *p);
+    if (!p)
+        return -KD_ENOMEM;
+    *p = (struct pending){answer, done, arg};
+    kd_buf head;
+    kd_buf_init(&head, KD_MAX_CONTROL_BYTES);
+    int rc = payload ? kd_wire_pack_bulk_head(message, len, &head) : kd_wire_pack(message, &head);
+    struct iovec parts[] = {{head.data, head.len}, {(void *)payload, len}};
+    if (rc == 0)
+        rc = kd_rpc_unary_start(ch, path, parts, payload ? 2 : 1, timeout_ms, false, on_done, p);
+    kd_buf_clear(&head);
+    if (rc != 0)
+        free(p);
+    return rc;
+}
+
+int kd_exchange_push(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t step, uint32_t node,
+                     uint32_t chunk, const float *data, size_t floats, const kd_tree_sums *sums,
+                     kd_exchange_done done, void *arg)
+{
+    Distill__V1__NodeChunk m = DISTILL__V1__NODE_CHUNK__INIT;
+    m.job = (char *)ref->job;
+    m.stage = ref->stage;
+    m.generation = ref->generation;
+    m.step = step;
+    m.node = node;
+    m.chunk = chunk;
+    m.crc32c = kd_crc32c(0, data, floats * sizeof(float));
+    if (chunk == 0) {
+        m.loss = sums->loss;
+        m.correct = sums->correct;
+        m.samples = sums->samples;
+    }
+    return begin(ch, "/distill.v1.Exchange/PushNode", &m, data, floats * sizeof(float), QUICK_MS,
+                 ANSWER_PLAIN, done, arg);
+}
+
+int kd_exchange_await_sum(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t step,
+                          uint32_t chunk, kd_exchange_done done, void *arg)
+{
+    Distill__V1__SumRequest m = DISTILL__V1__SUM_REQUEST__INIT;
+    m.job = (char *)ref->job;
+    m.stage = ref->stage;
+    m.generation = ref->generation;
+    m.step = step;
+    m.chunk = chunk;
+    return begin(ch, "/distill.v1.Exchange/AwaitSum", &m, NULL, 0, POLL_MS, ANSWER_SUM, done, arg);
+}
+
+static int slice_call(kd_rpc_channel *ch, const char *path, const kd_stage_ref *ref,
+                      uint64_t version, uint32_t chunk, kd_exchange_done done, void *arg)
+{
+    Distill__V1__SliceRequest m = DISTILL__V1__SLICE_REQUEST__INIT;
+    m.job = (char *)ref->job;
+    m.stage = ref->stage;
+    m.generation = ref->generation;
+    m.version = version;
+    m.chunk = chunk;
+    return begin(ch, path, &m, NULL, 0, POLL_MS, ANSWER_SLICE, done, arg);
+}
+
+int kd_exchange_await_slice(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t version,
+                            uint32_t chunk, kd_exchange_done done, void *arg)
+{
+    return slice_call(ch, "/distill.v1.Exchange/AwaitSlice", ref, version, chunk, done, arg);
+}
+
+int kd_exchange_fetch_state(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t version,
+                            uint32_t chunk, kd_exchange_done done, void *arg)
+{
+    return slice_call(ch, "/distill.v1.Exchange/FetchState", ref, version, chunk, done, arg);
+}
+
+int kd_exchange_publish(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t version,
+                        uint32_t chunk, const float *data, size_t floats, bool with_state,
+                        kd_exchange_done done, void *arg)
+{
+    Distill__V1__SliceChunk m = DISTILL__V1__SLICE_CHUNK__INIT;
+    m.job = (char *)ref->job;
+    m.stage = ref->stage;
+    m.generation = ref->generation;
+    m.version = version;
+    m.chunk = chunk;
+    m.with_state = with_state;
+    m.crc32c = kd_crc32c(0, data, floats * sizeof(float));
+    return begin(ch, "/distill.v1.Exchange/Publish", &m, data, floats * sizeof(float), QUICK_MS,
+                 ANSWER_PLAIN, done, arg);
+}
+
+/* ---- blocking calls */
+
+static int call(kd_rpc_channel *ch, const char *path, const void *message, const void *payload,
+                size_t len, kd_rpc_result *r, kd_diag *diag)
+{
+    kd_buf head;
+    kd_buf_init(&head, KD_MAX_CONTROL_BYTES);
+    int rc = payload ? kd_wire_pack_bulk_head(message, len, &head) : kd_wire_pack(message, &head);
+    if (rc != 0) {
+        kd_buf_clear(&head);
+        return kd_fail(diag, rc, "a request could not be packed");
+    }
+    struct iovec parts[] = {{head.data, head.len}, {(void *)payload, len}};
+    rc = kd_rpc_unary(ch, path, parts, payload ? 2 : 1, QUICK_MS, false, r);
+    kd_buf_clear(&head);
+    return rc == 0 ? 0 : kd_fail(diag, rc, "%s", r->text);
+}
+
+int kd_exchange_gather(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t version, uint32_t unit,
+                       const float *rows, size_t samples, kd_diag *diag)
+{
+    Distill__V1__GatherChunk m = DISTILL__V1__GATHER_CHUNK__INIT;
+    size_t len = samples * 2 * sizeof(float);
+    m.job = (char *)ref->job;
+    m.stage = ref->stage;
+    m.generation = ref->generation;
+    m.version = version;
+    m.unit = unit;
+    m.columns = 2;
+    m.crc32c = kd_crc32c(0, rows, len);
+    kd_rpc_result r;
+    int rc = call(ch, "/distill.v1.Exchange/Gather", &m, rows, len, &r, diag);
+    free(r.bytes);
+    return rc;
+}
+
+static void fill_key(Distill__V1__BankKey *k, const kd_bank_ref *bank)
+{
+    distill__v1__bank_key__init(k);
+    k->teacher = (char *)bank->teacher;
+    k->precision = "float32";
+    k->numerics = (char *)bank->numerics;
+    k->data = (char *)bank->data;
+    k->view_rule = (char *)bank->view_rule;
+    k->classes = bank->classes;
+}
+
+int kd_exchange_get_logits(kd_rpc_channel *ch, const kd_stage_ref *ref, const kd_bank_ref *bank,
+                           const uint32_t *pairs, size_t n, kd_buf *out, kd_diag *diag)
+{
+    Distill__V1__LogitRequest m = DISTILL__V1__LOGIT_REQUEST__INIT;
+    Distill__V1__BankKey key;
+    fill_key(&key, bank);
+    m.job = (char *)ref->job;
+    m.bank = &key;
+    kd_rpc_result r;
+    int rc = call(ch, "/distill.v1.Exchange/GetLogits", &m, pairs, n * 8, &r, diag);
+    ProtobufCMessage *reply = NULL;
+    const uint8_t *payload = NULL;
+    size_t len = 0;
+    if (rc == 0)
+        rc = kd_wire_unpack_bulk(&distill__v1__logit_block__descriptor, r.bytes, r.len, &reply,
+                                 &payload, &len, diag);
+    if (rc == 0 && kd_crc32c(0, payload, len) != ((Distill__V1__LogitBlock *)reply)->crc32c)
+        rc = kd_fail(diag, -KD_EUNAVAIL, "the logits' CRC32C differs");
+    if (rc == 0 && len % (8 + 4 * (size_t)bank->classes) != 0)
+        rc = kd_fail(diag, -KD_EDATA, "the bank answered with broken records");
+    if (rc == 0)
+        rc = kd_buf_add(out, payload, len);
+    kd_wire_free(reply);
+    free(r.bytes);
+    return rc;
+}
+
+int kd_exchange_put_logits(kd_rpc_channel *ch, const kd_stage_ref *ref, const kd_bank_ref *bank,
+                           const void *records, size_t len, kd_diag *diag)
+{
+    Distill__V1__LogitBlock m = DISTILL__V1__LOGIT_BLOCK__INIT;
+    Distill__V1__BankKey key;
+    fill_key(&key, bank);
+    m.job = (char *)ref->job;
+    m.bank = &key;
+    m.crc32c = kd_crc32c(0, records, len);
+    kd_rpc_result r;
+    int rc = call(ch, "/distill.v1.Exchange/PutLogits", &m, records, len, &r, diag);
+    free(r.bytes);
+    return rc;
+}
+
+int kd_exchange_get_blob(kd_rpc_channel *ch, const char *job, const char *digest, uint8_t **out,
+                         size_t *out_len, kd_diag *diag)
+{
+    kd_buf file;
+    kd_buf_init(&file, MAX_BLOB);
+    int rc = 0;
+    uint64_t size = 1;
+    while (rc == 0 && file.len < size) {
+        Distill__V1__BlobRequest m = DISTILL__V1__BLOB_REQUEST__INIT;
+        m.job = (char *)job;
+        m.digest = (char *)digest;
+        m.offset = file.len;
+        kd_rpc_result r;
+        rc = call(ch, "/distill.v1.Exchange/GetBlob", &m, NULL, 0, &r, diag);
+        ProtobufCMessage *reply = NULL;
+        const uint8_t *payload = NULL;
+        size_t len = 0;
+        if (rc == 0)
+            rc = kd_wire_unpack_bulk(&distill__v1__blob_chunk__descriptor, r.bytes, r.len, &reply,
+                                     &payload, &len, diag);
+        if (rc == 0) {
+            size = ((Distill__V1__BlobChunk *)reply)->size;
+            if (len == 0 && file.len < size)
+                rc = kd_fail(diag, -KD_EDATA, "file %s ends early", digest);
+            else if (kd_crc32c(0, payload, len) != ((Distill__V1__BlobChunk *)reply)->crc32c)
+                rc = kd_fail(diag, -KD_EUNAVAIL, "a piece of file %s has another CRC32C", digest);
+            else if (kd_buf_add(&file, payload, len) != 0)
+                rc = kd_fail(diag, -KD_ELIMIT, "file %s is larger than is accepted", digest);
+        }
+        kd_wire_free(reply);
+        free(r.bytes);
+    }
+    if (rc == 0) {
+        kd_digest d = kd_digest_of(file.data, file.len);
+        char hex[KD_DIGEST_HEX];
+        kd_digest_hex(&d, hex);
+        if (strcmp(hex, digest) != 0)
+            rc = kd_fail(diag, -KD_EDATA, "file %s arrived with digest %s", digest, hex);
+    }
+    if (rc == 0) {
+        *out_len = file.len;
+        *out = (uint8_t *)kd_buf_take(&file);
+    }
+    kd_buf_clear(&file);
+    return rc;
+}

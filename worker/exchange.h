@@ -1,0 +1,60 @@
+/* The Exchange service as a worker calls it: push a node, gather values, await
+ * a sum or a slice, publish, and the logit bank and blobs beside them. The step
+ * flow (runner.c) knows only this interface, so that another transport can take
+ * gRPC's place.
+ *
+ * Answers of the waiting calls come on gRPC's threads through kd_exchange_done.
+ * Threads: any. */
+#ifndef KD_WORKER_EXCHANGE_H
+#define KD_WORKER_EXCHANGE_H
+
+#include "kd/buf.h"
+#include "rpc/rpc.h"
+#include "tree.h"
+
+typedef struct kd_stage_ref {
+    char job[13];
+    uint32_t stage;
+    uint64_t generation;
+} kd_stage_ref;
+
+typedef struct kd_bank_ref {
+    char teacher[33], numerics[33], data[33], view_rule[512];
+    uint32_t classes;
+} kd_bank_ref;
+
+/* code 0: payload is the answer's bulk data, borrowed during the call, its
+ * CRC32C checked; checkpoint of AwaitSum. Otherwise code and text say why. */
+typedef void (*kd_exchange_done)(void *arg, int code, const char *text, const uint8_t *payload,
+                                 size_t len, bool checkpoint);
+
+/* Each starts a call; done comes exactly once iff 0 is returned. */
+int kd_exchange_push(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t step, uint32_t node,
+                     uint32_t chunk, const float *data, size_t floats, const kd_tree_sums *sums,
+                     kd_exchange_done done, void *arg) KD_MUST_CHECK;
+int kd_exchange_await_sum(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t step,
+                          uint32_t chunk, kd_exchange_done done, void *arg) KD_MUST_CHECK;
+int kd_exchange_await_slice(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t version,
+                            uint32_t chunk, kd_exchange_done done, void *arg) KD_MUST_CHECK;
+int kd_exchange_fetch_state(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t version,
+                            uint32_t chunk, kd_exchange_done done, void *arg) KD_MUST_CHECK;
+/* data: slice, then state_vectors state vectors when with_state. */
+int kd_exchange_publish(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t version,
+                        uint32_t chunk, const float *data, size_t floats, bool with_state,
+                        kd_exchange_done done, void *arg) KD_MUST_CHECK;
+
+/* Blocking calls; diag says what went wrong. */
+int kd_exchange_gather(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t version, uint32_t unit,
+                       const float *rows, size_t samples, kd_diag *diag) KD_MUST_CHECK;
+/* Appends the records (sample, view, logits) that the bank has of n wanted
+ * pairs. */
+int kd_exchange_get_logits(kd_rpc_channel *ch, const kd_stage_ref *ref, const kd_bank_ref *bank,
+                           const uint32_t *pairs, size_t n, kd_buf *out,
+                           kd_diag *diag) KD_MUST_CHECK;
+int kd_exchange_put_logits(kd_rpc_channel *ch, const kd_stage_ref *ref, const kd_bank_ref *bank,
+                           const void *records, size_t len, kd_diag *diag) KD_MUST_CHECK;
+/* Whole file by its digest, which is checked; caller frees. */
+int kd_exchange_get_blob(kd_rpc_channel *ch, const char *job, const char *digest, uint8_t **out,
+                         size_t *out_len, kd_diag *diag) KD_MUST_CHECK;
+
+#endif
