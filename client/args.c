@@ -298,8 +298,8 @@ int kd_args_server(const char *text, char *out, size_t out_len, kd_diag *diag)
         char *end = NULL;
         long v = strtol(port, &end, 10);
         if (port[0] < '0' || port[0] > '9' || *end || v < 1 || v > 65535)
-            return kd_fail(diag, -KD_EINVAL, "the server's port is not a number from 1 to 65535: \"%s\"",
-                           text);
+            return kd_fail(diag, -KD_EINVAL,
+                           "the server's port is not a number from 1 to 65535: \"%s\"", text);
     }
     if (n < 0 || (size_t)n >= out_len)
         return kd_fail(diag, -KD_EINVAL, "the server's name is too long");

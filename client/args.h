@@ -1,9 +1,9 @@
 /* Flags and operands of one verb.
  *
  * Accepted: --name value, --name=value, -x value, -xvalue, -xy (switches), `--` (operands only from
- * here), `-` (an operand). Flags and operands may be mixed. A flag of the verb hides a global one of
- * the same name. An unknown flag is refused with the nearest one that exists.
- * Threads: plain data; values point into argv. */
+ * here), `-` (an operand). Flags and operands may be mixed. A flag of the verb hides a global one
+ * of the same name. An unknown flag is refused with the nearest one that exists. Threads: plain
+ * data; values point into argv. */
 #ifndef KD_CLI_ARGS_H
 #define KD_CLI_ARGS_H
 
@@ -46,13 +46,14 @@ int kd_args_u64(const kd_args *a, const char *name, uint64_t min, uint64_t max, 
 /* Seconds from a duration; -1 when the flag is absent. */
 int kd_args_duration(const kd_args *a, const char *name, double *out, kd_diag *diag) KD_MUST_CHECK;
 
-/* Nearest of names to word by edit distance with transposition (Damerau, restricted), NULL when none is
- * near enough to be a likely slip: at most a third of the longer word, and at least one letter. */
+/* Nearest of names to word by edit distance with transposition (Damerau, restricted), NULL when
+ * none is near enough to be a likely slip: at most a third of the longer word, and at least one
+ * letter. */
 const char *kd_args_nearest(const char *word, const char *const *names, int n);
 int kd_args_distance(const char *a, const char *b);
 
-/* host:port for gRPC from what a person wrote: a missing port becomes 7070, a bare IPv6 address gets
- * its brackets. */
+/* host:port for gRPC from what a person wrote: a missing port becomes 7070, a bare IPv6 address
+ * gets its brackets. */
 int kd_args_server(const char *text, char *out, size_t out_len, kd_diag *diag) KD_MUST_CHECK;
 
 #endif

@@ -14,8 +14,8 @@ static int cancel_one(kd_conn *c, const char *job, json_t *list)
     request.job = (char *)job;
     ProtobufCMessage *reply = NULL;
     kd_failure why;
-    if (kd_conn_call(c, "Cancel", &request, &distill__v1__job_summary__descriptor, KD_CONN_TIMEOUT_MS,
-                     false, &reply, &why) != 0)
+    if (kd_conn_call(c, "Cancel", &request, &distill__v1__job_summary__descriptor,
+                     KD_CONN_TIMEOUT_MS, false, &reply, &why) != 0)
         return kd_conn_report(c, &why, job);
     const Distill__V1__JobSummary *s = (const Distill__V1__JobSummary *)reply;
     if (c->cli->json)

@@ -33,15 +33,14 @@ const kd_exit_row kd_exit_codes[] = {
 const int kd_n_exit_codes = KD_COUNT(kd_exit_codes);
 
 const kd_verb *const kd_verbs[] = {
-    &kd_verb_submit, &kd_verb_jobs,   &kd_verb_show, &kd_verb_watch,   &kd_verb_logs,
-    &kd_verb_events, &kd_verb_wait,   &kd_verb_cancel, &kd_verb_rm,    &kd_verb_fetch,
-    &kd_verb_workers, &kd_verb_data,  &kd_verb_version, &kd_verb_help,
+    &kd_verb_submit,  &kd_verb_jobs, &kd_verb_show,    &kd_verb_watch, &kd_verb_logs,
+    &kd_verb_events,  &kd_verb_wait, &kd_verb_cancel,  &kd_verb_rm,    &kd_verb_fetch,
+    &kd_verb_workers, &kd_verb_data, &kd_verb_version, &kd_verb_help,
 };
 const int kd_n_verbs = KD_COUNT(kd_verbs);
 
 const kd_opt kd_global_opts[] = {
-    {"server", 0, "HOST:PORT",
-     "the coordinator; else DISTILL_SERVER, else " KD_CLI_DEFAULT_SERVER},
+    {"server", 0, "HOST:PORT", "the coordinator; else DISTILL_SERVER, else " KD_CLI_DEFAULT_SERVER},
     {"output", 'o', "table|json", "tables for people, or JSON for programs"},
     {"no-color", 0, NULL, "no colours (so does NO_COLOR in the environment)"},
     {"help", 'h', NULL, "show the help of the verb"},
@@ -126,9 +125,9 @@ static int apply_globals(kd_cli *cli, const kd_args *args)
     if (kd_args_has(args, "no-color"))
         cli->color_out = cli->color_err = false;
     if (kd_args_server(server, cli->server, sizeof cli->server, &diag) != 0)
-        return kd_usage(cli, NULL, "for example --server 10.0.0.5:7070", "%s%s", diag.msg,
-                        flag || server == env ? (flag ? " (from --server)" : " (from DISTILL_SERVER)")
-                                              : "");
+        return kd_usage(
+            cli, NULL, "for example --server 10.0.0.5:7070", "%s%s", diag.msg,
+            flag || server == env ? (flag ? " (from --server)" : " (from DISTILL_SERVER)") : "");
     if (flag)
         snprintf(cli->server_flag, sizeof cli->server_flag, " --server %s", cli->server);
     const char *output = kd_args_value(args, "output");
@@ -138,7 +137,8 @@ static int apply_globals(kd_cli *cli, const kd_args *args)
     return KD_EXIT_OK;
 }
 
-/* Index in argv of the verb: the first word that is neither a global flag nor its value. argc if none. */
+/* Index in argv of the verb: the first word that is neither a global flag nor its value. argc if
+ * none. */
 static int find_verb(int argc, char **argv)
 {
     for (int i = 1; i < argc; i++) {

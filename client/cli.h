@@ -39,7 +39,7 @@ extern const int kd_n_exit_codes;
 
 /* The settings of one run. */
 typedef struct kd_cli {
-    char server[KD_CLI_SERVER_MAX]; /* host:port */
+    char server[KD_CLI_SERVER_MAX];           /* host:port */
     char server_flag[KD_CLI_SERVER_MAX + 16]; /* " --server host:port" if it was a flag, else "" */
     bool json;
     bool tty_out, tty_err;     /* a terminal that understands control sequences */
@@ -55,7 +55,7 @@ typedef struct kd_verb {
     const char *help;     /* further paragraphs for `distill help VERB`, may be NULL */
     const kd_opt *opts;
     int n_opts;
-    int min_operands, max_operands; /* -1 = any number */
+    int min_operands, max_operands;               /* -1 = any number */
     int (*run)(kd_cli *cli, const kd_args *args); /* returns an exit code */
 } kd_verb;
 

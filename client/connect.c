@@ -109,7 +109,8 @@ static int call(kd_conn *c, const char *method, const struct iovec *parts, int n
     pthread_mutex_init(&w->mu, NULL);
     pthread_cond_init(&w->cond, &attr);
     pthread_condattr_destroy(&attr);
-    int rc = kd_rpc_unary_start(c->channel, path, parts, n_parts, timeout_ms, wait_ready, on_done, w);
+    int rc =
+        kd_rpc_unary_start(c->channel, path, parts, n_parts, timeout_ms, wait_ready, on_done, w);
     if (rc != 0) {
         waiter_free(w);
         return fail(why, rc, kd_err_text(rc));
@@ -167,7 +168,8 @@ int kd_conn_call(kd_conn *c, const char *method, const void *request,
     int rc = kd_wire_pack(request, &packed);
     if (rc != 0) {
         kd_buf_clear(&packed);
-        return fail(why, rc, rc == -KD_ELIMIT ? "the request is larger than 1 MiB" : kd_err_text(rc));
+        return fail(why, rc,
+                    rc == -KD_ELIMIT ? "the request is larger than 1 MiB" : kd_err_text(rc));
     }
     struct iovec part = {.iov_base = packed.data, .iov_len = packed.len};
     uint8_t *bytes = NULL;
@@ -196,7 +198,8 @@ int kd_conn_call_bulk(kd_conn *c, const char *method, const void *head, const vo
                              {.iov_base = (void *)payload, .iov_len = payload_len}};
     uint8_t *bytes = NULL;
     size_t len = 0;
-    rc = call(c, method, parts, payload_len ? 2 : 1, 2 * KD_CONN_TIMEOUT_MS, false, &bytes, &len, why);
+    rc = call(c, method, parts, payload_len ? 2 : 1, 2 * KD_CONN_TIMEOUT_MS, false, &bytes, &len,
+              why);
     kd_buf_clear(&packed);
     if (rc == 0)
         rc = unpack(reply, bytes, len, out, NULL, NULL, why);
@@ -285,7 +288,7 @@ int kd_conn_report(const kd_conn *c, const kd_failure *why, const char *job)
     kd_error(cli, "%s", text);
     if (why->code == -KD_EUNSUP)
         kd_hint(cli, "`distill version --check-server` compares the two versions");
-    else if (rc == KD_EXIT_NO_JOB)
+    else if (rc == KD_EXIT_NO_JOB && !strstr(text, "`distill jobs`"))
         kd_hint(cli, "`distill jobs` lists the jobs of %s", cli->server);
     else if (rc == KD_EXIT_CONFLICT && job)
         kd_hint(cli, "`distill show %s` tells its state", job);

@@ -44,8 +44,9 @@ int kd_conn_fetch_bulk(kd_conn *c, const char *method, const void *request,
                        uint8_t **out_bytes, const uint8_t **out_payload, size_t *out_len,
                        kd_failure *why) KD_MUST_CHECK;
 
-/* Prints `error:` and one `hint:` for a failed call and returns the exit code. job: what the user called
- * it, for the hint; NULL if the call names none. A signal is no error: nothing is printed. */
+/* Prints `error:` and one `hint:` for a failed call and returns the exit code. job: what the user
+ * called it, for the hint; NULL if the call names none. A signal is no error: nothing is printed.
+ */
 int kd_conn_report(const kd_conn *c, const kd_failure *why, const char *job);
 /* The exit code alone. reached: see kd_conn. */
 int kd_conn_exit(int code, int grpc_status, bool reached);
@@ -54,7 +55,8 @@ bool kd_conn_passing(const kd_failure *why);
 
 /* Get of one job. Returns an exit code; *out with kd_wire_free. Refuses what cannot be an id. */
 int kd_conn_job(kd_conn *c, const char *job, Distill__V1__JobDetail **out) KD_MUST_CHECK;
-/* Could be an id or the beginning of one: 4 to 12 hex digits. Else prints and returns exit code 3. */
+/* Could be an id or the beginning of one: 4 to 12 hex digits. Else prints and returns exit code 3.
+ */
 int kd_conn_check_id(const kd_cli *cli, const char *job) KD_MUST_CHECK;
 
 /* Sleeps, but not through a signal: false when one has come. */

@@ -1,7 +1,7 @@
 /* data: makes data sets. */
+#include "data/data.h"
 #include "args.h"
 #include "cli.h"
-#include "data/data.h"
 #include "format.h"
 #include "json.h"
 #include "output.h"
@@ -25,8 +25,8 @@ static void on_progress(size_t done, size_t all, void *arg)
     kd_bar_set(bar, done);
 }
 
-/* Drawing cannot be stopped half-way, and what stands there is drawn again next time: leave at once, but
- * with the exit code that is promised. */
+/* Drawing cannot be stopped half-way, and what stands there is drawn again next time: leave at
+ * once, but with the exit code that is promised. */
 static void leave(int number)
 {
     _exit(128 + number);
@@ -47,9 +47,9 @@ static int make_flowers(kd_cli *cli, const char *dir, const kd_flowers_config *c
     }
     if (cli->json)
         return kd_json_print(cli,
-                             json_pack("{s:o, s:i, s:i, s:i, s:I}", "path", kd_json_text(dir), "size",
-                                       cfg->size, "train", cfg->train, "val", cfg->val, "seed",
-                                       (json_int_t)cfg->seed),
+                             json_pack("{s:o, s:i, s:i, s:i, s:I}", "path", kd_json_text(dir),
+                                       "size", cfg->size, "train", cfg->train, "val", cfg->val,
+                                       "seed", (json_int_t)cfg->seed),
                              false);
     kd_out_clean(cli, "%d pictures to train on and %d to validate on, %dx%d, in %s", cfg->train,
                  cfg->val, cfg->size, cfg->size, dir);
@@ -68,8 +68,7 @@ static int run(kd_cli *cli, const kd_args *args)
         kd_args_u64(args, "val", 5, 1000000, 500, &val, &diag) != 0 ||
         kd_args_u64(args, "seed", 0, INT64_MAX, 1, &seed, &diag) != 0)
         return kd_usage(cli, "data", NULL, "%s", diag.msg);
-    kd_flowers_config cfg = {
-        .seed = seed, .size = (int)size, .train = (int)train, .val = (int)val};
+    kd_flowers_config cfg = {.seed = seed, .size = (int)size, .train = (int)train, .val = (int)val};
     return make_flowers(cli, args->operands[2], &cfg);
 }
 
@@ -77,9 +76,10 @@ const kd_verb kd_verb_data = {
     .name = "data",
     .operands = "make flowers DIR",
     .summary = "draw a data set of flower pictures",
-    .help = "Five kinds of flower, drawn by our own code: no download, the same pictures for the same\n"
-            "seed on every machine. DIR gets images/, classes.txt, train.txt and val.txt, as a job\n"
-            "file's `format: image-folder` wants them. Make it beneath the workers' data root.",
+    .help =
+        "Five kinds of flower, drawn by our own code: no download, the same pictures for the same\n"
+        "seed on every machine. DIR gets images/, classes.txt, train.txt and val.txt, as a job\n"
+        "file's `format: image-folder` wants them. Make it beneath the workers' data root.",
     .opts = g_opts,
     .n_opts = KD_COUNT(g_opts),
     .min_operands = 3,

@@ -34,6 +34,12 @@ static int on_event(const Distill__V1__Event *e, void *arg)
     return kd_out_flush(p->cli);
 }
 
+static int on_idle(void *arg)
+{
+    (void)arg;
+    return kd_out_check_reader();
+}
+
 static int run(kd_cli *cli, const kd_args *args)
 {
     printer p = {.cli = cli, .job = args->operands[0]};
@@ -41,6 +47,7 @@ static int run(kd_cli *cli, const kd_args *args)
                    .follow = kd_args_has(args, "follow"),
                    .timeout_s = -1,
                    .on_event = on_event,
+                   .on_idle = on_idle,
                    .arg = &p};
     kd_diag diag = {0};
     if (kd_args_u64(args, "from", 1, INT64_MAX, 0, &f.from_seq, &diag) != 0)

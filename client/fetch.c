@@ -120,8 +120,8 @@ static int receive(const fetcher *f, const Distill__V1__Artefact *a, int fd, con
         uint8_t *bytes = NULL;
         const uint8_t *payload = NULL;
         size_t len = 0;
-        if (kd_conn_fetch_bulk(f->c, "Fetch", &request, &distill__v1__blob_chunk__descriptor, &reply,
-                               &bytes, &payload, &len, &why) != 0) {
+        if (kd_conn_fetch_bulk(f->c, "Fetch", &request, &distill__v1__blob_chunk__descriptor,
+                               &reply, &bytes, &payload, &len, &why) != 0) {
             kd_time_ms now = kd_clock_ms();
             lost_at = lost_at ? lost_at : now;
             if (!kd_conn_passing(&why) || now - lost_at > PATIENCE_MS)
@@ -175,9 +175,10 @@ static void report_file(const fetcher *f, const char *path, const char *name, ui
 {
     char a[KD_FMT];
     if (f->list)
-        (void)json_array_append_new(f->list, json_pack("{s:o, s:o, s:I, s:o}", "name", kd_json_text(name),
-                                                       "path", kd_json_text(path), "size",
-                                                       (json_int_t)size, "digest", kd_json_text(digest)));
+        (void)json_array_append_new(f->list,
+                                    json_pack("{s:o, s:o, s:I, s:o}", "name", kd_json_text(name),
+                                              "path", kd_json_text(path), "size", (json_int_t)size,
+                                              "digest", kd_json_text(digest)));
     else
         kd_out_clean(f->c->cli, "%s  %s%s", path, kd_fmt_bytes((double)size, a), how);
 }
@@ -186,7 +187,8 @@ static int fetch_one(const fetcher *f, const Distill__V1__Artefact *a)
 {
     const kd_cli *cli = f->c->cli;
     if (!good_name(a->name)) {
-        kd_error(cli, "the coordinator names an artefact \"%s\", which is no plain file name", a->name);
+        kd_error(cli, "the coordinator names an artefact \"%s\", which is no plain file name",
+                 a->name);
         return KD_EXIT_FAILURE;
     }
     if (a->size > KD_MAX_BLOB_BYTES) {
@@ -343,9 +345,11 @@ const kd_verb kd_verb_fetch = {
     .name = "fetch",
     .operands = "JOB [NAME...]",
     .summary = "fetch a finished job's files",
-    .help = "Without NAME all of them: networks as safetensors, result.json. Each is written under a\n"
-            "temporary name, checked against its digest and then renamed, so a file of its own name is\n"
-            "whole. What is here already, with the same digest, is not fetched again.",
+    .help =
+        "Without NAME all of them: networks as safetensors, result.json. Each is written under a\n"
+        "temporary name, checked against its digest and then renamed, so a file of its own name "
+        "is\n"
+        "whole. What is here already, with the same digest, is not fetched again.",
     .opts = g_opts,
     .n_opts = KD_COUNT(g_opts),
     .min_operands = 1,

@@ -216,7 +216,7 @@ static int run_stream(follower *w, kd_failure *why)
             result = KD_EXIT_TIMEOUT;
         else if (!st->first && w->f->on_idle) {
             pthread_mutex_unlock(&st->mu);
-            w->f->on_idle(w->f->arg);
+            result = w->f->on_idle(w->f->arg);
             pthread_mutex_lock(&st->mu);
         }
     }
@@ -253,8 +253,8 @@ static int get_detail(follower *w, int timeout_ms, Distill__V1__JobDetail **out,
     Distill__V1__JobRequest request = DISTILL__V1__JOB_REQUEST__INIT;
     request.job = (char *)w->f->job;
     ProtobufCMessage *reply = NULL;
-    int rc = kd_conn_call(w->c, "Get", &request, &distill__v1__job_detail__descriptor, timeout_ms, false,
-                          &reply, why);
+    int rc = kd_conn_call(w->c, "Get", &request, &distill__v1__job_detail__descriptor, timeout_ms,
+                          false, &reply, why);
     if (rc != 0)
         return rc;
     *out = (Distill__V1__JobDetail *)reply;
@@ -279,7 +279,8 @@ int kd_follow_run(kd_conn *c, const kd_follow *f, Distill__V1__JobDetail **out_d
         kd_failure why = {0};
         Distill__V1__JobDetail *detail = NULL;
         uint64_t before = w.next_seq;
-        /* A stream says nothing until an event comes, so a call asks first whether anybody is there. */
+        /* A stream says nothing until an event comes, so a call asks first whether anybody is
+         * there. */
         int rc = get_detail(&w, first ? KD_CONN_TIMEOUT_MS : 5000, &detail, &why);
         if (rc == 0) {
             kd_wire_free(&detail->base);
@@ -324,7 +325,8 @@ int kd_follow_run(kd_conn *c, const kd_follow *f, Distill__V1__JobDetail **out_d
         kd_time_ms now = kd_clock_ms();
         if (!lost_at) {
             lost_at = now;
-            kd_say(c->cli, "connection to coordinator %s lost; trying again (the job is safe there)",
+            kd_say(c->cli,
+                   "connection to coordinator %s lost; trying again (the job is safe there)",
                    c->cli->server);
         }
         if (now - lost_at > KD_FOLLOW_PATIENCE_MS)

@@ -20,13 +20,14 @@ typedef struct kd_follow {
     double timeout_s;  /* < 0 = none; 124 when it is over */
     /* Returns 0 to go on, else the exit code to stop with. */
     int (*on_event)(const Distill__V1__Event *event, void *arg);
-    /* About ten times a second while nothing comes, to redraw; may be NULL. */
-    void (*on_idle)(void *arg);
+    /* About ten times a second while nothing comes, to redraw; may be NULL. Returns as on_event. */
+    int (*on_idle)(void *arg);
     void *arg;
 } kd_follow;
 
-/* Returns an exit code. On KD_EXIT_OK *out_detail (may be NULL) is the job as it is now, to be freed with
- * kd_wire_free; with `follow` it has ended. */
-int kd_follow_run(kd_conn *c, const kd_follow *f, Distill__V1__JobDetail **out_detail) KD_MUST_CHECK;
+/* Returns an exit code. On KD_EXIT_OK *out_detail (may be NULL) is the job as it is now, to be
+ * freed with kd_wire_free; with `follow` it has ended. */
+int kd_follow_run(kd_conn *c, const kd_follow *f,
+                  Distill__V1__JobDetail **out_detail) KD_MUST_CHECK;
 
 #endif

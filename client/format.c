@@ -89,7 +89,8 @@ char *kd_fmt_iso(int64_t ms, char out[KD_FMT])
     struct tm tm;
     char text[32];
     out[0] = '\0';
-    if (ms > 0 && split_time(ms, false, &tm) && strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &tm))
+    if (ms > 0 && split_time(ms, false, &tm) &&
+        strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &tm))
         snprintf(out, KD_FMT, "%s.%03dZ", text, (int)(ms % 1000));
     return out;
 }
@@ -146,7 +147,8 @@ bool kd_parse_duration(const char *text, double *out_seconds)
             unit = 1;
         for (size_t i = 0; unit == 0 && i < KD_COUNT(units); i++) {
             size_t n = strlen(units[i].unit);
-            if (strncmp(p, units[i].unit, n) == 0 && (p[n] == '\0' || (p[n] >= '0' && p[n] <= '9'))) {
+            if (strncmp(p, units[i].unit, n) == 0 &&
+                (p[n] == '\0' || (p[n] >= '0' && p[n] <= '9'))) {
                 unit = units[i].seconds;
                 p += n;
             }
@@ -183,7 +185,9 @@ static size_t take_char(const char *s, int32_t *out_cp)
 {
     const unsigned char *u = (const unsigned char *)s;
     static const int32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
-    size_t n = u[0] < 0x80 ? 1 : (u[0] & 0xe0) == 0xc0 ? 2 : (u[0] & 0xf0) == 0xe0 ? 3
+    size_t n = u[0] < 0x80             ? 1
+               : (u[0] & 0xe0) == 0xc0 ? 2
+               : (u[0] & 0xf0) == 0xe0 ? 3
                : (u[0] & 0xf8) == 0xf0 ? 4
                                        : 0;
     *out_cp = -1;
@@ -223,10 +227,10 @@ static int columns_of(int32_t cp)
     static const struct {
         int32_t first, last;
         int columns;
-    } ranges[] = {{0x300, 0x36f, 0},     {0x200b, 0x200f, 0},   {0xfe00, 0xfe0f, 0},
-                  {0x1100, 0x115f, 2},   {0x2e80, 0xa4cf, 2},   {0xac00, 0xd7a3, 2},
-                  {0xf900, 0xfaff, 2},   {0xfe30, 0xfe6f, 2},   {0xff00, 0xff60, 2},
-                  {0xffe0, 0xffe6, 2},   {0x1f300, 0x1faff, 2}, {0x20000, 0x3fffd, 2}};
+    } ranges[] = {{0x300, 0x36f, 0},   {0x200b, 0x200f, 0},   {0xfe00, 0xfe0f, 0},
+                  {0x1100, 0x115f, 2}, {0x2e80, 0xa4cf, 2},   {0xac00, 0xd7a3, 2},
+                  {0xf900, 0xfaff, 2}, {0xfe30, 0xfe6f, 2},   {0xff00, 0xff60, 2},
+                  {0xffe0, 0xffe6, 2}, {0x1f300, 0x1faff, 2}, {0x20000, 0x3fffd, 2}};
     for (size_t i = 0; i < KD_COUNT(ranges); i++)
         if (cp >= ranges[i].first && cp <= ranges[i].last)
             return ranges[i].columns;

@@ -21,7 +21,8 @@ char *kd_fmt_percent(double fraction, char out[KD_FMT]);
 char *kd_fmt_figure(double v, char out[KD_FMT]);
 /* Unix milliseconds as 2024-05-01T12:00:00.123Z; 0 gives "". */
 char *kd_fmt_iso(int64_t ms, char out[KD_FMT]);
-/* Unix milliseconds as local time of day 12:01:07.114, or with the date when that is not `now_ms`'s. */
+/* Unix milliseconds as local time of day 12:01:07.114, or with the date when that is not
+ * `now_ms`'s. */
 char *kd_fmt_clock(int64_t ms, int64_t now_ms, char out[KD_FMT]);
 /* How long ago: 5s, 2m05s, ...; 0 gives "-". */
 char *kd_fmt_age(int64_t ms, int64_t now_ms, char out[KD_FMT]);
@@ -30,7 +31,8 @@ char *kd_fmt_age(int64_t ms, int64_t now_ms, char out[KD_FMT]);
  * these or over ten years. */
 bool kd_parse_duration(const char *text, double *out_seconds);
 
-/* 95 % Wilson score interval of k successes in n trials (Wilson 1927; z = 1.959964). n = 0: [0,1]. */
+/* 95 % Wilson score interval of k successes in n trials (Wilson 1927; z = 1.959964). n = 0: [0,1].
+ */
 void kd_wilson(uint64_t k, uint64_t n, double *lo, double *hi);
 
 /* Appends s with everything that could steer a terminal (C0 and C1 controls, DEL, broken UTF-8)

@@ -43,9 +43,10 @@ static void print_overview(const kd_cli *cli)
         kd_out(cli, "  %-10s %s", kd_verbs[i]->name, kd_verbs[i]->summary);
     kd_out(cli, "\nGlobal flags:");
     print_opts(cli, kd_global_opts, kd_n_global_opts);
-    kd_out(cli, "\nMore: distill help VERB, distill help job (the job file), distill help exit-codes.\n"
-                "Data goes to standard output, talk to standard error. A job is named by its id or\n"
-                "the first four or more digits of it.");
+    kd_out(cli,
+           "\nMore: distill help VERB, distill help job (the job file), distill help exit-codes.\n"
+           "Data goes to standard output, talk to standard error. A job is named by its id or\n"
+           "the first four or more digits of it.");
 }
 
 static int print_schema(const kd_cli *cli)

@@ -61,7 +61,8 @@ static int print(kd_cli *cli, const Distill__V1__ListReply *list, const char *st
         return kd_json_print(cli, json_pack("{s:o}", "jobs", all), false);
     }
     kd_table t;
-    kd_table_init(&t, quiet ? "ID" : "ID|NAME|STATE|STAGE|STEP>|LOSS>|RATE>|ETA>|WORKERS>|AGE>|REASON");
+    kd_table_init(&t,
+                  quiet ? "ID" : "ID|NAME|STATE|STAGE|STEP>|LOSS>|RATE>|ETA>|WORKERS>|AGE>|REASON");
     int64_t now = kd_clock_wall_ms();
     size_t shown = 0;
     for (size_t i = 0; i < list->n_jobs; i++) {
@@ -104,8 +105,8 @@ static int run(kd_cli *cli, const kd_args *args)
     ProtobufCMessage *reply = NULL;
     kd_failure why;
     kd_cli_catch_signals();
-    if (kd_conn_call(&conn, "List", &request, &distill__v1__list_reply__descriptor, KD_CONN_TIMEOUT_MS,
-                     false, &reply, &why) != 0)
+    if (kd_conn_call(&conn, "List", &request, &distill__v1__list_reply__descriptor,
+                     KD_CONN_TIMEOUT_MS, false, &reply, &why) != 0)
         rc = kd_conn_report(&conn, &why, NULL);
     else
         rc = print(cli, (const Distill__V1__ListReply *)reply, state, kd_args_has(args, "quiet"));

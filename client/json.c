@@ -182,7 +182,9 @@ json_t *kd_json_worker(const Distill__V1__WorkerInfo *w)
 
 int kd_json_print(const kd_cli *cli, json_t *value, bool compact)
 {
-    char *text = value ? json_dumps(value, compact ? JSON_COMPACT : JSON_INDENT(2)) : NULL;
+    char *text =
+        value ? json_dumps(value, (compact ? JSON_COMPACT : JSON_INDENT(2)) | JSON_ENCODE_ANY)
+              : NULL;
     json_decref(value);
     if (!text) {
         kd_error(cli, "no memory for the JSON text");

@@ -48,6 +48,12 @@ static int on_event(const Distill__V1__Event *e, void *arg)
     return kd_out_flush(p->cli);
 }
 
+static int on_idle(void *arg)
+{
+    (void)arg;
+    return kd_out_check_reader();
+}
+
 static int run(kd_cli *cli, const kd_args *args)
 {
     printer p = {.cli = cli, .job = args->operands[0], .worker = kd_args_value(args, "worker")};
@@ -55,6 +61,7 @@ static int run(kd_cli *cli, const kd_args *args)
                    .follow = kd_args_has(args, "follow"),
                    .timeout_s = -1,
                    .on_event = on_event,
+                   .on_idle = on_idle,
                    .arg = &p};
     int rc = kd_conn_check_id(cli, p.job);
     if (rc != KD_EXIT_OK)

@@ -3,6 +3,7 @@
 #include "format.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +12,7 @@
 
 #define MAX_TEXT (64u << 20) /* one table or one line; messages are bounded at 16 MiB */
 
-static bool g_live; /* a live line stands on the terminal */
+static bool g_live;     /* a live line stands on the terminal */
 static int g_out_error; /* errno of the first failed write to standard output */
 
 int kd_terminal_width(int fd)
@@ -25,8 +26,8 @@ int kd_terminal_width(int fd)
 const char *kd_color_start(enum kd_color color, bool on)
 {
     static const char *const starts[] = {
-        [KD_PLAIN] = "",           [KD_BOLD] = "\033[1m",    [KD_DIM] = "\033[2m",
-        [KD_RED] = "\033[31m",     [KD_GREEN] = "\033[32m",  [KD_YELLOW] = "\033[33m",
+        [KD_PLAIN] = "",        [KD_BOLD] = "\033[1m",   [KD_DIM] = "\033[2m",
+        [KD_RED] = "\033[31m",  [KD_GREEN] = "\033[32m", [KD_YELLOW] = "\033[33m",
         [KD_CYAN] = "\033[36m",
     };
     return on ? starts[color] : "";
@@ -109,7 +110,7 @@ static void put_cell(kd_buf *out, const char *text, int columns, bool right, boo
         (void)kd_buf_str(out, "  ");
 }
 
-int kd_table_render(const kd_table *t, int indent, int width, bool color, kd_buf *out)
+int kd_table_render(const kd_table *t, int indent, bool color, kd_buf *out)
 {
     int columns[KD_TABLE_COLUMNS], n = t->n_columns;
     if (t->failed)
@@ -130,15 +131,14 @@ int kd_table_render(const kd_table *t, int indent, int width, bool color, kd_buf
             bool there = r > 0 && i < t->count;
             const char *text = r == 0 ? t->heading[c] : there ? t->cells[i].text : "";
             put_cell(&line, text, columns[c], t->right[c], c == n - 1,
-                     r == 0 ? KD_BOLD : there ? t->cells[i].color : KD_PLAIN, color);
+                     r == 0  ? KD_BOLD
+                     : there ? t->cells[i].color
+                             : KD_PLAIN,
+                     color);
         }
         while (line.len > 0 && line.data[line.len - 1] == ' ')
             line.data[--line.len] = '\0';
-        size_t len = width > 0 && line.data ? kd_text_cut(line.data, width) : line.len;
-        (void)kd_buf_add(out, line.data ? line.data : "", len);
-        if (len < line.len)
-            (void)kd_buf_str(out, kd_color_end(color));
-        (void)kd_buf_add(out, "\n", 1);
+        (void)kd_buf_printf(out, "%s\n", line.data ? line.data : "");
         bool failed = line.failed;
         kd_buf_clear(&line);
         if (failed || out->failed)
@@ -151,8 +151,7 @@ void kd_table_print(const kd_cli *cli, kd_table *t, int indent)
 {
     kd_buf text;
     kd_buf_init(&text, MAX_TEXT);
-    int width = cli->tty_out ? kd_terminal_width(STDOUT_FILENO) : 0;
-    if (kd_table_render(t, indent, width, cli->color_out, &text) == 0)
+    if (kd_table_render(t, indent, cli->color_out, &text) == 0)
         kd_out_text(cli, text.data);
     else
         kd_error(cli, "no memory for the table");
@@ -213,6 +212,12 @@ int kd_out_flush(const kd_cli *cli)
         kd_error(cli, "cannot write to standard output: %s", strerror(g_out_error));
     said = true;
     return KD_EXIT_FAILURE;
+}
+
+int kd_out_check_reader(void)
+{
+    struct pollfd p = {.fd = STDOUT_FILENO};
+    return poll(&p, 1, 0) == 1 && (p.revents & POLLERR) ? KD_EXIT_FAILURE : KD_EXIT_OK;
 }
 
 /* One line to standard error: prefix in colour, the rest cleaned. */

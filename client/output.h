@@ -30,10 +30,11 @@ void kd_table_init(kd_table *t, const char *spec);
 void kd_table_clear(kd_table *t);
 /* The next cell, row by row. An empty text becomes "-". */
 void kd_table_add(kd_table *t, enum kd_color color, const char *fmt, ...) KD_PRINTF(3, 4);
-/* Appends the table. indent: columns before each line; width: cut longer lines, 0 = never. Rows that are
- * not whole are filled with empty cells. No blanks at line ends. -KD_ENOMEM, -KD_ELIMIT. */
-int kd_table_render(const kd_table *t, int indent, int width, bool color, kd_buf *out) KD_MUST_CHECK;
-/* Renders to standard output, cut to the terminal's width if it is one. Frees the table. */
+/* Appends the table. indent: columns before each line. Rows that are not whole are filled with
+ * empty cells. Lines are not cut, since what stands last (a reason, a digest) is what people came
+ * for; no blanks at line ends. -KD_ENOMEM. */
+int kd_table_render(const kd_table *t, int indent, bool color, kd_buf *out) KD_MUST_CHECK;
+/* Renders to standard output. Frees the table. */
 void kd_table_print(const kd_cli *cli, kd_table *t, int indent);
 
 /* Escape sequence that starts a colour, "" when `on` is false; kd_color_end ends it. */
@@ -47,9 +48,12 @@ void kd_out(const kd_cli *cli, const char *fmt, ...) KD_PRINTF(2, 3);
 void kd_out_clean(const kd_cli *cli, const char *fmt, ...) KD_PRINTF(2, 3);
 /* Text of any length, as it is. */
 void kd_out_text(const kd_cli *cli, const char *text);
-/* Sends on what is buffered. 0, or the exit code for a reader that went away (said nothing) or a full
- * disk (said once). */
+/* Sends on what is buffered. 0, or the exit code for a reader that went away (said nothing) or a
+ * full disk (said once). */
 int kd_out_flush(const kd_cli *cli);
+/* For verbs that print for a long time: the exit code once the reader of standard output went away,
+ * 0 while it is there. Without it they would notice at the next line only. */
+int kd_out_check_reader(void);
 
 /* ---- standard error */
 void kd_say(const kd_cli *cli, const char *fmt, ...) KD_PRINTF(2, 3);
@@ -62,7 +66,8 @@ int kd_usage(const kd_cli *cli, const char *verb, const char *hint, const char *
     KD_PRINTF(4, 5);
 
 /* ---- the live line: one line at the bottom of a terminal, on standard error */
-/* Draws text (which may hold colours), cut to the terminal. Nothing unless standard error is one. */
+/* Draws text (which may hold colours), cut to the terminal. Nothing unless standard error is one.
+ */
 void kd_live_set(const kd_cli *cli, const char *text);
 void kd_live_clear(const kd_cli *cli);
 bool kd_live_shown(void);

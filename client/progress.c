@@ -24,8 +24,7 @@ void kd_bar_draw(kd_buf *out, double fraction, int width, bool utf8)
 static void add_sample(kd_bar *bar, kd_time_ms now)
 {
     unsigned newest = (bar->n_samples + KD_BAR_SAMPLES - 1) % KD_BAR_SAMPLES;
-    if (bar->n_samples > 0 &&
-        now - bar->samples[newest].at < RATE_WINDOW_MS / (KD_BAR_SAMPLES / 2))
+    if (bar->n_samples > 0 && now - bar->samples[newest].at < RATE_WINDOW_MS / (KD_BAR_SAMPLES / 2))
         return;
     bar->samples[bar->n_samples % KD_BAR_SAMPLES].at = now;
     bar->samples[bar->n_samples % KD_BAR_SAMPLES].done = bar->done;

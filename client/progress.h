@@ -14,7 +14,8 @@ typedef struct kd_bar {
     const kd_cli *cli;
     char label[96];
     enum kd_bar_unit unit;
-    uint64_t total, done, first; /* first: what was there at the start (a transfer taken up again) */
+    uint64_t total, done,
+        first; /* first: what was there at the start (a transfer taken up again) */
     kd_time_ms started, drawn;
     struct {
         kd_time_ms at;

@@ -14,15 +14,15 @@ static int remove_one(kd_conn *c, const char *job, json_t *list)
     request.job = (char *)job;
     ProtobufCMessage *reply = NULL;
     kd_failure why;
-    if (kd_conn_call(c, "Remove", &request, &distill__v1__remove_reply__descriptor, KD_CONN_TIMEOUT_MS,
-                     false, &reply, &why) != 0)
+    if (kd_conn_call(c, "Remove", &request, &distill__v1__remove_reply__descriptor,
+                     KD_CONN_TIMEOUT_MS, false, &reply, &why) != 0)
         return kd_conn_report(c, &why, job);
     uint64_t freed = ((const Distill__V1__RemoveReply *)reply)->freed_bytes;
     kd_wire_free(reply);
     char a[KD_FMT];
     if (c->cli->json)
-        (void)json_array_append_new(list,
-                                    json_pack("{s:s, s:I}", "job", job, "freed_bytes", (json_int_t)freed));
+        (void)json_array_append_new(
+            list, json_pack("{s:s, s:I}", "job", job, "freed_bytes", (json_int_t)freed));
     else
         kd_out(c->cli, "job %s removed, %s freed", job, kd_fmt_bytes((double)freed, a));
     return KD_EXIT_OK;
@@ -51,10 +51,11 @@ static int run(kd_cli *cli, const kd_args *args)
     return rc;
 }
 
-const kd_verb kd_verb_rm = {.name = "rm",
-                            .operands = "JOB...",
-                            .summary = "forget finished jobs and delete their files",
-                            .help = "A job that waits or runs is refused (exit code 5): cancel it first.",
-                            .min_operands = 1,
-                            .max_operands = -1,
-                            .run = run};
+const kd_verb kd_verb_rm = {
+    .name = "rm",
+    .operands = "JOB...",
+    .summary = "forget finished jobs and delete their files",
+    .help = "A job that waits or runs is refused (exit code 5): cancel it first.",
+    .min_operands = 1,
+    .max_operands = -1,
+    .run = run};

@@ -56,7 +56,7 @@ static void print_stages(const kd_cli *cli, const Distill__V1__JobDetail *d)
 {
     kd_table t;
     char a[KD_FMT];
-    kd_table_init(&t, "STAGE|STATE|STEPS>|PARAMETERS>|TIME>|TEACHER RUNS>|FROM BANK>|DIGEST|FINGERPRINT");
+    kd_table_init(&t, "STAGE|STATE|STEPS>|PARAMETERS>|TIME>|TEACHER RUNS>|FROM BANK>");
     for (size_t i = 0; i < d->n_stages; i++) {
         const Distill__V1__StageRecord *s = d->stages[i];
         kd_table_add(&t, KD_BOLD, "%s", s->name);
@@ -75,10 +75,29 @@ static void print_stages(const kd_cli *cli, const Distill__V1__JobDetail *d)
         bool bank = s->teacher_forwards || s->bank_hits;
         kd_table_add(&t, KD_PLAIN, "%s", bank ? kd_fmt_count(s->teacher_forwards, a) : "-");
         kd_table_add(&t, KD_PLAIN, "%s", bank ? kd_fmt_count(s->bank_hits, a) : "-");
+    }
+    kd_out(cli, "\nstages");
+    kd_table_print(cli, &t, 2);
+}
+
+/* Apart, so that the two long words fit into a terminal of 80 columns. */
+static void print_digests(const kd_cli *cli, const Distill__V1__JobDetail *d)
+{
+    kd_table t;
+    kd_table_init(&t, "STAGE|DIGEST OF THE PARAMETERS|FINGERPRINT");
+    for (size_t i = 0; i < d->n_stages; i++) {
+        const Distill__V1__StageRecord *s = d->stages[i];
+        if (!s->digest[0] && !s->fingerprint[0])
+            continue;
+        kd_table_add(&t, KD_BOLD, "%s", s->name);
         kd_table_add(&t, KD_PLAIN, "%s", s->digest);
         kd_table_add(&t, KD_PLAIN, "%s", s->fingerprint);
     }
-    kd_out(cli, "\nstages");
+    if (t.count == 0) {
+        kd_table_clear(&t);
+        return;
+    }
+    kd_out(cli, "\ndigests");
     kd_table_print(cli, &t, 2);
 }
 
@@ -107,9 +126,11 @@ static void print_epochs(const kd_cli *cli, const Distill__V1__StageRecord *s)
             for (int k = 0; k < 4; k++)
                 kd_table_add(&t, color, "-");
         }
-        kd_table_add(&t, color, "%s", last && is_best ? "last, best by validation" : last ? "last"
-                                      : is_best       ? "best by validation"
-                                                      : " ");
+        kd_table_add(&t, color, "%s",
+                     last && is_best ? "last, best by validation"
+                     : last          ? "last"
+                     : is_best       ? "best by validation"
+                                     : " ");
     }
     kd_out(cli, "%s", "");
     kd_out_clean(cli, "epochs of %s", s->name);
@@ -143,6 +164,7 @@ static int print(kd_cli *cli, const kd_args *args, const Distill__V1__JobDetail 
     print_summary(cli, d->summary);
     if (d->n_stages > 0)
         print_stages(cli, d);
+    print_digests(cli, d);
     for (size_t i = 0; i < d->n_stages; i++)
         if (d->stages[i]->n_epochs > 0)
             print_epochs(cli, d->stages[i]);
@@ -177,8 +199,9 @@ const kd_verb kd_verb_show = {
     .name = "show",
     .operands = "JOB",
     .summary = "show a job: stages, digests, epochs, artefacts, result",
-    .help = "Per epoch: loss and accuracy in training, accuracy over the whole validation split with\n"
-            "its 95 % Wilson interval. Both the last epoch and the best by validation are marked.",
+    .help =
+        "Per epoch: loss and accuracy in training, accuracy over the whole validation split with\n"
+        "its 95 % Wilson interval. Both the last epoch and the best by validation are marked.",
     .opts = g_opts,
     .n_opts = KD_COUNT(g_opts),
     .min_operands = 1,

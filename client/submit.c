@@ -51,8 +51,8 @@ static int read_job(submission *s)
 {
     kd_diag diag = {0};
     int rc = strcmp(s->file, "-") == 0
-                 ? kd_file_read_fd(STDIN_FILENO, "standard input", KD_MAX_JOB_TEXT, &s->text, &s->len,
-                                   &diag)
+                 ? kd_file_read_fd(STDIN_FILENO, "standard input", KD_MAX_JOB_TEXT, &s->text,
+                                   &s->len, &diag)
                  : kd_file_read(s->file, KD_MAX_JOB_TEXT, &s->text, &s->len, &diag);
     if (rc != 0) {
         kd_error(s->cli, "%s", diag.msg);
@@ -113,7 +113,8 @@ static int make_key(submission *s, const char *given)
     }
     uint8_t random[12];
     if (getrandom(random, sizeof random, 0) != (ssize_t)sizeof random) {
-        kd_error(s->cli, "the system gives no random numbers for the job's key; name one with --key");
+        kd_error(s->cli,
+                 "the system gives no random numbers for the job's key; name one with --key");
         return KD_EXIT_FAILURE;
     }
     for (size_t i = 0; i < sizeof random; i++)
@@ -161,8 +162,9 @@ static int call_submit(kd_conn *c, submission *s, Distill__V1__SubmitReply **out
         }
         int rc = kd_conn_report(c, &why, NULL);
         if (sent && (kd_conn_passing(&why) || kd_cli_signal() != 0) && !s->dry_run)
-            kd_say(s->cli, "it may have been stored all the same: repeat with --key %s to be sure that "
-                           "there is one job only",
+            kd_say(s->cli,
+                   "it may have been stored all the same: repeat with --key %s to be sure that "
+                   "there is one job only",
                    s->key);
         return rc;
     }
@@ -185,7 +187,8 @@ static int print_dry_run(const submission *s, const Distill__V1__SubmitReply *r)
     return rc;
 }
 
-static int print_reply(const submission *s, const Distill__V1__SubmitReply *r, bool stays, bool compact)
+static int print_reply(const submission *s, const Distill__V1__SubmitReply *r, bool stays,
+                       bool compact)
 {
     kd_cli *cli = s->cli;
     if (cli->json) {
@@ -215,8 +218,9 @@ static int print_reply(const submission *s, const Distill__V1__SubmitReply *r, b
                  r->existed ? "was submitted before" : "accepted", s->key, place);
     int rc = kd_out_flush(cli);
     if (!stays)
-        kd_say(cli, "  watch  distill watch %s%s\n  logs   distill logs %s -f%s\n"
-                    "  fetch  distill fetch %s%s\n  stop   distill cancel %s%s",
+        kd_say(cli,
+               "  watch  distill watch %s%s\n  logs   distill logs %s -f%s\n"
+               "  fetch  distill fetch %s%s\n  stop   distill cancel %s%s",
                r->job, cli->server_flag, r->job, cli->server_flag, r->job, cli->server_flag, r->job,
                cli->server_flag);
     return rc;
@@ -292,8 +296,10 @@ const kd_verb kd_verb_submit = {
     .name = "submit",
     .operands = "FILE",
     .summary = "submit a job file",
-    .help = "FILE is YAML (`-` reads standard input); `distill help job` lists its keys. A weights file that\n"
-            "it names, relative to its own folder, is uploaded if the coordinator does not have it. The job\n"
+    .help = "FILE is YAML (`-` reads standard input); `distill help job` lists its keys. A weights "
+            "file that\n"
+            "it names, relative to its own folder, is uploaded if the coordinator does not have "
+            "it. The job\n"
             "is stored durably before the answer, and a repeat with the same --key finds it again.",
     .opts = g_opts,
     .n_opts = KD_COUNT(g_opts),

@@ -64,7 +64,8 @@ static int hash_fd(const kd_cli *cli, kd_local_file *f, int fd, uint8_t *piece)
             rc = kd_cli_signal_exit();
         } else if (n < (ssize_t)want) {
             kd_bar_end(&bar);
-            kd_error(cli, "cannot read %s: %s", f->path, n < 0 ? strerror(errno) : "it became shorter");
+            kd_error(cli, "cannot read %s: %s", f->path,
+                     n < 0 ? strerror(errno) : "it became shorter");
             rc = KD_EXIT_CONFIG;
         } else {
             kd_hasher_add(h, piece, want);
@@ -92,10 +93,10 @@ int kd_local_file_measure(const kd_cli *cli, kd_local_file *f)
             close(fd);
         return KD_EXIT_CONFIG;
     }
-    const char *wrong = !S_ISREG(st.st_mode)               ? "is not a file"
-                        : st.st_size == 0                  ? "is empty"
+    const char *wrong = !S_ISREG(st.st_mode)                       ? "is not a file"
+                        : st.st_size == 0                          ? "is empty"
                         : (uint64_t)st.st_size > KD_MAX_BLOB_BYTES ? "is larger than 4 GiB"
-                                                           : NULL;
+                                                                   : NULL;
     if (wrong) {
         kd_error(cli, "%s, which the job names, %s", f->path, wrong);
         close(fd);
@@ -174,7 +175,8 @@ static int send_all(kd_conn *c, const kd_local_file *f, int fd, uint8_t *piece)
         bool stuck = !complete && (now_have >= f->size || (!ask && now_have <= have));
         if (stuck && (restarted || now_have >= f->size)) {
             kd_bar_end(&bar);
-            kd_error(c->cli, "the coordinator does not take %s: its content does not agree with its digest",
+            kd_error(c->cli,
+                     "the coordinator does not take %s: its content does not agree with its digest",
                      f->path);
             kd_hint(c->cli, "did the file change while it was sent? submit again");
             return KD_EXIT_TEMPORARY;

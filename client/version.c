@@ -23,8 +23,8 @@ static int ask(kd_cli *cli, Distill__V1__InfoReply **out)
     ProtobufCMessage *reply = NULL;
     kd_failure why;
     kd_cli_catch_signals();
-    if (kd_conn_call(&conn, "Info", &request, &distill__v1__info_reply__descriptor, KD_CONN_TIMEOUT_MS,
-                     false, &reply, &why) != 0)
+    if (kd_conn_call(&conn, "Info", &request, &distill__v1__info_reply__descriptor,
+                     KD_CONN_TIMEOUT_MS, false, &reply, &why) != 0)
         rc = kd_conn_report(&conn, &why, NULL);
     kd_conn_close(&conn);
     *out = (Distill__V1__InfoReply *)reply;
@@ -38,12 +38,12 @@ static int run(kd_cli *cli, const kd_args *args)
     if (cli->json) {
         json_t *o = json_pack("{s:s, s:i}", "version", KD_VERSION, "protocol", (int)KD_PROTOCOL);
         if (info)
-            json_object_set_new(
-                o, "server",
-                json_pack("{s:s, s:o, s:i, s:I, s:o, s:o}", "address", cli->server, "version",
-                          kd_json_text(info->version), "protocol", (int)info->protocol, "epoch",
-                          (json_int_t)info->epoch, "started", kd_json_time(info->started_ms), "state_dir",
-                          kd_json_text(info->state_dir)));
+            json_object_set_new(o, "server",
+                                json_pack("{s:s, s:o, s:i, s:I, s:o, s:o}", "address", cli->server,
+                                          "version", kd_json_text(info->version), "protocol",
+                                          (int)info->protocol, "epoch", (json_int_t)info->epoch,
+                                          "started", kd_json_time(info->started_ms), "state_dir",
+                                          kd_json_text(info->state_dir)));
         int printed = kd_json_print(cli, o, false);
         rc = rc == KD_EXIT_OK ? printed : rc;
     } else {
@@ -54,8 +54,9 @@ static int run(kd_cli *cli, const kd_args *args)
             kd_buf_init(&line, KD_MAX_CONTROL_BYTES);
             kd_buf_printf(&line, "distilld ");
             kd_text_clean(&line, info->version);
-            kd_buf_printf(&line, " (protocol %u) at %s, up %s, start %llu, state in ", info->protocol,
-                          cli->server, kd_fmt_age(info->started_ms, kd_clock_wall_ms(), age),
+            kd_buf_printf(&line, " (protocol %u) at %s, up %s, start %llu, state in ",
+                          info->protocol, cli->server,
+                          kd_fmt_age(info->started_ms, kd_clock_wall_ms(), age),
                           (unsigned long long)info->epoch);
             kd_text_clean(&line, info->state_dir);
             kd_out(cli, "%s", line.data);
@@ -63,7 +64,8 @@ static int run(kd_cli *cli, const kd_args *args)
         }
     }
     if (info && info->protocol != KD_PROTOCOL) {
-        kd_error(cli, "the coordinator speaks protocol %u, this program %u", info->protocol, KD_PROTOCOL);
+        kd_error(cli, "the coordinator speaks protocol %u, this program %u", info->protocol,
+                 KD_PROTOCOL);
         kd_hint(cli, "install the same version of distilld and distill");
         rc = KD_EXIT_CONFLICT;
     }

@@ -113,7 +113,8 @@ void kd_view_progress(const Distill__V1__Progress *p, int width, bool bar, bool 
     if (steps && trains && p->step > 0)
         n += (size_t)snprintf(tail + n, sizeof tail - n, "  loss %s", kd_fmt_figure(p->loss, a));
     if (steps && trains && p->accuracy >= 0 && p->accuracy <= 1)
-        n += (size_t)snprintf(tail + n, sizeof tail - n, "  acc %s", kd_fmt_percent(p->accuracy, a));
+        n +=
+            (size_t)snprintf(tail + n, sizeof tail - n, "  acc %s", kd_fmt_percent(p->accuracy, a));
     if (p->samples_per_second > 0)
         n += (size_t)snprintf(tail + n, sizeof tail - n, "  %s img/s",
                               p->samples_per_second < 1e15
@@ -122,7 +123,8 @@ void kd_view_progress(const Distill__V1__Progress *p, int width, bool bar, bool 
                                          : kd_fmt_count((uint64_t)(p->samples_per_second + 0.5), a))
                                   : "-");
     if (p->eta_seconds >= 0)
-        n += (size_t)snprintf(tail + n, sizeof tail - n, "  ETA %s", kd_fmt_duration(p->eta_seconds, a));
+        n += (size_t)snprintf(tail + n, sizeof tail - n, "  ETA %s",
+                              kd_fmt_duration(p->eta_seconds, a));
     snprintf(tail + n, sizeof tail - n, "  %u worker%s", p->workers, p->workers == 1 ? "" : "s");
     int room = out->data ? width - kd_text_width(out->data) - kd_text_width(tail) - 2 : 0;
     if (bar && steps && room >= 8) {
@@ -211,7 +213,8 @@ bool kd_view_result(const kd_cli *cli, const char *result_json)
     static const char *const roles[] = {"teacher", "student", "scratch"};
     const char *shown[] = {"teacher", "student", "from scratch"};
     kd_table t;
-    kd_table_init(&t, "NETWORK|MODEL|ACCURACY>|95 % INTERVAL>|CORRECT>|PARAMETERS>|BYTES>|MS/IMAGE>");
+    kd_table_init(&t,
+                  "NETWORK|MODEL|ACCURACY>|95 % INTERVAL>|CORRECT>|PARAMETERS>|BYTES>|MS/IMAGE>");
     for (size_t i = 0; i < KD_COUNT(roles); i++) {
         const json_t *o = json_object_get(r, roles[i]);
         if (json_is_object(o))
@@ -247,7 +250,8 @@ int kd_view_end(const kd_cli *cli, const Distill__V1__JobDetail *d, bool hints)
     const Distill__V1__JobSummary *s = d->summary;
     int rc = kd_state_exit(s->state);
     if (rc == KD_EXIT_JOB_FAILED) {
-        kd_error(cli, "job %s failed: %s", s->job, s->reason[0] ? s->reason : "no reason was given");
+        kd_error(cli, "job %s failed: %s", s->job,
+                 s->reason[0] ? s->reason : "no reason was given");
         kd_hint(cli, "`distill logs %s%s` may tell more", s->job, cli->server_flag);
     } else if (rc == KD_EXIT_JOB_CANCELLED) {
         kd_say(cli, "job %s was cancelled%s%s", s->job, s->reason[0] ? ": " : "", s->reason);

@@ -40,8 +40,8 @@ int kd_wait_run(kd_conn *c, const char *job, double timeout_s, bool table)
         kd_wire_free(&detail->base);
     } else if (kd_cli_signal() != 0 && kd_cli_signal() != SIGHUP) {
         /* After a hang-up nobody reads. */
-        kd_say(c->cli, "%sjob %s goes on; wait again: distill wait %s%s", c->cli->tty_err ? "\n" : "",
-               job, job, c->cli->server_flag);
+        kd_say(c->cli, "%sjob %s goes on; wait again: distill wait %s%s",
+               c->cli->tty_err ? "\n" : "", job, job, c->cli->server_flag);
     }
     return rc;
 }
@@ -66,14 +66,14 @@ static int run(kd_cli *cli, const kd_args *args)
     return rc;
 }
 
-const kd_verb kd_verb_wait = {
-    .name = "wait",
-    .operands = "JOB",
-    .summary = "wait until a job ends; the exit code tells how",
-    .help = "Exit code 0 succeeded, 7 failed, 8 cancelled, 124 not yet after --timeout. A restart of the\n"
-            "coordinator is waited for.",
-    .opts = g_opts,
-    .n_opts = KD_COUNT(g_opts),
-    .min_operands = 1,
-    .max_operands = 1,
-    .run = run};
+const kd_verb kd_verb_wait = {.name = "wait",
+                              .operands = "JOB",
+                              .summary = "wait until a job ends; the exit code tells how",
+                              .help = "Exit code 0 succeeded, 7 failed, 8 cancelled, 124 not yet "
+                                      "after --timeout. A restart of the\n"
+                                      "coordinator is waited for.",
+                              .opts = g_opts,
+                              .n_opts = KD_COUNT(g_opts),
+                              .min_operands = 1,
+                              .max_operands = 1,
+                              .run = run};

@@ -21,8 +21,8 @@
 typedef struct watcher {
     kd_cli *cli;
     const char *job;
-    kd_buf live;           /* text of the live line, empty = none */
-    kd_time_ms live_at;    /* when its snapshot came */
+    kd_buf live;        /* text of the live line, empty = none */
+    kd_time_ms live_at; /* when its snapshot came */
     kd_time_ms drawn_at;
     kd_time_ms printed_at; /* last progress line or object */
 } watcher;
@@ -46,13 +46,14 @@ static void draw(watcher *w)
     kd_buf_clear(&line);
 }
 
-static void on_idle(void *arg)
+static int on_idle(void *arg)
 {
     watcher *w = arg;
     kd_time_ms now = kd_clock_ms();
     /* Anything printed took the line away; an old one shows its growing age. */
     if (!kd_live_shown() || (now - w->live_at >= SILENCE_MS && now - w->drawn_at >= 1000))
         draw(w);
+    return kd_out_check_reader();
 }
 
 static int on_progress(watcher *w, const Distill__V1__Event *e)
@@ -166,9 +167,11 @@ const kd_verb kd_verb_watch = {
     .name = "watch",
     .operands = "JOB",
     .summary = "follow a job live until it ends",
-    .help = "On a terminal the last line shows the running stage; elsewhere a progress line comes every\n"
-            "ten seconds. A restart of the coordinator is waited for. Ctrl-C stops watching only: the\n"
-            "job goes on. With -o json: one JSON object a line, the last of kind `end`.",
+    .help =
+        "On a terminal the last line shows the running stage; elsewhere a progress line comes "
+        "every\n"
+        "ten seconds. A restart of the coordinator is waited for. Ctrl-C stops watching only: the\n"
+        "job goes on. With -o json: one JSON object a line, the last of kind `end`.",
     .min_operands = 1,
     .max_operands = 1,
     .run = run};

@@ -33,7 +33,8 @@ static int print(kd_cli *cli, const Distill__V1__WorkersReply *reply)
     }
     kd_table t;
     char a[KD_FMT], b[KD_FMT];
-    kd_table_init(&t, "NAME|STATE|JOB|THREADS>|UNITS/S>|SEEN>|BLAS|ISA|NUMERICS|VERSION|ADDRESS|CPU");
+    kd_table_init(&t,
+                  "NAME|STATE|JOB|THREADS>|UNITS/S>|SEEN>|BLAS|ISA|NUMERICS|VERSION|ADDRESS|CPU");
     int64_t now = kd_clock_wall_ms();
     for (size_t i = 0; i < reply->n_workers; i++) {
         const Distill__V1__WorkerInfo *w = reply->workers[i];
@@ -43,7 +44,8 @@ static int print(kd_cli *cli, const Distill__V1__WorkersReply *reply)
         kd_table_add(&t, KD_PLAIN, "%u", w->threads);
         kd_table_add(&t, KD_PLAIN, "%s",
                      w->units_per_second > 0 ? kd_fmt_figure(w->units_per_second, a) : "-");
-        kd_table_add(&t, KD_PLAIN, "%s%s", kd_fmt_age(w->seen_ms, now, b), w->seen_ms ? " ago" : "");
+        kd_table_add(&t, KD_PLAIN, "%s%s", kd_fmt_age(w->seen_ms, now, b),
+                     w->seen_ms ? " ago" : "");
         kd_table_add(&t, KD_PLAIN, "%s", w->blas);
         kd_table_add(&t, KD_PLAIN, "%s", w->isa);
         kd_table_add(&t, KD_PLAIN, "%.8s", w->numerics);
@@ -80,5 +82,6 @@ const kd_verb kd_verb_workers = {
     .name = "workers",
     .operands = "",
     .summary = "list the workers and what they do",
-    .help = "Workers whose NUMERICS differ may not train one job together: their bits would differ.",
+    .help =
+        "Workers whose NUMERICS differ may not train one job together: their bits would differ.",
     .run = run};

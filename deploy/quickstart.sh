@@ -177,28 +177,25 @@ mkdir -p "$out/logs"
 out=$(cd "$out" && pwd)
 : >"$out/.quickstart"
 
-# ---- build
-configure() { (cd "$root" && cmake "$@" --preset release); }
+# ---- packages and build
+if [[ $install == yes ]]; then
+    if command -v dpkg-query >/dev/null && command -v apt-get >/dev/null; then
+        [[ $release == "debian 12" ]] || say "note: this is $release; only Debian 12 is tested"
+        "$root/deploy/install-deps.sh" ||
+            die "packages are missing: run deploy/install-deps.sh as root, then this again"
+    else
+        say "note: this is $release and no Debian; going on with the packages that are here"
+    fi
+fi
 build_log=$out/logs/build.log
 daemon_log=$build_log
 step "building a release (log: $build_log)"
-if ! command -v cmake >/dev/null || ! configure >"$build_log" 2>&1; then
-    [[ $install == yes ]] || die "packages are missing (see $build_log); run deploy/install-deps.sh"
-    if ! command -v apt-get >/dev/null; then
-        die "some packages are missing and this is no Debian ($release): install those named in deploy/install-deps.sh by hand, then run again with --no-install"
-    fi
-    [[ $release == "debian 12" ]] ||
-        say "note: this is $release; only Debian 12 is tested"
-    as_root=()
-    if ((EUID != 0)); then
-        command -v sudo >/dev/null ||
-            die "some packages are missing: run deploy/install-deps.sh as root, then this again"
-        as_root=(sudo)
-    fi
-    step "installing packages (log: $out/logs/install.log)"
-    "${as_root[@]}" "$root/deploy/install-deps.sh" >"$out/logs/install.log" 2>&1 ||
-        die "the packages could not be installed"
-    configure --fresh >"$build_log" 2>&1 || die "cmake does not configure the build"
+command -v cmake >/dev/null ||
+    die "there is no cmake: install what deploy/install-deps.sh --list prints"
+if ! (cd "$root" && cmake --preset release) >"$build_log" 2>&1; then
+    # What an earlier try did not find must not stay remembered.
+    (cd "$root" && cmake --fresh --preset release) >"$build_log" 2>&1 ||
+        die "cmake cannot configure: a package may be missing (deploy/install-deps.sh --list)"
 fi
 cmake --build "$root/build/release" --target distilld distill-worker distill >>"$build_log" 2>&1 ||
     die "the build failed"
@@ -259,7 +256,7 @@ while :; do
     done
     workers_left=$((workers_left - 1))
     ((workers_left > 0)) || die "the last worker ended with exit code $code"
-    say "note: a worker ended with exit code $code; the job goes on with the others" >&2
+    say "note: a worker ended with exit code $code; the job goes on if cluster.min_workers are left" >&2
 done
 ((code == 0)) || exit "$code"
 

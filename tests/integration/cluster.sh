@@ -100,6 +100,20 @@ await_steps() {
     fail "stage $2 of $1 did not reach step $3"
 }
 
+# has_event JOB TEXT: one of its events says so. (Captured first: grep -q would close the pipe.)
+has_event() {
+    local all
+    all=$(distill events "$1")
+    grep -qF -- "$2" <<<"$all"
+}
+await_event() {
+    for _ in $(seq 300); do
+        has_event "$1" "$2" && return
+        sleep 0.1
+    done
+    fail "no event of $1 says: $2"
+}
+
 # small_data: drawn flowers whose number is no multiple of the batch.
 small_data() {
     mkdir -p "$DIR/data"
@@ -111,7 +125,7 @@ small_job() {
 name: small
 seed: 3
 data:
-  labelled: {format: image-folder, path: flowers, train: train.txt, val: val.txt, size: 32}
+  labelled: {format: image-folder, path: flowers, train: train.txt, val: val.txt, classes: classes.txt, size: 32}
   augment: [flip, {crop: {pad: 2}}]
 teacher:
   model: mobilenet_v2

@@ -35,17 +35,15 @@ mkdir "$DIR/empty" "$DIR/other"
 worker nodata 1 "$DIR/empty"
 await_workers 1
 job=$(distill submit "$DIR/job.yaml" --set distill.epochs=6 -q)
-for _ in $(seq 100); do distill events "$job" | grep -q NO_DATA && break; sleep 0.1; done
-distill events "$job" | grep -q NO_DATA || fail "a worker without data is not named"
-distill jobs | grep -q 'nodata\|no worker\|waiting for workers' || fail "the job does not say why it waits"
+await_event "$job" NO_DATA
+expect 0 'NO_DATA' distill jobs -o json
 cp -r "$DIR/data/flowers" "$DIR/other/flowers"
 f=$(head -n 1 "$DIR/other/flowers/train.txt" | cut -f 1)
 printf 'x' >>"$DIR/other/flowers/$f"
 worker good
 await_steps "$job" teacher 1
 worker other 1 "$DIR/other"
-for _ in $(seq 300); do distill events "$job" | grep -q 'worker refused: its data' && break; sleep 0.1; done
-distill events "$job" | grep -q 'worker refused: its data' || fail "other data was not refused"
+await_event "$job" 'worker refused: its data'
 
 note "cancel, rm, and the exit code of wait"
 distill cancel "$job"
@@ -60,7 +58,7 @@ note "pictures that cannot be read"
 head -c 100 "$DIR/data/flowers/$f" >"$DIR/torn" && cp "$DIR/torn" "$DIR/data/flowers/$f"
 job=$(distill submit "$DIR/job.yaml" --set data.labelled.max_bad_images=0.5 --set teacher.fine_tune.epochs=1 -q)
 distill wait "$job" --timeout 10m
-distill events "$job" | grep -qF "$f" || fail "the bad picture is not named"
+has_event "$job" "$f" || fail "the bad picture is not named"
 job=$(distill submit "$DIR/job.yaml" -q)
 expect 7 'BAD_IMAGES' distill wait "$job" --timeout 10m
 

@@ -22,7 +22,7 @@ await_steps "$job" distill 8
 stop a KILL
 distill wait "$job" --timeout 10m
 [ "$(digests "$job")" = "$want" ] || fail "digests differ after killed workers: $(digests "$job"), $want"
-distill events "$job" | grep -q 'worker lost' || fail "the lost worker is not among the events"
+has_event "$job" 'worker lost' || fail "the lost worker is not among the events"
 
 note "kill -9 of the coordinator, and a stop in good order"
 worker d

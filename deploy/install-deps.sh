@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Installs the Debian 12 packages that a build needs. Does nothing, and needs no network and no
+# rights, when all of them are there.
+set -euo pipefail
+
+usage() {
+    cat <<'END'
+Usage: deploy/install-deps.sh [--test] [--list]
+
+  --test   also what tests/run.sh needs: clang-format, clang-tidy, Python with gRPC
+  --list   print the packages instead of installing them
+END
+}
+
+# Compilers and tools, then the libraries in the order of ARCHITECTURE: RPC, engine, data, the rest.
+packages=(
+    build-essential cmake ninja-build pkg-config protobuf-compiler protobuf-c-compiler
+    libgrpc-dev libprotobuf-c-dev libuv1-dev libssl-dev
+    libopenblas-dev libdnnl-dev
+    libjpeg-dev libspng-dev zlib1g-dev
+    libsqlite3-dev libyaml-dev libjansson-dev libxxhash-dev libcmocka-dev
+)
+test_packages=(clang-format clang-tidy python3 python3-grpcio python3-protobuf)
+
+list=no
+while (($#)); do
+    case $1 in
+    --test) packages+=("${test_packages[@]}") ;;
+    --list) list=yes ;;
+    -h | --help)
+        usage
+        exit 0
+        ;;
+    *)
+        printf 'install-deps: unknown flag "%s"; --help shows them\n' "$1" >&2
+        exit 2
+        ;;
+    esac
+    shift
+done
+
+if [[ $list == yes ]]; then
+    printf '%s\n' "${packages[@]}"
+    exit 0
+fi
+if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
+    echo "install-deps: this is not Debian; install by hand what --list prints" >&2
+    exit 1
+fi
+
+is_installed() { # PACKAGE
+    [[ $(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null) == installed ]]
+}
+missing=()
+for p in "${packages[@]}"; do
+    is_installed "$p" || missing+=("$p")
+done
+if ((${#missing[@]} == 0)); then
+    exit 0
+fi
+
+as_root=()
+if ((EUID != 0)); then
+    command -v sudo >/dev/null || {
+        printf 'install-deps: run as root, or install sudo; missing: %s\n' "${missing[*]}" >&2
+        exit 1
+    }
+    as_root=(sudo)
+fi
+printf 'installing %d packages: %s\n' "${#missing[@]}" "${missing[*]}"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+apt() { # apt-get ARGUMENTS; its output shows only when it fails
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get -qq -y -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 "$@" >"$log" 2>&1 </dev/null || {
+        local rc=$?
+        cat "$log" >&2
+        printf 'install-deps: apt-get %s failed\n' "$1" >&2
+        return "$rc"
+    }
+}
+apt update
+apt install --no-install-recommends "${missing[@]}"
