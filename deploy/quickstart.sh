@@ -4,7 +4,7 @@
 set -euo pipefail
 
 # Drawn pictures, used when DISTILL_DATA is unset; their size is the job's.
-drawn_flags=(--size 64 --train 2500 --val 500 --seed 1)
+drawn_flags=(--size 64 --train 2000 --val 500 --seed 1)
 
 usage() {
     cat <<'END'

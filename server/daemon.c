@@ -24,7 +24,7 @@ bool kd_id_parse(const char *text, kd_job_id *out)
 void kd_answer(kd_rpc_call *call, const void *message)
 {
     kd_buf buf;
-    kd_buf_init(&buf, KD_MAX_BULK_BYTES);
+    kd_buf_init(&buf, KD_MAX_CONTROL_BYTES);
     int rc = kd_wire_pack(message, &buf);
     if (rc == 0)
         kd_rpc_reply(call, &(struct iovec){buf.data, buf.len}, 1);

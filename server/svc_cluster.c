@@ -168,6 +168,8 @@ static void on_heartbeat(kd_daemon *d, kd_worker_record *w, const Distill__V1__H
     if (w->units_at && now > w->units_at && h->units_done >= w->units) {
         double rate = (double)(h->units_done - w->units) * 1000 / (double)(now - w->units_at);
         w->units_rate = 0.7 * w->units_rate + 0.3 * rate;
+        if (w->units_rate < 1e-3)
+            w->units_rate = 0; /* idle, not ever slower */
     }
     w->units = h->units_done;
     w->units_at = now;

@@ -336,7 +336,7 @@ static void do_upload(kd_daemon *d, struct job_call *c)
 static void do_list(kd_daemon *d, struct job_call *c)
 {
     const Distill__V1__ListRequest *r = (Distill__V1__ListRequest *)c->m;
-    size_t limit = r->limit ? r->limit : 100, n = 0;
+    size_t limit = r->limit ? KD_MIN(r->limit, 1000u) : 100, n = 0;
     for (kd_job_record *j = d->jobs; j; j = j->next)
         n++;
     size_t skip = n > limit ? n - limit : 0, count = n - skip;

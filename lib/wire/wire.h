@@ -3,8 +3,8 @@
  * Generated protobuf-c structs are used as they are once they have passed kd_wire_unpack: it caps
  * the input, unpacks under a memory budget and walks the message by its descriptor, refusing bad
  * UTF-8, NUL inside a string, strings and repeated fields over their limit, unknown enum values,
- * unset oneofs (where the table says required) and non-finite floats. A handler may rely on that and
- * has only meaning left to check.
+ * unset oneofs (where the table says required) and non-finite floats. A handler may rely on that
+ * and has only meaning left to check.
  *
  * Bulk messages end with field 15, `payload`. kd_wire_split finds it without copying, the head
  * before it is unpacked as usual; kd_wire_join writes both.
@@ -26,9 +26,9 @@ int kd_wire_unpack(const ProtobufCMessageDescriptor *desc, const void *bytes, si
 /* NULL allowed. */
 void kd_wire_free(ProtobufCMessage *msg);
 
-/* Typed form: KD_UNPACK(Submit_request, ...) is not possible without the generated names, so callers
- * write  Distill__V1__SubmitRequest *m;
- *        rc = kd_wire_unpack(&distill__v1__submit_request__descriptor, p, n, (ProtobufCMessage **)&m, d); */
+/* Typed form: KD_UNPACK(Submit_request, ...) is not possible without the generated names, so
+ * callers write  Distill__V1__SubmitRequest *m; rc =
+ * kd_wire_unpack(&distill__v1__submit_request__descriptor, p, n, (ProtobufCMessage **)&m, d); */
 
 /* Appends the packed message to out (already initialised, any maximum). */
 int kd_wire_pack(const void *msg, kd_buf *out) KD_MUST_CHECK;

@@ -4,10 +4,10 @@
  * infer: batch norm folded into the convolution before it, activation and residual as post-ops.
  * A plan owns its oneDNN primitives, its packed weights and one arena laid out by lifetime; running
  * it allocates nothing. Every result is a pure function of (vector, input): the same bits on each
- * run, in each thread, whichever plan instance computes it. In an infer plan each image's logits are
- * moreover independent of its place in the batch and of its neighbours.
- * Threads: a plan belongs to one thread at a time; that thread must have called kd_engine_thread().
- * A second device would come as another implementation of this header. */
+ * run, in each thread, whichever plan instance computes it. In an infer plan each image's logits
+ * are moreover independent of its place in the batch and of its neighbours. Threads: a plan belongs
+ * to one thread at a time; that thread must have called kd_engine_thread(). A second device would
+ * come as another implementation of this header. */
 #ifndef KD_ENGINE_PLAN_H
 #define KD_ENGINE_PLAN_H
 
@@ -27,7 +27,8 @@ int kd_plan_load(kd_plan *p, const float *vector, kd_diag *diag) KD_MUST_CHECK;
 int kd_plan_forward(kd_plan *p, const float *input, float *logits, kd_diag *diag) KD_MUST_CHECK;
 /* After a forward of a train plan. d_logits [batch, classes]. gradient [vector_len] is overwritten:
  * trained elements with dL/dw; statistics with stat_weight times the batch's statistic (mean, and
- * variance with the n/(n-1) correction as PyTorch's running_var), or 0 when batch norm is frozen. */
+ * variance with the n/(n-1) correction as PyTorch's running_var), or 0 when batch norm is frozen.
+ */
 int kd_plan_backward(kd_plan *p, const float *d_logits, float stat_weight, float *gradient,
                      kd_diag *diag) KD_MUST_CHECK;
 /* Name of the first node whose output of the last forward is not finite, NULL if all are. Slow. */
@@ -44,9 +45,9 @@ void kd_engine_mend_blas(char **argv);
 /* Once per compute thread: one OpenMP and one BLAS thread, denormals as IEEE says. */
 void kd_engine_thread(void);
 typedef struct kd_engine_info {
-    char cpu[96];   /* model name */
-    char blas[64];  /* openblas_get_corename() */
-    char isa[64];   /* oneDNN effective CPU ISA */
+    char cpu[96];  /* model name */
+    char blas[64]; /* openblas_get_corename() */
+    char isa[64];  /* oneDNN effective CPU ISA */
     char onednn[32];
     kd_digest numerics; /* digest of a fixed battery: convolutions forward and backward, GEMM, exp,
                            log, in this process's kernels: equal digests compute equal bits */
