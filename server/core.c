@@ -447,6 +447,19 @@ static void on_submit(kd_core *c, const kd_core_job_setup *setup, kd_actions *ou
     }
 }
 
+/* The generation is over; its members are ready for the next one. */
+static void end_generation(kd_core *c, struct job *j, kd_actions *out)
+{
+    const struct stage *st = &j->stages[j->stage];
+    close_generation(j, out);
+    for (size_t i = 0; i < c->n_members; i++)
+        if (c->members[i].job == j->id && c->members[i].state == WORKING)
+            c->members[i].state = READY;
+    if (count_members(c, j->id, READY))
+        note(out, j->id, 0, "worker", "going on from step %llu with %zu worker(s)",
+             (unsigned long long)st->s.manifest - 1, count_members(c, j->id, READY));
+}
+
 static void on_gone(kd_core *c, struct member *m, const char *why, bool lost, kd_actions *out)
 {
     struct job *j = m->job ? find_job(c, m->job) : NULL;
@@ -463,18 +476,9 @@ static void on_gone(kd_core *c, struct member *m, const char *why, bool lost, kd
     }
     if (!j || j->state != KD_RUN_RUNNING || !worked)
         return;
-    struct stage *st = &j->stages[j->stage];
-    if (st->s.kind == KD_CORE_MEASURE)
-        return; /* try_begin asks another one */
-    if (!j->open)
-        return;
-    close_generation(j, out);
-    for (size_t i = 0; i < c->n_members; i++)
-        if (c->members[i].job == j->id && c->members[i].state == WORKING)
-            c->members[i].state = READY;
-    if (count_members(c, j->id, READY))
-        note(out, j->id, 0, "worker", "going on from step %llu with %zu worker(s)",
-             (unsigned long long)st->s.manifest - 1, count_members(c, j->id, READY));
+    /* In a stage that measures no generation is open, and try_begin asks another member. */
+    if (j->open)
+        end_generation(c, j, out);
 }
 
 static void on_ready(kd_core *c, const kd_event *ev, kd_actions *out)
@@ -569,6 +573,12 @@ void kd_core_handle(kd_core *c, const kd_event *ev, kd_time_ms now, kd_actions *
     case KD_EV_MEASURED:
         if (current && m && m->job == j->id && st->s.kind == KD_CORE_MEASURE)
             stage_done(c, j, out);
+        break;
+    case KD_EV_STALLED:
+        if (current && j->open && m && m->job == j->id && ev->generation == j->generation) {
+            note(out, j->id, m->id, "warning", "worker cannot go on: %s", ev->text ? ev->text : "");
+            end_generation(c, j, out);
+        }
         break;
     case KD_EV_COMMITTED:
         if (current && j->open && ev->generation == j->generation &&

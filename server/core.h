@@ -72,6 +72,7 @@ enum kd_event_kind {
     KD_EV_READY,     /* member, job, stage, info; text: non-empty = its info differs, and how */
     KD_EV_PROBLEM,   /* member, job, stage, worker_only, text */
     KD_EV_MEASURED,  /* member, job, stage */
+    KD_EV_STALLED,   /* member, job, stage, generation, text: it cannot go on with it */
     KD_EV_COMMITTED, /* job, stage, generation, version */
     KD_EV_SAVED,     /* job, stage, version: checkpoint durable */
     KD_EV_EVALUATED, /* job, stage, version: all units in and stored */

@@ -379,6 +379,9 @@ static int restore_job(void *arg, const kd_job_row *row, const kd_stage_row *sta
         s->row = stages[i];
         s->row.info = NULL;
         s->row.info_len = 0;
+        /* Measured costs are kept in memory until the export that follows at once. */
+        if (s->kind == KD_STAGE_EVALUATE && row->state <= KD_RUN_RUNNING)
+            s->row.done = false;
         if (stages[i].info_len &&
             kd_stage_set_info(s, stages[i].info, stages[i].info_len, &diag) != 0)
             kd_warn("stored stage information is unreadable: %s", diag.msg);

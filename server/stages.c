@@ -13,6 +13,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#define MAX_TREE_NODES (1u << 21) /* 100 MB of book-keeping */
+
 /* ---- what a stage is made of */
 
 static uint64_t epoch_steps(const Distill__V1__StageInfo *i)
@@ -41,8 +43,10 @@ static int check_info(const kd_stage_record *s, const Distill__V1__StageInfo *i,
               i->state <= KD_MAX_VECTOR_FLOATS && i->chunk_floats >= KD_MIN_CHUNK_FLOATS &&
               i->chunk_floats <= KD_MAX_CHUNK_FLOATS && i->slots > 0 && i->slots <= KD_MAX_SLOTS &&
               (i->slots & (i->slots - 1)) == 0 && i->batch >= i->slots && i->train_samples > 0 &&
-              i->train_samples <= UINT32_MAX && i->val_samples <= UINT32_MAX / 2 &&
-              i->epochs <= 10000 && i->optimizer_vectors <= 2;
+              i->train_samples <= UINT32_MAX && i->val_samples > 0 &&
+              i->val_samples <= UINT32_MAX / 2 && i->epochs <= 10000 && i->optimizer_vectors <= 2;
+    /* The reduction tree has a node for each slot and chunk, twice. */
+    ok = ok && (uint64_t)chunk_count(i) * i->slots <= MAX_TREE_NODES;
     return ok ? 0 : kd_fail(diag, -KD_EINVAL, "stage information with impossible figures");
 }
 

@@ -238,6 +238,21 @@ static void on_measured(kd_daemon *d, kd_worker_record *w, const Distill__V1__Me
         d, &(kd_event){.kind = KD_EV_MEASURED, .member = w->id, .job = id, .stage = m->stage});
 }
 
+static void on_stalled(kd_daemon *d, kd_worker_record *w, const Distill__V1__Stalled *m)
+{
+    kd_job_id id;
+    char text[KD_CORE_TEXT];
+    if (!kd_id_parse(m->job, &id))
+        return;
+    snprintf(text, sizeof text, "%.380s", m->text);
+    kd_daemon_event(d, &(kd_event){.kind = KD_EV_STALLED,
+                                   .member = w->id,
+                                   .job = id,
+                                   .stage = m->stage,
+                                   .generation = m->generation,
+                                   .text = text});
+}
+
 static void on_log(kd_daemon *d, kd_worker_record *w, const Distill__V1__WorkerLog *l)
 {
     kd_job_id id;
@@ -301,6 +316,9 @@ static void loop_control(kd_daemon *d, void *arg)
             break;
         case DISTILL__V1__WORKER_MESSAGE__KIND_MEASURED:
             on_measured(d, w, t->m->measured);
+            break;
+        case DISTILL__V1__WORKER_MESSAGE__KIND_STALLED:
+            on_stalled(d, w, t->m->stalled);
             break;
         default: /* released: nothing waits for it */
             break;

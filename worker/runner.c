@@ -49,7 +49,8 @@ struct kd_runner {
     kd_runner_status status;
     int calls; /* started and not yet answered */
     int pushes;
-    bool over; /* this generation cannot go on */
+    bool over;           /* this generation cannot go on */
+    char over_text[256]; /* why */
     struct version next;
     bool *sum_there, *sum_checkpoint; /* [chunks] */
     uint8_t *redo; /* [chunks] bit WANT_x: the call failed and is to be repeated */
@@ -97,6 +98,15 @@ static void send_problem(kd_runner *r, const char *job, uint32_t stage, bool wor
     r->cfg.send(r->cfg.arg, &m);
 }
 
+/* Under r->mu: this generation cannot go on here; the first reason counts. */
+static void give_up(kd_runner *r, const char *why)
+{
+    if (!r->over)
+        snprintf(r->over_text, sizeof r->over_text, "%.250s", why);
+    r->over = true;
+    pthread_cond_broadcast(&r->changed);
+}
+
 /* Once a stage: the first problem is the one that tells. */
 static void stage_problem(kd_runner *r, const char *code, const char *text)
 {
@@ -104,8 +114,7 @@ static void stage_problem(kd_runner *r, const char *code, const char *text)
         send_problem(r, r->stage_job, r->stage_index, false, code, text);
     atomic_store(&r->cancel, true);
     pthread_mutex_lock(&r->mu);
-    r->over = true;
-    pthread_cond_broadcast(&r->changed);
+    give_up(r, text);
     pthread_mutex_unlock(&r->mu);
 }
 
@@ -243,6 +252,8 @@ static int session_open(kd_runner *r, const Distill__V1__Prepare *p, const char 
     rc = kd_data_open(&cfg, r->cfg.data_root, NULL, NULL, &ss->data, diag);
     if (rc == 0 && kd_data_train_count(ss->data) == 0)
         rc = kd_fail(diag, -KD_EINVAL, "the training list %s is empty", d->train);
+    if (rc == 0 && kd_data_val_count(ss->data) == 0)
+        rc = kd_fail(diag, -KD_EINVAL, "the validation list %s is empty", d->val);
     if (rc != 0) {
         kd_data_free(ss->data);
         free(ss);
@@ -528,15 +539,12 @@ static void on_answer(void *arg, int code, const char *text, const uint8_t *payl
         case WANT_PUSH:
             break;
         }
-    } else if (!transient(code) && !r->over) {
-        kd_debug("generation ends here: %s", text);
-        r->over = true;
-    }
-    if (code != 0 && transient(code) && bulk) {
+    } else if (transient(code) && bulk) {
         r->redo[c->chunk] |= (uint8_t)(1u << c->want);
         r->redos++;
-    } else if (code != 0 && transient(code)) {
-        r->over = true; /* what was sent may be lost; the coordinator will begin again */
+    } else {
+        /* Refused, or what was sent may be lost. */
+        give_up(r, text);
     }
     r->calls--;
     r->pushes -= c->want == WANT_PUSH;
@@ -801,7 +809,7 @@ static bool fill_teacher(kd_runner *r, uint64_t step)
     if (rc != 0) {
         kd_warn("no answer from the logit bank: %s", diag.msg);
         pthread_mutex_lock(&r->mu);
-        r->over = true;
+        give_up(r, diag.msg);
         pthread_mutex_unlock(&r->mu);
     }
     kd_buf_clear(&found);
@@ -1002,9 +1010,8 @@ static void eval_one(void *arg, int item, int thread)
             usleep(RETRY_MS * 1000);
     } while (rc != 0 && transient(rc) && !stopped(r));
     if (rc != 0) {
-        kd_debug("evaluation ends here: %s", diag.msg);
         pthread_mutex_lock(&r->mu);
-        r->over = true;
+        give_up(r, diag.msg);
         pthread_mutex_unlock(&r->mu);
     }
 }
@@ -1060,6 +1067,46 @@ static bool load_version(kd_runner *r, uint64_t version)
     return true;
 }
 
+/* From its version to the last one; false when it ended before. */
+static bool run_generation(kd_runner *r, const Distill__V1__Begin *b)
+{
+    const kd_stage_shape *h = kd_stage_shape_of(r->stage);
+    if (!load_version(r, b->version))
+        return false;
+    bool due = b->evaluate_first;
+    for (;;) {
+        if (due && !evaluate(r))
+            return false;
+        if (r->version >= r->last_version)
+            return true;
+        if (!train_step(r))
+            return false;
+        due = r->version == r->last_version || (r->version - 1) % h->epoch_steps == 0;
+    }
+}
+
+/* Nobody ended the generation, yet it cannot go on here: without a word the job would wait for
+ * ever. Where the coordinator has ended it already, this changes nothing. */
+static void send_stalled(kd_runner *r)
+{
+    char why[sizeof r->over_text];
+    pthread_mutex_lock(&r->mu);
+    memcpy(why, r->over_text, sizeof why);
+    bool leaving = r->leaving;
+    pthread_mutex_unlock(&r->mu);
+    if (leaving)
+        return;
+    Distill__V1__Stalled d = DISTILL__V1__STALLED__INIT;
+    d.job = r->ref.job;
+    d.stage = r->ref.stage;
+    d.generation = r->ref.generation;
+    d.text = why;
+    Distill__V1__WorkerMessage m = DISTILL__V1__WORKER_MESSAGE__INIT;
+    m.kind_case = DISTILL__V1__WORKER_MESSAGE__KIND_STALLED;
+    m.stalled = &d;
+    r->cfg.send(r->cfg.arg, &m);
+}
+
 static void do_begin(kd_runner *r, const Distill__V1__Begin *b)
 {
     if (!r->stage || !kd_stage_graph(r->stage) || strcmp(r->stage_job, b->job) != 0 ||
@@ -1084,20 +1131,12 @@ static void do_begin(kd_runner *r, const Distill__V1__Begin *b)
     }
     pthread_mutex_lock(&r->mu);
     r->over = false;
+    r->over_text[0] = '\0';
     pthread_mutex_unlock(&r->mu);
-    if (!load_version(r, b->version))
-        return;
-    bool due = b->evaluate_first;
-    for (;;) {
-        if (due && !evaluate(r))
-            return;
-        if (r->version >= r->last_version)
-            break;
-        if (!train_step(r))
-            return;
-        due = r->version == r->last_version || (r->version - 1) % h->epoch_steps == 0;
-    }
-    set_phase(r, "waiting", r->version);
+    if (run_generation(r, b))
+        set_phase(r, "waiting", r->version);
+    else if (!atomic_load(&r->cancel))
+        send_stalled(r);
 }
 
 /* ---- the thread */

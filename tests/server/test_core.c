@@ -402,6 +402,13 @@ static void test_core_random_faults(void **state)
                 lose(&s, m);
             else if (what < 15 && s.n_jobs > 1)
                 feed(&s, &(kd_event){.kind = KD_EV_CANCEL, .job = s.jobs[s.n_jobs - 1].id});
+            else if (what < 17 && m->id && m->state == SIM_BEGUN) /* often of a past generation */
+                feed(&s, &(kd_event){.kind = KD_EV_STALLED,
+                                     .member = m->id,
+                                     .job = m->job,
+                                     .stage = m->stage,
+                                     .generation = m->begin.generation,
+                                     .text = "a push was lost"});
             else if (what < 25)
                 feed(&s, &(kd_event){.kind = KD_EV_TICK});
             else
