@@ -13,7 +13,7 @@ finish() {
     local rc=$?
     for p in "${PIDS[@]}"; do kill -9 "$p" 2>/dev/null || true; done
     wait 2>/dev/null || true
-    if grep -lE 'ERROR: (Address|Leak|Thread)Sanitizer|runtime error:|BUG: ' "$DIR"/*.log 2>/dev/null; then
+    if grep -lE '(ERROR: (Address|Leak)|WARNING: Thread)Sanitizer|runtime error:|BUG: ' "$DIR"/*.log 2>/dev/null; then
         echo "a sanitizer or a check complained in the logs above"
         rc=1
     fi
