@@ -8,6 +8,7 @@
 #include "models/models.h"
 #include "pool.h"
 #include "stage.h"
+#include "teaching.h"
 #include "tree.h"
 #include "wire/wire.h"
 
@@ -20,9 +21,6 @@
 
 #define PUSHES_IN_FLIGHT 8
 #define RETRY_MS 100
-#define MAX_LOGIT_BYTES                                                                            \
-    ((size_t)256 << 20) /* teacher logits kept in memory                                           \
-                         */
 
 struct command {
     struct command *next;
@@ -70,10 +68,7 @@ struct kd_runner {
     uint64_t version; /* that `now` holds */
     float *state;     /* [state_vectors][floats]; only own chunks are kept up */
     kd_reducer *reducer;
-    float *teacher; /* [slot_count * slot_batch][classes] of this step */
-    float *logits;  /* kept: [views][n_train][classes] */
-    bool *logits_have;
-    uint32_t logit_views;
+    kd_teaching *teaching; /* NULL when the loss needs no teacher */
     atomic_uint_fast64_t units, forwards, hits;
     atomic_uint bad_images;
     atomic_bool failed; /* a problem was reported for this stage */
@@ -198,12 +193,11 @@ static void stage_close(kd_runner *r)
     free(r->redo);
     free(r->sums);
     free(r->state);
-    free(r->teacher);
-    free(r->logits);
-    free(r->logits_have);
-    r->sum_there = r->sum_checkpoint = r->logits_have = NULL;
+    kd_teaching_free(r->teaching);
+    r->teaching = NULL;
+    r->sum_there = r->sum_checkpoint = NULL;
     r->redo = NULL;
-    r->sums = r->state = r->teacher = r->logits = NULL;
+    r->sums = r->state = NULL;
     r->stage_job[0] = '\0';
 }
 
@@ -269,6 +263,17 @@ static int session_open(kd_runner *r, const Distill__V1__Prepare *p, const char 
     return 0;
 }
 
+static bool step_stopped(void *arg)
+{
+    kd_runner *r = arg;
+    if (atomic_load(&r->cancel))
+        return true;
+    pthread_mutex_lock(&r->mu);
+    bool over = r->over || r->leaving;
+    pthread_mutex_unlock(&r->mu);
+    return over;
+}
+
 static void *take(size_t count, size_t size)
 {
     void *p = calloc(count ? count : 1, size);
@@ -278,8 +283,6 @@ static void *take(size_t count, size_t size)
 static int stage_buffers(kd_runner *r, kd_diag *diag)
 {
     const kd_stage_shape *h = kd_stage_shape_of(r->stage);
-    const kd_session *ss = r->session;
-    size_t classes = (size_t)ss->classes;
     r->reducer = kd_reducer_new(h->slots, h->floats);
     r->now.vector = take(h->floats, sizeof(float));
     r->next.vector = take(h->floats, sizeof(float));
@@ -292,24 +295,21 @@ static int stage_buffers(kd_runner *r, kd_diag *diag)
     r->state = take(h->floats * (size_t)h->state_vectors, sizeof(float));
     bool ok = r->now.vector && r->next.vector && r->now.have && r->next.have && r->sum_there &&
               r->sum_checkpoint && r->redo && r->sums && r->state;
-    if (ok && h->needs_teacher) {
-        const kd_train_spec *t = &ss->job.distill;
-        size_t all = 0;
-        r->teacher = take((size_t)h->slots * h->slot_batch * classes, sizeof(float));
-        r->logit_views = t->views > 0 ? (uint32_t)t->views : 0;
-        if (!kd_mul_size(r->logit_views * ss->n_train, classes * sizeof(float), &all) ||
-            all > MAX_LOGIT_BYTES)
-            r->logit_views = 0;
-        if (r->logit_views) {
-            r->logits = take(all, 1);
-            r->logits_have = take(r->logit_views * ss->n_train, sizeof(bool));
-            ok = r->logits && r->logits_have;
-        }
-        ok = ok && r->teacher;
-    }
-    return ok ? 0
-              : kd_fail(diag, -KD_ENOMEM, "no memory for %zu parameters and their gradients",
-                        h->floats);
+    if (!ok)
+        return kd_fail(diag, -KD_ENOMEM, "no memory for %zu parameters and their gradients",
+                       h->floats);
+    if (!h->needs_teacher)
+        return 0;
+    kd_teaching_config cfg = {.stage = r->stage,
+                              .session = r->session,
+                              .pool = r->pool,
+                              .channel = r->cfg.channel,
+                              .views = r->session->job.distill.views,
+                              .stopped = step_stopped,
+                              .arg = r,
+                              .forwards = &r->forwards,
+                              .hits = &r->hits};
+    return kd_teaching_new(&cfg, &r->teaching, diag);
 }
 
 static int fetch_blob(kd_runner *r, const char *job, const char *digest, uint8_t **out, size_t *len,
@@ -611,16 +611,6 @@ static void wait_for_calls(kd_runner *r, uint64_t slice_version)
     }
 }
 
-static bool stopped(kd_runner *r)
-{
-    if (atomic_load(&r->cancel))
-        return true;
-    pthread_mutex_lock(&r->mu);
-    bool over = r->over || r->leaving;
-    pthread_mutex_unlock(&r->mu);
-    return over;
-}
-
 /* Waits until no call is under way. Calls that wait for others are answered by
  * the coordinator when it ends the generation. */
 static void settle_calls(kd_runner *r)
@@ -657,170 +647,6 @@ static void publish(kd_runner *r, uint64_t version, uint32_t chunk, const float 
     finish_start(c, rc);
 }
 
-/* ---- teacher logits */
-
-struct teach {
-    kd_runner *r;
-    const uint32_t *pairs; /* [n][2] sample, view */
-    float *logits;         /* [n][classes] */
-};
-
-static void teach_one(void *arg, int item, int thread)
-{
-    struct teach *t = arg;
-    kd_runner *r = t->r;
-    kd_diag diag = {0};
-    size_t classes = (size_t)r->session->classes;
-    if (atomic_load(&r->cancel))
-        return;
-    if (kd_stage_teach(r->stage, thread, t->pairs[2 * item], t->pairs[2 * item + 1],
-                       t->logits + (size_t)item * classes, &diag) != 0)
-        stage_problem(r, "INTERNAL", diag.msg);
-    atomic_fetch_add(&r->forwards, 1);
-}
-
-struct place {
-    uint32_t sample, view;
-    size_t at; /* row of r->teacher */
-};
-
-static int by_pair(const void *a, const void *b)
-{
-    const struct place *x = a, *y = b;
-    if (x->sample != y->sample)
-        return x->sample < y->sample ? -1 : 1;
-    return x->view < y->view ? -1 : x->view > y->view;
-}
-
-static float *kept_logits(kd_runner *r, uint32_t sample, uint32_t view, bool **out_have)
-{
-    if (view >= r->logit_views)
-        return NULL;
-    size_t i = (size_t)view * r->session->n_train + sample;
-    *out_have = &r->logits_have[i];
-    return r->logits + i * (size_t)r->session->classes;
-}
-
-static void put_row(kd_runner *r, const struct place *p, const float *logits)
-{
-    size_t bytes = (size_t)r->session->classes * sizeof(float);
-    bool *have = NULL;
-    float *kept = kept_logits(r, p->sample, p->view, &have);
-    if (kept && kept != logits) {
-        memcpy(kept, logits, bytes);
-        *have = true;
-    }
-    memcpy(r->teacher + p->at * (size_t)r->session->classes, logits, bytes);
-}
-
-/* Fills r->teacher for the own units of a step: from memory, else the bank,
- * else the teacher, whose answers go to the bank. */
-static bool fill_teacher(kd_runner *r, uint64_t step)
-{
-    const kd_stage_shape *h = kd_stage_shape_of(r->stage);
-    size_t n_all = (size_t)r->slot_count * h->slot_batch, classes = (size_t)r->session->classes;
-    struct place *want = kd_xalloc(n_all * sizeof *want);
-    uint32_t *samples = kd_xalloc(h->slot_batch * sizeof *samples), view;
-    uint32_t *pairs = kd_xalloc(n_all * 2 * sizeof *pairs);
-    float *fresh = NULL;
-    uint8_t *records = NULL;
-    size_t n = 0, record = 8 + 4 * classes;
-    kd_buf found;
-    kd_buf_init(&found, KD_MAX_PAYLOAD_BYTES);
-    for (uint32_t k = 0; k < r->slot_count; k++) {
-        kd_stage_samples(r->stage, step, r->slot_first + k, samples, &view);
-        for (uint32_t i = 0; i < h->slot_batch; i++) {
-            struct place p = {samples[i], view, (size_t)k * h->slot_batch + i};
-            bool *have = NULL;
-            float *kept = kept_logits(r, p.sample, p.view, &have);
-            if (kept && *have)
-                put_row(r, &p, kept);
-            else
-                want[n++] = p;
-        }
-    }
-    qsort(want, n, sizeof *want, by_pair); /* padding repeats samples: ask for each once */
-    size_t asked = 0;
-    for (size_t i = 0; i < n; i++)
-        if (i == 0 || by_pair(&want[i], &want[i - 1]) != 0) {
-            pairs[2 * asked] = want[i].sample;
-            pairs[2 * asked++ + 1] = want[i].view;
-        }
-    kd_diag diag = {0};
-    int rc = 0;
-    do {
-        found.len = 0;
-        rc = asked ? kd_exchange_get_logits(r->cfg.channel, &r->ref, kd_stage_bank(r->stage), pairs,
-                                            asked, &found, &diag)
-                   : 0;
-        if (rc != 0 && transient(rc))
-            usleep(RETRY_MS * 1000);
-    } while (rc != 0 && transient(rc) && !stopped(r));
-    size_t missing = 0, hits = found.len / record;
-    if (rc == 0 && asked) {
-        /* The bank answers in the order that was asked, leaving out what it has
-         * not. */
-        size_t w = 0, f = 0;
-        for (size_t i = 0; i < asked; i++) {
-            uint32_t pair[2] = {pairs[2 * i], pairs[2 * i + 1]};
-            const char *at = found.data + f * record;
-            if (f < hits && memcmp(at, pair, 8) == 0) {
-                float *row = (float *)(void *)malloc(classes * sizeof(float));
-                KD_BUG_ON(!row);
-                memcpy(row, at + 8, classes * sizeof(float));
-                for (; w < n && want[w].sample == pair[0] && want[w].view == pair[1]; w++)
-                    put_row(r, &want[w], row);
-                free(row);
-                f++;
-            } else {
-                for (; w < n && want[w].sample == pair[0] && want[w].view == pair[1]; w++)
-                    want[missing++] = want[w];
-            }
-        }
-        n = missing;
-        atomic_fetch_add(&r->hits, hits);
-        asked = 0;
-        for (size_t i = 0; i < n; i++)
-            if (i == 0 || by_pair(&want[i], &want[i - 1]) != 0) {
-                pairs[2 * asked] = want[i].sample;
-                pairs[2 * asked++ + 1] = want[i].view;
-            }
-    }
-    if (rc == 0 && asked && !stopped(r)) {
-        fresh = malloc(asked * classes * sizeof *fresh);
-        records = malloc(asked * record);
-        KD_BUG_ON(!fresh || !records);
-        struct teach t = {r, pairs, fresh};
-        kd_pool_start(r->pool, (int)asked, teach_one, &t);
-        kd_pool_wait(r->pool);
-        size_t w = 0;
-        for (size_t i = 0; i < asked; i++) {
-            memcpy(records + i * record, &pairs[2 * i], 8);
-            memcpy(records + i * record + 8, fresh + i * classes, classes * sizeof *fresh);
-            for (; w < n && want[w].sample == pairs[2 * i] && want[w].view == pairs[2 * i + 1]; w++)
-                put_row(r, &want[w], fresh + i * classes);
-        }
-        /* A bank that cannot take them costs another job a teacher pass, no more.
-         */
-        if (!stopped(r) && kd_exchange_put_logits(r->cfg.channel, &r->ref, kd_stage_bank(r->stage),
-                                                  records, asked * record, &diag) != 0)
-            kd_warn("logits were not stored: %s", diag.msg);
-    }
-    if (rc != 0) {
-        kd_warn("no answer from the logit bank: %s", diag.msg);
-        pthread_mutex_lock(&r->mu);
-        give_up(r, diag.msg);
-        pthread_mutex_unlock(&r->mu);
-    }
-    kd_buf_clear(&found);
-    free(want);
-    free(samples);
-    free(pairs);
-    free(fresh);
-    free(records);
-    return rc == 0 && !stopped(r);
-}
-
 /* ---- units of a step */
 
 static void push_node(kd_runner *r, uint64_t step, uint32_t node, const float *gradient,
@@ -846,7 +672,6 @@ static void push_node(kd_runner *r, uint64_t step, uint32_t node, const float *g
 static void run_unit(void *arg, int item, int thread)
 {
     kd_runner *r = arg;
-    const kd_stage_shape *h = kd_stage_shape_of(r->stage);
     uint64_t step = r->version - 1; /* from 0 */
     uint32_t slot = r->slot_first + (uint32_t)item;
     if (atomic_load(&r->cancel))
@@ -854,8 +679,7 @@ static void run_unit(void *arg, int item, int thread)
     kd_diag diag = {0};
     kd_tree_sums sums, node_sums;
     float *gradient = kd_reducer_take(r->reducer);
-    const float *teacher =
-        r->teacher ? r->teacher + (size_t)item * h->slot_batch * (size_t)r->session->classes : NULL;
+    const float *teacher = r->teaching ? kd_teaching_rows(r->teaching, (uint32_t)item) : NULL;
     int rc = gradient ? kd_stage_unit(r->stage, thread, step, slot, r->now.vector, r->tag, teacher,
                                       gradient, &sums, &diag)
                       : kd_fail(&diag, -KD_ENOMEM, "no memory for a gradient");
@@ -952,12 +776,25 @@ static void finish_step(kd_runner *r)
     pthread_mutex_unlock(&r->mu);
 }
 
+static bool fill_teacher(kd_runner *r)
+{
+    kd_diag diag = {0};
+    int rc =
+        kd_teaching_fill(r->teaching, &r->ref, r->version - 1, r->slot_first, r->slot_count, &diag);
+    if (rc != 0 && rc != -KD_ECANCELED) {
+        pthread_mutex_lock(&r->mu);
+        give_up(r, diag.msg);
+        pthread_mutex_unlock(&r->mu);
+    }
+    return rc == 0 && !step_stopped(r);
+}
+
 static bool train_step(kd_runner *r)
 {
     const kd_stage_shape *h = kd_stage_shape_of(r->stage);
     uint32_t cover[64];
     set_phase(r, "training", r->version);
-    if (r->teacher && !fill_teacher(r, r->version - 1))
+    if (r->teaching && !fill_teacher(r))
         return false;
     kd_reducer_start(r->reducer, cover, 0);
     int nodes = r->slot_count ? kd_tree_cover(h->slots, r->slot_first, r->slot_count, cover) : 0;
@@ -970,12 +807,12 @@ static bool train_step(kd_runner *r)
         start_call(r, own(r, k) ? WANT_SUM : WANT_SLICE, r->version + (own(r, k) ? 0 : 1), k);
     look_ahead(r, r->version + 1);
     finish_step(r);
-    bool ok = !stopped(r);
+    bool ok = !step_stopped(r);
     if (!ok)
         kd_pool_drop(r->pool);
     kd_pool_wait(r->pool);
     settle_calls(r);
-    if (!ok || stopped(r))
+    if (!ok || step_stopped(r))
         return false;
     set_now(r, r->version + 1);
     return true;
@@ -1008,7 +845,7 @@ static void eval_one(void *arg, int item, int thread)
         rc = kd_exchange_gather(r->cfg.channel, &r->ref, r->version, unit, rows, (size_t)n, &diag);
         if (rc != 0 && transient(rc))
             usleep(RETRY_MS * 1000);
-    } while (rc != 0 && transient(rc) && !stopped(r));
+    } while (rc != 0 && transient(rc) && !step_stopped(r));
     if (rc != 0) {
         pthread_mutex_lock(&r->mu);
         give_up(r, diag.msg);
@@ -1026,7 +863,7 @@ static bool evaluate(kd_runner *r)
     int n = (int)((h->eval_units - r->rank + r->members - 1) / r->members);
     kd_pool_start(r->pool, n, eval_one, &e);
     kd_pool_wait(r->pool);
-    return !stopped(r);
+    return !step_stopped(r);
 }
 
 /* ---- a generation */
@@ -1055,7 +892,7 @@ static bool load_version(kd_runner *r, uint64_t version)
         wait_for_calls(r, version);
     pthread_mutex_unlock(&r->mu);
     settle_calls(r);
-    if (stopped(r))
+    if (step_stopped(r))
         return false;
     set_now(r, version);
     if (version == 1 &&

@@ -1,0 +1,34 @@
+/* Teacher logits of the units of a step: from memory, else the bank, else the teacher itself, whose
+ * answers go to the bank for everybody.
+ *
+ * Threads: the runner's; the teacher runs on the pool. */
+#ifndef KD_WORKER_TEACHING_H
+#define KD_WORKER_TEACHING_H
+
+#include "pool.h"
+#include "stage.h"
+
+#include <stdatomic.h>
+
+typedef struct kd_teaching_config {
+    kd_stage *stage;
+    const kd_session *session;
+    kd_pool *pool;
+    kd_rpc_channel *channel;
+    int views; /* of the job: 0 = a new one each epoch, which is not worth keeping */
+    /* True when the step is no longer wanted. */
+    bool (*stopped)(void *arg);
+    void *arg;
+    atomic_uint_fast64_t *forwards, *hits; /* counted up */
+} kd_teaching_config;
+
+typedef struct kd_teaching kd_teaching;
+int kd_teaching_new(const kd_teaching_config *cfg, kd_teaching **out, kd_diag *diag) KD_MUST_CHECK;
+void kd_teaching_free(kd_teaching *t);
+/* Gets the logits for slots [first, first+count) of a step (from 0). -KD_ECANCELED when stopped. */
+int kd_teaching_fill(kd_teaching *t, const kd_stage_ref *ref, uint64_t step, uint32_t first,
+                     uint32_t count, kd_diag *diag) KD_MUST_CHECK;
+/* After fill: [slot_batch, classes] of the item-th of those slots. */
+const float *kd_teaching_rows(const kd_teaching *t, uint32_t item);
+
+#endif
