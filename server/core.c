@@ -216,6 +216,8 @@ static uint64_t border_before(const kd_core_stage_info *info, uint64_t version)
     return (version - 2) / info->epoch_steps * info->epoch_steps + 1;
 }
 
+static void stage_check(kd_core *c, struct job *j, kd_actions *out);
+
 static void begin(kd_core *c, struct job *j, kd_actions *out)
 {
     struct stage *st = &j->stages[j->stage];
@@ -261,6 +263,8 @@ static void begin(kd_core *c, struct job *j, kd_actions *out)
         b.rank++;
     }
     set_state(j, KD_RUN_RUNNING, "", out);
+    /* A restart may find everything done but the stage's end. */
+    stage_check(c, j, out);
 }
 
 static void enter_stage(kd_core *c, struct job *j, kd_actions *out);

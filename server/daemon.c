@@ -327,13 +327,18 @@ static void carry_out(kd_daemon *d, const kd_action *a)
 
 void kd_daemon_event(kd_daemon *d, const kd_event *ev)
 {
-    /* Carrying out an action may raise another event (a worker that cannot be reached is lost), so
-     * each call has its own list. */
-    kd_actions actions = {0};
-    kd_core_handle(d->core, ev, kd_clock_ms(), &actions);
-    for (size_t i = 0; i < actions.count; i++)
-        carry_out(d, &actions.items[i]);
-    kd_actions_clear(&actions);
+    /* Carrying out an action may raise another event (an export that is done, a worker that cannot be
+     * reached). Its actions come after those still to do: the core decided them in that order. */
+    kd_core_handle(d->core, ev, kd_clock_ms(), &d->actions);
+    if (d->carrying)
+        return;
+    d->carrying = true;
+    for (size_t i = 0; i < d->actions.count; i++) {
+        kd_action a = d->actions.items[i]; /* the list may move */
+        carry_out(d, &a);
+    }
+    kd_actions_clear(&d->actions);
+    d->carrying = false;
 }
 
 /* ---- the loop */

@@ -105,6 +105,8 @@ struct kd_daemon {
     kd_state state;
     kd_bank_store *bank;
     kd_core *core;
+    kd_actions actions; /* of events under way, in order */
+    bool carrying;
     kd_job_record *jobs;
     kd_worker_record *workers;
     kd_watcher *watchers;

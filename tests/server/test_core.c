@@ -29,7 +29,8 @@ struct sim_job {
     uint32_t stage;
     bool open, exporting;
     uint64_t generation, version, last, steps, saved, evaluated, every;
-    uint64_t manifest[KD_CORE_STAGES];
+    uint64_t manifest[KD_CORE_STAGES], stored_evaluation[KD_CORE_STAGES];
+    uint32_t min_workers, max_workers;
     uint64_t newest_begun;
     bool wanted_checkpoint;
     int rollbacks;
@@ -44,6 +45,7 @@ struct sim {
     int n_jobs;
     kd_member_id next_member;
     kd_core_stage_info info;
+    uint64_t epoch;
 };
 
 static struct sim_job *job_of(struct sim *s, kd_job_id id)
@@ -173,7 +175,11 @@ static void feed(struct sim *s, const kd_event *ev)
 static void submit(struct sim *s, uint32_t min, uint32_t max, uint64_t epochs)
 {
     struct sim_job *j = &s->jobs[s->n_jobs++];
-    *j = (struct sim_job){.id = 0x100000000000u + (kd_job_id)s->n_jobs, .version = 1, .every = 3};
+    *j = (struct sim_job){.id = 0x100000000000u + (kd_job_id)s->n_jobs,
+                          .version = 1,
+                          .every = 3,
+                          .min_workers = min,
+                          .max_workers = max};
     for (int i = 0; i < KD_CORE_STAGES; i++)
         j->manifest[i] = 1;
     kd_core_job_setup setup = {.id = j->id, .min_workers = min, .max_workers = max, .n_stages = 4};
@@ -201,6 +207,41 @@ static void lose(struct sim *s, struct sim_member *m)
     kd_member_id id = m->id;
     *m = (struct sim_member){0};
     feed(s, &(kd_event){.kind = KD_EV_LOST, .member = id, .text = "killed"});
+}
+
+/* The coordinator dies: what is stored comes back, members are gone. */
+static void restart(struct sim *s)
+{
+    kd_core_free(s->core);
+    s->core = kd_core_new(++s->epoch);
+    memset(s->members, 0, sizeof s->members);
+    for (int i = 0; i < s->n_jobs; i++)
+        s->jobs[i].open = s->jobs[i].exporting = false;
+    for (int i = 0; i < s->n_jobs; i++) {
+        struct sim_job *j = &s->jobs[i];
+        if (j->state >= KD_RUN_SUCCEEDED)
+            continue;
+        /* It may have died after the last version was stored and before the stage's end was. */
+        if (j->stage > 0 && j->manifest[j->stage] == 1 && kd_rng_below(&s->rng, 2))
+            j->stage--;
+        j->version = j->manifest[j->stage];
+        j->evaluated = j->stored_evaluation[j->stage];
+        kd_core_job_setup setup = {.id = j->id,
+                                   .min_workers = j->min_workers,
+                                   .max_workers = j->max_workers,
+                                   .n_stages = 4,
+                                   .started = j->state == KD_RUN_RUNNING};
+        static const enum kd_core_stage_kind kinds[] = {KD_CORE_TRAIN, KD_CORE_TRAIN,
+                                                        KD_CORE_MEASURE, KD_CORE_EXPORT};
+        for (uint32_t k = 0; k < 4; k++)
+            setup.stages[k] = (kd_core_stage_setup){.kind = kinds[k],
+                                                    .done = k < j->stage,
+                                                    .manifest = j->manifest[k],
+                                                    .evaluated = j->stored_evaluation[k],
+                                                    .has_info = k < j->stage || j->manifest[k] > 1,
+                                                    .info = s->info};
+        feed(s, &(kd_event){.kind = KD_EV_SUBMIT, .setup = &setup});
+    }
 }
 
 /* One thing that a real worker or exchange might do next. */
@@ -232,6 +273,7 @@ static void act(struct sim *s)
         bool border = j->version == j->last || (j->version > 1 && (j->version - 1) % 4 == 0);
         if (border && j->evaluated < j->version && kd_rng_below(&s->rng, 2)) {
             j->evaluated = j->version;
+            j->stored_evaluation[j->stage] = j->version;
             ev.kind = KD_EV_EVALUATED;
             ev.version = j->version;
             feed(s, &ev);
@@ -240,7 +282,7 @@ static void act(struct sim *s)
             ev.version = ++j->version;
             ev.kind = KD_EV_COMMITTED;
             feed(s, &ev);
-        } else if (j->version == j->last || j->wanted_checkpoint) {
+        } else if (j->version > j->saved && (j->version == j->last || j->wanted_checkpoint)) {
             j->saved = j->version;
             j->wanted_checkpoint = false;
             ev.kind = KD_EV_SAVED;
@@ -278,7 +320,7 @@ static void run_until_over(struct sim *s, int limit)
 
 static void start(struct sim *s, uint64_t seed)
 {
-    *s = (struct sim){.core = kd_core_new(1), .now = 1000};
+    *s = (struct sim){.core = kd_core_new(1), .now = 1000, .epoch = 1};
     kd_rng_init(&s->rng, seed, KD_RNG_TEST, 0, 0);
 }
 
@@ -400,7 +442,9 @@ static void test_core_random_faults(void **state)
                 join(&s);
             else if (what < 14 && m->id)
                 lose(&s, m);
-            else if (what < 15 && s.n_jobs > 1)
+            else if (what < 15 && i % 5 == 0)
+                restart(&s);
+            else if (what < 15 && s.n_jobs > 1 && i % 3 == 0)
                 feed(&s, &(kd_event){.kind = KD_EV_CANCEL, .job = s.jobs[s.n_jobs - 1].id});
             else if (what < 17 && m->id && m->state == SIM_BEGUN) /* often of a past generation */
                 feed(&s, &(kd_event){.kind = KD_EV_STALLED,
