@@ -87,11 +87,7 @@ int main(int argc, char **argv)
             cfg.lease_ms = (uint32_t)number("--lease-ms", optarg, 100, 600000);
             break;
         case 'v': {
-            static const char *const names[] = {"err", "warn", "info", "debug"};
-            int level = -1;
-            for (int i = 0; i < 4; i++)
-                if (strcmp(optarg, names[i]) == 0)
-                    level = i;
+            int level = kd_log_level_of(optarg);
             if (level < 0) {
                 fprintf(stderr, "distilld: --log-level wants err, warn, info or debug\n");
                 return 2;

@@ -100,11 +100,7 @@ int main(int argc, char **argv)
             cfg.cache_bytes = (size_t)number("--cache-bytes", optarg, 0, 1ll << 42);
             break;
         case 'v': {
-            static const char *const names[] = {"err", "warn", "info", "debug"};
-            int level = -1;
-            for (int i = 0; i < 4; i++)
-                if (strcmp(optarg, names[i]) == 0)
-                    level = i;
+            int level = kd_log_level_of(optarg);
             if (level < 0) {
                 fprintf(stderr, "distill-worker: --log-level wants err, warn, info or debug\n");
                 return 2;

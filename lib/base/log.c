@@ -20,17 +20,24 @@ void kd_log_set_name(const char *name)
     g_name = name;
 }
 
+int kd_log_level_of(const char *word)
+{
+    static const char *const words[] = {"err", "warn", "info", "debug"};
+    for (int i = 0; i < 4; i++)
+        if (strcmp(word, words[i]) == 0)
+            return i;
+    return -1;
+}
+
 static int current_level(void)
 {
     int level = atomic_load(&g_level);
     if (level >= 0)
         return level;
-    static const char *const names[] = {"err", "warn", "info", "debug"};
     const char *env = getenv("KD_LOG");
-    level = KD_LOG_INFO;
-    for (int i = 0; env && i < 4; i++)
-        if (strcmp(env, names[i]) == 0)
-            level = i;
+    level = env ? kd_log_level_of(env) : KD_LOG_INFO;
+    if (level < 0)
+        level = KD_LOG_INFO;
     atomic_store(&g_level, level);
     return level;
 }

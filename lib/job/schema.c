@@ -94,7 +94,7 @@ const kd_key kd_schema[] = {
     LABELS("data.labelled.train_labels", data.train_labels, "labels of the training samples"),
     LABELS("data.labelled.val_labels", data.val_labels, "labels of the validation samples"),
     TEXT("data.labelled.classes", PATH, 0, "", data.classes,
-         "file of class names, one a line; none = names of folders, or numbers"),
+         "file of class names, one a line; none = classes.txt, or the folders' names"),
     NUMBER("data.labelled.size", INT, 8, 1024, "224", data.size,
            "pixels a side of what the networks see"),
     NUMBER("data.labelled.max_train", INT, 0, 1e8, "0", data.max_train,

@@ -125,7 +125,7 @@ small_job() {
 name: small
 seed: 3
 data:
-  labelled: {format: image-folder, path: flowers, train: train.txt, val: val.txt, classes: classes.txt, size: 32}
+  labelled: {format: image-folder, path: flowers, train: train.txt, val: val.txt, size: 32}
   augment: [flip, {crop: {pad: 2}}]
 teacher:
   model: mobilenet_v2

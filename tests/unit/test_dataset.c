@@ -216,8 +216,15 @@ static void test_dataset_bad_classes(void **state)
         put_text(f, "set/classes.txt", bad[i].text);
         open_bad(f, KD_EDATA, bad[i].part);
     }
+    /* classes.txt is taken when none is named; without it numbers mean nothing. */
     put_text(f, "set/classes.txt", "ant\nbee\n");
     f->cfg.classes = "";
+    kd_data *d = open_good(f);
+    assert_string_equal(kd_data_class_name(d, 1), "bee");
+    kd_data_free(d);
+    char path[256];
+    snprintf(path, sizeof path, "%s/set/classes.txt", f->root);
+    assert_int_equal(unlink(path), 0);
     open_bad(f, KD_EDATA, "train.txt:1: class 0 by number");
     put_text(f, "set/train.txt", "a.png\n");
     put_text(f, "set/val.txt", "a.png\n");

@@ -16,8 +16,8 @@
  * missing is no error at opening (the digest then differs from that of a worker which has it):
  * loading it fails.
  *
- * File of class names: one a line, unique, at least one. Without it the classes are the folders
- * named in the training list, sorted by their bytes.
+ * File of class names: one a line, unique, at least one; classes.txt if it is there and no other is
+ * named. Without one the classes are the folders named in the training list, sorted by their bytes.
  *
  * IDX (http://yann.lecun.com/exdb/mnist/): images uint8 [n,h,w], labels uint8 [n], plain or gzip.
  *

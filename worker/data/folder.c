@@ -314,7 +314,10 @@ static int label_by_folder(kd_data *d, const kd_data_config *cfg, kd_diag *diag)
 
 int kd_data_open_folder(kd_data *d, const kd_data_config *cfg, kd_diag *diag)
 {
-    int rc = cfg->classes && *cfg->classes ? kd_data_read_classes(d, cfg->classes, diag) : 0;
+    bool asked = cfg->classes && *cfg->classes;
+    int rc = kd_data_read_classes(d, asked ? cfg->classes : "classes.txt", diag);
+    if (rc == -KD_ENOENT && !asked)
+        rc = 0; /* the folders' names will do */
     if (rc == 0)
         rc = read_list(d, 0, cfg->train, &d->n_train, diag);
     if (rc == 0)
