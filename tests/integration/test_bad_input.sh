@@ -54,6 +54,41 @@ expect 3 'no job' distill show "$job"
 stop other
 stop nodata
 
+note "Ctrl-C in watch: the job goes on, and it says how to watch again"
+job=$(distill submit "$DIR/job.yaml" --set distill.epochs=40 -q)
+await_steps "$job" teacher 1
+python3 - "$BUILD/distill" "$job" <<'PY' || fail "Ctrl-C in watch"
+import signal, subprocess, sys
+p = subprocess.Popen([sys.argv[1], "watch", sys.argv[2]], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                     preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+p.stdout.readline()
+p.send_signal(signal.SIGINT)
+err = p.communicate(timeout=60)[1].decode()
+assert p.returncode == 130, p.returncode
+assert "distill watch " + sys.argv[2] in err, err
+PY
+expect 0 '"running"' distill jobs -o json
+distill cancel "$job"
+
+note "a teacher of other classes"
+job=$(distill submit "$DIR/job.yaml" --set distill.epochs=1 -q)
+distill wait "$job" --timeout 10m
+distill fetch "$job" -O "$DIR" teacher.safetensors
+python3 - "$DIR/job.yaml" "$DIR/loaded.yaml" <<'PY'
+import sys
+lines = open(sys.argv[1]).read().splitlines()
+lines = ["  weights: teacher.safetensors" if "fine_tune" in l else l for l in lines]
+open(sys.argv[2], "w").write("\n".join(lines) + "\n")
+PY
+job=$(distill submit "$DIR/loaded.yaml" --set distill.epochs=1 -q)
+distill wait "$job" --timeout 10m
+[ "$(stage_field "$job" teacher steps)" -eq 0 ] || fail "a loaded teacher was trained"
+cp "$DIR/data/flowers/classes.txt" "$DIR/classes.txt"
+sort -r "$DIR/classes.txt" >"$DIR/data/flowers/classes.txt"
+job=$(distill submit "$DIR/loaded.yaml" -q)
+expect 7 'the teacher knows the classes daisy' distill wait "$job" --timeout 10m
+cp "$DIR/classes.txt" "$DIR/data/flowers/classes.txt"
+
 note "pictures that cannot be read"
 head -c 100 "$DIR/data/flowers/$f" >"$DIR/torn" && cp "$DIR/torn" "$DIR/data/flowers/$f"
 job=$(distill submit "$DIR/job.yaml" --set data.labelled.max_bad_images=0.5 --set teacher.fine_tune.epochs=1 -q)
