@@ -327,8 +327,9 @@ static void carry_out(kd_daemon *d, const kd_action *a)
 
 void kd_daemon_event(kd_daemon *d, const kd_event *ev)
 {
-    /* Carrying out an action may raise another event (an export that is done, a worker that cannot be
-     * reached). Its actions come after those still to do: the core decided them in that order. */
+    /* Carrying out an action may raise another event (an export that is done, a worker that cannot
+     * be reached). Its actions come after those still to do: the core decided them in that order.
+     */
     kd_core_handle(d->core, ev, kd_clock_ms(), &d->actions);
     if (d->carrying)
         return;

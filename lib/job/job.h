@@ -71,7 +71,7 @@ typedef struct kd_data_spec {
     char train_labels[KD_JOB_PATH], val_labels[KD_JOB_PATH]; /* idx */
     char classes[KD_JOB_PATH]; /* list of names, "classes.txt"; "" = names from folders / numbers */
     int size;                  /* pixels of the square view, 8..1024 */
-    int max_train;         /* train on N samples chosen by the seed; 0 = all. Validation stays whole */
+    int max_train; /* train on N samples chosen by the seed; 0 = all. Validation stays whole */
     double max_bad_images; /* fraction, default 0.001 */
     bool flip;
     int crop_pad; /* pixels a side, 0 = no crop */
