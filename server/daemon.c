@@ -80,7 +80,7 @@ void kd_daemon_fatal(kd_daemon *d, const kd_diag *diag)
     kd_err("cannot go on: %s", diag->msg);
     (void)d;
     /* What is on disk is whole; a restart knows all that was acknowledged. */
-    exit(1);
+    _exit(1); /* other threads still run */
 }
 
 /* ---- records */

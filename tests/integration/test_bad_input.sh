@@ -30,6 +30,23 @@ expect 3 'no job' distill show 0123456789ab
 rc=0; distill submit "$DIR/missing.yaml" >"$DIR/out" 2>&1 || rc=$?
 [ $rc -ne 0 ] || fail "a missing job file was accepted"
 
+note "a worker of another protocol version is refused, and told why"
+if /usr/bin/python3 -c 'import grpc' 2>/dev/null; then
+    /usr/bin/python3 - "$DISTILL_SERVER" <<'PY' || fail "protocol version"
+import sys
+import grpc
+hello = bytes([0x08, 99, 0x1a, 1]) + b"x" + bytes([0x28, 1])  # protocol 99, name x, one thread
+message = bytes([0x0a, len(hello)]) + hello                   # WorkerMessage.hello
+call = grpc.insecure_channel(sys.argv[1]).stream_stream("/distill.v1.Cluster/Control")(iter([message]))
+try:
+    list(call)
+    sys.exit("it was taken")
+except grpc.RpcError as e:
+    assert e.code() == grpc.StatusCode.FAILED_PRECONDITION, e
+    assert "protocol 99" in e.details(), e.details()
+PY
+fi
+
 note "a worker without the data, and one with other data"
 mkdir "$DIR/empty" "$DIR/other"
 worker nodata 1 "$DIR/empty"
