@@ -37,6 +37,17 @@ coordinator
 distill wait "$job" --timeout 10m
 [ "$(digests "$job")" = "$want" ] || fail "digests differ after restarts: $(digests "$job"), $want"
 
+note "a worker that hangs is left out after its lease, and comes back"
+await_workers 2
+job=$(distill submit "$DIR/job.yaml" --set distill.epochs=4 -q)
+await_steps "$job" distill 3
+kill -STOP "${PIDS[d]}"
+distill wait "$job" --timeout 10m
+[ "$(digests "$job")" = "$want" ] || fail "digests differ after a hang: $(digests "$job"), $want"
+has_event "$job" 'worker lost: silent for' || fail "the silent worker is not among the events"
+kill -CONT "${PIDS[d]}"
+await_workers 2
+
 note "a second coordinator on the same state folder is refused"
 rc=0
 "$BUILD/distilld" --state-dir "$DIR/state" --listen 127.0.0.1:0 >"$DIR/second.out" 2>&1 || rc=$?
