@@ -1,6 +1,6 @@
 /* The exchange of one running stage: reduction tree, parameter versions, gathers.
  *
- * Rules 2 to 6 of the protocol page in docs/. Names: V slots; node numbers are heap indices (1 the
+ * Rules 2 to 7 of docs/protocol.md. Names: V slots; node numbers are heap indices (1 the
  * root, leaf of slot s is V+s); version T is the vector that gradients are collected for; "sum" of
  * a chunk is its gradient of step T added in tree order, node = left + right in float32, whatever
  * order the parts arrive in.

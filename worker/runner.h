@@ -3,8 +3,7 @@
  *
  * The control stream (daemon.c) hands over commands; each replaces what is
  * under way. What the runner has to say goes back through kd_runner_events, on
- * the runner's thread. Source of the step flow: rules 1 to 6 of the protocol
- * page in docs/. */
+ * the runner's thread. Source of the step flow: docs/protocol.md. */
 #ifndef KD_WORKER_RUNNER_H
 #define KD_WORKER_RUNNER_H
 

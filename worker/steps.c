@@ -1,4 +1,4 @@
-/* The step flow: rules 1 to 6 of the protocol page in docs/, as a worker keeps them. */
+/* The step flow: rules 1 to 9 of docs/protocol.md, as a worker keeps them. */
 #include "runner_internal.h"
 
 #include "wire/limits.h"

@@ -9,7 +9,7 @@
  * Bulk messages end with field 15, `payload`. kd_wire_split finds it without copying, the head
  * before it is unpacked as usual; kd_wire_join writes both.
  *
- * Threads: reentrant. Source of the traps: GRPC notes in docs/. */
+ * Threads: reentrant. Source: https://protobuf.dev/programming-guides/encoding. */
 #ifndef KD_WIRE_H
 #define KD_WIRE_H
 
