@@ -13,7 +13,8 @@
 
 struct control_task {
     kd_rpc_call *call;
-    Distill__V1__WorkerMessage *m; /* NULL: the stream is over */
+    Distill__V1__WorkerMessage *m; /* NULL: the stream is over, or half of it */
+    bool half;                     /* the worker sends no more: end the stream in order */
     uint8_t *info;                 /* packed StageInfo of a StageReady */
     size_t info_len;
 };
@@ -266,6 +267,11 @@ static void loop_control(kd_daemon *d, void *arg)
 {
     struct control_task *t = arg;
     kd_worker_record *w = worker_of(d, t->call);
+    if (t->half) {
+        kd_rpc_finish(t->call, 0, "");
+        free_task(t);
+        return;
+    }
     if (!t->m) {
         if (w)
             kd_cluster_drop(d, w, -KD_ECANCELED, "its connection closed");
@@ -358,8 +364,11 @@ static void control_message(kd_rpc_call *call, const uint8_t *bytes, size_t len,
 
 static void control_half_close(kd_rpc_call *call, void *arg)
 {
-    (void)arg;
-    kd_rpc_finish(call, 0, "");
+    /* By way of the loop, so that what was sent before is answered first. */
+    struct control_task *t = kd_xalloc(sizeof *t);
+    t->call = kd_rpc_call_ref(call);
+    t->half = true;
+    post(arg, t);
 }
 
 static void control_close(kd_rpc_call *call, bool cancelled, void *arg)

@@ -1,9 +1,8 @@
-/* The stage runner: one thread that prepares stages and carries a job through
- * its steps.
+/* The stage runner: one thread that prepares stages and carries a job through its steps.
  *
- * The control stream (daemon.c) hands over commands; each replaces what is
- * under way. What the runner has to say goes back through kd_runner_events, on
- * the runner's thread. Source of the step flow: docs/protocol.md. */
+ * The control stream (daemon.c) hands over commands; each replaces what is under way. What the
+ * runner has to say goes back through kd_runner_config.send. Source of the step flow:
+ * docs/protocol.md. */
 #ifndef KD_WORKER_RUNNER_H
 #define KD_WORKER_RUNNER_H
 
