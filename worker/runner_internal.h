@@ -56,7 +56,7 @@ struct kd_runner {
     uint64_t last_version;
     struct version now;
     uint64_t version; /* that `now` holds */
-    float *state;     /* [state_vectors][floats]; only own chunks are kept up */
+    float *state;     /* chunk by chunk [state_vectors][chunk length]; own chunks are kept up */
     kd_reducer *reducer;
     kd_teaching *teaching; /* NULL when the loss needs no teacher */
     atomic_uint_fast64_t units, forwards, hits;

@@ -47,6 +47,14 @@ static size_t chunk_len(const kd_stage_shape *h, uint32_t chunk)
     return KD_MIN((size_t)h->chunk_floats, h->floats - first);
 }
 
+/* A chunk's optimiser state: [state_vectors][chunk length] in one piece, as updates and the wire
+ * want it. */
+static float *state_of(const kd_runner *r, uint32_t chunk)
+{
+    const kd_stage_shape *h = kd_stage_shape_of(r->stage);
+    return r->state + (size_t)chunk * h->chunk_floats * (size_t)h->state_vectors;
+}
+
 /* On gRPC's threads: puts the answer where it belongs. The runner waits for
  * every call to end before it leaves a step, so all it points to is there. */
 static void on_answer(void *arg, int code, const char *text, const uint8_t *payload, size_t len,
@@ -77,8 +85,8 @@ static void on_answer(void *arg, int code, const char *text, const uint8_t *payl
             r->sum_there[c->chunk] = true;
             break;
         case WANT_STATE:
-            for (size_t v = 0; v < (size_t)h->state_vectors; v++)
-                memcpy(r->state + v * h->floats + first, payload + (1 + v) * bytes, bytes);
+            if (h->state_vectors)
+                memcpy(state_of(r, c->chunk), payload + bytes, (size_t)h->state_vectors * bytes);
             r->state_missing--;
             break;
         case WANT_PUBLISH:
@@ -171,7 +179,7 @@ static void publish(kd_runner *r, uint64_t version, uint32_t chunk, const float 
                     bool with_state)
 {
     const kd_stage_shape *h = kd_stage_shape_of(r->stage);
-    size_t n = chunk_len(h, chunk), first = (size_t)chunk * h->chunk_floats;
+    size_t n = chunk_len(h, chunk);
     struct call *c = new_call(r, WANT_PUBLISH, version, chunk);
     int rc;
     if (!with_state || h->state_vectors == 0) {
@@ -183,8 +191,7 @@ static void publish(kd_runner *r, uint64_t version, uint32_t chunk, const float 
         rc = both ? 0 : -KD_ENOMEM;
         if (both) {
             memcpy(both, slice, n * sizeof *both);
-            for (size_t v = 1; v < vectors; v++)
-                memcpy(both + v * n, r->state + (v - 1) * h->floats + first, n * sizeof *both);
+            memcpy(both + n, state_of(r, chunk), (vectors - 1) * n * sizeof *both);
             rc = kd_exchange_publish(r->cfg.channel, &c->ref, version, chunk, both, vectors * n,
                                      true, on_answer, c);
         }
@@ -304,16 +311,8 @@ static void finish_step(kd_runner *r)
         size_t first = (size_t)k * h->chunk_floats, n = chunk_len(h, k);
         float *slice = r->next.vector + first;
         memcpy(slice, r->now.vector + first, n * sizeof *slice);
-        /* State vectors lie apart in r->state; the update wants them together. */
-        float *state = malloc((size_t)h->state_vectors * n * sizeof *state + 1);
-        KD_BUG_ON(!state);
-        for (size_t v = 0; v < (size_t)h->state_vectors; v++)
-            memcpy(state + v * n, r->state + v * h->floats + first, n * sizeof *state);
         kd_optim_apply(kd_stage_optim(r->stage), kd_stage_graph(r->stage), step, first, n, slice,
-                       r->sums + first, state);
-        for (size_t v = 0; v < (size_t)h->state_vectors; v++)
-            memcpy(r->state + v * h->floats + first, state + v * n, n * sizeof *state);
-        free(state);
+                       r->sums + first, state_of(r, k));
         publish(r, r->version + 1, k, slice, checkpoint);
         pthread_mutex_lock(&r->mu);
         r->next.have[k] = true;
