@@ -20,7 +20,7 @@
 
 #define MAX_SETS 64
 #define MAX_KEY 64
-#define MAX_FILES 4
+#define MAX_FILES KD_JOB_MAX_FILES
 #define PATIENCE_MS 30000 /* for the answer, once the coordinator has been reached */
 
 static const kd_opt g_opts[] = {

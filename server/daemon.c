@@ -165,20 +165,34 @@ void kd_daemon_introduce(kd_daemon *d, kd_job_record *j)
 
 static void send_prepare(kd_daemon *d, kd_worker_record *w, kd_job_record *j, uint32_t stage)
 {
-    char id[KD_ID_TEXT], digest[3][33];
-    static const enum kd_stage_kind kinds[3] = {KD_STAGE_TEACHER, KD_STAGE_DISTILL,
-                                                KD_STAGE_SCRATCH};
-    for (int i = 0; i < 3; i++)
-        kd_stage_artefact_digest(d, j, kinds[i], digest[i]);
+    char id[KD_ID_TEXT];
+    struct {
+        Distill__V1__NamedBlob m;
+        char digest[33];
+    } done[KD_MAX_STAGES];
+    Distill__V1__NamedBlob *list[KD_MAX_STAGES];
+    size_t n = 0;
+    for (int i = 0; i < j->n_stages; i++) {
+        enum kd_stage_kind kind = j->stages[i].kind;
+        if (!kd_stage_artefact_name(kind))
+            continue;
+        kd_stage_artefact_digest(d, j, kind, done[n].digest);
+        if (!done[n].digest[0])
+            continue;
+        distill__v1__named_blob__init(&done[n].m);
+        done[n].m.path = (char *)(kind == KD_STAGE_DISTILL ? "student" : kd_stage_name(kind));
+        done[n].m.digest = done[n].digest;
+        list[n] = &done[n].m;
+        n++;
+    }
     kd_id_text(j->row.id, id);
     Distill__V1__Prepare p = DISTILL__V1__PREPARE__INIT;
     p.job = id;
     p.stage = stage;
     p.stage_name = j->stages[stage].row.name;
     p.resolved = j->row.resolved;
-    p.teacher_digest = digest[0];
-    p.student_digest = digest[1];
-    p.scratch_digest = digest[2];
+    p.finished = list;
+    p.n_finished = n;
     Distill__V1__CoordinatorMessage m = DISTILL__V1__COORDINATOR_MESSAGE__INIT;
     m.kind_case = DISTILL__V1__COORDINATOR_MESSAGE__KIND_PREPARE;
     m.prepare = &p;

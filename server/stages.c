@@ -634,18 +634,15 @@ void kd_stage_manifest(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t 
 
 const char *kd_stage_artefact_name(enum kd_stage_kind kind)
 {
-    switch (kind) {
-    case KD_STAGE_TEACHER:
-        return "teacher.safetensors";
-    case KD_STAGE_DISTILL:
-        return "student.safetensors";
-    case KD_STAGE_SCRATCH:
-        return "scratch.safetensors";
-    case KD_STAGE_EVALUATE:
-    case KD_STAGE_EXPORT:
-        break;
-    }
-    return NULL;
+    static const char *const teachers[KD_MAX_TEACHERS] = {
+        "teacher.safetensors", "teacher2.safetensors", "teacher3.safetensors",
+        "teacher4.safetensors"};
+    int teacher = kd_stage_teacher(kind);
+    if (teacher >= 0)
+        return teachers[teacher];
+    return kind == KD_STAGE_DISTILL   ? "student.safetensors"
+           : kind == KD_STAGE_SCRATCH ? "scratch.safetensors"
+                                      : NULL;
 }
 
 void kd_stage_artefact_digest(kd_daemon *d, kd_job_record *j, enum kd_stage_kind kind, char out[33])

@@ -120,7 +120,7 @@ static void blob_file(const kd_daemon *d, const char *digest, bool part, char *o
 /* Every local file that the job names must have been uploaded; its digest goes into the job. */
 static int bind_blobs(kd_daemon *d, const Distill__V1__SubmitRequest *r, kd_job *job, kd_diag *diag)
 {
-    kd_model_spec *models[] = {&job->teacher, &job->student};
+    kd_model_spec *models[] = {&job->teachers[0].model, &job->student};
     for (size_t i = 0; i < KD_COUNT(models); i++) {
         kd_model_spec *m = models[i];
         if (!m->weights[0])
@@ -571,7 +571,7 @@ static void drop_unused_blob(kd_daemon *d, const char *digest)
     if (!digest[0])
         return;
     for (kd_job_record *j = d->jobs; j; j = j->next)
-        if (strcmp(j->spec.teacher.weights_digest, digest) == 0 ||
+        if (strcmp(j->spec.teachers[0].model.weights_digest, digest) == 0 ||
             strcmp(j->spec.student.weights_digest, digest) == 0)
             return;
     char path[4200];
@@ -604,7 +604,7 @@ static void do_remove(kd_daemon *d, struct job_call *c)
     while (*at != j)
         at = &(*at)->next;
     *at = j->next;
-    drop_unused_blob(d, j->spec.teacher.weights_digest);
+    drop_unused_blob(d, j->spec.teachers[0].model.weights_digest);
     drop_unused_blob(d, j->spec.student.weights_digest);
     kd_job_record_free(j);
     kd_answer(c->call, &reply);

@@ -321,7 +321,12 @@ static void do_prepare(kd_runner *r, const Distill__V1__Prepare *p)
                            .kind = p->stage < (uint32_t)n ? kinds[p->stage] : KD_STAGE_EXPORT,
                            .threads = r->cfg.threads,
                            .numerics = r->cfg.numerics};
-    const char *digests[3] = {p->teacher_digest, p->student_digest, p->scratch_digest};
+    static const char *const finished_names[3] = {"teacher", "student", "scratch"};
+    const char *digests[3] = {"", "", ""};
+    for (size_t i = 0; i < p->n_finished; i++)
+        for (int k = 0; k < 3; k++)
+            if (strcmp(p->finished[i]->path, finished_names[k]) == 0)
+                digests[k] = p->finished[i]->digest;
     problem = "NO_BLOB";
     if (model && model->weights_digest[0])
         rc = fetch_blob(r, p->job, model->weights_digest, &weights, &cfg.weights_len, &diag);

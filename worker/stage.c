@@ -127,7 +127,8 @@ static int load_finished(const kd_stage_config *cfg, kd_stage *s, int which, kd_
     const kd_job *job = &cfg->session->job;
     if (!cfg->finished[which])
         return 0;
-    int rc = build(cfg->session, which == 0 ? &job->teacher : &job->student, &s->done[which], diag);
+    int rc = build(cfg->session, which == 0 ? &job->teachers[0].model : &job->student,
+                   &s->done[which], diag);
     bool new_head = false;
     if (rc == 0)
         rc = kd_model_load(s->done[which].graph, cfg->finished[which], cfg->finished_len[which],
@@ -244,8 +245,8 @@ int kd_stage_new(const kd_stage_config *cfg, kd_stage **out, const char **out_pr
     s->kind = cfg->kind;
     s->threads = cfg->threads;
     s->train = kd_job_train(&ss->job, cfg->kind);
-    s->rule = (kd_view_rule){.flip = ss->job.data.flip,
-                             .crop_pad = ss->job.data.crop_pad,
+    s->rule = (kd_view_rule){.flip = ss->job.data.augment.flip,
+                             .crop_pad = ss->job.data.augment.crop_pad,
                              .size = ss->size,
                              .seed = ss->job.seed};
     *out_problem = "BAD_MODEL";

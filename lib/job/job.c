@@ -5,9 +5,12 @@
 
 const char *kd_stage_name(enum kd_stage_kind kind)
 {
-    switch (kind) {
-    case KD_STAGE_TEACHER:
-        return "teacher";
+    static const char *const teachers[KD_MAX_TEACHERS] = {"teacher", "teacher2", "teacher3",
+                                                          "teacher4"};
+    int teacher = kd_stage_teacher(kind);
+    if (teacher >= 0)
+        return teachers[teacher];
+    switch ((int)kind) {
     case KD_STAGE_DISTILL:
         return "distill";
     case KD_STAGE_SCRATCH:
@@ -16,15 +19,22 @@ const char *kd_stage_name(enum kd_stage_kind kind)
         return "evaluate";
     case KD_STAGE_EXPORT:
         return "export";
+    default:
+        return "unknown";
     }
-    return "unknown";
+}
+
+int kd_stage_teacher(enum kd_stage_kind kind)
+{
+    int n = (int)kind - (int)KD_STAGE_TEACHER;
+    return n >= 0 && n < KD_MAX_TEACHERS ? n : -1;
 }
 
 int kd_job_stages(const kd_job *job, enum kd_stage_kind kinds[KD_MAX_STAGES])
 {
     int n = 0;
-    if (job->teacher.model[0])
-        kinds[n++] = KD_STAGE_TEACHER;
+    for (int i = 0; i < job->n_teachers; i++)
+        kinds[n++] = (enum kd_stage_kind)(KD_STAGE_TEACHER + i);
     kinds[n++] = KD_STAGE_DISTILL;
     if (job->scratch)
         kinds[n++] = KD_STAGE_SCRATCH;
@@ -35,42 +45,33 @@ int kd_job_stages(const kd_job *job, enum kd_stage_kind kinds[KD_MAX_STAGES])
 
 const kd_train_spec *kd_job_train(const kd_job *job, enum kd_stage_kind kind)
 {
-    switch (kind) {
-    case KD_STAGE_TEACHER:
-        return &job->teacher_train;
-    case KD_STAGE_DISTILL:
-        return &job->distill;
-    case KD_STAGE_SCRATCH:
-        return &job->scratch_train;
-    case KD_STAGE_EVALUATE:
-    case KD_STAGE_EXPORT:
-        break;
-    }
-    return NULL;
+    int teacher = kd_stage_teacher(kind);
+    if (teacher >= 0)
+        return &job->teachers[teacher].train;
+    return kind == KD_STAGE_DISTILL   ? &job->distill
+           : kind == KD_STAGE_SCRATCH ? &job->scratch_train
+                                      : NULL;
 }
 
 const kd_model_spec *kd_job_model(const kd_job *job, enum kd_stage_kind kind)
 {
-    switch (kind) {
-    case KD_STAGE_TEACHER:
-        return &job->teacher;
-    case KD_STAGE_DISTILL:
-    case KD_STAGE_SCRATCH:
-        return &job->student;
-    case KD_STAGE_EVALUATE:
-    case KD_STAGE_EXPORT:
-        break;
-    }
-    return NULL;
+    int teacher = kd_stage_teacher(kind);
+    if (teacher >= 0)
+        return &job->teachers[teacher].model;
+    return kind == KD_STAGE_DISTILL || kind == KD_STAGE_SCRATCH ? &job->student : NULL;
 }
 
-int kd_job_local_files(const kd_job *job, const char *out[4])
+int kd_job_local_files(const kd_job *job, const char *out[KD_JOB_MAX_FILES])
 {
     int n = 0;
-    if (job->teacher.weights[0])
-        out[n++] = job->teacher.weights;
-    if (job->student.weights[0] && (n == 0 || strcmp(out[0], job->student.weights) != 0))
-        out[n++] = job->student.weights;
+    for (int i = 0; i <= job->n_teachers; i++) {
+        const kd_model_spec *m = i < job->n_teachers ? &job->teachers[i].model : &job->student;
+        bool listed = !m->weights[0];
+        for (int k = 0; k < n && !listed; k++)
+            listed = strcmp(out[k], m->weights) == 0;
+        if (!listed)
+            out[n++] = m->weights;
+    }
     return n;
 }
 
@@ -116,18 +117,19 @@ int kd_job_notes(const kd_job *job, char notes[][256], int max)
              "distill.loss.t2 is none: at temperature %g the soft loss's gradients shrink by about "
              "1/T^2 = %.3g; `soft` multiplies them back",
              loss->temperature, 1 / (loss->temperature * loss->temperature));
-    if (job->teacher.model[0] && !(loss->kd > 0) && !(loss->mse > 0))
+    if (job->teachers[0].model.model[0] && !(loss->kd > 0) && !(loss->mse > 0))
         note(&to, "distill.loss: kd and mse are 0, so the student learns nothing from the teacher");
-    if (job->fine_tune && !job->teacher.weights[0] && job->teacher_train.batch_norm_frozen)
+    if (job->teachers[0].fine_tune && !job->teachers[0].model.weights[0] &&
+        job->teachers[0].train.batch_norm_frozen)
         note(&to,
              "teacher.fine_tune.batch_norm is frozen, but without teacher.weights there are no "
              "statistics worth keeping; `trained` fits better");
-    note_model(&to, "teacher", &job->teacher);
+    note_model(&to, "teacher", &job->teachers[0].model);
     note_model(&to, "student", &job->student);
-    bool changed = job->data.flip || job->data.crop_pad > 0;
+    bool changed = job->data.augment.flip || job->data.augment.crop_pad > 0;
     if (!changed && job->distill.views != 1)
         note(&to, "distill.views: without data.augment all views of a sample are the same picture");
-    if (changed && job->distill.views == 0 && job->teacher.model[0])
+    if (changed && job->distill.views == 0 && job->teachers[0].model.model[0])
         note(&to,
              "distill.views is fresh: the teacher runs on every sample in every epoch, since no "
              "logits of it are met again");

@@ -14,94 +14,194 @@
 #define KD_JOB_PATH 512
 #define KD_JOB_WORD 32
 
-enum kd_optimizer_kind { KD_SGD, KD_ADAM };
-enum kd_schedule_kind { KD_CONSTANT, KD_COSINE };
+enum kd_optimizer_kind { KD_SGD, KD_ADAM, KD_ADAMW };
+enum kd_schedule_kind { KD_CONSTANT, KD_COSINE, KD_STEP, KD_ONE_CYCLE };
+#define KD_MAX_MILESTONES 8
 typedef struct kd_optimizer_spec {
     enum kd_optimizer_kind name;
     double lr;                /* > 0 */
-    double head_lr;           /* of a new head; 0 = lr */
+    double head_lr;           /* of the head; 0 = lr */
     double momentum;          /* sgd, [0,1) */
-    double beta1, beta2, eps; /* adam */
-    double weight_decay;      /* coupled L2 (as torch.optim.SGD/Adam), >= 0 */
+    bool nesterov;            /* sgd, needs momentum */
+    double beta1, beta2, eps; /* adam, adamw */
+    double weight_decay;      /* >= 0; coupled L2 (torch.optim.SGD, Adam), decoupled with adamw */
     enum kd_schedule_kind schedule;
-    double warmup; /* epochs of linear warm-up from lr/steps, >= 0 */
+    double warmup; /* epochs of linear warm-up from lr/steps, >= 0; not with one_cycle */
+    int milestones[KD_MAX_MILESTONES]; /* step: epochs after which lr is multiplied by gamma */
+    int n_milestones;
+    double gamma;                        /* step, (0, 1] */
+    double pct_start;                    /* one_cycle: share of the run in which lr rises, (0, 1) */
+    double div_factor, final_div_factor; /* one_cycle: lr begins at lr/div and ends at
+                                            lr/div/final_div, as torch.optim OneCycleLR */
+    double clip_norm; /* global L2 norm above which gradients are scaled down; 0 = off */
+    double ema; /* decay of the exponential moving average of all parameters, [0,1); 0 = off */
 } kd_optimizer_spec;
 
 enum kd_t2 { KD_T2_NONE, KD_T2_SOFT, KD_T2_ALL };
 enum kd_mse_kind { KD_MSE_MEAN, KD_MSE_HALF };
+/* worker/distill/loss.h has the formulas. */
 typedef struct kd_loss_spec {
-    double kd, ce, mse; /* weights >= 0, not all zero */
-    double temperature; /* > 0 */
+    double kd, ce, mse, dkd, dist, nkd, jsd; /* weights >= 0, not all zero */
+    double temperature;                      /* > 0; of kd, dkd, dist, jsd and ensembles */
     enum kd_t2 t2;
     enum kd_mse_kind mse_kind;
-    bool normalise; /* divide by the sum of the weights */
+    bool normalise;         /* divide by the sum of the weights */
+    double label_smoothing; /* of ce, [0,1) */
+    bool standardise;       /* kd on standardised logits */
+    double dkd_alpha, dkd_beta;
+    double dist_inter, dist_intra;
+    double nkd_gamma, nkd_temperature;
+    double jsd_beta; /* [0,1] */
 } kd_loss_spec;
 
 enum kd_padding { KD_PAD_TF, KD_PAD_TORCH };
 /* u8 -> float: unit x/255; symmetric x/127.5-1; imagenet (x/255-mean)/std per channel. */
 enum kd_preprocess { KD_PRE_UNIT, KD_PRE_SYMMETRIC, KD_PRE_IMAGENET };
+
+/* One entry of `layers`. Only the fields that its kind names are used, the others are zero. */
+enum kd_layer_kind {
+    KD_LAYER_CONV,  /* channels, kernel, stride, groups, pad (-1 = same: ceil(n/stride)), bias */
+    KD_LAYER_DENSE, /* channels */
+    KD_LAYER_BATCH_NORM,
+    KD_LAYER_RELU,
+    KD_LAYER_RELU6,
+    KD_LAYER_SILU,
+    KD_LAYER_MAX_POOL, /* kernel, stride, pad */
+    KD_LAYER_AVG_POOL, /* kernel, stride, pad */
+    KD_LAYER_GLOBAL_AVG_POOL,
+    KD_LAYER_FLATTEN,
+    KD_LAYER_DROPOUT /* rate */
+};
+typedef struct kd_layer_spec {
+    enum kd_layer_kind kind;
+    int channels, kernel, stride, groups, pad;
+    bool bias;
+    double rate;
+} kd_layer_spec;
+#define KD_MAX_LAYERS 64
+
 typedef struct kd_model_spec {
-    char model[KD_JOB_WORD]; /* shallow_cnn | mlp | mobilenet_v2; "" = there is no teacher */
-    double width;            /* mobilenet_v2 multiplier, (0, 4] */
-    int hidden[8];           /* mlp: units of hidden layers */
+    /* shallow_cnn | shallow_cnn_deep | mlp | lenet | cheap_cnn | mobilenet_v2 | efficientnet_b0 |
+     * resnet18 | resnet34 | resnet50 | layers | onnx; "" = there is no teacher */
+    char model[KD_JOB_WORD];
+    double width;  /* mobilenet_v2, cheap_cnn: multiplier, (0, 4] */
+    int hidden[8]; /* mlp: units of hidden layers */
     int n_hidden;
+    kd_layer_spec layers[KD_MAX_LAYERS]; /* model layers; a dense layer of the classes follows */
+    int n_layers;
     enum kd_padding padding;
     enum kd_preprocess preprocess;
-    char weights[KD_JOB_PATH]; /* file as named, "" = none */
-    char weights_digest[33];   /* filled at submit from the uploaded blob */
+    int size;         /* pixels a side of what this network sees, 8..1024; data.size by default */
+    double dropout;   /* before the head, [0,1) */
+    double drop_path; /* efficientnet_b0, resnet*: stochastic depth of the last block, [0,1) */
+    /* File as named, or `job:ID` (student artefact of that job), `job:ID/NAME` (an artefact); "" =
+     * none. With model onnx: the .onnx file. */
+    char weights[KD_JOB_PATH];
+    char weights_digest[33]; /* filled at submit from the uploaded blob or the other job */
 } kd_model_spec;
 
+enum kd_freeze { KD_FREEZE_NONE, KD_FREEZE_BACKBONE };
+enum kd_ensemble { KD_ENSEMBLE_LOGITS, KD_ENSEMBLE_PROBABILITIES };
 /* One training run: teacher fine-tuning, distillation or the from-scratch twin. */
 typedef struct kd_train_spec {
-    int epochs; /* 0..10000 */
-    int batch;  /* global batch, 1..65536 */
-    int slots;  /* power of two, divides batch */
+    uint64_t seed; /* of initial values, order and dropout */
+    int epochs;    /* 0..10000 */
+    int batch;     /* global batch, 1..65536 */
+    int slots;     /* power of two, divides batch */
     kd_optimizer_spec optimizer;
     kd_loss_spec loss;      /* teacher and scratch: ce 1, the rest 0 */
     bool batch_norm_frozen; /* else trained */
-    int views;              /* N >= 1; 0 = fresh, a new view every epoch */
+    enum kd_freeze freeze;
+    int views;        /* N >= 1; 0 = fresh, a new view every epoch */
+    int eval_every;   /* steps between evaluations; 0 = at each epoch's end */
+    int patience;     /* early stopping: evaluations without a better one; 0 = off */
+    double min_delta; /* accuracy, 0..1, by which a better one must be better */
 } kd_train_spec;
 
-enum kd_data_format { KD_IMAGE_FOLDER, KD_IDX };
+#define KD_MAX_TEACHERS 4
+typedef struct kd_teacher_spec {
+    kd_model_spec model;
+    bool fine_tune; /* a teacher stage that trains */
+    kd_train_spec train;
+    double weight;              /* in an ensemble, > 0; divided by the sum */
+    bool allow_label_smoothing; /* at temperature > 1 */
+} kd_teacher_spec;
+
+enum kd_data_format { KD_IMAGE_FOLDER, KD_IDX, KD_CIFAR, KD_NPY };
+enum kd_leakage { KD_LEAKAGE_REFUSE, KD_LEAKAGE_MOVE, KD_LEAKAGE_ALLOW };
+/* worker/data/view.h has what each does; zero = off. Lengths in pixels of the picture of
+ * data.size. */
+typedef struct kd_augment_spec {
+    bool flip;
+    int crop_pad;
+    double resized_crop;                     /* least share of the area, (0,1]; 0 = off */
+    double resized_crop_ratio;               /* aspect from 1/r to r, >= 1 */
+    double rotate;                           /* degrees to either side, 0..180 */
+    double brightness, contrast, saturation; /* factor from 1-x to 1+x, 0..1 */
+    int randaugment_n, randaugment_m;        /* operations, magnitude 0..30 */
+    int cutout;                              /* side of the grey square */
+    double mixup, cutmix;                    /* alpha of the Beta distribution, 0 = off */
+    double mix_probability;                  /* share of views that are mixed, (0,1] */
+} kd_augment_spec;
+
 typedef struct kd_data_spec {
+    uint64_t seed; /* of splits, choices and views */
     enum kd_data_format format;
-    char path[KD_JOB_PATH];  /* folder beneath the worker's data root */
-    char train[KD_JOB_PATH]; /* image-folder: list file in it; idx: images file */
-    char val[KD_JOB_PATH];
-    char train_labels[KD_JOB_PATH], val_labels[KD_JOB_PATH]; /* idx */
+    char path[KD_JOB_PATH]; /* folder beneath the worker's data root */
+    /* image-folder: list file or folder of class folders in it; "" = `path` itself is a folder of
+     * class folders. idx, npy: file of images. cifar: file, "" = the usual names. */
+    char train[KD_JOB_PATH];
+    char val[KD_JOB_PATH], test[KD_JOB_PATH]; /* "" = none, or a share of the training samples */
+    char train_labels[KD_JOB_PATH], val_labels[KD_JOB_PATH],
+        test_labels[KD_JOB_PATH]; /* idx, npy */
+    double val_share, test_share; /* of the training samples, by class and seed; 0..0.9 */
+    enum kd_leakage leakage;      /* the same picture in two splits */
     char classes[KD_JOB_PATH]; /* list of names, "classes.txt"; "" = names from folders / numbers */
     int size;                  /* pixels of the square view, 8..1024 */
     int max_train; /* train on N samples chosen by the seed; 0 = all. Validation stays whole */
     double max_bad_images; /* fraction, default 0.001 */
-    bool flip;
-    int crop_pad; /* pixels a side, 0 = no crop */
+    kd_augment_spec augment;
+    /* Noisy Student: pictures without classes. path "" = none. */
+    struct kd_unlabelled_spec {
+        char path[KD_JOB_PATH]; /* folder beneath the data root */
+        char list[KD_JOB_PATH]; /* file of paths in it; "" = every picture below path */
+        double min_confidence;  /* of the teacher's best class at T = 1, 0..1 */
+        int per_class;          /* wanted of each class; 0 = as they come */
+        bool upsample;          /* repeat pictures of a class that has too few */
+    } unlabelled;
 } kd_data_spec;
 
 typedef struct kd_job {
     char name[KD_JOB_NAME];
     uint64_t seed;
     kd_data_spec data;
-    kd_model_spec teacher;
-    bool fine_tune; /* a teacher stage that trains */
-    kd_train_spec teacher_train;
+    kd_teacher_spec teachers[KD_MAX_TEACHERS];
+    int n_teachers;
+    enum kd_ensemble ensemble;
     kd_model_spec student;
     kd_train_spec distill;
     bool scratch; /* queue the from-scratch twin */
     kd_train_spec scratch_train;
     int min_workers, max_workers;
     int checkpoint_every; /* steps */
+    bool export_onnx;     /* beside safetensors */
+    int onnx_opset;       /* 13 or 17 */
 } kd_job;
 
-/* Stages of a job in order; the list that later stages join. */
+/* Stages of a job in order; the list that later stages join. Each teacher has a stage. */
 enum kd_stage_kind {
-    KD_STAGE_TEACHER,
+    KD_STAGE_TEACHER, /* + number of the teacher, 0..KD_MAX_TEACHERS-1 */
+    KD_STAGE_TEACHER_LAST = KD_STAGE_TEACHER + KD_MAX_TEACHERS - 1,
     KD_STAGE_DISTILL,
     KD_STAGE_SCRATCH,
     KD_STAGE_EVALUATE,
     KD_STAGE_EXPORT
 };
-#define KD_MAX_STAGES 8
+#define KD_MAX_STAGES 16
+/* teacher, teacher2, ..., distill, scratch, evaluate, export */
 const char *kd_stage_name(enum kd_stage_kind kind);
+/* Number of the teacher that a stage makes, -1 = another stage. */
+int kd_stage_teacher(enum kd_stage_kind kind);
 /* Fills kinds, returns how many. */
 int kd_job_stages(const kd_job *job, enum kd_stage_kind kinds[KD_MAX_STAGES]);
 /* The training run of a stage; NULL for evaluate and export. A teacher that is only loaded has
@@ -124,6 +224,7 @@ int kd_job_notes(const kd_job *job, char notes[][256], int max);
 int kd_job_schema(char **out_text) KD_MUST_CHECK;
 /* Local files that the job names (weights), for upload at submit. Returns the count, pointers into
  * job. */
-int kd_job_local_files(const kd_job *job, const char *out[4]);
+#define KD_JOB_MAX_FILES (KD_MAX_TEACHERS + 1)
+int kd_job_local_files(const kd_job *job, const char *out[KD_JOB_MAX_FILES]);
 
 #endif

@@ -379,9 +379,9 @@ static int read_augment(loader *l, const kd_key *k, int node)
         const yaml_node_t *item = kd_tree_node(l->tree, *i);
         const yaml_node_pair_t *crop = only_pair(l, *i, "crop");
         bool flip = is_word(item, "flip");
-        if ((flip && d->flip) || (crop && d->crop_pad))
+        if ((flip && d->augment.flip) || (crop && d->augment.crop_pad))
             return bad(l, *i, k->key, "`%s` is listed twice", flip ? "flip" : "crop");
-        d->flip |= flip;
+        d->augment.flip |= flip;
         if (flip)
             continue;
         const yaml_node_pair_t *pad = crop ? only_pair(l, crop->value, "pad") : NULL;
@@ -398,7 +398,7 @@ static int read_augment(loader *l, const kd_key *k, int node)
             return bad(l, pad->value, "data.augment.crop.pad",
                        "expected a whole number from %.0f to %.0f, found %s", k->lo, k->hi, found);
         }
-        d->crop_pad = (int)v;
+        d->augment.crop_pad = (int)v;
     }
     return 0;
 }
@@ -541,13 +541,13 @@ static int check(loader *l)
 {
     const kd_job *j = &l->job;
     const kd_loss_spec *loss = &j->distill.loss;
-    int rc = check_model(l, "teacher", &j->teacher);
+    int rc = check_model(l, "teacher", &j->teachers[0].model);
     if (rc == 0)
         rc = check_model(l, "student", &j->student);
     if (rc == 0)
         rc = check_training(l, "distill", &j->distill);
-    if (rc == 0 && j->fine_tune)
-        rc = check_training(l, "teacher.fine_tune", &j->teacher_train);
+    if (rc == 0 && j->teachers[0].fine_tune)
+        rc = check_training(l, "teacher.fine_tune", &j->teachers[0].train);
     if (rc == 0 && j->scratch)
         rc = check_training(l, "scratch", &j->scratch_train);
     if (rc != 0)
@@ -555,18 +555,19 @@ static int check(loader *l)
     if (!(loss->kd > 0 || loss->ce > 0 || loss->mse > 0))
         return bad(l, node_of(l, "distill.loss"), "distill.loss",
                    "kd, ce and mse are all 0; one of them must be above it");
-    if (!j->teacher.model[0] && (loss->kd > 0 || loss->mse > 0))
+    if (!j->teachers[0].model.model[0] && (loss->kd > 0 || loss->mse > 0))
         return bad(l, node_of(l, loss->kd > 0 ? "distill.loss.kd" : "distill.loss.mse"), "teacher",
                    "missing: %s is %g, which needs one",
                    loss->kd > 0 ? "distill.loss.kd" : "distill.loss.mse",
                    loss->kd > 0 ? loss->kd : loss->mse);
-    if (j->teacher.model[0] && !j->teacher.weights[0] && !j->fine_tune)
+    if (j->teachers[0].model.model[0] && !j->teachers[0].model.weights[0] &&
+        !j->teachers[0].fine_tune)
         return bad(l, node_of(l, "teacher"), "teacher",
                    "neither weights nor fine_tune: it would know nothing");
-    if (j->data.crop_pad > j->data.size)
+    if (j->data.augment.crop_pad > j->data.size)
         return bad(l, node_of(l, "data.augment"), "data.augment.crop.pad",
                    "%d pixels are more than the picture has (data.labelled.size: %d)",
-                   j->data.crop_pad, j->data.size);
+                   j->data.augment.crop_pad, j->data.size);
     if (j->min_workers > j->max_workers)
         return bad(l, node_of(l, "cluster.min_workers"), "cluster.min_workers",
                    "%d is more than cluster.max_workers, %d", j->min_workers, j->max_workers);
@@ -576,14 +577,15 @@ static int check(loader *l)
 /* What no key says: the teacher and the twin learn from the true classes alone. */
 static void derive(kd_job *j)
 {
-    kd_train_spec *hard[] = {&j->teacher_train, &j->scratch_train};
+    kd_train_spec *hard[] = {&j->teachers[0].train, &j->scratch_train};
     for (size_t i = 0; i < KD_COUNT(hard); i++) {
         hard[i]->loss.ce = 1;
         hard[i]->loss.temperature = 1;
         hard[i]->loss.normalise = true;
     }
-    if (!j->fine_tune)
-        j->teacher_train.epochs = 0;
+    j->n_teachers = j->teachers[0].model.model[0] ? 1 : 0;
+    if (!j->teachers[0].fine_tune)
+        j->teachers[0].train.epochs = 0;
 }
 
 int kd_job_load(const char *text, size_t len, const char *file, const char *const *sets, int n_sets,

@@ -14,10 +14,10 @@ static json_t *choice_value(const kd_key *k, int n)
 static json_t *augment_value(const kd_data_spec *d)
 {
     json_t *list = json_array();
-    if (d->flip)
+    if (d->augment.flip)
         json_array_append_new(list, json_string("flip"));
-    if (d->crop_pad)
-        json_array_append_new(list, json_pack("{s:{s:i}}", "crop", "pad", d->crop_pad));
+    if (d->augment.crop_pad)
+        json_array_append_new(list, json_pack("{s:{s:i}}", "crop", "pad", d->augment.crop_pad));
     return list;
 }
 

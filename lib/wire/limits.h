@@ -2,7 +2,7 @@
 #ifndef KD_WIRE_LIMITS_H
 #define KD_WIRE_LIMITS_H
 
-#define KD_PROTOCOL 1u /* a worker with another number is refused at join */
+#define KD_PROTOCOL 2u /* a worker with another number is refused at join */
 
 #define KD_MAX_CONTROL_BYTES (1u << 20) /* any message without payload */
 #define KD_MAX_BULK_BYTES (5u << 20)    /* any message with payload: payload + 1 MiB */

@@ -67,10 +67,8 @@ static const struct {
 static const struct {
     const char *message, *field;
 } g_digests[] = {
-    {NULL, "digest"},         {NULL, "teacher_digest"}, {NULL, "student_digest"},
-    {NULL, "scratch_digest"}, {NULL, "data_digest"},    {NULL, "classes_digest"},
-    {NULL, "fingerprint"},    {NULL, "numerics"},       {"BankKey", "teacher"},
-    {"BankKey", "data"},
+    {NULL, "digest"},      {NULL, "best_digest"}, {NULL, "data_digest"},  {NULL, "classes_digest"},
+    {NULL, "fingerprint"}, {NULL, "numerics"},    {"BankKey", "teacher"}, {"BankKey", "data"},
 };
 
 static const char *const g_needs_kind[] = {"WorkerMessage", "CoordinatorMessage"};

@@ -89,11 +89,11 @@ static void test_job_defaults(void **state)
     assert_int_equal(j.data.size, 224);
     assert_int_equal(j.data.max_train, 0);
     kd_assert_close(j.data.max_bad_images, 0.001, 0, 0);
-    assert_false(j.data.flip);
-    assert_int_equal(j.data.crop_pad, 0);
-    assert_string_equal(j.teacher.model, "");
-    assert_false(j.fine_tune);
-    assert_int_equal(j.teacher_train.epochs, 0);
+    assert_false(j.data.augment.flip);
+    assert_int_equal(j.data.augment.crop_pad, 0);
+    assert_string_equal(j.teachers[0].model.model, "");
+    assert_false(j.teachers[0].fine_tune);
+    assert_int_equal(j.teachers[0].train.epochs, 0);
     assert_int_equal(j.student.preprocess, KD_PRE_UNIT);
     assert_int_equal(j.distill.epochs, 10);
     assert_int_equal(j.distill.batch, 64);
@@ -120,11 +120,11 @@ static void test_job_defaults(void **state)
     kd_assert_close(j.distill.loss.kd, 0.9, 0, 0);
     kd_assert_close(j.distill.loss.ce, 0.1, 0, 0);
     kd_assert_close(j.distill.loss.mse, 0, 0, 0);
-    kd_assert_close(j.teacher.width, 1, 0, 0);
-    assert_int_equal(j.teacher.padding, KD_PAD_TF);
-    assert_int_equal(j.teacher.preprocess, KD_PRE_SYMMETRIC);
-    assert_int_equal(j.teacher_train.epochs, 0);
-    assert_int_equal(j.teacher_train.batch, 64);
+    kd_assert_close(j.teachers[0].model.width, 1, 0, 0);
+    assert_int_equal(j.teachers[0].model.padding, KD_PAD_TF);
+    assert_int_equal(j.teachers[0].model.preprocess, KD_PRE_SYMMETRIC);
+    assert_int_equal(j.teachers[0].train.epochs, 0);
+    assert_int_equal(j.teachers[0].train.batch, 64);
     round_trip(&j);
 }
 
@@ -136,14 +136,14 @@ static void test_job_inherits_from_distill(void **state)
                  "distill: {epochs: 3, batch: 32, slots: 16, views: fresh, optimizer: {lr: 0.5}}\n"
                  "scratch: {batch: 48}\n",
            &j);
-    assert_true(j.fine_tune);
-    assert_int_equal(j.teacher_train.epochs, 4);
-    assert_int_equal(j.teacher_train.batch, 32);
-    assert_int_equal(j.teacher_train.slots, 4);
-    assert_int_equal(j.teacher_train.views, 0);
-    assert_int_equal(j.teacher.n_hidden, 2);
-    assert_int_equal(j.teacher.hidden[0], 32);
-    assert_int_equal(j.teacher.hidden[1], 16);
+    assert_true(j.teachers[0].fine_tune);
+    assert_int_equal(j.teachers[0].train.epochs, 4);
+    assert_int_equal(j.teachers[0].train.batch, 32);
+    assert_int_equal(j.teachers[0].train.slots, 4);
+    assert_int_equal(j.teachers[0].train.views, 0);
+    assert_int_equal(j.teachers[0].model.n_hidden, 2);
+    assert_int_equal(j.teachers[0].model.hidden[0], 32);
+    assert_int_equal(j.teachers[0].model.hidden[1], 16);
     assert_true(j.scratch);
     assert_int_equal(j.scratch_train.epochs, 3);
     assert_int_equal(j.scratch_train.batch, 48);
@@ -151,7 +151,7 @@ static void test_job_inherits_from_distill(void **state)
     assert_int_equal(j.scratch_train.views, 0);
     /* The twin's optimiser does not follow the student's. */
     kd_assert_close(j.scratch_train.optimizer.lr, 1e-3, 0, 0);
-    const kd_train_spec *hard[] = {&j.teacher_train, &j.scratch_train};
+    const kd_train_spec *hard[] = {&j.teachers[0].train, &j.scratch_train};
     for (size_t i = 0; i < KD_COUNT(hard); i++) {
         kd_assert_close(hard[i]->loss.ce, 1, 0, 0);
         kd_assert_close(hard[i]->loss.kd, 0, 0, 0);
@@ -180,17 +180,17 @@ static void test_job_report(void **state)
     assert_int_equal(j.distill.loss.t2, KD_T2_NONE);
     assert_true(j.distill.loss.normalise);
     kd_assert_close(j.distill.optimizer.lr, 1e-2, 0, 0);
-    assert_true(j.fine_tune);
-    assert_true(j.teacher_train.batch_norm_frozen);
-    assert_int_equal(j.teacher_train.epochs, 4);
-    kd_assert_close(j.teacher_train.optimizer.lr, 1e-5, 0, 0);
-    kd_assert_close(j.teacher_train.optimizer.head_lr, 1e-3, 0, 0);
+    assert_true(j.teachers[0].fine_tune);
+    assert_true(j.teachers[0].train.batch_norm_frozen);
+    assert_int_equal(j.teachers[0].train.epochs, 4);
+    kd_assert_close(j.teachers[0].train.optimizer.lr, 1e-5, 0, 0);
+    kd_assert_close(j.teachers[0].train.optimizer.head_lr, 1e-3, 0, 0);
     assert_true(j.scratch);
     kd_assert_close(j.scratch_train.optimizer.lr, 1e-3, 0, 0);
-    assert_true(j.data.flip);
-    assert_int_equal(j.data.crop_pad, 6);
+    assert_true(j.data.augment.flip);
+    assert_int_equal(j.data.augment.crop_pad, 6);
     round_trip(&j);
-    const char *files[4];
+    const char *files[KD_JOB_MAX_FILES];
     assert_int_equal(kd_job_local_files(&j, files), 1);
     assert_string_equal(files[0], "weights/mobilenet_v2.safetensors");
     enum kd_stage_kind kinds[KD_MAX_STAGES];
@@ -198,7 +198,7 @@ static void test_job_report(void **state)
     assert_int_equal(kd_job_stages(&j, kinds), 5);
     for (int i = 0; i < 5; i++)
         assert_string_equal(kd_stage_name(kinds[i]), names[i]);
-    assert_ptr_equal(kd_job_train(&j, KD_STAGE_TEACHER), &j.teacher_train);
+    assert_ptr_equal(kd_job_train(&j, KD_STAGE_TEACHER), &j.teachers[0].train);
     assert_ptr_equal(kd_job_train(&j, KD_STAGE_SCRATCH), &j.scratch_train);
     assert_ptr_equal(kd_job_model(&j, KD_STAGE_SCRATCH), &j.student);
     assert_null(kd_job_train(&j, KD_STAGE_EXPORT));
@@ -232,8 +232,8 @@ static void test_job_resolved_keeps_everything(void **state)
         &j);
     assert_true(j.seed == INT64_MAX);
     assert_string_equal(j.data.path, "a b/\xc3\xbc");
-    assert_string_equal(j.teacher.weights, "/tmp/../x y.safetensors");
-    assert_string_equal(j.teacher.weights_digest, "00112233445566778899aabbccddeeff");
+    assert_string_equal(j.teachers[0].model.weights, "/tmp/../x y.safetensors");
+    assert_string_equal(j.teachers[0].model.weights_digest, "00112233445566778899aabbccddeeff");
     assert_int_equal(j.student.n_hidden, 0);
     assert_int_equal(j.distill.loss.mse_kind, KD_MSE_HALF);
     assert_true(j.distill.loss.mse == 0.30000000000000004);
@@ -451,10 +451,10 @@ static void test_job_lists(void **state)
     "data: {labelled: {path: p, train: t, val: v}, augment: " augment "}\n"
     kd_job j;
     accept(DATA("[]"), &j);
-    assert_false(j.data.flip);
+    assert_false(j.data.augment.flip);
     accept(DATA("[{crop: {pad: 2}}]"), &j);
-    assert_false(j.data.flip);
-    assert_int_equal(j.data.crop_pad, 2);
+    assert_false(j.data.augment.flip);
+    assert_int_equal(j.data.augment.crop_pad, 2);
     refuse(DATA("flip"),
            "data.augment: expected a list of `flip` and `{crop: {pad: N}}`, found `flip`");
     refuse(DATA("[flip, flip]"), "`flip` is listed twice");
@@ -581,9 +581,9 @@ static void test_job_overrides(void **state)
     assert_string_equal(j.name, "a");
     kd_assert_close(j.distill.loss.temperature, 2, 0, 0);
     kd_assert_close(j.distill.loss.kd, 0, 0, 0);
-    assert_int_equal(j.teacher.hidden[1], 4);
-    kd_assert_close(j.teacher_train.optimizer.momentum, 0.5, 0, 0);
-    assert_true(j.data.flip);
+    assert_int_equal(j.teachers[0].model.hidden[1], 4);
+    kd_assert_close(j.teachers[0].train.optimizer.momentum, 0.5, 0, 0);
+    assert_true(j.data.augment.flip);
     assert_true(j.scratch);
     assert_int_equal(j.scratch_train.epochs, 2);
     round_trip(&j);
