@@ -82,7 +82,7 @@ kd_cache *kd_cache_new(const kd_data *data, int size, size_t max_bytes, int thre
     kd_cache *c = kd_xalloc(sizeof *c);
     c->data = data;
     c->bytes = (size_t)size * (size_t)size * 3;
-    c->n = kd_data_train_count(data) + kd_data_val_count(data);
+    c->n = kd_data_samples(data);
     c->max = max_bytes;
     c->bad = bad;
     c->arg = arg;

@@ -19,7 +19,7 @@ typedef struct kd_stage_ref {
 } kd_stage_ref;
 
 typedef struct kd_bank_ref {
-    char teacher[33], numerics[33], data[33], view_rule[512];
+    char teacher[33], numerics[33], data[33], view_rule[1024];
     uint32_t classes;
 } kd_bank_ref;
 

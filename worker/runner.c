@@ -165,29 +165,36 @@ static int session_open(kd_runner *r, const Distill__V1__Prepare *p, const char 
     }
     snprintf(ss->job_id, sizeof ss->job_id, "%s", p->job);
     const kd_data_spec *d = &ss->job.data;
-    kd_data_config cfg = {.kind = d->format == KD_IDX ? KD_DATA_IDX : KD_DATA_IMAGE_FOLDER,
+    kd_data_config cfg = {.kind = (enum kd_data_kind)d->format,
                           .path = d->path,
                           .train = d->train,
                           .val = d->val,
+                          .test = d->test,
                           .train_labels = d->train_labels,
                           .val_labels = d->val_labels,
+                          .test_labels = d->test_labels,
+                          .val_share = d->val_share,
+                          .test_share = d->test_share,
+                          .leakage = (enum kd_data_leakage)d->leakage,
                           .classes = d->classes,
+                          .unlabelled_path = d->unlabelled.path,
+                          .unlabelled_list = d->unlabelled.list,
                           .size = d->size,
                           .max_train = d->max_train,
                           .seed = ss->job.seed};
     *problem = "NO_DATA";
     rc = kd_data_open(&cfg, r->cfg.data_root, NULL, NULL, &ss->data, diag);
-    if (rc == 0 && kd_data_train_count(ss->data) == 0)
+    if (rc == 0 && kd_data_count(ss->data, KD_SPLIT_TRAIN) == 0)
         rc = kd_fail(diag, -KD_EINVAL, "the training list %s is empty", d->train);
-    if (rc == 0 && kd_data_val_count(ss->data) == 0)
+    if (rc == 0 && kd_data_count(ss->data, KD_SPLIT_VAL) == 0)
         rc = kd_fail(diag, -KD_EINVAL, "the validation list %s is empty", d->val);
     if (rc != 0) {
         kd_data_free(ss->data);
         free(ss);
         return rc;
     }
-    ss->n_train = kd_data_train_count(ss->data);
-    ss->n_val = kd_data_val_count(ss->data);
+    ss->n_train = kd_data_count(ss->data, KD_SPLIT_TRAIN);
+    ss->n_val = kd_data_count(ss->data, KD_SPLIT_VAL);
     ss->classes = kd_data_classes(ss->data);
     ss->size = d->size;
     r->session = ss;

@@ -245,8 +245,21 @@ int kd_stage_new(const kd_stage_config *cfg, kd_stage **out, const char **out_pr
     s->kind = cfg->kind;
     s->threads = cfg->threads;
     s->train = kd_job_train(&ss->job, cfg->kind);
-    s->rule = (kd_view_rule){.flip = ss->job.data.augment.flip,
-                             .crop_pad = ss->job.data.augment.crop_pad,
+    const kd_augment_spec *a = &ss->job.data.augment;
+    s->rule = (kd_view_rule){.flip = a->flip,
+                             .crop_pad = a->crop_pad,
+                             .resized_crop = a->resized_crop,
+                             .resized_crop_ratio = a->resized_crop_ratio,
+                             .rotate = a->rotate,
+                             .brightness = a->brightness,
+                             .contrast = a->contrast,
+                             .saturation = a->saturation,
+                             .randaugment_n = a->randaugment_n,
+                             .randaugment_m = a->randaugment_m,
+                             .cutout = a->cutout,
+                             .mixup = a->mixup,
+                             .cutmix = a->cutmix,
+                             .mix_probability = a->mix_probability,
                              .size = ss->size,
                              .seed = ss->job.seed};
     *out_problem = "BAD_MODEL";

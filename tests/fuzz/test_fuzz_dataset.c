@@ -68,8 +68,9 @@ static bool try_open(const kd_data_config *cfg, int fd)
         assert_true(strlen(diag.msg) > 10);
         return false;
     }
-    size_t n = kd_data_train_count(d) + kd_data_val_count(d);
-    assert_true(kd_data_train_count(d) > 0 && kd_data_val_count(d) > 0 && kd_data_classes(d) > 0);
+    size_t n = kd_data_count(d, KD_SPLIT_TRAIN) + kd_data_count(d, KD_SPLIT_VAL);
+    assert_true(kd_data_count(d, KD_SPLIT_TRAIN) > 0 && kd_data_count(d, KD_SPLIT_VAL) > 0 &&
+                kd_data_classes(d) > 0);
     for (size_t i = 0; i < n; i++) {
         uint8_t rgb[2 * 2 * 3];
         assert_in_range(kd_data_label(d, i), 0, kd_data_classes(d) - 1);

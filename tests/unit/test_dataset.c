@@ -122,8 +122,8 @@ static void test_dataset_folder(void **state)
 {
     fixture *f = *state;
     kd_data *d = open_good(f);
-    assert_int_equal(kd_data_train_count(d), 3);
-    assert_int_equal(kd_data_val_count(d), 1);
+    assert_int_equal(kd_data_count(d, KD_SPLIT_TRAIN), 3);
+    assert_int_equal(kd_data_count(d, KD_SPLIT_VAL), 1);
     assert_int_equal(kd_data_classes(d), 2);
     assert_string_equal(kd_data_class_name(d, 1), "bee");
     assert_null(kd_data_class_name(d, 2));
@@ -158,7 +158,7 @@ static void test_dataset_odd_lists(void **state)
     /* Twice the same picture is two samples. */
     put_text(f, "set/train.txt", "pics/bee/0.png\npics/bee/0.png\n");
     kd_data *d = open_good(f);
-    assert_int_equal(kd_data_train_count(d), 2);
+    assert_int_equal(kd_data_count(d, KD_SPLIT_TRAIN), 2);
     kd_data_free(d);
 }
 
@@ -339,8 +339,8 @@ static void test_dataset_max_train(void **state)
     for (int seed = 0; seed < 2; seed++) {
         f->cfg.seed = (uint64_t)seed;
         kd_data *d = open_good(f);
-        assert_int_equal(kd_data_train_count(d), 30);
-        assert_int_equal(kd_data_val_count(d), 1);
+        assert_int_equal(kd_data_count(d, KD_SPLIT_TRAIN), 30);
+        assert_int_equal(kd_data_count(d, KD_SPLIT_VAL), 1);
         assert_string_equal(kd_data_name(d, 30), "pics/bee/1.png");
         for (size_t i = 0; i < 30; i++) {
             places[seed][i] = atoi(kd_data_name(d, i) + 9);
@@ -352,7 +352,7 @@ static void test_dataset_max_train(void **state)
     assert_memory_not_equal(places[0], places[1], sizeof places[0]);
     f->cfg.max_train = 1000;
     kd_data *d = open_good(f);
-    assert_int_equal(kd_data_train_count(d), 100);
+    assert_int_equal(kd_data_count(d, KD_SPLIT_TRAIN), 100);
     kd_data_free(d);
 }
 
@@ -414,8 +414,8 @@ static void test_dataset_idx(void **state)
     fixture *f = *state;
     idx_set(f);
     kd_data *d = open_good(f);
-    assert_int_equal(kd_data_train_count(d), 3);
-    assert_int_equal(kd_data_val_count(d), 1);
+    assert_int_equal(kd_data_count(d, KD_SPLIT_TRAIN), 3);
+    assert_int_equal(kd_data_count(d, KD_SPLIT_VAL), 1);
     assert_int_equal(kd_data_classes(d), 3);
     assert_string_equal(kd_data_class_name(d, 2), "2");
     assert_string_equal(kd_data_name(d, 1), "ti#1");
@@ -449,7 +449,7 @@ static void test_dataset_idx(void **state)
     f->cfg.classes = "";
     f->cfg.max_train = 2;
     d = open_good(f);
-    assert_int_equal(kd_data_train_count(d), 2);
+    assert_int_equal(kd_data_count(d, KD_SPLIT_TRAIN), 2);
     assert_string_equal(kd_data_name(d, 2), "vi#0");
     kd_data_free(d);
 }
@@ -516,8 +516,8 @@ static void test_dataset_real_flowers(void **state)
     kd_data *d = NULL;
     kd_diag diag = {0};
     kd_assert_ok(kd_data_open(&f->cfg, root, NULL, NULL, &d, &diag), &diag);
-    assert_int_equal(kd_data_train_count(d), 100);
-    assert_int_equal(kd_data_val_count(d), 551);
+    assert_int_equal(kd_data_count(d, KD_SPLIT_TRAIN), 100);
+    assert_int_equal(kd_data_count(d, KD_SPLIT_VAL), 551);
     assert_int_equal(kd_data_classes(d), 5);
     assert_string_equal(kd_data_class_name(d, 4), "tulips");
     assert_int_equal(kd_data_missing(d), 0);
@@ -549,7 +549,7 @@ static void test_dataset_real_fashion(void **state)
     kd_data *d = NULL;
     kd_diag diag = {0};
     kd_assert_ok(kd_data_open(&cfg, root, NULL, NULL, &d, &diag), &diag);
-    assert_int_equal(kd_data_train_count(d), 10000);
+    assert_int_equal(kd_data_count(d, KD_SPLIT_TRAIN), 10000);
     assert_int_equal(kd_data_classes(d), 10);
     int count[10] = {0};
     for (size_t i = 0; i < 10000; i++)

@@ -96,8 +96,8 @@ static void test_flowers_make_is_a_data_set(void **state)
                                .size = 32};
     kd_data *d = NULL;
     kd_assert_ok(kd_data_open(&open_cfg, fd, NULL, NULL, &d, &diag), &diag);
-    assert_int_equal(kd_data_train_count(d), 16);
-    assert_int_equal(kd_data_val_count(d), 7);
+    assert_int_equal(kd_data_count(d, KD_SPLIT_TRAIN), 16);
+    assert_int_equal(kd_data_count(d, KD_SPLIT_VAL), 7);
     assert_int_equal(kd_data_missing(d), 0);
     uint8_t *drawn = kd_xalloc(32 * 32 * 3), *read = kd_xalloc(32 * 32 * 3);
     for (size_t i = 0; i < 23; i++) {

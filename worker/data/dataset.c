@@ -146,14 +146,14 @@ static int digest_of_all(kd_data *d, void (*progress)(size_t done, size_t all, v
     kd_hasher *h = kd_hasher_new();
     if (!h)
         return kd_fail(diag, -KD_ENOMEM, "no memory for a digest");
-    size_t all = d->n_train + d->n_val;
+    size_t all = d->count[KD_SPLIT_TRAIN] + d->count[KD_SPLIT_VAL];
     kd_time_ms last = kd_clock_ms();
     int rc = 0;
     add_text(h, "distilld data 1");
     add_u64(h, d->kind);
     kd_hasher_add(h, d->classes_digest.bytes, sizeof d->classes_digest.bytes);
-    add_u64(h, d->n_train);
-    add_u64(h, d->n_val);
+    add_u64(h, d->count[KD_SPLIT_TRAIN]);
+    add_u64(h, d->count[KD_SPLIT_VAL]);
     add_u64(h, (uint64_t)d->idx_w);
     add_u64(h, (uint64_t)d->idx_h);
     for (size_t i = 0; i < all && rc == 0; i++) {
@@ -211,11 +211,12 @@ int kd_data_open(const kd_data_config *cfg, int root_fd,
                                   : kd_data_open_folder(d, cfg, diag);
     if (rc == 0) {
         /* Both lists stand in one array; dropping training samples pulls the others down. */
-        size_t n_train = d->n_train;
+        size_t n_train = d->count[KD_SPLIT_TRAIN];
         rc = choose(d->samples, &n_train, (size_t)cfg->max_train, cfg->seed, diag);
-        if (rc == 0 && n_train != d->n_train) {
-            memmove(d->samples + n_train, d->samples + d->n_train, d->n_val * sizeof *d->samples);
-            d->n_train = n_train;
+        if (rc == 0 && n_train != d->count[KD_SPLIT_TRAIN]) {
+            memmove(d->samples + n_train, d->samples + d->count[KD_SPLIT_TRAIN],
+                    d->count[KD_SPLIT_VAL] * sizeof *d->samples);
+            d->count[KD_SPLIT_TRAIN] = n_train;
         }
     }
     if (rc == 0)
@@ -247,14 +248,38 @@ void kd_data_free(kd_data *d)
 
 /* ---- asking */
 
-size_t kd_data_train_count(const kd_data *d)
+const char *kd_split_name(enum kd_split split)
 {
-    return d->n_train;
+    static const char *const names[KD_SPLITS] = {"train", "val", "test", "unlabelled"};
+    KD_BUG_ON((unsigned)split >= KD_SPLITS);
+    return names[split];
 }
 
-size_t kd_data_val_count(const kd_data *d)
+size_t kd_data_first(const kd_data *d, enum kd_split split)
 {
-    return d->n_val;
+    size_t first = 0;
+    for (enum kd_split s = KD_SPLIT_TRAIN; s < split; s++)
+        first += d->count[s];
+    return first;
+}
+
+size_t kd_data_count(const kd_data *d, enum kd_split split)
+{
+    return d->count[split];
+}
+
+size_t kd_data_samples(const kd_data *d)
+{
+    return kd_data_first(d, KD_SPLITS);
+}
+
+enum kd_split kd_data_split(const kd_data *d, size_t sample)
+{
+    enum kd_split split = KD_SPLIT_TRAIN;
+    KD_BUG_ON(sample >= kd_data_samples(d));
+    while (sample >= kd_data_first(d, split) + d->count[split])
+        split++;
+    return split;
 }
 
 int kd_data_classes(const kd_data *d)
@@ -269,13 +294,13 @@ const char *kd_data_class_name(const kd_data *d, int c)
 
 int kd_data_label(const kd_data *d, size_t sample)
 {
-    KD_BUG_ON(sample >= d->n_train + d->n_val);
+    KD_BUG_ON(sample >= kd_data_samples(d));
     return d->samples[sample].label;
 }
 
 const char *kd_data_name(const kd_data *d, size_t sample)
 {
-    KD_BUG_ON(sample >= d->n_train + d->n_val);
+    KD_BUG_ON(sample >= kd_data_samples(d));
     return d->samples[sample].name;
 }
 
@@ -324,7 +349,7 @@ static int grey_sample(const kd_data *d, size_t sample, kd_image *out, kd_diag *
 
 int kd_data_load(const kd_data *d, size_t sample, uint8_t *rgb, kd_diag *diag)
 {
-    KD_BUG_ON(sample >= d->n_train + d->n_val);
+    KD_BUG_ON(sample >= kd_data_samples(d));
     kd_image im = {0};
     int rc = d->kind == KD_DATA_IDX ? grey_sample(d, sample, &im, diag)
                                     : decode_sample(d, sample, &im, diag);

@@ -36,17 +36,28 @@
 #define KD_DATA_MAX_IDX (1u << 30) /* bytes of an IDX file, unpacked */
 #define KD_DATA_MAX_SIZE 4096      /* pixels of a side of the samples given out */
 
-enum kd_data_kind { KD_DATA_IMAGE_FOLDER, KD_DATA_IDX };
+/* Order of enum kd_data_format in job.h. */
+enum kd_data_kind { KD_DATA_IMAGE_FOLDER, KD_DATA_IDX, KD_DATA_CIFAR, KD_DATA_NPY };
+/* The same picture in two splits; order of enum kd_leakage in job.h. */
+enum kd_data_leakage { KD_DATA_REFUSE, KD_DATA_MOVE, KD_DATA_ALLOW };
+enum kd_split { KD_SPLIT_TRAIN, KD_SPLIT_VAL, KD_SPLIT_TEST, KD_SPLIT_UNLABELLED, KD_SPLITS };
+const char *kd_split_name(enum kd_split split); /* "train", "val", "test", "unlabelled" */
+
+/* Strings may be NULL, which is as good as "". */
 typedef struct kd_data_config {
     enum kd_data_kind kind;
-    const char *path;        /* folder beneath root; "" or "." = the root itself */
-    const char *train, *val; /* list files (lines `path<TAB>class`) or IDX image files (.gz too) */
-    const char *train_labels, *val_labels; /* IDX only */
-    const char *classes;                   /* file of names, or "" */
-    int size;                              /* pixels of a side, 1..KD_DATA_MAX_SIZE */
-    int max_train; /* at most so many of the training list, drawn without order
-                      by seed and kept in list order; 0 = all */
-    uint64_t seed; /* for max_train's choice */
+    const char *path; /* folder beneath root; "" or "." = the root itself */
+    const char *train, *val, *test;
+    const char *train_labels, *val_labels, *test_labels; /* IDX and npy */
+    double val_share, test_share; /* of the training samples, where no val or test is named */
+    enum kd_data_leakage leakage;
+    const char *classes;         /* file of names, or "" */
+    const char *unlabelled_path; /* folder beneath root; "" = none */
+    const char *unlabelled_list; /* list file in it; "" = every picture below it */
+    int size;                    /* pixels of a side, 1..KD_DATA_MAX_SIZE */
+    int max_train; /* at most so many training samples, drawn without order by seed and kept in
+                      list order; 0 = all */
+    uint64_t seed; /* of the shares and of max_train's choice */
 } kd_data_config;
 
 typedef struct kd_data kd_data;
@@ -57,11 +68,14 @@ int kd_data_open(const kd_data_config *cfg, int root_fd,
                  void (*progress)(size_t done, size_t all, void *arg), void *arg, kd_data **out,
                  kd_diag *diag) KD_MUST_CHECK;
 void kd_data_free(kd_data *d); /* NULL allowed */
-size_t kd_data_train_count(const kd_data *d);
-size_t kd_data_val_count(const kd_data *d);
+/* Number of a split's first sample, and how many it has. */
+size_t kd_data_first(const kd_data *d, enum kd_split split);
+size_t kd_data_count(const kd_data *d, enum kd_split split);
+size_t kd_data_samples(const kd_data *d); /* of all splits */
+enum kd_split kd_data_split(const kd_data *d, size_t sample);
 int kd_data_classes(const kd_data *d);
 const char *kd_data_class_name(const kd_data *d, int c);   /* NULL out of range */
-int kd_data_label(const kd_data *d, size_t sample);        /* -1 = unlabelled; no set is so today */
+int kd_data_label(const kd_data *d, size_t sample);        /* -1 = unlabelled */
 const char *kd_data_name(const kd_data *d, size_t sample); /* for messages; the path in the list */
 kd_digest kd_data_digest(const kd_data *d);
 kd_digest kd_data_classes_digest(const kd_data *d);

@@ -20,8 +20,8 @@ struct kd_data {
     enum kd_data_kind kind;
     char *path;
     int size, root_fd;
-    kd_data_sample *samples; /* training samples, then validation samples */
-    size_t n_train, n_val, missing;
+    kd_data_sample *samples; /* in the order of the splits */
+    size_t count[KD_SPLITS], missing;
     int n_classes;
     const char **classes; /* into class_text, or into lists[] */
     char *class_text;

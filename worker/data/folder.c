@@ -174,7 +174,7 @@ static int parse_line(const kd_data *d, const lines *l, char *line, size_t len, 
 /* Appends the samples of list `which` (0 train, 1 val) to d->samples. */
 static int read_list(kd_data *d, int which, const char *name, size_t *out_count, kd_diag *diag)
 {
-    size_t len, have = d->n_train, count = 0;
+    size_t len, have = d->count[KD_SPLIT_TRAIN], count = 0;
     int rc = kd_data_read(d, name, KD_DATA_MAX_LIST, &d->lists[which], &len, diag);
     if (rc != 0)
         return rc;
@@ -235,7 +235,7 @@ static int classes_from_folders(kd_data *d, const char *list, kd_diag *diag)
     d->classes = calloc(KD_DATA_MAX_CLASSES, sizeof *d->classes);
     size_t *at = calloc(KD_DATA_MAX_CLASSES, sizeof *at);
     int rc = d->classes && at ? 0 : kd_fail(diag, -KD_ENOMEM, "no memory for class names");
-    for (size_t i = 0; i < d->n_train && rc == 0; i++) {
+    for (size_t i = 0; i < d->count[KD_SPLIT_TRAIN] && rc == 0; i++) {
         char folder[KD_DATA_MAX_CLASS_NAME + 1];
         if (!folder_of(d->samples[i].name, folder))
             continue;
@@ -291,12 +291,12 @@ static int label_by_folder(kd_data *d, const kd_data_config *cfg, kd_diag *diag)
         by_name[c] = (named){d->classes[c], (int)c};
     qsort(by_name, n, sizeof *by_name, compare_named);
     int rc = 0;
-    for (size_t i = 0; i < d->n_train + d->n_val && rc == 0; i++) {
+    for (size_t i = 0; i < d->count[KD_SPLIT_TRAIN] + d->count[KD_SPLIT_VAL] && rc == 0; i++) {
         kd_data_sample *s = &d->samples[i];
         char folder[KD_DATA_MAX_CLASS_NAME + 1];
         if (s->label != LABEL_FROM_FOLDER)
             continue;
-        const char *list = i < d->n_train ? cfg->train : cfg->val;
+        const char *list = i < d->count[KD_SPLIT_TRAIN] ? cfg->train : cfg->val;
         const named *found = NULL;
         if (folder_of(s->name, folder))
             found = bsearch(&(named){.name = folder}, by_name, n, sizeof *by_name, compare_named);
@@ -319,9 +319,9 @@ int kd_data_open_folder(kd_data *d, const kd_data_config *cfg, kd_diag *diag)
     if (rc == -KD_ENOENT && !asked)
         rc = 0; /* the folders' names will do */
     if (rc == 0)
-        rc = read_list(d, 0, cfg->train, &d->n_train, diag);
+        rc = read_list(d, 0, cfg->train, &d->count[KD_SPLIT_TRAIN], diag);
     if (rc == 0)
-        rc = read_list(d, 1, cfg->val, &d->n_val, diag);
+        rc = read_list(d, 1, cfg->val, &d->count[KD_SPLIT_VAL], diag);
     if (rc == 0 && d->n_classes == 0)
         rc = classes_from_folders(d, cfg->train, diag);
     return rc == 0 ? label_by_folder(d, cfg, diag) : rc;

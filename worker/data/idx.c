@@ -144,7 +144,7 @@ static int read_split(kd_data *d, int which, const char *images, const char *lab
                        dims[2], dims[1], d->idx_w, d->idx_h);
     d->idx_h = (int)dims[1];
     d->idx_w = (int)dims[2];
-    size_t have = d->n_train, n = dims[0];
+    size_t have = d->count[KD_SPLIT_TRAIN], n = dims[0];
     if (have + n > KD_DATA_MAX_SAMPLES)
         return kd_fail(diag, -KD_ELIMIT,
                        "%s has %zu pictures; at most %u samples are accepted in all", images, n,
@@ -175,7 +175,7 @@ static int read_split(kd_data *d, int which, const char *images, const char *lab
 static int number_classes(kd_data *d, kd_diag *diag)
 {
     int max = 0;
-    for (size_t i = 0; i < d->n_train; i++)
+    for (size_t i = 0; i < d->count[KD_SPLIT_TRAIN]; i++)
         max = KD_MAX(max, d->samples[i].label);
     d->n_classes = max + 1;
     d->classes = calloc((size_t)d->n_classes, sizeof *d->classes);
@@ -193,17 +193,17 @@ int kd_data_open_idx(kd_data *d, const kd_data_config *cfg, kd_diag *diag)
 {
     int rc = cfg->classes && *cfg->classes ? kd_data_read_classes(d, cfg->classes, diag) : 0;
     if (rc == 0)
-        rc = read_split(d, 0, cfg->train, cfg->train_labels, &d->n_train, diag);
+        rc = read_split(d, 0, cfg->train, cfg->train_labels, &d->count[KD_SPLIT_TRAIN], diag);
     if (rc == 0)
-        rc = read_split(d, 1, cfg->val, cfg->val_labels, &d->n_val, diag);
+        rc = read_split(d, 1, cfg->val, cfg->val_labels, &d->count[KD_SPLIT_VAL], diag);
     if (rc == 0 && d->n_classes == 0)
         rc = number_classes(d, diag);
-    for (size_t i = 0; rc == 0 && i < d->n_train + d->n_val; i++)
+    for (size_t i = 0; rc == 0 && i < d->count[KD_SPLIT_TRAIN] + d->count[KD_SPLIT_VAL]; i++)
         if (d->samples[i].label >= d->n_classes)
             rc =
                 kd_fail(diag, -KD_EDATA, "%s: label %d of sample %s, but there are only %d classes",
-                        i < d->n_train ? cfg->train_labels : cfg->val_labels, d->samples[i].label,
-                        d->samples[i].name, d->n_classes);
+                        i < d->count[KD_SPLIT_TRAIN] ? cfg->train_labels : cfg->val_labels,
+                        d->samples[i].label, d->samples[i].name, d->n_classes);
     return rc;
 }
 

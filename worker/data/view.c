@@ -9,6 +9,10 @@ void kd_view_make(const kd_view_rule *rule, size_t sample, uint32_t view, const 
                   uint8_t *out)
 {
     KD_BUG_ON(rule->size <= 0 || rule->crop_pad < 0);
+    if (view == KD_VIEW_CLEAN) {
+        memcpy(out, in, 3 * (size_t)rule->size * (size_t)rule->size);
+        return;
+    }
     kd_rng rng;
     kd_rng_init(&rng, rule->seed, KD_RNG_VIEW, sample, view);
     /* All three are drawn whatever the rule says, so that flipping does not change with cropping.
@@ -35,6 +39,24 @@ void kd_view_make(const kd_view_rule *rule, size_t sample, uint32_t view, const 
         for (int x = x0; x < x1; x++)
             memcpy(to + 3 * (size_t)(size - 1 - x), from + 3 * (size_t)(x + dx), 3);
     }
+}
+
+void kd_view_mix_of(const kd_view_rule *rule, size_t sample, uint32_t view, size_t n_train,
+                    kd_view_mix *out)
+{
+    (void)rule;
+    (void)view;
+    (void)n_train;
+    *out = (kd_view_mix){.kind = KD_MIX_NONE, .partner = (uint32_t)sample, .share = 1};
+}
+
+void kd_view_blend(const kd_view_mix *mix, int size, const uint8_t *a, const uint8_t *b,
+                   uint8_t *out)
+{
+    (void)b;
+    KD_BUG_ON(mix->kind != KD_MIX_NONE);
+    if (out != a)
+        memcpy(out, a, 3 * (size_t)size * (size_t)size);
 }
 
 void kd_view_to_float(int kind, const uint8_t *rgb, size_t pixels, float *out)
