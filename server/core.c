@@ -205,15 +205,15 @@ static bool border(const kd_core_stage_info *info, uint64_t version)
 {
     if (version == info->last_version)
         return true;
-    return version > 1 && (version - 1) % info->epoch_steps == 0;
+    return version > 1 && (version - 1) % info->eval_steps == 0;
 }
 
 /* Newest version before `version` that had to be evaluated; 0 = none. */
 static uint64_t border_before(const kd_core_stage_info *info, uint64_t version)
 {
-    if (version <= 1 + info->epoch_steps)
+    if (version <= 1 + info->eval_steps)
         return 0;
-    return (version - 2) / info->epoch_steps * info->epoch_steps + 1;
+    return (version - 2) / info->eval_steps * info->eval_steps + 1;
 }
 
 static void stage_check(kd_core *c, struct job *j, kd_actions *out);
@@ -593,7 +593,7 @@ void kd_core_handle(kd_core *c, const kd_event *ev, kd_time_ms now, kd_actions *
         break;
     case KD_EV_SAVED:
         if (current && j->open && ev->version >= st->s.manifest &&
-            ev->version > st->pending_manifest) {
+            ev->version > st->pending_manifest && ev->version <= st->s.info.last_version) {
             st->pending_manifest = ev->version;
             settle_manifest(c, j, out);
         }
@@ -601,6 +601,11 @@ void kd_core_handle(kd_core *c, const kd_event *ev, kd_time_ms now, kd_actions *
     case KD_EV_EVALUATED:
         if (current && ev->version > st->s.evaluated) {
             st->s.evaluated = ev->version;
+            if (ev->stop && ev->version < st->s.info.last_version) {
+                st->s.info.last_version = ev->version;
+                st->committed_last = true;
+                st->saved_last = st->s.manifest == ev->version;
+            }
             settle_manifest(c, j, out);
             if (j->state == KD_RUN_RUNNING && st == &j->stages[j->stage])
                 stage_check(c, j, out);

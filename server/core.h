@@ -9,6 +9,8 @@
  * begins: a new generation starts at the manifest's version (1 = initial) with slots and chunks
  * divided evenly. Whoever is lost ends the generation, and a new one starts from the manifest with
  * the others. A worker that comes later prepares meanwhile and is taken in at the next checkpoint.
+ * Evaluated versions are always saved, so that a stage may end early at any of them: what was
+ * computed past it is dropped.
  *
  * Threads: one. Memory: actions are plain data in a growing list that the caller reuses. */
 #ifndef KD_SERVER_CORE_H
@@ -18,7 +20,7 @@
 #include "kd/err.h"
 #include "kd/hash.h"
 
-#define KD_CORE_STAGES 8
+#define KD_CORE_STAGES 16
 #define KD_CORE_TEXT 400
 
 typedef uint64_t kd_job_id;    /* 48 random bits, shown as 12 hex digits */
@@ -41,7 +43,7 @@ enum kd_core_stage_kind {
 typedef struct kd_core_stage_info {
     kd_digest identity;    /* of the whole StageInfo, fingerprint included */
     uint64_t last_version; /* steps + 1 */
-    uint64_t epoch_steps;  /* steps of an epoch */
+    uint64_t eval_steps;   /* steps between two evaluations */
     uint32_t slots, chunks;
 } kd_core_stage_info;
 
@@ -75,7 +77,7 @@ enum kd_event_kind {
     KD_EV_STALLED,   /* member, job, stage, generation, text: it cannot go on with it */
     KD_EV_COMMITTED, /* job, stage, generation, version */
     KD_EV_SAVED,     /* job, stage, version: checkpoint durable */
-    KD_EV_EVALUATED, /* job, stage, version: all units in and stored */
+    KD_EV_EVALUATED, /* job, stage, version: all units in and stored; stop: it is the last one */
     KD_EV_EXPORTED,  /* job, stage; text: non-empty = failed */
     KD_EV_TICK
 };
@@ -86,7 +88,7 @@ typedef struct kd_event {
     kd_member_id member;
     uint32_t stage;
     uint64_t generation, version;
-    bool worker_only;
+    bool worker_only, stop;
     kd_core_stage_info info;
     const kd_core_job_setup *setup; /* borrowed during the call */
     const char *text;               /* likewise; may be NULL */

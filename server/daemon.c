@@ -132,6 +132,7 @@ void kd_job_record_free(kd_job_record *j)
     for (int i = 0; i < j->n_stages; i++) {
         kd_wire_free((ProtobufCMessage *)j->stages[i].info);
         free(j->stages[i].row.info);
+        free(j->stages[i].trained);
     }
     kd_job_row_clear(&j->row);
     free(j->epochs);
@@ -168,19 +169,20 @@ static void send_prepare(kd_daemon *d, kd_worker_record *w, kd_job_record *j, ui
     char id[KD_ID_TEXT];
     struct {
         Distill__V1__NamedBlob m;
-        char digest[33];
-    } done[KD_MAX_STAGES];
-    Distill__V1__NamedBlob *list[KD_MAX_STAGES];
+        char name[32], digest[33];
+    } done[2 * KD_MAX_STAGES];
+    Distill__V1__NamedBlob *list[2 * KD_MAX_STAGES];
     size_t n = 0;
-    for (int i = 0; i < j->n_stages; i++) {
-        enum kd_stage_kind kind = j->stages[i].kind;
-        if (!kd_stage_artefact_name(kind))
-            continue;
-        kd_stage_artefact_digest(d, j, kind, done[n].digest);
+    for (int i = 0; i < 2 * j->n_stages; i++) {
+        enum kd_stage_kind kind = j->stages[i / 2].kind;
+        bool best = i % 2;
+        kd_stage_artefact_digest(d, j, kind, best, done[n].digest);
         if (!done[n].digest[0])
             continue;
+        snprintf(done[n].name, sizeof done[n].name, "%s%s",
+                 kind == KD_STAGE_DISTILL ? "student" : kd_stage_name(kind), best ? ".best" : "");
         distill__v1__named_blob__init(&done[n].m);
-        done[n].m.path = (char *)(kind == KD_STAGE_DISTILL ? "student" : kd_stage_name(kind));
+        done[n].m.path = done[n].name;
         done[n].m.digest = done[n].digest;
         list[n] = &done[n].m;
         n++;
@@ -276,8 +278,8 @@ static void set_job_state(kd_daemon *d, kd_job_record *j, enum kd_run_state stat
         kd_daemon_fatal(d, &diag);
     if (state >= KD_RUN_SUCCEEDED && changed) {
         for (int i = 0; i < j->n_stages; i++)
-            if (kd_state_drop_checkpoints(&d->state, j->row.id, (uint32_t)i, UINT64_MAX, &diag) !=
-                0)
+            if (kd_state_drop_checkpoints(&d->state, j->row.id, (uint32_t)i, UINT64_MAX, 0,
+                                          &diag) != 0)
                 kd_warn("old checkpoints stay: %s", diag.msg);
         kd_watch_event(d, j, "finished", "", NULL, "job %s%s%s", words[state],
                        reason[0] ? ": " : "", reason);
@@ -331,7 +333,7 @@ static void carry_out(kd_daemon *d, const kd_action *a)
         kd_stage_manifest(d, j, a->stage, a->version);
         break;
     case KD_ACT_EXPORT:
-        kd_stage_export(d, j, a->stage);
+        kd_result_export(d, j, a->stage);
         break;
     case KD_ACT_NOTE:
         kd_watch_event(d, j, a->word, w ? w->name : "", NULL, "%s", a->text);

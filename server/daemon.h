@@ -27,11 +27,12 @@ typedef struct kd_daemon kd_daemon;
 typedef struct kd_stage_record {
     kd_stage_row row;
     enum kd_stage_kind kind;
-    Distill__V1__StageInfo *info;  /* unpacked row.info, NULL before a worker told */
-    kd_exchange *exchange;         /* while it runs; see kd_daemon.exchanges for other threads */
-    double loss, correct, samples; /* of the running epoch so far */
-    double pending_sums[3];        /* the same at the version being saved */
-    uint64_t version;              /* committed */
+    Distill__V1__StageInfo *info;     /* unpacked row.info, NULL before a worker told */
+    kd_exchange *exchange;            /* while it runs; see kd_daemon.exchanges for other threads */
+    kd_exchange_totals sums;          /* since the last evaluation */
+    kd_exchange_totals pending_sums;  /* the same at the version being saved */
+    struct kd_exchange_span *trained; /* for clipping, owned */
+    uint64_t version;                 /* committed */
     double last_loss;
     double rate; /* samples a second, smoothed */
     kd_time_ms last_commit;
@@ -65,6 +66,7 @@ typedef struct kd_worker_record {
     kd_time_ms units_at;
     double units_rate;
     uint64_t teacher_forwards, bank_hits; /* of its stage, for the job's sums */
+    double teacher_seconds;
     kd_job_id beat_job;
     uint32_t beat_stage;
 } kd_worker_record;
@@ -157,15 +159,42 @@ void kd_stage_open(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_begi
 void kd_stage_close(kd_daemon *d, kd_job_record *j, uint32_t stage);
 void kd_stage_finished(kd_daemon *d, kd_job_record *j, uint32_t stage);
 void kd_stage_manifest(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t version);
-void kd_stage_export(kd_daemon *d, kd_job_record *j, uint32_t stage);
 void kd_stage_store(kd_daemon *d, kd_job_record *j, uint32_t stage);
-/* Digest of the artefact of a finished stage ("" if there is none). */
-void kd_stage_artefact_digest(kd_daemon *d, kd_job_record *j, enum kd_stage_kind kind,
-                              char out[33]);
-const char *kd_stage_artefact_name(enum kd_stage_kind kind);
+/* Version that the stage ends at: its last step's, or where it was stopped early. */
+uint64_t kd_stage_last_version(const kd_stage_record *s);
+uint64_t kd_stage_vector_floats(const Distill__V1__StageInfo *i);
+/* Evaluation of a version (0: the newest) of a stage, NULL = none; borrowed until the next one. */
+const kd_epoch_row *kd_stage_evaluation(const kd_job_record *j, uint32_t stage, uint64_t version);
+/* Reads a checkpoint back; its bytes must have the digest that was stored with it. Caller frees
+ * both: vector [vector_floats], state [optimizer_vectors][vector_floats]. */
+int kd_stage_load_checkpoint(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t version,
+                             float **out_vector, float **out_state, kd_diag *diag) KD_MUST_CHECK;
 /* Any thread. NULL if that stage does not run; release afterwards. */
 kd_exchange_entry *kd_stage_acquire(kd_daemon *d, kd_job_id job, uint32_t stage);
 void kd_stage_release(kd_daemon *d, kd_exchange_entry *e);
+
+/* artefacts.c */
+/* File name of the network that a stage makes, NULL for a stage that makes none. */
+const char *kd_stage_artefact_name(enum kd_stage_kind kind);
+/* Digest of the artefact of a finished stage, of its best version or its last ("" if there is
+ * none). */
+void kd_stage_artefact_digest(kd_daemon *d, kd_job_record *j, enum kd_stage_kind kind, bool best,
+                              char out[33]);
+/* The vector by its table, as one safetensors file that is named in the database when this returns.
+ * digest: of the vector. */
+int kd_artefact_write_network(kd_daemon *d, kd_job_record *j, uint32_t stage, bool best,
+                              const float *vector, const char *digest, kd_diag *diag) KD_MUST_CHECK;
+/* Writes bytes as an artefact of the job, durably. */
+int kd_artefact_write(kd_daemon *d, kd_job_record *j, uint32_t stage, const char *name,
+                      const void *bytes, size_t len, kd_diag *diag) KD_MUST_CHECK;
+/* Adds a piece of a file that a worker made; *out_complete once the whole is there and durable. */
+int kd_artefact_add_piece(kd_daemon *d, const Distill__V1__ArtefactPiece *m, const uint8_t *piece,
+                          size_t len, Distill__V1__UploadReply *reply, kd_diag *diag) KD_MUST_CHECK;
+
+/* result.c: result.json, the last artefact of a job. */
+void kd_result_export(kd_daemon *d, kd_job_record *j, uint32_t stage);
+/* Wilson's score interval at 95 %. */
+void kd_wilson(uint32_t correct, uint32_t n, double *lo, double *hi);
 
 /* watch.c */
 void kd_watch_add(kd_daemon *d, kd_watcher *w);

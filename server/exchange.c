@@ -4,11 +4,12 @@
 #include "kd/log.h"
 #include "wire/wire.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum want { WANT_SUM, WANT_SLICE };
+enum want { WANT_SUM, WANT_SLICE, WANT_STATE, WANT_VALUES };
 
 struct waiter {
     kd_rpc_call *call;
@@ -25,7 +26,7 @@ struct node {
 
 struct gathered {
     uint64_t version;
-    float *rows; /* [val_samples][2] */
+    float *rows; /* [val_samples][KD_EVAL_COLUMNS] */
     uint32_t *unit_crc;
     bool *have;
     uint32_t missing;
@@ -38,7 +39,8 @@ struct kd_exchange {
     bool open;
     uint64_t generation, version; /* T */
     float *current;               /* version T, NULL while nobody published version 1 */
-    float *state;                 /* optimiser state of the version the generation began at */
+    float *state; /* optimiser state of state_version: where the generation began, or, with averaged
+                     parameters, what is evaluated */
     uint64_t state_version;
     float *next; /* slices of T+1 (of 1 while current is NULL) */
     float *next_state;
@@ -47,9 +49,18 @@ struct kd_exchange {
     uint32_t missing;    /* slices of the next version not yet in */
     struct node *nodes;  /* [chunks][2*slots] */
     struct {
-        double loss, correct, samples;
+        kd_exchange_totals t;
         bool have;
-    } * totals;           /* [2*slots], from chunk 0 */
+    } * totals;            /* [2*slots], from chunk 0 */
+    uint32_t sums_missing; /* chunks of T whose root is not filled yet */
+    double *squares;       /* [chunks] of the trained elements of the sums, with clip_norm */
+    float scale;           /* of the sums of T, once all are there */
+    struct {
+        float *rows;   /* [batch][columns] of step T */
+        uint32_t *crc; /* [slots] */
+        bool *have;    /* [slots] */
+        uint32_t missing;
+    } values;
     bool checkpoint_next; /* decided for version T+1 */
     bool sums_left;       /* a sum of T has been sent: the decision stands */
     bool checkpoint_wanted;
@@ -79,6 +90,9 @@ kd_exchange *kd_exchange_new(const kd_exchange_config *cfg, const kd_exchange_ev
     x->slice_crc = kd_xalloc(cfg->chunks * sizeof *x->slice_crc);
     x->nodes = kd_xalloc((size_t)cfg->chunks * 2 * cfg->slots * sizeof *x->nodes);
     x->totals = kd_xalloc(2 * (size_t)cfg->slots * sizeof *x->totals);
+    x->squares = kd_xalloc(cfg->chunks * sizeof *x->squares);
+    x->values.crc = kd_xalloc(cfg->slots * sizeof *x->values.crc);
+    x->values.have = kd_xalloc(cfg->slots * sizeof *x->values.have);
     return x;
 }
 
@@ -89,6 +103,10 @@ static void clear_tree(kd_exchange *x)
         free(x->nodes[i].sum);
     memset(x->nodes, 0, n * sizeof *x->nodes);
     memset(x->totals, 0, 2 * (size_t)x->cfg.slots * sizeof *x->totals);
+    memset(x->values.have, 0, x->cfg.slots * sizeof *x->values.have);
+    x->values.missing = x->cfg.slots;
+    x->sums_missing = x->cfg.chunks;
+    x->scale = 1;
 }
 
 static void clear_gathered(kd_exchange *x)
@@ -152,9 +170,42 @@ static void answer_sum(kd_exchange *x, kd_rpc_call *call, uint32_t chunk)
     m.step = x->version;
     m.chunk = chunk;
     m.checkpoint = x->checkpoint_next;
+    m.scale = x->scale;
     m.crc32c = kd_crc32c(0, sum, len);
     x->sums_left = true;
     answer(call, &m, sum, len);
+}
+
+/* The slice of `current` with its optimiser vectors; state_version is the version. */
+static void answer_state(kd_exchange *x, kd_rpc_call *call, uint32_t chunk)
+{
+    size_t n = chunk_len(x, chunk), vectors = x->cfg.state_vectors;
+    size_t first = (size_t)chunk * x->cfg.chunk_floats, bytes = (1 + vectors) * n * sizeof(float);
+    float *both = malloc(bytes);
+    if (!both) {
+        kd_rpc_finish(call, -KD_ENOMEM, "no memory for a state chunk");
+        return;
+    }
+    memcpy(both, x->current + first, n * sizeof(float));
+    for (size_t v = 0; v < vectors; v++)
+        memcpy(both + (1 + v) * n, x->state + v * x->cfg.vector_floats + first, n * sizeof(float));
+    Distill__V1__SliceChunk m = DISTILL__V1__SLICE_CHUNK__INIT;
+    m.version = x->state_version;
+    m.chunk = chunk;
+    m.generation = x->generation;
+    m.with_state = true;
+    m.crc32c = kd_crc32c(0, both, bytes);
+    answer(call, &m, both, bytes);
+    free(both);
+}
+
+static void answer_values(kd_exchange *x, kd_rpc_call *call)
+{
+    Distill__V1__ValueChunk m = DISTILL__V1__VALUE_CHUNK__INIT;
+    size_t bytes = (size_t)x->cfg.batch * x->cfg.columns * sizeof(float);
+    m.step = x->version;
+    m.crc32c = kd_crc32c(0, x->values.rows, bytes);
+    answer(call, &m, x->values.rows, bytes);
 }
 
 static void add_waiter(kd_exchange *x, kd_rpc_call *call, enum want want, uint32_t chunk)
@@ -183,10 +234,20 @@ static void serve_waiters(kd_exchange *x, enum want want, uint32_t chunk, uint64
             x->waiters[kept++] = w;
             continue;
         }
-        if (want == WANT_SUM)
+        switch (want) {
+        case WANT_SUM:
             answer_sum(x, w.call, chunk);
-        else
+            break;
+        case WANT_SLICE:
             answer_slice(x, w.call, version, chunk, vector);
+            break;
+        case WANT_STATE:
+            answer_state(x, w.call, chunk);
+            break;
+        case WANT_VALUES:
+            answer_values(x, w.call);
+            break;
+        }
         kd_rpc_call_unref(w.call);
     }
     x->n_waiters = kept;
@@ -217,11 +278,16 @@ void kd_exchange_forget(kd_exchange *x, kd_rpc_call *call)
 
 /* ---- life */
 
+static bool is_border(const kd_exchange_config *cfg, uint64_t version)
+{
+    return version == cfg->last_version || (version > 1 && (version - 1) % cfg->eval_steps == 0);
+}
+
 static void decide_checkpoint(kd_exchange *x)
 {
     uint64_t next = x->current ? x->version + 1 : 1;
     uint64_t done = next - 1; /* steps that lead to it */
-    x->checkpoint_next = next == x->cfg.last_version ||
+    x->checkpoint_next = is_border(&x->cfg, next) ||
                          (done > 0 && done % x->cfg.checkpoint_every == 0) || x->checkpoint_wanted;
     x->sums_left = false;
 }
@@ -262,6 +328,10 @@ void kd_exchange_free(kd_exchange *x)
     free(x->slice_crc);
     free(x->nodes);
     free(x->totals);
+    free(x->squares);
+    free(x->values.rows);
+    free(x->values.crc);
+    free(x->values.have);
     free(x);
 }
 
@@ -305,20 +375,60 @@ static bool payload_ok(kd_rpc_call *call, const uint8_t *payload, size_t len, si
 /* ---- push: the reduction tree */
 
 /* Puts the totals of a node in and adds siblings up; the same tree as the gradients. */
-static void add_totals(kd_exchange *x, uint32_t node, double loss, double correct, double samples)
+static void add_totals(kd_exchange *x, uint32_t node, const kd_exchange_totals *t)
 {
-    x->totals[node].loss = loss;
-    x->totals[node].correct = correct;
-    x->totals[node].samples = samples;
+    x->totals[node].t = *t;
     x->totals[node].have = true;
     while (node > 1 && x->totals[node ^ 1].have) {
-        uint32_t left = node & ~1u, right = node | 1u;
+        const kd_exchange_totals *a = &x->totals[node & ~1u].t, *b = &x->totals[node | 1u].t;
+        kd_exchange_totals *sum = &x->totals[node >> 1].t;
+        sum->loss = a->loss + b->loss;
+        sum->correct = a->correct + b->correct;
+        sum->samples = a->samples + b->samples;
+        for (uint32_t i = 0; i < x->cfg.n_terms; i++)
+            sum->terms[i] = a->terms[i] + b->terms[i];
         node >>= 1;
-        x->totals[node].loss = x->totals[left].loss + x->totals[right].loss;
-        x->totals[node].correct = x->totals[left].correct + x->totals[right].correct;
-        x->totals[node].samples = x->totals[left].samples + x->totals[right].samples;
         x->totals[node].have = true;
     }
+}
+
+/* Sum of the squares of a chunk's trained elements, in their order, in double. */
+static double square_sum(const kd_exchange *x, uint32_t chunk, const float *sum)
+{
+    uint64_t first = (uint64_t)chunk * x->cfg.chunk_floats, end = first + chunk_len(x, chunk);
+    double total = 0;
+    for (size_t i = 0; i < x->cfg.n_trained; i++) {
+        uint64_t from = KD_MAX(x->cfg.trained[i].first, first);
+        uint64_t to = KD_MIN(x->cfg.trained[i].first + x->cfg.trained[i].count, end);
+        for (uint64_t k = from; k < to; k++)
+            total += (double)sum[k - first] * (double)sum[k - first];
+    }
+    return total;
+}
+
+/* A root is filled. With clipping nothing leaves before all of them are: the factor is that of
+ * torch.nn.utils.clip_grad_norm_, its norm added up by chunk. */
+static void root_filled(kd_exchange *x, uint32_t chunk)
+{
+    x->sums_missing--;
+    if (x->cfg.clip_norm <= 0) {
+        serve_waiters(x, WANT_SUM, chunk, x->version, NULL);
+        return;
+    }
+    x->squares[chunk] = square_sum(x, chunk, node_at(x, chunk, 1)->sum);
+    if (x->sums_missing > 0)
+        return;
+    double total = 0;
+    for (uint32_t k = 0; k < x->cfg.chunks; k++)
+        total += x->squares[k];
+    x->scale = (float)KD_MIN(1.0, x->cfg.clip_norm / (sqrt(total) + 1e-6));
+    for (uint32_t k = 0; k < x->cfg.chunks; k++)
+        serve_waiters(x, WANT_SUM, k, x->version, NULL);
+}
+
+static bool sum_ready(kd_exchange *x, uint32_t chunk)
+{
+    return node_at(x, chunk, 1)->sum && (x->cfg.clip_norm <= 0 || x->sums_missing == 0);
 }
 
 static void mark_below(kd_exchange *x, uint32_t chunk, uint32_t node)
@@ -370,8 +480,11 @@ void kd_exchange_push(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Node
     node->sum = mine;
     node->pushed = true;
     node->crc = head->crc32c;
-    if (head->chunk == 0)
-        add_totals(x, head->node, head->loss, head->correct, head->samples);
+    if (head->chunk == 0) {
+        kd_exchange_totals t = {head->loss, head->correct, head->samples, {0}};
+        memcpy(t.terms, head->terms, KD_MIN(head->n_terms, x->cfg.n_terms) * sizeof t.terms[0]);
+        add_totals(x, head->node, &t);
+    }
     uint32_t at = head->node;
     while (at > 1 && node_at(x, head->chunk, at ^ 1)->sum) {
         struct node *left = node_at(x, head->chunk, at & ~1u);
@@ -386,7 +499,7 @@ void kd_exchange_push(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Node
         at >>= 1;
     }
     if (at == 1)
-        serve_waiters(x, WANT_SUM, head->chunk, x->version, NULL);
+        root_filled(x, head->chunk);
     answer(call, &reply, NULL, 0);
 out:
     pthread_mutex_unlock(&x->mu);
@@ -400,7 +513,7 @@ void kd_exchange_await_sum(kd_exchange *x, kd_rpc_call *call, const Distill__V1_
     if (fence(x, call, req->generation, req->chunk)) {
         if (req->step != x->version || !x->current)
             kd_rpc_finish(call, -KD_ESTALE, "another step is being collected");
-        else if (node_at(x, req->chunk, 1)->sum)
+        else if (sum_ready(x, req->chunk))
             answer_sum(x, call, req->chunk);
         else
             add_waiter(x, call, WANT_SUM, req->chunk);
@@ -423,6 +536,23 @@ static kd_exchange_snapshot take_snapshot(kd_exchange *x)
     s.state = x->next_state;
     x->next_state = NULL;
     return s;
+}
+
+/* Version `version` is evaluated with its averaged parameters: keeps its state for those who ask.
+ */
+static void keep_average(kd_exchange *x, uint64_t version)
+{
+    size_t bytes = (size_t)x->cfg.vector_floats * x->cfg.state_vectors * sizeof(float);
+    free(x->state);
+    x->state = malloc(bytes);
+    if (!x->state) {
+        kd_err("no memory for averaged parameters");
+        return;
+    }
+    memcpy(x->state, x->next_state, bytes);
+    x->state_version = version;
+    for (uint32_t k = 0; k < x->cfg.chunks; k++)
+        serve_waiters(x, WANT_STATE, k, version, NULL);
 }
 
 void kd_exchange_publish(kd_exchange *x, kd_rpc_call *call, const Distill__V1__SliceChunk *head,
@@ -480,12 +610,14 @@ void kd_exchange_publish(kd_exchange *x, kd_rpc_call *call, const Distill__V1__S
         x->current = x->next;
         x->next = old;
         x->version = want;
-        kd_exchange_totals totals = {x->totals[1].loss, x->totals[1].correct, x->totals[1].samples};
+        kd_exchange_totals totals = x->totals[1].t;
         clear_tree(x);
         memset(x->have, 0, x->cfg.chunks * sizeof *x->have);
         x->missing = x->cfg.chunks;
         bool saved = x->checkpoint_next;
         kd_exchange_snapshot snap = {0};
+        if (saved && x->cfg.average && is_border(&x->cfg, want))
+            keep_average(x, want);
         if (saved)
             snap = take_snapshot(x);
         if (saved)
@@ -528,38 +660,82 @@ void kd_exchange_fetch_state(kd_exchange *x, kd_rpc_call *call,
 {
     pthread_mutex_lock(&x->mu);
     if (fence(x, call, req->generation, req->chunk)) {
-        size_t n = chunk_len(x, req->chunk), vectors = x->cfg.state_vectors;
-        size_t first = (size_t)req->chunk * x->cfg.chunk_floats;
-        float *both = NULL;
-        if (req->version != x->state_version || req->version != x->version ||
-            (vectors && !x->state)) {
-            kd_rpc_finish(call, -KD_ESTALE, "state is kept for the version a generation began at");
-        } else if (!(both = malloc((1 + vectors) * n * sizeof(float)))) {
-            kd_rpc_finish(call, -KD_ENOMEM, "no memory for a state chunk");
-        } else {
-            memcpy(both, x->current + first, n * sizeof(float));
-            for (size_t v = 0; v < vectors; v++)
-                memcpy(both + (1 + v) * n, x->state + v * x->cfg.vector_floats + first,
-                       n * sizeof(float));
-            Distill__V1__SliceChunk m = DISTILL__V1__SLICE_CHUNK__INIT;
-            m.version = req->version;
-            m.chunk = req->chunk;
-            m.generation = x->generation;
-            m.with_state = true;
-            m.crc32c = kd_crc32c(0, both, (1 + vectors) * n * sizeof(float));
-            answer(call, &m, both, (1 + vectors) * n * sizeof(float));
-        }
-        free(both);
+        bool here = req->version == x->state_version && req->version == x->version &&
+                    (x->state || x->cfg.state_vectors == 0);
+        if (here)
+            answer_state(x, call, req->chunk);
+        else if (x->current && req->version == x->version + 1 && x->cfg.average &&
+                 is_border(&x->cfg, req->version))
+            add_waiter(x, call, WANT_STATE, req->chunk);
+        else
+            kd_rpc_finish(call, -KD_ESTALE,
+                          "state is kept for the version a generation began at, and for averaged "
+                          "parameters that are evaluated");
+    }
+    pthread_mutex_unlock(&x->mu);
+}
+
+/* ---- values of a batch-coupled loss */
+
+void kd_exchange_push_values(kd_exchange *x, kd_rpc_call *call, const Distill__V1__ValueChunk *head,
+                             const uint8_t *payload, size_t len)
+{
+    Distill__V1__PushReply reply = DISTILL__V1__PUSH_REPLY__INIT;
+    const char *diverged = NULL;
+    pthread_mutex_lock(&x->mu);
+    size_t floats = (size_t)x->cfg.batch / x->cfg.slots * x->cfg.columns;
+    if (!fence(x, call, head->generation, 0))
+        goto out;
+    if (floats == 0 || head->slot >= x->cfg.slots) {
+        kd_rpc_finish(call, -KD_EINVAL, "no such slot, or this stage gathers no values");
+        goto out;
+    }
+    if (!x->current || head->step != x->version || x->version >= x->cfg.last_version) {
+        kd_rpc_finish(call, -KD_ESTALE, "another step is being collected");
+        goto out;
+    }
+    if (!payload_ok(call, payload, len, floats * sizeof(float), head->crc32c))
+        goto out;
+    if (!x->values.rows)
+        x->values.rows = calloc((size_t)x->cfg.batch * x->cfg.columns, sizeof(float));
+    if (!x->values.rows) {
+        kd_rpc_finish(call, -KD_ENOMEM, "no memory for a batch's values");
+        goto out;
+    }
+    reply.duplicate = x->values.have[head->slot];
+    if (reply.duplicate) {
+        if (x->values.crc[head->slot] != head->crc32c)
+            diverged = "two different values for one slot";
+    } else {
+        memcpy(x->values.rows + head->slot * floats, payload, len);
+        x->values.have[head->slot] = true;
+        x->values.crc[head->slot] = head->crc32c;
+        if (--x->values.missing == 0)
+            serve_waiters(x, WANT_VALUES, 0, x->version, NULL);
+    }
+    answer(call, &reply, NULL, 0);
+out:
+    pthread_mutex_unlock(&x->mu);
+    if (diverged)
+        x->ev.divergence(x->ev.arg, &x->cfg, diverged);
+}
+
+void kd_exchange_await_values(kd_exchange *x, kd_rpc_call *call,
+                              const Distill__V1__ValueRequest *req)
+{
+    pthread_mutex_lock(&x->mu);
+    if (fence(x, call, req->generation, 0)) {
+        if (req->step != x->version || !x->current || x->cfg.columns == 0)
+            kd_rpc_finish(call, -KD_ESTALE, "another step is being collected");
+        else if (x->values.missing == 0)
+            answer_values(x, call);
+        else
+            add_waiter(x, call, WANT_VALUES, 0);
     }
     pthread_mutex_unlock(&x->mu);
 }
 
 /* ---- gather: evaluation */
-
-static bool is_border(const kd_exchange_config *cfg, uint64_t version)
-{
-    return version == cfg->last_version || (version > 1 && (version - 1) % cfg->epoch_steps == 0);
-}
 
 void kd_exchange_gather(kd_exchange *x, kd_rpc_call *call, const Distill__V1__GatherChunk *head,
                         const uint8_t *payload, size_t len)
@@ -571,13 +747,13 @@ void kd_exchange_gather(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Ga
     uint32_t units = (x->cfg.val_samples + x->cfg.eval_unit - 1) / x->cfg.eval_unit;
     if (!fence(x, call, head->generation, 0))
         goto out;
-    if (head->columns != 2 || head->unit >= units) {
-        kd_rpc_finish(call, -KD_EINVAL, "no such evaluation unit, or not two columns");
+    if (head->columns != KD_EVAL_COLUMNS || head->unit >= units) {
+        kd_rpc_finish(call, -KD_EINVAL, "no such evaluation unit, or another number of columns");
         goto out;
     }
     uint32_t first = head->unit * x->cfg.eval_unit;
     uint32_t n = KD_MIN(x->cfg.eval_unit, x->cfg.val_samples - first);
-    if (!payload_ok(call, payload, len, (size_t)n * 2 * sizeof(float), head->crc32c))
+    if (!payload_ok(call, payload, len, (size_t)n * KD_EVAL_COLUMNS * sizeof(float), head->crc32c))
         goto out;
     /* Version T was whole at this worker before it was told so here, so T+1 may be asked for. */
     uint64_t newest = x->current ? x->version + 1 : 1;
@@ -589,7 +765,7 @@ void kd_exchange_gather(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Ga
     struct gathered *g = &x->gathered;
     if (g->version != head->version) {
         clear_gathered(x);
-        g->rows = calloc((size_t)x->cfg.val_samples * 2, sizeof *g->rows);
+        g->rows = calloc((size_t)x->cfg.val_samples * KD_EVAL_COLUMNS, sizeof *g->rows);
         g->unit_crc = calloc(units, sizeof *g->unit_crc);
         g->have = calloc(units, sizeof *g->have);
         if (!g->rows || !g->unit_crc || !g->have) {
@@ -605,21 +781,25 @@ void kd_exchange_gather(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Ga
             diverged = "two different evaluations of one unit";
         reply.duplicate = true;
     } else {
-        memcpy(g->rows + (size_t)first * 2, payload, len);
+        memcpy(g->rows + (size_t)first * KD_EVAL_COLUMNS, payload, len);
         g->have[head->unit] = true;
         g->unit_crc[head->unit] = head->crc32c;
         if (--g->missing == 0) {
-            rows = malloc((size_t)x->cfg.val_samples * 2 * sizeof *rows);
+            size_t bytes = (size_t)x->cfg.val_samples * KD_EVAL_COLUMNS * sizeof *rows;
+            rows = malloc(bytes);
             KD_BUG_ON(!rows);
-            memcpy(rows, g->rows, (size_t)x->cfg.val_samples * 2 * sizeof *rows);
+            memcpy(rows, g->rows, bytes);
         }
     }
+    /* Before the answer: nobody trains on before it, so the news comes before that of any later
+     * version. */
+    if (rows)
+        x->ev.evaluated(x->ev.arg, &x->cfg, head->generation, head->version, head->learning_rate,
+                        rows);
     answer(call, &reply, NULL, 0);
 out:
     pthread_mutex_unlock(&x->mu);
     if (diverged)
         x->ev.divergence(x->ev.arg, &x->cfg, diverged);
-    if (rows)
-        x->ev.evaluated(x->ev.arg, &x->cfg, head->generation, head->version, rows);
     free(rows);
 }

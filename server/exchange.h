@@ -10,8 +10,8 @@
  * with its reference and answered by whoever completes what it waits for.
  *
  * Threads: any; one lock an exchange, held for one chunk's additions at most. Callbacks run on the
- * thread that completed something, `committed` and `snapshot` under the lock so that they come in
- * order of versions: they only queue, and call nothing here. */
+ * thread that completed something, `committed`, `snapshot` and `evaluated` under the lock so that
+ * they come in order of versions: they only queue, and call nothing here. */
 #ifndef KD_SERVER_EXCHANGE_H
 #define KD_SERVER_EXCHANGE_H
 
@@ -26,10 +26,21 @@ typedef struct kd_exchange_config {
     uint32_t slots, chunk_floats, chunks;
     uint64_t vector_floats;
     uint32_t state_vectors; /* optimiser vectors a checkpoint carries */
-    uint64_t epoch_steps, last_version;
-    uint64_t checkpoint_every; /* steps; the last version is always saved */
+    uint64_t eval_steps, last_version;
+    uint64_t checkpoint_every; /* steps; evaluated versions are always saved */
     uint32_t val_samples, eval_unit;
+    uint32_t n_terms;        /* doubles of NodeChunk.terms, at most KD_EXCHANGE_TERMS */
+    bool average;            /* the last state vector is what is evaluated: keep it for that */
+    double clip_norm;        /* 0 = sums leave as they become whole */
+    uint32_t batch, columns; /* a batch-coupled loss gathers [batch][columns] floats; 0 = none */
+    /* Elements that clip_norm counts, in order, without overlap; borrowed until free. */
+    const struct kd_exchange_span {
+        uint64_t first, count;
+    } * trained;
+    size_t n_trained;
 } kd_exchange_config;
+#define KD_EXCHANGE_TERMS 16
+#define KD_EVAL_COLUMNS 5 /* of GatherChunk: class, true class, loss, teacher's class, KL */
 
 /* A version ready to be written: owner frees both. vector [vector_floats]; state
  * [state_vectors][vector_floats], NULL without state vectors. */
@@ -42,6 +53,7 @@ typedef struct kd_exchange_snapshot {
 
 typedef struct kd_exchange_totals {
     double loss, correct, samples; /* sums over the step's real samples */
+    double terms[KD_EXCHANGE_TERMS];
 } kd_exchange_totals;
 
 typedef struct kd_exchange_events {
@@ -49,10 +61,9 @@ typedef struct kd_exchange_events {
     void (*committed)(void *arg, const kd_exchange_config *cfg, uint64_t generation,
                       uint64_t version, const kd_exchange_totals *totals);
     void (*snapshot)(void *arg, kd_exchange_snapshot *snap); /* takes the buffers */
-    /* All units of an evaluation are in: rows [val_samples][2] of (class, cross-entropy), borrowed.
-     */
+    /* All units of an evaluation are in: rows [val_samples][KD_EVAL_COLUMNS], borrowed. */
     void (*evaluated)(void *arg, const kd_exchange_config *cfg, uint64_t generation,
-                      uint64_t version, const float *rows);
+                      uint64_t version, double learning_rate, const float *rows);
     /* Two different results for one thing that is a function: a fault in somebody's numbers. */
     void (*divergence)(void *arg, const kd_exchange_config *cfg, const char *what);
     void *arg;
@@ -83,6 +94,10 @@ void kd_exchange_await_slice(kd_exchange *x, kd_rpc_call *call,
                              const Distill__V1__SliceRequest *req);
 void kd_exchange_fetch_state(kd_exchange *x, kd_rpc_call *call,
                              const Distill__V1__SliceRequest *req);
+void kd_exchange_push_values(kd_exchange *x, kd_rpc_call *call, const Distill__V1__ValueChunk *head,
+                             const uint8_t *payload, size_t len);
+void kd_exchange_await_values(kd_exchange *x, kd_rpc_call *call,
+                              const Distill__V1__ValueRequest *req);
 void kd_exchange_gather(kd_exchange *x, kd_rpc_call *call, const Distill__V1__GatherChunk *head,
                         const uint8_t *payload, size_t len);
 /* Forgets a waiting call (its client is gone). */

@@ -19,17 +19,27 @@
 
 static uint64_t epoch_steps(const Distill__V1__StageInfo *i)
 {
-    return i->batch ? (i->train_samples + i->batch - 1) / i->batch : 0;
+    return i->batch ? (i->epoch_samples + i->batch - 1) / i->batch : 0;
 }
 
-static uint64_t vector_floats(const Distill__V1__StageInfo *i)
+static uint64_t eval_steps(const Distill__V1__StageInfo *i)
+{
+    return i->eval_steps ? i->eval_steps : epoch_steps(i);
+}
+
+uint64_t kd_stage_last_version(const kd_stage_record *s)
+{
+    return s->row.stopped ? s->row.stopped : 1 + (uint64_t)s->info->epochs * epoch_steps(s->info);
+}
+
+uint64_t kd_stage_vector_floats(const Distill__V1__StageInfo *i)
 {
     return i->parameters + i->state;
 }
 
 static uint32_t chunk_count(const Distill__V1__StageInfo *i)
 {
-    return (uint32_t)((vector_floats(i) + i->chunk_floats - 1) / i->chunk_floats);
+    return (uint32_t)((kd_stage_vector_floats(i) + i->chunk_floats - 1) / i->chunk_floats);
 }
 
 /* A stage that does not train has no vector; all others must have figures that fit together. */
@@ -44,7 +54,12 @@ static int check_info(const kd_stage_record *s, const Distill__V1__StageInfo *i,
               i->chunk_floats <= KD_MAX_CHUNK_FLOATS && i->slots > 0 && i->slots <= KD_MAX_SLOTS &&
               (i->slots & (i->slots - 1)) == 0 && i->batch >= i->slots && i->train_samples > 0 &&
               i->train_samples <= UINT32_MAX && i->val_samples > 0 &&
-              i->val_samples <= UINT32_MAX / 2 && i->epochs <= 10000 && i->optimizer_vectors <= 2;
+              i->val_samples <= UINT32_MAX / 2 && i->epochs <= 10000 &&
+              i->optimizer_vectors <= KD_MAX_STATE_VECTORS && i->epoch_samples > 0 &&
+              i->epoch_samples <= UINT32_MAX && 2 * i->n_terms <= KD_EXCHANGE_TERMS &&
+              i->clip_norm >= 0 && i->clip_norm < 1e30 &&
+              (!i->average || i->optimizer_vectors > 0) &&
+              (uint64_t)i->batch * i->value_columns * sizeof(float) <= KD_MAX_PAYLOAD_BYTES;
     /* The reduction tree has a node for each slot and chunk, twice. */
     ok = ok && (uint64_t)chunk_count(i) * i->slots <= MAX_TREE_NODES;
     return ok ? 0 : kd_fail(diag, -KD_EINVAL, "stage information with impossible figures");
@@ -77,13 +92,13 @@ void kd_stage_core_info(const kd_job_record *j, const kd_stage_record *s, kd_cor
     const Distill__V1__StageInfo *i = s->info;
     *out = (kd_core_stage_info){.identity = kd_digest_of(s->row.info, s->row.info_len),
                                 .last_version = 1,
-                                .epoch_steps = 1,
+                                .eval_steps = 1,
                                 .slots = 1,
                                 .chunks = 1};
     if (s->kind == KD_STAGE_EVALUATE)
         return;
-    out->epoch_steps = epoch_steps(i);
-    out->last_version = 1 + (uint64_t)i->epochs * out->epoch_steps;
+    out->eval_steps = eval_steps(i);
+    out->last_version = kd_stage_last_version(s);
     out->slots = i->slots;
     out->chunks = chunk_count(i);
 }
@@ -114,6 +129,8 @@ void kd_stage_compare(const Distill__V1__StageInfo *have, const Distill__V1__Sta
         {"batch", have->batch, got->batch},
         {"slots", have->slots, got->slots},
         {"epochs", have->epochs, got->epochs},
+        {"samples an epoch", have->epoch_samples, got->epoch_samples},
+        {"test samples", have->test_samples, got->test_samples},
         {"chunk length", have->chunk_floats, got->chunk_floats},
         {"optimiser vectors", have->optimizer_vectors, got->optimizer_vectors},
     };
@@ -191,8 +208,8 @@ struct news {
     uint32_t stage;
     uint64_t generation, version;
     kd_exchange_totals totals;
-    double val_loss;
-    uint32_t correct, samples;
+    kd_epoch_row row;
+    uint32_t vectors;
     const char *what;
     kd_exchange_snapshot snap;
     /* of a write */
@@ -201,7 +218,7 @@ struct news {
     char path[4096];
     char digest[33];
     uint64_t size;
-    double sums[3];
+    kd_exchange_totals sums;
     kd_diag diag;
     int rc;
 };
@@ -226,11 +243,13 @@ static void loop_committed(kd_daemon *d, void *arg)
             s->rate = s->rate > 0 ? 0.9 * s->rate + 0.1 * rate : rate;
         }
         s->last_commit = now;
-        if ((n->version - 2) % epoch_steps(s->info) == 0)
-            s->loss = s->correct = s->samples = 0; /* first step of an epoch */
-        s->loss += n->totals.loss;
-        s->correct += n->totals.correct;
-        s->samples += n->totals.samples;
+        if ((n->version - 2) % eval_steps(s->info) == 0)
+            s->sums = (kd_exchange_totals){0}; /* first step after an evaluation */
+        s->sums.loss += n->totals.loss;
+        s->sums.correct += n->totals.correct;
+        s->sums.samples += n->totals.samples;
+        for (size_t i = 0; i < KD_COUNT(s->sums.terms); i++)
+            s->sums.terms[i] += n->totals.terms[i];
         s->version = n->version;
         s->last_loss = n->totals.samples > 0 ? n->totals.loss / n->totals.samples : 0;
         j->phase = "training";
@@ -278,15 +297,10 @@ static void on_divergence(void *arg, const kd_exchange_config *cfg, const char *
 
 /* ---- evaluation */
 
-static uint32_t epoch_of(const Distill__V1__StageInfo *i, uint64_t version)
-{
-    return (uint32_t)((version - 1) / epoch_steps(i));
-}
-
 static void put_epoch(kd_job_record *j, const kd_epoch_row *row)
 {
     for (int i = 0; i < j->n_epochs; i++)
-        if (j->epochs[i].stage == row->stage && j->epochs[i].epoch == row->epoch) {
+        if (j->epochs[i].stage == row->stage && j->epochs[i].step == row->step) {
             j->epochs[i] = *row;
             return;
         }
@@ -296,64 +310,154 @@ static void put_epoch(kd_job_record *j, const kd_epoch_row *row)
     j->epochs[j->n_epochs++] = *row;
 }
 
+const kd_epoch_row *kd_stage_evaluation(const kd_job_record *j, uint32_t stage, uint64_t version)
+{
+    const kd_epoch_row *found = NULL;
+    for (int i = 0; i < j->n_epochs; i++)
+        if (j->epochs[i].stage == stage && (version == 0 || j->epochs[i].step + 1 == version))
+            found = &j->epochs[i];
+    return found;
+}
+
+static double accuracy_of(const kd_epoch_row *e)
+{
+    return e->val_samples ? (double)e->val_correct / e->val_samples : 0;
+}
+
+/* More right; as many right, but a lower loss. */
+static bool better(const kd_epoch_row *a, const kd_epoch_row *b)
+{
+    if (a->val_correct != b->val_correct)
+        return a->val_correct > b->val_correct;
+    return a->val_loss < b->val_loss;
+}
+
+/* Early stopping: `patience` evaluations in a row that are not better than the best before them by
+ * more than min_delta. A function of the stored evaluations, in their order. */
+static bool should_stop(const kd_job_record *j, const kd_stage_record *s, uint32_t stage)
+{
+    double best = -1;
+    uint32_t since = 0;
+    if (s->info->patience == 0)
+        return false;
+    for (int i = 0; i < j->n_epochs; i++) {
+        if (j->epochs[i].stage != stage)
+            continue;
+        double accuracy = accuracy_of(&j->epochs[i]);
+        bool improved = best < 0 || accuracy > best + s->info->min_delta;
+        best = improved ? accuracy : best;
+        since = improved ? 0 : since + 1;
+    }
+    return since >= s->info->patience;
+}
+
+static void fill_row(const kd_stage_record *s, const struct news *n, kd_epoch_row *row)
+{
+    *row = n->row;
+    row->stage = n->stage;
+    row->step = n->version - 1;
+    row->epoch = (uint32_t)(epoch_steps(s->info) ? row->step / epoch_steps(s->info) : 0);
+    if (s->sums.samples > 0) {
+        row->train_loss = s->sums.loss / s->sums.samples;
+        row->train_accuracy = s->sums.correct / s->sums.samples;
+        for (size_t i = 0; i < KD_COUNT(row->terms); i++)
+            row->terms[i] = s->sums.terms[i] / s->sums.samples;
+    }
+}
+
+static void tell_evaluation(kd_daemon *d, kd_job_record *j, const kd_stage_record *s,
+                            const kd_epoch_row *row)
+{
+    char data[640], more[80] = "";
+    size_t n = (size_t)snprintf(
+        data, sizeof data,
+        "{\"stage\":\"%s\",\"epoch\":%u,\"step\":%llu,\"train_loss\":%.9g,\"train_accuracy\":%.9g,"
+        "\"val_loss\":%.9g,\"val_correct\":%u,\"val_samples\":%u,\"learning_rate\":%.9g",
+        s->row.name, row->epoch, (unsigned long long)row->step, row->train_loss,
+        row->train_accuracy, row->val_loss, row->val_correct, row->val_samples, row->learning_rate);
+    if (row->val_kl >= 0) {
+        n += (size_t)snprintf(data + n, sizeof data - n, ",\"val_agree\":%u,\"val_kl\":%.9g",
+                              row->val_agree, row->val_kl);
+        snprintf(more, sizeof more, ", agrees with the teacher on %.1f %%",
+                 row->val_samples ? 100.0 * row->val_agree / row->val_samples : 0);
+    }
+    snprintf(data + n, sizeof data - n, ",\"best\":%s}", row->best ? "true" : "false");
+    char when[64];
+    if (s->info->eval_steps)
+        snprintf(when, sizeof when, "step %llu/%llu", (unsigned long long)row->step,
+                 (unsigned long long)s->info->epochs * epoch_steps(s->info));
+    else
+        snprintf(when, sizeof when, "epoch %u/%u", row->epoch, s->info->epochs);
+    kd_watch_event(d, j, "epoch", "", data,
+                   "%s %s: training loss %.4f, accuracy %.1f %%; validation %.1f %% (%u of %u)%s",
+                   s->row.name, when, row->train_loss, 100 * row->train_accuracy,
+                   100 * accuracy_of(row), row->val_correct, row->val_samples, more);
+}
+
 static void loop_evaluated(kd_daemon *d, void *arg)
 {
     struct news *n = arg;
     kd_job_record *j;
     kd_stage_record *s = stage_of(d, n, &j);
-    if (s && s->exchange && s->info && n->version > s->row.evaluated) {
-        kd_epoch_row row = {.stage = n->stage,
-                            .epoch = epoch_of(s->info, n->version),
-                            .val_loss = n->val_loss,
-                            .val_correct = n->correct,
-                            .val_samples = n->samples};
-        if (s->samples > 0) {
-            row.train_loss = s->loss / s->samples;
-            row.train_accuracy = s->correct / s->samples;
-        }
+    if (s && s->exchange && s->info && n->version > s->row.evaluated &&
+        n->version <= kd_stage_last_version(s)) {
+        kd_epoch_row row;
+        fill_row(s, n, &row);
+        const kd_epoch_row *best =
+            s->row.best ? kd_stage_evaluation(j, n->stage, s->row.best) : NULL;
+        row.best = !best || better(&row, best);
         kd_diag diag = {0};
-        s->row.evaluated = n->version;
         if (kd_state_add_epoch(&d->state, j->row.id, &row, &diag) != 0)
             kd_daemon_fatal(d, &diag);
         put_epoch(j, &row);
+        s->row.evaluated = n->version;
+        if (row.best)
+            s->row.best = n->version;
+        bool stop = n->version < kd_stage_last_version(s) && should_stop(j, s, n->stage);
+        if (stop)
+            s->row.stopped = n->version;
         kd_stage_store(d, j, n->stage);
-        char data[256];
-        snprintf(data, sizeof data,
-                 "{\"stage\":\"%s\",\"epoch\":%u,\"train_loss\":%.9g,\"train_accuracy\":%.9g,"
-                 "\"val_loss\":%.9g,\"val_correct\":%u,\"val_samples\":%u}",
-                 s->row.name, row.epoch, row.train_loss, row.train_accuracy, row.val_loss,
-                 row.val_correct, row.val_samples);
-        kd_watch_event(d, j, "epoch", "", data,
-                       "%s epoch %u/%u: training loss %.4f, accuracy %.1f %%; validation %.1f %% "
-                       "(%u of %u)",
-                       s->row.name, row.epoch, s->info->epochs, row.train_loss,
-                       100 * row.train_accuracy,
-                       row.val_samples ? 100.0 * row.val_correct / row.val_samples : 0,
-                       row.val_correct, row.val_samples);
+        tell_evaluation(d, j, s, &row);
+        if (stop)
+            kd_watch_event(d, j, "stage", "", NULL,
+                           "%s ends early at step %llu: %u evaluations without a better one",
+                           s->row.name, (unsigned long long)row.step, s->info->patience);
         kd_daemon_event(d, &(kd_event){.kind = KD_EV_EVALUATED,
                                        .job = n->job,
                                        .stage = n->stage,
-                                       .version = n->version});
+                                       .version = n->version,
+                                       .stop = stop});
     }
     free(n);
 }
 
-/* A predicted class is negative when it is the wrong one, so that labels need not be known here. */
 static void on_evaluated(void *arg, const kd_exchange_config *cfg, uint64_t generation,
-                         uint64_t version, const float *rows)
+                         uint64_t version, double learning_rate, const float *rows)
 {
     struct news *n = kd_xalloc(sizeof *n);
     n->job = cfg->job;
     n->stage = cfg->stage;
     n->generation = generation;
     n->version = version;
-    n->samples = cfg->val_samples;
-    double loss = 0;
+    kd_epoch_row *r = &n->row;
+    r->val_samples = cfg->val_samples;
+    r->learning_rate = learning_rate;
+    r->val_kl = -1;
+    double kl = 0;
     for (uint32_t i = 0; i < cfg->val_samples; i++) {
-        n->correct += rows[2 * i] >= 0;
-        loss += rows[2 * i + 1];
+        const float *row = rows + (size_t)i * KD_EVAL_COLUMNS;
+        r->val_correct += row[0] == row[1];
+        r->val_loss += row[2];
+        if (row[3] < 0)
+            continue;
+        r->val_agree += row[0] == row[3];
+        kl += row[4];
+        r->val_kl = 0;
     }
-    n->val_loss = cfg->val_samples ? loss / cfg->val_samples : 0;
+    if (cfg->val_samples)
+        r->val_loss /= cfg->val_samples;
+    if (r->val_kl == 0)
+        r->val_kl = kl / cfg->val_samples;
     if (!kd_daemon_post(arg, loop_evaluated, n))
         free(n);
 }
@@ -373,12 +477,12 @@ static void checkpoint_path(const kd_daemon *d, kd_job_id job, uint32_t stage, u
 static void write_checkpoint(uv_work_t *work)
 {
     struct news *n = work->data;
-    kd_st_item items[3];
-    static const char *const names[] = {"vector", "state.0", "state.1"};
+    kd_st_item items[1 + KD_MAX_STATE_VECTORS];
+    static const char *const names[] = {"vector", "state.0", "state.1", "state.2"};
     uint64_t floats = n->size;
     size_t count = 0;
     items[count++] = (kd_st_item){names[0], 1, {(int64_t)floats}, n->snap.vector};
-    for (uint32_t v = 0; v < (uint32_t)n->samples; v++, count++)
+    for (uint32_t v = 0; v < n->vectors; v++, count++)
         items[count] =
             (kd_st_item){names[count], 1, {(int64_t)floats}, n->snap.state + (size_t)v * floats};
     char version[24], stage[16], id[KD_ID_TEXT];
@@ -423,7 +527,7 @@ static void checkpoint_written(uv_work_t *work, int status)
     } else if (n->rc != 0) {
         kd_watch_event(d, j, "warning", "", NULL, "checkpoint of step %llu failed: %s",
                        (unsigned long long)n->version - 1, n->diag.msg);
-        if (s->info && n->version == 1 + (uint64_t)s->info->epochs * epoch_steps(s->info)) {
+        if (s->info && n->version == kd_stage_last_version(s)) {
             /* Without its last version the stage cannot end; say why instead of waiting for ever.
              */
             kd_daemon_event(d, &(kd_event){.kind = KD_EV_FAIL,
@@ -434,7 +538,7 @@ static void checkpoint_written(uv_work_t *work, int status)
         if (kd_state_add_file(&d->state, n->job, "", n->stage, n->version, n->path, n->size,
                               n->digest, &n->diag) != 0)
             kd_daemon_fatal(d, &n->diag);
-        memcpy(s->pending_sums, n->sums, sizeof n->sums);
+        s->pending_sums = n->sums;
         if (kd_bank_sync(d->bank, &n->diag) != 0)
             kd_warn("%s", n->diag.msg);
         kd_daemon_event(
@@ -456,11 +560,9 @@ static void loop_snapshot(kd_daemon *d, void *arg)
         return;
     }
     n->daemon = d;
-    n->sums[0] = s->loss;
-    n->sums[1] = s->correct;
-    n->sums[2] = s->samples;
-    n->size = vector_floats(s->info);
-    n->samples = n->snap.state ? s->info->optimizer_vectors : 0;
+    n->sums = s->sums;
+    n->size = kd_stage_vector_floats(s->info);
+    n->vectors = n->snap.state ? s->info->optimizer_vectors : 0;
     checkpoint_path(d, n->job, n->stage, n->version, n->path, sizeof n->path);
     n->work.data = n;
     j->saving = true;
@@ -481,8 +583,8 @@ static void on_snapshot(void *arg, kd_exchange_snapshot *snap)
 }
 
 /* Reads a checkpoint back; its bytes must have the digest that was stored with it. */
-static int load_checkpoint(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t version,
-                           float **out_vector, float **out_state, kd_diag *diag)
+int kd_stage_load_checkpoint(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t version,
+                             float **out_vector, float **out_state, kd_diag *diag)
 {
     const Distill__V1__StageInfo *info = j->stages[stage].info;
     kd_file_row row;
@@ -501,7 +603,7 @@ static int load_checkpoint(kd_daemon *d, kd_job_record *j, uint32_t stage, uint6
     char hex[KD_DIGEST_HEX];
     kd_digest_hex(&digest, hex);
     kd_st_file *f = NULL;
-    size_t floats = (size_t)vector_floats(info), bytes = floats * sizeof(float);
+    size_t floats = (size_t)kd_stage_vector_floats(info), bytes = floats * sizeof(float);
     if (strcmp(hex, row.digest) != 0)
         rc = kd_fail(diag, -KD_EDATA, "checkpoint %s is damaged: its digest is %s, %s was stored",
                      row.path, hex, row.digest);
@@ -521,7 +623,9 @@ static int load_checkpoint(kd_daemon *d, kd_job_record *j, uint32_t stage, uint6
     if (rc == 0)
         memcpy(vector, t->data, bytes);
     for (uint32_t v = 0; rc == 0 && v < info->optimizer_vectors; v++) {
-        t = kd_st_find(f, v == 0 ? "state.0" : "state.1");
+        char name[32];
+        snprintf(name, sizeof name, "state.%u", v);
+        t = kd_st_find(f, name);
         if (!t || t->bytes != bytes)
             rc = kd_fail(diag, -KD_EDATA, "checkpoint %s has no optimiser state %u", row.path, v);
         else
@@ -554,6 +658,40 @@ static void fail_job(kd_daemon *d, kd_job_record *j, const char *text)
     kd_daemon_event(d, &(kd_event){.kind = KD_EV_FAIL, .job = j->row.id, .text = text});
 }
 
+/* Where the vector's trained elements lie, from the parameter table. */
+static int trained_spans(kd_stage_record *s, size_t *out_n, kd_diag *diag)
+{
+    json_t *table = json_loads(s->info->table, JSON_REJECT_DUPLICATES, NULL), *row;
+    size_t n = json_array_size(table), i, used = 0;
+    uint64_t end = 0, floats = kd_stage_vector_floats(s->info);
+    free(s->trained);
+    s->trained = calloc(n + 1, sizeof *s->trained);
+    int rc = !s->trained ? kd_fail(diag, -KD_ENOMEM, "no memory for a parameter table")
+             : n == 0    ? kd_fail(diag, -KD_EDATA, "the parameter table is empty or not JSON")
+                         : 0;
+    json_array_foreach(table, i, row)
+    {
+        uint64_t offset = (uint64_t)json_integer_value(json_object_get(row, "offset")), count = 1;
+        json_t *shape = json_object_get(row, "shape"), *side;
+        size_t k;
+        bool ok = true;
+        json_array_foreach(shape, k, side) ok =
+            ok && json_integer_value(side) > 0 &&
+            !__builtin_mul_overflow(count, (uint64_t)json_integer_value(side), &count);
+        if (rc != 0 || !json_is_true(json_object_get(row, "trained")))
+            continue;
+        if (!ok || offset < end || offset > floats || count > floats - offset) {
+            rc = kd_fail(diag, -KD_EDATA, "row %zu of the parameter table is not within it", i);
+            continue;
+        }
+        s->trained[used++] = (struct kd_exchange_span){offset, count};
+        end = offset + count;
+    }
+    json_decref(table);
+    *out_n = used;
+    return rc;
+}
+
 void kd_stage_open(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_begin *b)
 {
     kd_stage_record *s = &j->stages[stage];
@@ -565,7 +703,7 @@ void kd_stage_open(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_begi
     float *vector = NULL, *state = NULL;
     int rc = kd_file_mkdirs(path, &diag);
     if (rc == 0 && b->version > 1)
-        rc = load_checkpoint(d, j, stage, b->version, &vector, &state, &diag);
+        rc = kd_stage_load_checkpoint(d, j, stage, b->version, &vector, &state, &diag);
     if (rc != 0) {
         fail_job(d, j, diag.msg);
         return;
@@ -576,20 +714,33 @@ void kd_stage_open(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_begi
                                   .slots = i->slots,
                                   .chunk_floats = i->chunk_floats,
                                   .chunks = chunk_count(i),
-                                  .vector_floats = vector_floats(i),
+                                  .vector_floats = kd_stage_vector_floats(i),
                                   .state_vectors = i->optimizer_vectors,
-                                  .epoch_steps = epoch_steps(i),
+                                  .eval_steps = eval_steps(i),
                                   .last_version = b->last_version,
                                   .checkpoint_every = (uint64_t)j->spec.checkpoint_every,
                                   .val_samples = (uint32_t)i->val_samples,
-                                  .eval_unit = KD_EVAL_UNIT};
+                                  .eval_unit = KD_EVAL_UNIT,
+                                  .n_terms = (uint32_t)(2 * i->n_terms),
+                                  .average = i->average,
+                                  .clip_norm = i->clip_norm,
+                                  .batch = i->batch,
+                                  .columns = i->value_columns};
+        if (i->clip_norm > 0) {
+            rc = trained_spans(s, &cfg.n_trained, &diag);
+            if (rc != 0) {
+                free(vector);
+                free(state);
+                fail_job(d, j, diag.msg);
+                return;
+            }
+            cfg.trained = s->trained;
+        }
         kd_exchange_events ev = {on_committed, on_snapshot, on_evaluated, on_divergence, d};
         s->exchange = kd_exchange_new(&cfg, &ev);
         list_exchange(d, j->row.id, stage, s->exchange);
     }
-    s->loss = s->row.loss;
-    s->correct = s->row.correct;
-    s->samples = s->row.samples;
+    s->sums = s->row.sums;
     s->version = b->version;
     s->last_commit = 0;
     if (!s->begun) {
@@ -619,12 +770,10 @@ void kd_stage_manifest(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t 
 {
     kd_stage_record *s = &j->stages[stage];
     s->row.manifest = version;
-    s->row.loss = s->pending_sums[0];
-    s->row.correct = s->pending_sums[1];
-    s->row.samples = s->pending_sums[2];
+    s->row.sums = s->pending_sums;
     kd_stage_store(d, j, stage);
     kd_diag diag = {0};
-    if (kd_state_drop_checkpoints(&d->state, j->row.id, stage, version, &diag) != 0)
+    if (kd_state_drop_checkpoints(&d->state, j->row.id, stage, version, s->row.best, &diag) != 0)
         kd_warn("%s", diag.msg);
     kd_watch_event(d, j, "checkpoint", "", NULL, "checkpoint of %s step %llu", s->row.name,
                    (unsigned long long)version - 1);
@@ -632,89 +781,41 @@ void kd_stage_manifest(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t 
 
 /* ---- the end of a stage */
 
-const char *kd_stage_artefact_name(enum kd_stage_kind kind)
+/* The parameters of a saved version, averaged ones where the stage averages; caller frees. */
+static int final_parameters(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t version,
+                            float **out, char digest[33], kd_diag *diag)
 {
-    static const char *const teachers[KD_MAX_TEACHERS] = {
-        "teacher.safetensors", "teacher2.safetensors", "teacher3.safetensors",
-        "teacher4.safetensors"};
-    int teacher = kd_stage_teacher(kind);
-    if (teacher >= 0)
-        return teachers[teacher];
-    return kind == KD_STAGE_DISTILL   ? "student.safetensors"
-           : kind == KD_STAGE_SCRATCH ? "scratch.safetensors"
-                                      : NULL;
+    const Distill__V1__StageInfo *i = j->stages[stage].info;
+    size_t floats = (size_t)kd_stage_vector_floats(i);
+    float *vector = NULL, *state = NULL;
+    int rc = kd_stage_load_checkpoint(d, j, stage, version, &vector, &state, diag);
+    if (rc != 0)
+        return rc;
+    if (i->average)
+        memcpy(vector, state + (size_t)(i->optimizer_vectors - 1) * floats, floats * sizeof(float));
+    free(state);
+    kd_digest d128 = kd_digest_of(vector, floats * sizeof(float));
+    kd_digest_hex(&d128, digest);
+    *out = vector;
+    return 0;
 }
 
-void kd_stage_artefact_digest(kd_daemon *d, kd_job_record *j, enum kd_stage_kind kind, char out[33])
-{
-    kd_file_row row;
-    kd_diag diag = {0};
-    out[0] = '\0';
-    if (kd_state_find_artefact(&d->state, j->row.id, kd_stage_artefact_name(kind), "-", &row,
-                               &diag) == 1)
-        memcpy(out, row.digest, 33);
-}
-
-/* The vector by its table, as one safetensors file. */
-static int write_artefact(kd_daemon *d, kd_job_record *j, uint32_t stage, const float *vector,
-                          kd_diag *diag)
+static int write_networks(kd_daemon *d, kd_job_record *j, uint32_t stage, kd_diag *diag)
 {
     kd_stage_record *s = &j->stages[stage];
-    json_t *table = json_loads(s->info->table, JSON_REJECT_DUPLICATES, NULL);
-    size_t n = json_array_size(table);
-    kd_st_item *items = kd_xalloc(n * sizeof *items);
-    int rc = n ? 0 : kd_fail(diag, -KD_EDATA, "the stage's parameter table is empty or not JSON");
-    for (size_t i = 0; i < n && rc == 0; i++) {
-        json_t *row = json_array_get(table, i), *shape = json_object_get(row, "shape");
-        kd_st_item *it = &items[i];
-        it->name = json_string_value(json_object_get(row, "name"));
-        int64_t offset = json_integer_value(json_object_get(row, "offset"));
-        uint64_t count = 1;
-        it->ndim = (int)json_array_size(shape);
-        bool ok = it->name && it->ndim <= KD_ST_MAX_DIMS && offset >= 0;
-        for (int k = 0; ok && k < it->ndim; k++) {
-            it->shape[k] = json_integer_value(json_array_get(shape, (size_t)k));
-            ok = it->shape[k] > 0 && !__builtin_mul_overflow(count, (uint64_t)it->shape[k], &count);
-        }
-        if (!ok || (uint64_t)offset > vector_floats(s->info) ||
-            count > vector_floats(s->info) - (uint64_t)offset)
-            rc = kd_fail(diag, -KD_EDATA, "row %zu of the parameter table is not within it", i);
-        else
-            it->data = vector + offset;
-    }
-    json_t *metadata = json_loads(s->info->metadata, JSON_REJECT_DUPLICATES, NULL);
-    kd_st_pair pairs[64];
-    size_t n_pairs = 0;
-    char id[KD_ID_TEXT], path[4096];
-    kd_id_text(j->row.id, id);
-    pairs[n_pairs++] = (kd_st_pair){"format", "pt"};
-    pairs[n_pairs++] = (kd_st_pair){"distilld.job", id};
-    pairs[n_pairs++] = (kd_st_pair){"distilld.digest", s->row.digest};
-    const char *key;
-    json_t *value;
-    json_object_foreach(metadata, key, value)
-    {
-        if (json_is_string(value) && n_pairs < KD_COUNT(pairs))
-            pairs[n_pairs++] = (kd_st_pair){key, json_string_value(value)};
-    }
-    kd_buf buf;
-    kd_buf_init(&buf, (size_t)1 << 33);
+    uint64_t last = kd_stage_last_version(s);
+    float *vector = NULL;
+    int rc = final_parameters(d, j, stage, last, &vector, s->row.digest, diag);
     if (rc == 0)
-        rc = kd_st_pack(items, n, pairs, n_pairs, &buf, diag);
-    const char *name = kd_stage_artefact_name(s->kind);
-    snprintf(path, sizeof path, "%s/jobs/%s/%s", d->state.dir, id, name);
-    if (rc == 0)
-        rc = kd_file_write(path, buf.data, buf.len, diag);
-    if (rc == 0) {
-        kd_digest digest = kd_digest_of(buf.data, buf.len);
-        char hex[KD_DIGEST_HEX];
-        kd_digest_hex(&digest, hex);
-        rc = kd_state_add_file(&d->state, j->row.id, name, stage, 0, path, buf.len, hex, diag);
+        rc = kd_artefact_write_network(d, j, stage, false, vector, s->row.digest, diag);
+    if (rc == 0 && s->info->epochs > 0 && s->row.best) {
+        free(vector);
+        vector = NULL;
+        rc = final_parameters(d, j, stage, s->row.best, &vector, s->row.best_digest, diag);
+        if (rc == 0)
+            rc = kd_artefact_write_network(d, j, stage, true, vector, s->row.best_digest, diag);
     }
-    kd_buf_clear(&buf);
-    json_decref(metadata);
-    json_decref(table);
-    free(items);
+    free(vector);
     return rc;
 }
 
@@ -723,21 +824,11 @@ void kd_stage_finished(kd_daemon *d, kd_job_record *j, uint32_t stage)
     kd_stage_record *s = &j->stages[stage];
     kd_diag diag = {0};
     if (kd_stage_artefact_name(s->kind)) {
-        float *vector = NULL, *state = NULL;
-        uint64_t last = 1 + (uint64_t)s->info->epochs * epoch_steps(s->info);
-        int rc = load_checkpoint(d, j, stage, last, &vector, &state, &diag);
-        if (rc == 0) {
-            kd_digest digest = kd_digest_of(vector, (size_t)vector_floats(s->info) * sizeof(float));
-            kd_digest_hex(&digest, s->row.digest);
-            rc = write_artefact(d, j, stage, vector, &diag);
-        }
-        free(vector);
-        free(state);
-        if (rc != 0) {
+        if (write_networks(d, j, stage, &diag) != 0) {
             fail_job(d, j, diag.msg);
             return;
         }
-        if (kd_state_drop_checkpoints(&d->state, j->row.id, stage, UINT64_MAX, &diag) != 0)
+        if (kd_state_drop_checkpoints(&d->state, j->row.id, stage, UINT64_MAX, 0, &diag) != 0)
             kd_warn("%s", diag.msg);
     }
     s->row.done = true;
@@ -747,114 +838,4 @@ void kd_stage_finished(kd_daemon *d, kd_job_record *j, uint32_t stage)
     kd_stage_store(d, j, stage);
     kd_watch_event(d, j, "stage", "", NULL, "stage %s done%s%s", s->row.name,
                    s->row.digest[0] ? ": digest " : "", s->row.digest);
-}
-
-/* ---- export: result.json */
-
-/* Wilson's score interval at 95 %. */
-static void wilson(uint32_t correct, uint32_t n, double *lo, double *hi)
-{
-    const double z = 1.959963984540054;
-    double p = n ? (double)correct / n : 0, d = 1 + z * z / (n ? n : 1);
-    double mid = p + z * z / (2.0 * (n ? n : 1));
-    double half = z * sqrt(n ? p * (1 - p) / n + z * z / (4.0 * n * n) : 0);
-    *lo = (mid - half) / d;
-    *hi = (mid + half) / d;
-}
-
-static json_t *describe(kd_daemon *d, kd_job_record *j, const kd_stage_record *s, uint32_t stage,
-                        const char *name)
-{
-    const kd_epoch_row *last = NULL, *best = NULL;
-    for (int i = 0; i < j->n_epochs; i++) {
-        const kd_epoch_row *e = &j->epochs[i];
-        if (e->stage != stage)
-            continue;
-        last = e;
-        if (!best || (uint64_t)e->val_correct * best->val_samples >
-                         (uint64_t)best->val_correct * e->val_samples)
-            best = e;
-    }
-    kd_file_row file = {0};
-    kd_diag diag = {0};
-    (void)!kd_state_find_artefact(&d->state, j->row.id, kd_stage_artefact_name(s->kind), "-", &file,
-                                  &diag);
-    double ms = 0, lo = 0, hi = 1;
-    json_t *costs = json_loads(j->costs[0] ? j->costs : "[]", 0, NULL), *cost;
-    size_t k;
-    json_array_foreach(costs, k, cost)
-    {
-        const char *of = json_string_value(json_object_get(cost, "name"));
-        if (of && strcmp(of, name) == 0)
-            ms = json_real_value(json_object_get(cost, "ms_per_image"));
-    }
-    json_decref(costs);
-    if (last)
-        wilson(last->val_correct, last->val_samples, &lo, &hi);
-    double accuracy = last && last->val_samples ? (double)last->val_correct / last->val_samples : 0;
-    double best_accuracy =
-        best && best->val_samples ? (double)best->val_correct / best->val_samples : 0;
-    return json_pack("{s:s, s:f, s:[f,f], s:i, s:i, s:f, s:i, s:I, s:I, s:f, s:s, s:f}", "model",
-                     s->info->model, "accuracy", accuracy, "interval", lo, hi, "correct",
-                     last ? (int)last->val_correct : 0, "samples",
-                     last ? (int)last->val_samples : 0, "best_accuracy", best_accuracy,
-                     "best_epoch", best ? (int)best->epoch : 0, "parameters",
-                     (json_int_t)s->info->parameters, "bytes", (json_int_t)file.size,
-                     "ms_per_image", ms, "digest", s->row.digest, "seconds", s->row.seconds);
-}
-
-void kd_stage_export(kd_daemon *d, kd_job_record *j, uint32_t stage)
-{
-    char id[KD_ID_TEXT], path[4096];
-    kd_id_text(j->row.id, id);
-    json_t *result = json_pack("{s:s, s:s}", "job", id, "name", j->row.name);
-    uint64_t images = 0;
-    const Distill__V1__StageInfo *info = NULL;
-    for (int i = 0; i < j->n_stages; i++) {
-        kd_stage_record *s = &j->stages[i];
-        const char *name = s->kind == KD_STAGE_TEACHER   ? "teacher"
-                           : s->kind == KD_STAGE_DISTILL ? "student"
-                           : s->kind == KD_STAGE_SCRATCH ? "scratch"
-                                                         : NULL;
-        if (!name || !s->info)
-            continue;
-        info = s->info;
-        images += s->info->train_samples * s->info->epochs;
-        json_object_set_new(result, name, describe(d, j, s, (uint32_t)i, name));
-        if (s->kind == KD_STAGE_DISTILL)
-            json_object_set_new(result, "digest", json_string(s->row.digest));
-    }
-    double seconds = (double)(kd_clock_wall_ms() - j->row.started_ms) / 1000;
-    json_object_set_new(result, "images", json_integer((json_int_t)images));
-    json_object_set_new(result, "seconds", json_real(seconds));
-    if (info)
-        json_object_set_new(
-            result, "data",
-            json_pack("{s:s, s:s, s:I, s:I, s:i}", "path", j->spec.data.path, "digest",
-                      info->data_digest, "train", (json_int_t)info->train_samples, "val",
-                      (json_int_t)info->val_samples, "classes", (int)info->classes));
-    char *text = json_dumps(result, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
-    json_decref(result);
-    snprintf(path, sizeof path, "%s/jobs/%s/result.json", d->state.dir, id);
-    kd_diag diag = {0};
-    int rc = text ? 0 : kd_fail(&diag, -KD_ENOMEM, "no memory for result.json");
-    if (rc == 0)
-        rc = kd_file_write(path, text, strlen(text), &diag);
-    if (rc == 0) {
-        kd_digest digest = kd_digest_of(text, strlen(text));
-        char hex[KD_DIGEST_HEX];
-        kd_digest_hex(&digest, hex);
-        rc = kd_state_add_file(&d->state, j->row.id, "result.json", stage, 0, path, strlen(text),
-                               hex, &diag);
-    }
-    if (rc == 0) {
-        free(j->row.result);
-        j->row.result = text;
-        text = NULL;
-    }
-    free(text);
-    kd_daemon_event(d, &(kd_event){.kind = KD_EV_EXPORTED,
-                                   .job = j->row.id,
-                                   .stage = stage,
-                                   .text = rc == 0 ? NULL : diag.msg});
 }

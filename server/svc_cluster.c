@@ -147,20 +147,22 @@ static void on_hello(kd_daemon *d, kd_worker_record *w, const Distill__V1__Hello
 
 /* Forwards and hits are counted by each worker for its stage; the job shows their sum. */
 static void add_counts(kd_daemon *d, kd_worker_record *w, kd_job_id job, uint32_t stage,
-                       uint64_t forwards, uint64_t hits)
+                       uint64_t forwards, uint64_t hits, double seconds)
 {
     kd_job_record *j = kd_daemon_job(d, job);
     if (!j || stage >= (uint32_t)j->n_stages)
         return;
     bool same = w->beat_job == job && w->beat_stage == stage && forwards >= w->teacher_forwards &&
-                hits >= w->bank_hits;
+                hits >= w->bank_hits && seconds >= w->teacher_seconds;
     kd_stage_row *row = &j->stages[stage].row;
     row->teacher_forwards += forwards - (same ? w->teacher_forwards : 0);
     row->bank_hits += hits - (same ? w->bank_hits : 0);
+    row->teacher_seconds += seconds - (same ? w->teacher_seconds : 0);
     w->beat_job = job;
     w->beat_stage = stage;
     w->teacher_forwards = forwards;
     w->bank_hits = hits;
+    w->teacher_seconds = seconds;
 }
 
 static void on_heartbeat(kd_daemon *d, kd_worker_record *w, const Distill__V1__Heartbeat *h)
@@ -176,7 +178,8 @@ static void on_heartbeat(kd_daemon *d, kd_worker_record *w, const Distill__V1__H
     w->units_at = now;
     kd_job_id job;
     if (h->job[0] && kd_id_parse(h->job, &job))
-        add_counts(d, w, job, h->stage, h->teacher_forwards, h->bank_hits);
+        add_counts(d, w, job, h->stage, h->teacher_forwards, h->bank_hits,
+                   h->teacher_seconds >= 0 ? h->teacher_seconds : 0);
 }
 
 static void on_stage_ready(kd_daemon *d, kd_worker_record *w, const Distill__V1__StageReady *r,

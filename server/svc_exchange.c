@@ -73,6 +73,10 @@ BULK_HANDLER(on_publish, Distill__V1__SliceChunk, distill__v1__slice_chunk__desc
              kd_exchange_publish)
 BULK_HANDLER(on_gather, Distill__V1__GatherChunk, distill__v1__gather_chunk__descriptor,
              kd_exchange_gather)
+BULK_HANDLER(on_push_values, Distill__V1__ValueChunk, distill__v1__value_chunk__descriptor,
+             kd_exchange_push_values)
+WAIT_HANDLER(on_await_values, Distill__V1__ValueRequest, distill__v1__value_request__descriptor,
+             kd_exchange_await_values)
 WAIT_HANDLER(on_await_sum, Distill__V1__SumRequest, distill__v1__sum_request__descriptor,
              kd_exchange_await_sum)
 WAIT_HANDLER(on_await_slice, Distill__V1__SliceRequest, distill__v1__slice_request__descriptor,
@@ -259,6 +263,57 @@ static void on_get_blob(kd_rpc_call *call, const uint8_t *bytes, size_t len, voi
     }
 }
 
+/* ---- artefacts */
+
+struct piece_task {
+    kd_rpc_call *call;
+    Distill__V1__ArtefactPiece *m;
+    uint8_t *piece;
+    size_t len;
+};
+
+static void free_piece(struct piece_task *t)
+{
+    kd_rpc_call_unref(t->call);
+    kd_wire_free((ProtobufCMessage *)t->m);
+    free(t->piece);
+    free(t);
+}
+
+static void loop_put_artefact(kd_daemon *d, void *arg)
+{
+    struct piece_task *t = arg;
+    Distill__V1__UploadReply reply = DISTILL__V1__UPLOAD_REPLY__INIT;
+    kd_diag diag = {0};
+    if (kd_artefact_add_piece(d, t->m, t->piece, t->len, &reply, &diag) == 0)
+        kd_answer(t->call, &reply);
+    else
+        kd_rpc_finish_diag(t->call, &diag);
+    free_piece(t);
+}
+
+static void on_put_artefact(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)
+{
+    const uint8_t *payload = NULL;
+    size_t payload_len = 0;
+    void *m =
+        take(call, &distill__v1__artefact_piece__descriptor, bytes, len, &payload, &payload_len);
+    if (!m)
+        return;
+    struct piece_task *t = kd_xalloc(sizeof *t);
+    *t = (struct piece_task){.call = kd_rpc_call_ref(call), .m = m, .len = payload_len};
+    t->piece = malloc(payload_len ? payload_len : 1);
+    if (t->piece && payload_len)
+        memcpy(t->piece, payload, payload_len);
+    if (!t->piece) {
+        kd_rpc_finish(call, -KD_ENOMEM, "no memory for a piece of a file");
+        free_piece(t);
+    } else if (!kd_daemon_post(arg, loop_put_artefact, t)) {
+        kd_rpc_finish(call, -KD_EUNAVAIL, "the coordinator is stopping");
+        free_piece(t);
+    }
+}
+
 #define UNARY(method, limit, handler, closed)                                                      \
     {                                                                                              \
         .path = "/distill.v1.Exchange/" method, .kind = KD_RPC_UNARY, .max_request = limit,        \
@@ -273,6 +328,9 @@ const kd_rpc_method kd_exchange_methods[] = {
     UNARY("PutLogits", KD_MAX_BULK_BYTES, on_put_logits, NULL),
     UNARY("GetLogits", KD_MAX_BULK_BYTES, on_get_logits, NULL),
     UNARY("Gather", KD_MAX_BULK_BYTES, on_gather, NULL),
+    UNARY("PushValues", KD_MAX_BULK_BYTES, on_push_values, NULL),
+    UNARY("AwaitValues", KD_MAX_CONTROL_BYTES, on_await_values, on_wait_closed),
     UNARY("GetBlob", KD_MAX_CONTROL_BYTES, on_get_blob, NULL),
+    UNARY("PutArtefact", KD_MAX_BULK_BYTES, on_put_artefact, NULL),
 };
 const size_t kd_n_exchange_methods = KD_COUNT(kd_exchange_methods);

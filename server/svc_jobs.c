@@ -379,6 +379,24 @@ static int add_artefact(void *arg, const kd_file_row *row)
     return 0;
 }
 
+/* NodeChunk.terms has value and pull of each term in turn; pulls become shares of their sum. */
+static void fill_terms(const Distill__V1__StageInfo *info, const kd_epoch_row *row, double *out,
+                       Distill__V1__EpochRecord *m)
+{
+    size_t n = info ? KD_MIN(info->n_terms, (size_t)KD_EXCHANGE_TERMS / 2) : 0;
+    double all = 0;
+    for (size_t i = 0; i < n; i++)
+        all += row->terms[2 * i + 1];
+    for (size_t i = 0; i < n; i++) {
+        out[i] = row->terms[2 * i];
+        out[n + i] = all > 0 ? row->terms[2 * i + 1] / all : 0;
+    }
+    m->term_losses = out;
+    m->n_term_losses = n;
+    m->shares = out + n;
+    m->n_shares = n;
+}
+
 static void do_get(kd_daemon *d, struct job_call *c)
 {
     kd_job_record *j = find_job(d, c->call, ((Distill__V1__JobRequest *)c->m)->job);
@@ -392,6 +410,7 @@ static void do_get(kd_daemon *d, struct job_call *c)
     Distill__V1__EpochRecord **epoch_list = kd_xalloc((size_t)j->n_epochs * sizeof *epoch_list);
     kd_core_view view = {0};
     bool running = j->row.state == KD_RUN_RUNNING && kd_core_job_view(d->core, j->row.id, &view);
+    double *terms = kd_xalloc((size_t)j->n_epochs * KD_EXCHANGE_TERMS * sizeof *terms);
     size_t e = 0;
     for (int i = 0; i < j->n_stages; i++) {
         kd_stage_record *s = &j->stages[i];
@@ -406,10 +425,18 @@ static void do_get(kd_daemon *d, struct job_call *c)
         m->seconds = s->row.seconds;
         m->teacher_forwards = s->row.teacher_forwards;
         m->bank_hits = s->row.bank_hits;
+        m->teacher_seconds = s->row.teacher_seconds;
+        m->best_digest = s->row.best_digest;
+        m->stopped_early = s->row.stopped ? s->row.stopped - 1 : 0;
+        const kd_epoch_row *best =
+            s->row.best ? kd_stage_evaluation(j, (uint32_t)i, s->row.best) : NULL;
+        m->best_epoch = best ? best->epoch : 0;
         if (s->info && s->kind != KD_STAGE_EVALUATE) {
             kd_core_stage_info info;
             kd_stage_core_info(j, s, &info);
             m->parameters = s->info->parameters;
+            m->terms = s->info->terms;
+            m->n_terms = s->info->n_terms;
             m->steps = info.last_version - 1;
             m->committed = s->row.done ? m->steps : s->version ? s->version - 1 : 0;
         }
@@ -425,6 +452,12 @@ static void do_get(kd_daemon *d, struct job_call *c)
             epochs[e].val_loss = row->val_loss;
             epochs[e].val_correct = row->val_correct;
             epochs[e].val_samples = row->val_samples;
+            epochs[e].step = row->step;
+            epochs[e].val_agree = row->val_agree;
+            epochs[e].val_kl = row->val_kl;
+            epochs[e].learning_rate = row->learning_rate;
+            epochs[e].best = row->best;
+            fill_terms(s->info, row, terms + e * KD_EXCHANGE_TERMS, &epochs[e]);
             epoch_list[e] = &epochs[e];
             e++;
             m->n_epochs++;
@@ -446,6 +479,7 @@ static void do_get(kd_daemon *d, struct job_call *c)
     free(artefacts);
     free(epoch_list);
     free(epochs);
+    free(terms);
 }
 
 static void do_watch(kd_daemon *d, struct job_call *c)

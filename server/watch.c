@@ -33,15 +33,18 @@ bool kd_watch_progress(kd_daemon *d, kd_job_record *j, Distill__V1__Progress *p)
     p->eta_seconds = -1;
     if (!s->info || s->kind == KD_STAGE_EVALUATE)
         return true;
-    kd_core_stage_info info;
-    kd_stage_core_info(j, s, &info);
-    p->steps = info.last_version - 1;
+    uint64_t epoch_steps =
+        s->info->batch ? (s->info->epoch_samples + s->info->batch - 1) / s->info->batch : 1;
+    p->steps = kd_stage_last_version(s) - 1;
     p->step = s->version ? s->version - 1 : 0;
     p->epochs = s->info->epochs;
-    p->epoch = (uint32_t)KD_MIN(p->step / info.epoch_steps + 1, (uint64_t)p->epochs);
+    p->epoch =
+        (uint32_t)KD_MIN(p->step / KD_MAX(epoch_steps, (uint64_t)1) + 1, (uint64_t)p->epochs);
     p->loss = s->last_loss;
-    if (s->samples > 0)
-        p->accuracy = s->correct / s->samples;
+    if (s->sums.samples > 0)
+        p->accuracy = s->sums.correct / s->sums.samples;
+    const kd_epoch_row *e = kd_stage_evaluation(j, v.stage, 0);
+    p->learning_rate = e ? e->learning_rate : 0;
     p->samples_per_second = s->rate;
     if (s->rate > 0)
         p->eta_seconds = (double)(p->steps - p->step) * s->info->batch / s->rate;

@@ -14,7 +14,9 @@
 #define KD_MAX_BLOB_BYTES (4ull << 30)  /* uploaded weights */
 #define KD_BLOB_PIECE (1u << 20)        /* payload of one BlobChunk */
 #define KD_MAX_STATUS_TEXT 900u         /* gRPC status details travel in 8 KiB of headers */
-#define KD_MAX_CHUNK_FLOATS (1u << 18)  /* 1 MiB a chunk */
+#define KD_MAX_STATE_VECTORS 3          /* of the optimiser: Adam's two, a moving average */
+#define KD_MAX_ARTEFACT_BYTES (256ull << 20) /* a file that a worker makes */
+#define KD_MAX_CHUNK_FLOATS (1u << 18)       /* 1 MiB a chunk */
 #define KD_MIN_CHUNK_FLOATS (1u << 12)
 #define KD_MAX_SLOTS 1024u
 #define KD_MAX_VECTOR_FLOATS (1ull << 28) /* 1 GiB of parameters */

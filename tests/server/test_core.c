@@ -188,7 +188,7 @@ static void submit(struct sim *s, uint32_t min, uint32_t max, uint64_t epochs)
     setup.stages[2] = (kd_core_stage_setup){.kind = KD_CORE_MEASURE, .manifest = 1};
     setup.stages[3] = (kd_core_stage_setup){.kind = KD_CORE_EXPORT, .manifest = 1};
     s->info = (kd_core_stage_info){
-        .last_version = 1 + 4 * epochs, .epoch_steps = 4, .slots = SLOTS, .chunks = CHUNKS};
+        .last_version = 1 + 4 * epochs, .eval_steps = 4, .slots = SLOTS, .chunks = CHUNKS};
     feed(s, &(kd_event){.kind = KD_EV_SUBMIT, .setup = &setup});
 }
 

@@ -1,0 +1,226 @@
+/* Files that a job makes: networks, and what workers send. */
+#include "daemon.h"
+
+#include "kd/file.h"
+#include "kd/log.h"
+#include "store/safetensors.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* ---- networks */
+
+const char *kd_stage_artefact_name(enum kd_stage_kind kind)
+{
+    static const char *const teachers[KD_MAX_TEACHERS] = {
+        "teacher.safetensors", "teacher2.safetensors", "teacher3.safetensors",
+        "teacher4.safetensors"};
+    int teacher = kd_stage_teacher(kind);
+    if (teacher >= 0)
+        return teachers[teacher];
+    return kind == KD_STAGE_DISTILL   ? "student.safetensors"
+           : kind == KD_STAGE_SCRATCH ? "scratch.safetensors"
+                                      : NULL;
+}
+
+/* student.safetensors, student.best.safetensors */
+static bool network_file(enum kd_stage_kind kind, bool best, char *out, size_t size)
+{
+    const char *name = kd_stage_artefact_name(kind);
+    if (!name)
+        return false;
+    int stem = (int)strcspn(name, ".");
+    snprintf(out, size, "%.*s%s%s", stem, name, best ? ".best" : "", name + stem);
+    return true;
+}
+
+void kd_stage_artefact_digest(kd_daemon *d, kd_job_record *j, enum kd_stage_kind kind, bool best,
+                              char out[33])
+{
+    kd_file_row row;
+    kd_diag diag = {0};
+    char name[64];
+    out[0] = '\0';
+    if (network_file(kind, best, name, sizeof name) &&
+        kd_state_find_artefact(&d->state, j->row.id, name, "-", &row, &diag) == 1)
+        memcpy(out, row.digest, 33);
+}
+
+static void artefact_path(const kd_daemon *d, const kd_job_record *j, const char *name,
+                          const char *suffix, char *out, size_t size)
+{
+    char id[KD_ID_TEXT];
+    kd_id_text(j->row.id, id);
+    snprintf(out, size, "%s/jobs/%s/%s%s", d->state.dir, id, name, suffix);
+}
+
+int kd_artefact_write(kd_daemon *d, kd_job_record *j, uint32_t stage, const char *name,
+                      const void *bytes, size_t len, kd_diag *diag)
+{
+    char path[4096], hex[KD_DIGEST_HEX];
+    artefact_path(d, j, name, "", path, sizeof path);
+    int rc = kd_file_write(path, bytes, len, diag);
+    if (rc != 0)
+        return rc;
+    kd_digest digest = kd_digest_of(bytes, len);
+    kd_digest_hex(&digest, hex);
+    return kd_state_add_file(&d->state, j->row.id, name, stage, 0, path, len, hex, diag);
+}
+
+/* One row of the parameter table. */
+static int table_item(json_t *row, size_t i, const float *vector, uint64_t floats, kd_st_item *it,
+                      kd_diag *diag)
+{
+    json_t *shape = json_object_get(row, "shape");
+    it->name = json_string_value(json_object_get(row, "name"));
+    int64_t offset = json_integer_value(json_object_get(row, "offset"));
+    uint64_t count = 1;
+    it->ndim = (int)json_array_size(shape);
+    bool ok = it->name && it->ndim <= KD_ST_MAX_DIMS && offset >= 0;
+    for (int k = 0; ok && k < it->ndim; k++) {
+        it->shape[k] = json_integer_value(json_array_get(shape, (size_t)k));
+        ok = it->shape[k] > 0 && !__builtin_mul_overflow(count, (uint64_t)it->shape[k], &count);
+    }
+    if (!ok || (uint64_t)offset > floats || count > floats - (uint64_t)offset)
+        return kd_fail(diag, -KD_EDATA, "row %zu of the parameter table is not within it", i);
+    it->data = vector + offset;
+    return 0;
+}
+
+int kd_artefact_write_network(kd_daemon *d, kd_job_record *j, uint32_t stage, bool best,
+                              const float *vector, const char *digest, kd_diag *diag)
+{
+    kd_stage_record *s = &j->stages[stage];
+    json_t *table = json_loads(s->info->table, JSON_REJECT_DUPLICATES, NULL);
+    size_t n = json_array_size(table);
+    kd_st_item *items = kd_xalloc((n + 1) * sizeof *items);
+    int rc = n ? 0 : kd_fail(diag, -KD_EDATA, "the stage's parameter table is empty or not JSON");
+    for (size_t i = 0; i < n && rc == 0; i++)
+        rc = table_item(json_array_get(table, i), i, vector, kd_stage_vector_floats(s->info),
+                        &items[i], diag);
+    json_t *metadata = json_loads(s->info->metadata, JSON_REJECT_DUPLICATES, NULL);
+    kd_st_pair pairs[64];
+    size_t n_pairs = 0;
+    char id[KD_ID_TEXT], name[64];
+    kd_id_text(j->row.id, id);
+    pairs[n_pairs++] = (kd_st_pair){"format", "pt"};
+    pairs[n_pairs++] = (kd_st_pair){"distilld.job", id};
+    pairs[n_pairs++] = (kd_st_pair){"distilld.digest", digest};
+    const char *key;
+    json_t *value;
+    json_object_foreach(metadata, key, value)
+    {
+        if (json_is_string(value) && n_pairs < KD_COUNT(pairs))
+            pairs[n_pairs++] = (kd_st_pair){key, json_string_value(value)};
+    }
+    kd_buf buf;
+    kd_buf_init(&buf, (size_t)1 << 33);
+    if (rc == 0)
+        rc = kd_st_pack(items, n, pairs, n_pairs, &buf, diag);
+    KD_BUG_ON(!network_file(s->kind, best, name, sizeof name));
+    if (rc == 0)
+        rc = kd_artefact_write(d, j, stage, name, buf.data, buf.len, diag);
+    kd_buf_clear(&buf);
+    json_decref(metadata);
+    json_decref(table);
+    free(items);
+    return rc;
+}
+
+/* ---- what workers send */
+
+/* The coordinator's own files are not for workers to write. */
+static int check_name(const char *name, kd_diag *diag)
+{
+    size_t n = strlen(name);
+    bool ok = n >= 1 && n <= 64 && name[0] != '.' && strcmp(name, "result.json") != 0;
+    for (const char *p = name; ok && *p; p++)
+        ok = (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') || (*p >= '0' && *p <= '9') ||
+             *p == '.' || *p == '_' || *p == '-';
+    if (ok && n > 12 && strcmp(name + n - 12, ".safetensors") == 0)
+        ok = false;
+    return ok ? 0 : kd_fail(diag, -KD_EINVAL, "no artefact may be named %.64s", name);
+}
+
+static int append(const char *path, uint64_t at, const uint8_t *bytes, size_t len, kd_diag *diag)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | (at == 0 ? O_TRUNC : 0), 0600);
+    struct stat st;
+    int rc = 0;
+    if (fd < 0 || fstat(fd, &st) != 0)
+        rc = kd_fail(diag, -KD_EIO, "cannot open %s: %s", path, strerror(errno));
+    else if ((uint64_t)st.st_size != at)
+        rc = kd_fail(diag, -KD_ESTALE, "the file has %llu bytes so far, this piece begins at %llu",
+                     (unsigned long long)st.st_size, (unsigned long long)at);
+    for (size_t done = 0; rc == 0 && done < len;) {
+        ssize_t n = pwrite(fd, bytes + done, len - done, (off_t)(at + done));
+        if (n < 0 && errno != EINTR)
+            rc = kd_fail(diag, errno == ENOSPC ? -KD_ELIMIT : -KD_EIO, "cannot write %s: %s", path,
+                         strerror(errno));
+        done += n > 0 ? (size_t)n : 0;
+    }
+    if (fd >= 0)
+        close(fd);
+    return rc;
+}
+
+static int finish_file(kd_daemon *d, kd_job_record *j, const Distill__V1__ArtefactPiece *m,
+                       const char *part, kd_diag *diag)
+{
+    kd_digest digest;
+    char hex[KD_DIGEST_HEX];
+    char *bytes = NULL;
+    size_t len = 0;
+    int rc = kd_file_read(part, KD_MAX_ARTEFACT_BYTES, &bytes, &len, diag);
+    if (rc == 0) {
+        digest = kd_digest_of(bytes, len);
+        kd_digest_hex(&digest, hex);
+        if (strcmp(hex, m->digest) != 0)
+            rc = kd_fail(diag, -KD_EDATA, "%s arrived with digest %s instead of %s", m->name, hex,
+                         m->digest);
+    }
+    if (rc == 0)
+        rc = kd_artefact_write(d, j, m->stage, m->name, bytes, len, diag);
+    free(bytes);
+    if (unlink(part) != 0)
+        kd_warn("cannot remove %s: %s", part, strerror(errno));
+    return rc;
+}
+
+int kd_artefact_add_piece(kd_daemon *d, const Distill__V1__ArtefactPiece *m, const uint8_t *piece,
+                          size_t len, Distill__V1__UploadReply *reply, kd_diag *diag)
+{
+    kd_job_id id;
+    kd_job_record *j = kd_id_parse(m->job, &id) ? kd_daemon_job(d, id) : NULL;
+    kd_digest digest;
+    char part[4096];
+    if (!j || j->row.state != KD_RUN_RUNNING || m->stage >= (uint32_t)j->n_stages)
+        return kd_fail(diag, -KD_ESTALE, "that job does not run");
+    int rc = check_name(m->name, diag);
+    if (rc != 0)
+        return rc;
+    if (!kd_digest_parse(m->digest, &digest))
+        return kd_fail(diag, -KD_EINVAL, "a file is named by 32 hex digits");
+    if (m->size == 0 || m->size > KD_MAX_ARTEFACT_BYTES || len == 0 || len > KD_BLOB_PIECE ||
+        m->offset > m->size || len > m->size - m->offset)
+        return kd_fail(diag, -KD_ELIMIT,
+                       "artefacts of 1 byte to %llu MiB are taken, in pieces of 1 MiB",
+                       KD_MAX_ARTEFACT_BYTES >> 20);
+    if (kd_crc32c(0, piece, len) != m->crc32c)
+        return kd_fail(diag, -KD_EUNAVAIL, "the piece's CRC32C differs; send it again");
+    artefact_path(d, j, m->name, ".part", part, sizeof part);
+    rc = append(part, m->offset, piece, len, diag);
+    if (rc != 0)
+        return rc;
+    reply->have = m->offset + len;
+    if (reply->have < m->size)
+        return 0;
+    reply->complete = true;
+    return finish_file(d, j, m, part, diag);
+}

@@ -1,0 +1,205 @@
+/* result.json: what a job came to, network by network. docs/jobs.md shows one. */
+#include "daemon.h"
+
+#include "kd/file.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+void kd_wilson(uint32_t correct, uint32_t n, double *lo, double *hi)
+{
+    const double z = 1.959963984540054;
+    double p = n ? (double)correct / n : 0, d = 1 + z * z / (n ? n : 1);
+    double mid = p + z * z / (2.0 * (n ? n : 1));
+    double half = z * sqrt(n ? p * (1 - p) / n + z * z / (4.0 * n * n) : 0);
+    *lo = (mid - half) / d;
+    *hi = (mid + half) / d;
+}
+
+static double share(uint64_t part, uint64_t all)
+{
+    return all ? (double)part / (double)all : 0;
+}
+
+/* {accuracy, interval, correct, samples, loss} */
+static json_t *accuracy_object(uint32_t correct, uint32_t samples, double loss)
+{
+    double lo, hi;
+    kd_wilson(correct, samples, &lo, &hi);
+    return json_pack("{s:f, s:[f,f], s:I, s:I, s:f}", "accuracy", share(correct, samples),
+                     "interval", lo, hi, "correct", (json_int_t)correct, "samples",
+                     (json_int_t)samples, "loss", loss);
+}
+
+static double cost_of(const kd_job_record *j, const char *name)
+{
+    double ms = 0;
+    json_t *costs = json_loads(j->costs[0] ? j->costs : "[]", 0, NULL), *cost;
+    size_t k;
+    json_array_foreach(costs, k, cost)
+    {
+        const char *of = json_string_value(json_object_get(cost, "name"));
+        if (of && strcmp(of, name) == 0)
+            ms = json_real_value(json_object_get(cost, "ms_per_image"));
+    }
+    json_decref(costs);
+    return ms;
+}
+
+/* The row of evaluation.json for a network and a split, NULL = none; borrowed. */
+static json_t *evaluated(json_t *evaluation, const char *name, const char *split)
+{
+    json_t *networks = json_object_get(evaluation, "networks"), *row;
+    size_t i;
+    json_array_foreach(networks, i, row)
+    {
+        const char *n = json_string_value(json_object_get(row, "name"));
+        const char *s = json_string_value(json_object_get(row, "split"));
+        if (n && s && strcmp(n, name) == 0 && strcmp(s, split) == 0)
+            return row;
+    }
+    return NULL;
+}
+
+static json_t *from_row(json_t *row)
+{
+    return row ? accuracy_object((uint32_t)json_integer_value(json_object_get(row, "correct")),
+                                 (uint32_t)json_integer_value(json_object_get(row, "samples")),
+                                 json_number_value(json_object_get(row, "loss")))
+               : NULL;
+}
+
+static json_t *describe(kd_daemon *d, kd_job_record *j, uint32_t stage, const char *name,
+                        json_t *evaluation)
+{
+    const kd_stage_record *s = &j->stages[stage];
+    const kd_epoch_row *last = kd_stage_evaluation(j, stage, 0);
+    const kd_epoch_row *best = s->row.best ? kd_stage_evaluation(j, stage, s->row.best) : last;
+    kd_file_row file = {0};
+    kd_diag diag = {0};
+    (void)!kd_state_find_artefact(&d->state, j->row.id, kd_stage_artefact_name(s->kind), "-", &file,
+                                  &diag);
+    json_t *o = last ? accuracy_object(last->val_correct, last->val_samples, last->val_loss)
+                     : accuracy_object(0, 0, 0);
+    json_object_set_new(o, "model", json_string(s->info->model));
+    json_object_set_new(o, "best_accuracy",
+                        json_real(best ? share(best->val_correct, best->val_samples) : 0));
+    json_object_set_new(o, "best_epoch", json_integer(best ? (json_int_t)best->epoch : 0));
+    json_object_set_new(o, "parameters", json_integer((json_int_t)s->info->parameters));
+    json_object_set_new(o, "bytes", json_integer((json_int_t)file.size));
+    json_object_set_new(o, "ms_per_image", json_real(cost_of(j, name)));
+    json_object_set_new(o, "digest", json_string(s->row.digest));
+    json_object_set_new(o, "seconds", json_real(s->row.seconds));
+    if (s->row.best_digest[0])
+        json_object_set_new(o, "best_digest", json_string(s->row.best_digest));
+    if (s->row.stopped)
+        json_object_set_new(o, "stopped_early", json_integer((json_int_t)s->row.stopped - 1));
+    if (last && last->val_kl >= 0) {
+        json_object_set_new(o, "agreement", json_real(share(last->val_agree, last->val_samples)));
+        json_object_set_new(o, "kl", json_real(last->val_kl));
+    }
+    char best_name[48];
+    snprintf(best_name, sizeof best_name, "%s.best", name);
+    json_t *test = from_row(evaluated(evaluation, name, "test"));
+    json_t *test_best = from_row(evaluated(evaluation, best_name, "test"));
+    if (!test_best && test)
+        test_best = json_copy(test);
+    if (test)
+        json_object_set_new(o, "test", test);
+    if (test_best)
+        json_object_set_new(o, "test_best", test_best);
+    return o;
+}
+
+/* What the logit bank was asked, and what it saved at the pace of those it had to compute. */
+static json_t *bank_account(const kd_job_record *j)
+{
+    uint64_t computed = 0, served = 0;
+    double seconds = 0;
+    for (int i = 0; i < j->n_stages; i++) {
+        computed += j->stages[i].row.teacher_forwards;
+        served += j->stages[i].row.bank_hits;
+        seconds += j->stages[i].row.teacher_seconds;
+    }
+    double each = computed ? seconds / (double)computed : 0;
+    return json_pack("{s:I, s:I, s:I, s:f, s:f}", "asked", (json_int_t)(computed + served),
+                     "served", (json_int_t)served, "computed", (json_int_t)computed, "seconds",
+                     seconds, "seconds_saved", each * (double)served);
+}
+
+static json_t *data_object(const kd_job_record *j, const Distill__V1__StageInfo *info)
+{
+    json_t *o = json_pack("{s:s, s:s, s:I, s:I, s:I, s:I}", "path", j->spec.data.path, "digest",
+                          info->data_digest, "train", (json_int_t)info->train_samples, "val",
+                          (json_int_t)info->val_samples, "test", (json_int_t)info->test_samples,
+                          "unlabelled", (json_int_t)info->unlabelled_samples);
+    json_t *names = json_array();
+    for (size_t i = 0; i < info->n_class_names; i++)
+        json_array_append_new(names, json_string(info->class_names[i]));
+    json_object_set_new(o, "classes", names);
+    return o;
+}
+
+static json_t *read_evaluation(kd_daemon *d, kd_job_record *j)
+{
+    kd_file_row row;
+    kd_diag diag = {0};
+    char *text = NULL;
+    size_t len = 0;
+    json_t *o = NULL;
+    if (kd_state_find_artefact(&d->state, j->row.id, "evaluation.json", "-", &row, &diag) == 1 &&
+        kd_file_read(row.path, KD_MAX_ARTEFACT_BYTES, &text, &len, &diag) == 0)
+        o = json_loadb(text, len, JSON_REJECT_DUPLICATES, NULL);
+    free(text);
+    return o;
+}
+
+void kd_result_export(kd_daemon *d, kd_job_record *j, uint32_t stage)
+{
+    char id[KD_ID_TEXT];
+    kd_id_text(j->row.id, id);
+    json_t *result = json_pack("{s:s, s:s, s:I, s:s}", "job", id, "name", j->row.name, "seed",
+                               (json_int_t)j->spec.seed, "version", KD_VERSION);
+    json_t *evaluation = read_evaluation(d, j);
+    uint64_t images = 0;
+    const Distill__V1__StageInfo *info = NULL;
+    for (int i = 0; i < j->n_stages; i++) {
+        kd_stage_record *s = &j->stages[i];
+        if (!kd_stage_artefact_name(s->kind) || !s->info)
+            continue;
+        const char *name = s->kind == KD_STAGE_DISTILL ? "student" : kd_stage_name(s->kind);
+        info = s->info;
+        images += s->info->epoch_samples * s->info->epochs;
+        json_object_set_new(result, name, describe(d, j, (uint32_t)i, name, evaluation));
+        if (s->kind == KD_STAGE_DISTILL)
+            json_object_set_new(result, "digest", json_string(s->row.digest));
+    }
+    double seconds = (double)(kd_clock_wall_ms() - j->row.started_ms) / 1000;
+    json_object_set_new(result, "images", json_integer((json_int_t)images));
+    json_object_set_new(result, "seconds", json_real(seconds));
+    json_object_set_new(result, "bank", bank_account(j));
+    if (info)
+        json_object_set_new(result, "data", data_object(j, info));
+    json_t *pairs = json_object_get(evaluation, "pairs");
+    if (pairs)
+        json_object_set(result, "pairs", pairs);
+    json_decref(evaluation);
+    char *text = json_dumps(result, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
+    json_decref(result);
+    kd_diag diag = {0};
+    int rc = text ? kd_artefact_write(d, j, stage, "result.json", text, strlen(text), &diag)
+                  : kd_fail(&diag, -KD_ENOMEM, "no memory for result.json");
+    if (rc == 0) {
+        free(j->row.result);
+        j->row.result = text;
+        text = NULL;
+    }
+    free(text);
+    kd_daemon_event(d, &(kd_event){.kind = KD_EV_EXPORTED,
+                                   .job = j->row.id,
+                                   .stage = stage,
+                                   .text = rc == 0 ? NULL : diag.msg});
+}
