@@ -4,6 +4,7 @@
 #include "kd/file.h"
 #include "kd/log.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -35,6 +36,30 @@ static const char *const g_migrations[] = {
     "CREATE TABLE files(job INTEGER NOT NULL, name TEXT NOT NULL, stage INTEGER NOT NULL,"
     " version INTEGER NOT NULL, path TEXT NOT NULL, size INTEGER NOT NULL, digest TEXT NOT NULL,"
     " PRIMARY KEY(job, name, stage, version)) WITHOUT ROWID;",
+    /* Sweeps, continued and replayed jobs, several evaluations an epoch. Evaluations stored before
+     * have step 0; who reads them knows the steps of an epoch. */
+    "ALTER TABLE jobs ADD COLUMN is_sweep INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE jobs ADD COLUMN sweep INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE jobs ADD COLUMN continued INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE jobs ADD COLUMN replayed INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE jobs ADD COLUMN text TEXT;"
+    "ALTER TABLE jobs ADD COLUMN label TEXT;"
+    "ALTER TABLE jobs ADD COLUMN vary TEXT;"
+    "ALTER TABLE stages ADD COLUMN best_digest TEXT NOT NULL DEFAULT '';"
+    "ALTER TABLE stages ADD COLUMN best_version INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE stages ADD COLUMN best_epoch INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE stages ADD COLUMN stopped_early INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE stages ADD COLUMN teacher_seconds REAL NOT NULL DEFAULT 0;"
+    "ALTER TABLE stages ADD COLUMN shared INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE stages ADD COLUMN expected BLOB;"
+    "CREATE TABLE evaluations(job INTEGER NOT NULL, stage INTEGER NOT NULL,"
+    " epoch INTEGER NOT NULL, step INTEGER NOT NULL, train_loss REAL, train_accuracy REAL,"
+    " val_loss REAL, val_correct INTEGER NOT NULL, val_samples INTEGER NOT NULL,"
+    " val_agree INTEGER NOT NULL, val_kl REAL, learning_rate REAL, best INTEGER NOT NULL,"
+    " shares BLOB, term_losses BLOB, PRIMARY KEY(job, stage, epoch, step)) WITHOUT ROWID;"
+    "INSERT INTO evaluations SELECT job, stage, epoch, 0, train_loss, train_accuracy, val_loss,"
+    " val_correct, val_samples, 0, -1, 0, 0, NULL, NULL FROM epochs;"
+    "DROP TABLE epochs;",
 };
 
 void kd_id_text(kd_job_id id, char out[KD_ID_TEXT])
@@ -67,6 +92,36 @@ static int lock_folder(const char *dir, int *out_fd, kd_diag *diag)
     return 0;
 }
 
+/* A crash between the folder and the row of a job, at its birth or its end, leaves a folder that no
+ * row names. */
+static int drop_orphans(kd_state *s, kd_diag *diag)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/jobs", s->dir);
+    DIR *folder = opendir(path);
+    if (!folder)
+        return kd_fail(diag, -KD_EIO, "cannot read %s: %s", path, strerror(errno));
+    int rc = 0;
+    for (struct dirent *e; rc == 0 && (e = readdir(folder));) {
+        if (strlen(e->d_name) != KD_ID_TEXT - 1 ||
+            strspn(e->d_name, "0123456789abcdef") != KD_ID_TEXT - 1)
+            continue;
+        sqlite3_stmt *st = NULL;
+        rc = kd_sql_query(&s->sql, &st, diag, "SELECT 1 FROM jobs WHERE id = ?", "i",
+                          (int64_t)strtoull(e->d_name, NULL, 16));
+        int there = rc == 0 ? kd_sql_step(&s->sql, st, diag) : rc;
+        kd_sql_end(st);
+        if (there == 0) {
+            snprintf(path, sizeof path, "%s/jobs/%s", s->dir, e->d_name);
+            kd_info("removing the folder of a job that is not stored: path=%s", path);
+            there = kd_file_remove_tree(path, diag);
+        }
+        rc = KD_MIN(there, 0);
+    }
+    closedir(folder);
+    return rc;
+}
+
 int kd_state_open(const char *dir, kd_state *out, kd_diag *diag)
 {
     kd_state s = {.lock_fd = -1};
@@ -97,6 +152,8 @@ int kd_state_open(const char *dir, kd_state *out, kd_diag *diag)
         rc = 0;
     }
     kd_sql_end(st);
+    if (rc == 0)
+        rc = drop_orphans(&s, diag);
     if (rc != 0) {
         kd_state_close(&s);
         return rc;
@@ -115,40 +172,118 @@ void kd_state_close(kd_state *s)
     *s = (kd_state){.lock_fd = -1};
 }
 
+int kd_state_begin(kd_state *s, kd_diag *diag)
+{
+    if (s->depth++ > 0)
+        return 0;
+    int rc = kd_sql_begin(&s->sql, diag);
+    if (rc != 0)
+        s->depth = 0;
+    return rc;
+}
+
+static void drop_doomed(kd_state *s, bool really)
+{
+    for (size_t i = 0; i < s->n_doomed; i++) {
+        if (really && unlink(s->doomed[i]) != 0 && errno != ENOENT)
+            kd_warn("cannot remove an old file: path=%s err=%s", s->doomed[i], strerror(errno));
+        free(s->doomed[i]);
+    }
+    free(s->doomed);
+    s->doomed = NULL;
+    s->n_doomed = 0;
+}
+
+int kd_state_commit(kd_state *s, kd_diag *diag)
+{
+    KD_BUG_ON(s->depth == 0);
+    if (--s->depth > 0)
+        return 0;
+    int rc = kd_sql_commit(&s->sql, diag);
+    drop_doomed(s, rc == 0);
+    return rc;
+}
+
+void kd_state_rollback(kd_state *s)
+{
+    s->depth = 0;
+    kd_sql_rollback(&s->sql);
+    drop_doomed(s, false);
+}
+
 void kd_job_row_clear(kd_job_row *row)
 {
     free(row->resolved);
     free(row->result);
-    row->resolved = row->result = NULL;
+    free(row->text);
+    free(row->label);
+    free(row->values);
+    row->resolved = row->result = row->text = row->label = row->values = NULL;
+}
+
+void kd_stage_row_clear(kd_stage_row *row)
+{
+    free(row->info);
+    free(row->expected);
+    row->info = row->expected = NULL;
+    row->info_len = row->expected_len = 0;
 }
 
 static int put_stage(kd_state *s, kd_job_id id, uint32_t stage, const kd_stage_row *r,
                      kd_diag *diag)
 {
-    return kd_sql_run(&s->sql, NULL, diag,
-                      "INSERT OR REPLACE INTO stages VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-                      "iisissbiidiiddd", (int64_t)id, (int64_t)stage, r->name, (int64_t)r->done,
-                      r->digest, r->fingerprint, r->info, r->info_len, (int64_t)r->manifest,
-                      (int64_t)r->evaluated, r->seconds, (int64_t)r->teacher_forwards,
-                      (int64_t)r->bank_hits, r->loss, r->correct, r->samples);
+    return kd_sql_run(
+        &s->sql, NULL, diag,
+        "INSERT OR REPLACE INTO stages(job, stage, name, done, digest, fingerprint, info, manifest,"
+        " evaluated, seconds, teacher_forwards, bank_hits, loss, correct, samples, best_digest,"
+        " best_version, best_epoch, stopped_early, teacher_seconds, shared, expected)"
+        " VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        "iisissbiidiidddsiiidib", (int64_t)id, (int64_t)stage, r->name, (int64_t)r->done, r->digest,
+        r->fingerprint, r->info, r->info_len, (int64_t)r->manifest, (int64_t)r->evaluated,
+        r->seconds, (int64_t)r->teacher_forwards, (int64_t)r->bank_hits, r->loss, r->correct,
+        r->samples, r->best_digest, (int64_t)r->best_version, (int64_t)r->best_epoch,
+        (int64_t)r->stopped_early, r->teacher_seconds, (int64_t)r->shared, r->expected,
+        r->expected_len);
 }
 
-int kd_state_add_job(kd_state *s, const kd_job_row *row, const kd_stage_row *stages, int n_stages,
-                     kd_diag *diag)
+static int put_file(kd_state *s, kd_job_id id, const kd_file_row *f, kd_diag *diag)
 {
-    int rc = kd_sql_begin(&s->sql, diag);
+    return kd_state_add_file(s, id, f->name, f->stage, f->version, f->path, f->size, f->digest,
+                             diag);
+}
+
+static int add_job(kd_state *s, const kd_new_job *job, kd_diag *diag)
+{
+    const kd_job_row *row = job->row;
+    int rc = kd_sql_run(
+        &s->sql, NULL, diag,
+        "INSERT INTO jobs(id, key, name, text_digest, state, reason, submitted_ms, started_ms,"
+        " finished_ms, resolved, is_sweep, sweep, continued, replayed, text, label, vary)"
+        " VALUES(?,?,?,?,?,?,?,0,0,?,?,?,?,?,?,?,?)",
+        "isssisisiiiisss", (int64_t)row->id, row->key, row->name, row->text_digest,
+        (int64_t)row->state, row->reason, row->submitted_ms, row->resolved, (int64_t)row->is_sweep,
+        (int64_t)row->sweep, (int64_t)row->continued, (int64_t)row->replayed, row->text, row->label,
+        row->values);
+    for (int i = 0; i < job->n_stages && rc == 0; i++)
+        rc = put_stage(s, row->id, (uint32_t)i, &job->stages[i], diag);
+    for (size_t i = 0; i < job->n_epochs && rc == 0; i++)
+        rc = kd_state_add_epoch(s, row->id, &job->epochs[i], diag);
+    for (size_t i = 0; i < job->n_files && rc == 0; i++)
+        rc = put_file(s, row->id, &job->files[i], diag);
+    kd_event_row event = {.kind = "submitted", .state = row->state, .text = (char *)job->event};
+    return rc == 0 && job->event ? kd_state_add_event(s, row->id, &event, diag) : rc;
+}
+
+int kd_state_add_jobs(kd_state *s, const kd_new_job *jobs, size_t n, kd_diag *diag)
+{
+    int rc = kd_state_begin(s, diag);
     if (rc != 0)
         return rc;
-    rc = kd_sql_run(&s->sql, NULL, diag,
-                    "INSERT INTO jobs(id, key, name, text_digest, state, reason, submitted_ms,"
-                    " started_ms, finished_ms, resolved) VALUES(?,?,?,?,?,?,?,0,0,?)",
-                    "isssisis", (int64_t)row->id, row->key, row->name, row->text_digest,
-                    (int64_t)row->state, row->reason, row->submitted_ms, row->resolved);
-    for (int i = 0; i < n_stages && rc == 0; i++)
-        rc = put_stage(s, row->id, (uint32_t)i, &stages[i], diag);
+    for (size_t i = 0; i < n && rc == 0; i++)
+        rc = add_job(s, &jobs[i], diag);
     if (rc == 0)
-        return kd_sql_commit(&s->sql, diag);
-    kd_sql_rollback(&s->sql);
+        return kd_state_commit(s, diag);
+    kd_state_rollback(s);
     return rc;
 }
 
@@ -157,13 +292,32 @@ static void copy(char *to, size_t size, const char *from)
     snprintf(to, size, "%s", from);
 }
 
+/* A blob column in memory of its own; NULL when it is empty. */
+static uint8_t *take_blob(sqlite3_stmt *st, int column, size_t *out_len)
+{
+    size_t len = (size_t)sqlite3_column_bytes(st, column);
+    *out_len = len;
+    if (len == 0)
+        return NULL;
+    uint8_t *p = kd_xalloc(len);
+    memcpy(p, sqlite3_column_blob(st, column), len);
+    return p;
+}
+
+static char *take_text(sqlite3_stmt *st, int column)
+{
+    return sqlite3_column_type(st, column) == SQLITE_NULL ? NULL
+                                                          : kd_xstrdup(kd_sql_text(st, column));
+}
+
 static int read_stages(kd_state *s, kd_job_id id, kd_stage_row *stages, int *n, kd_diag *diag)
 {
     sqlite3_stmt *st = NULL;
     int rc = kd_sql_query(&s->sql, &st, diag,
                           "SELECT name, done, digest, fingerprint, info, manifest, evaluated,"
-                          " seconds, teacher_forwards, bank_hits, loss, correct, samples"
-                          " FROM stages WHERE job = ? ORDER BY stage",
+                          " seconds, teacher_forwards, bank_hits, loss, correct, samples,"
+                          " best_digest, best_version, best_epoch, stopped_early, teacher_seconds,"
+                          " shared, expected FROM stages WHERE job = ? ORDER BY stage",
                           "i", (int64_t)id);
     *n = 0;
     while (rc == 0 && (rc = kd_sql_step(&s->sql, st, diag)) == 1) {
@@ -179,18 +333,31 @@ static int read_stages(kd_state *s, kd_job_id id, kd_stage_row *stages, int *n, 
                             .bank_hits = (uint64_t)sqlite3_column_int64(st, 9),
                             .loss = sqlite3_column_double(st, 10),
                             .correct = sqlite3_column_double(st, 11),
-                            .samples = sqlite3_column_double(st, 12)};
+                            .samples = sqlite3_column_double(st, 12),
+                            .best_version = (uint64_t)sqlite3_column_int64(st, 14),
+                            .best_epoch = (uint32_t)sqlite3_column_int(st, 15),
+                            .stopped_early = (uint64_t)sqlite3_column_int64(st, 16),
+                            .teacher_seconds = sqlite3_column_double(st, 17),
+                            .shared = (kd_job_id)sqlite3_column_int64(st, 18)};
         copy(r->name, sizeof r->name, kd_sql_text(st, 0));
         copy(r->digest, sizeof r->digest, kd_sql_text(st, 2));
         copy(r->fingerprint, sizeof r->fingerprint, kd_sql_text(st, 3));
-        r->info_len = (size_t)sqlite3_column_bytes(st, 4);
-        if (r->info_len) {
-            r->info = kd_xalloc(r->info_len);
-            memcpy(r->info, sqlite3_column_blob(st, 4), r->info_len);
-        }
+        copy(r->best_digest, sizeof r->best_digest, kd_sql_text(st, 13));
+        r->info = take_blob(st, 4, &r->info_len);
+        r->expected = take_blob(st, 19, &r->expected_len);
     }
     kd_sql_end(st);
     return rc;
+}
+
+/* Doubles as they lie in memory; a length that fits no row of ours is left out. */
+static void read_doubles(sqlite3_stmt *st, int column, double out[KD_EPOCH_TERMS], uint32_t *n)
+{
+    size_t len = (size_t)sqlite3_column_bytes(st, column);
+    *n =
+        len % sizeof *out || len > KD_EPOCH_TERMS * sizeof *out ? 0 : (uint32_t)(len / sizeof *out);
+    if (*n)
+        memcpy(out, sqlite3_column_blob(st, column), len);
 }
 
 static int read_epochs(kd_state *s, kd_job_id id, kd_epoch_row **out, int *n, kd_diag *diag)
@@ -198,7 +365,9 @@ static int read_epochs(kd_state *s, kd_job_id id, kd_epoch_row **out, int *n, kd
     sqlite3_stmt *st = NULL;
     int rc = kd_sql_query(&s->sql, &st, diag,
                           "SELECT stage, epoch, train_loss, train_accuracy, val_loss, val_correct,"
-                          " val_samples FROM epochs WHERE job = ? ORDER BY stage, epoch",
+                          " val_samples, step, val_agree, val_kl, learning_rate, best, shares,"
+                          " term_losses FROM evaluations WHERE job = ?"
+                          " ORDER BY stage, epoch, step",
                           "i", (int64_t)id);
     kd_epoch_row *rows = NULL;
     int count = 0;
@@ -207,13 +376,23 @@ static int read_epochs(kd_state *s, kd_job_id id, kd_epoch_row **out, int *n, kd
         kd_epoch_row *p = realloc(rows, ((size_t)count + 1) * sizeof *p);
         KD_BUG_ON(!p);
         rows = p;
-        rows[count++] = (kd_epoch_row){.stage = (uint32_t)sqlite3_column_int(st, 0),
-                                       .epoch = (uint32_t)sqlite3_column_int(st, 1),
-                                       .train_loss = sqlite3_column_double(st, 2),
-                                       .train_accuracy = sqlite3_column_double(st, 3),
-                                       .val_loss = sqlite3_column_double(st, 4),
-                                       .val_correct = (uint32_t)sqlite3_column_int(st, 5),
-                                       .val_samples = (uint32_t)sqlite3_column_int(st, 6)};
+        kd_epoch_row *r = &rows[count++];
+        *r = (kd_epoch_row){.stage = (uint32_t)sqlite3_column_int(st, 0),
+                            .epoch = (uint32_t)sqlite3_column_int(st, 1),
+                            .train_loss = sqlite3_column_double(st, 2),
+                            .train_accuracy = sqlite3_column_double(st, 3),
+                            .val_loss = sqlite3_column_double(st, 4),
+                            .val_correct = (uint32_t)sqlite3_column_int(st, 5),
+                            .val_samples = (uint32_t)sqlite3_column_int(st, 6),
+                            .step = (uint64_t)sqlite3_column_int64(st, 7),
+                            .val_agree = (uint32_t)sqlite3_column_int(st, 8),
+                            .val_kl = sqlite3_column_double(st, 9),
+                            .learning_rate = sqlite3_column_double(st, 10),
+                            .best = sqlite3_column_int(st, 11) != 0};
+        uint32_t n_losses;
+        read_doubles(st, 12, r->shares, &r->n_terms);
+        read_doubles(st, 13, r->term_losses, &n_losses);
+        r->n_terms = KD_MIN(r->n_terms, n_losses);
     }
     kd_sql_end(st);
     *out = rows;
@@ -226,21 +405,28 @@ int kd_state_each_job(kd_state *s, kd_state_job_fn fn, void *arg, kd_diag *diag)
     sqlite3_stmt *st = NULL;
     int rc = kd_sql_query(&s->sql, &st, diag,
                           "SELECT id, key, name, text_digest, state, reason, submitted_ms,"
-                          " started_ms, finished_ms, resolved, result FROM jobs ORDER BY n",
+                          " started_ms, finished_ms, resolved, result, is_sweep, sweep, continued,"
+                          " replayed, text, label, vary FROM jobs ORDER BY n",
                           "");
     while (rc == 0 && (rc = kd_sql_step(&s->sql, st, diag)) == 1) {
         kd_job_row row = {.id = (kd_job_id)sqlite3_column_int64(st, 0),
                           .state = sqlite3_column_int(st, 4),
                           .submitted_ms = sqlite3_column_int64(st, 6),
                           .started_ms = sqlite3_column_int64(st, 7),
-                          .finished_ms = sqlite3_column_int64(st, 8)};
+                          .finished_ms = sqlite3_column_int64(st, 8),
+                          .is_sweep = sqlite3_column_int(st, 11) != 0,
+                          .sweep = (kd_job_id)sqlite3_column_int64(st, 12),
+                          .continued = (kd_job_id)sqlite3_column_int64(st, 13),
+                          .replayed = (kd_job_id)sqlite3_column_int64(st, 14)};
         copy(row.key, sizeof row.key, kd_sql_text(st, 1));
         copy(row.name, sizeof row.name, kd_sql_text(st, 2));
         copy(row.text_digest, sizeof row.text_digest, kd_sql_text(st, 3));
         copy(row.reason, sizeof row.reason, kd_sql_text(st, 5));
         row.resolved = kd_xstrdup(kd_sql_text(st, 9));
-        if (sqlite3_column_type(st, 10) != SQLITE_NULL)
-            row.result = kd_xstrdup(kd_sql_text(st, 10));
+        row.result = take_text(st, 10);
+        row.text = take_text(st, 15);
+        row.label = take_text(st, 16);
+        row.values = take_text(st, 17);
         kd_stage_row stages[KD_CORE_STAGES] = {0};
         kd_epoch_row *epochs = NULL;
         int n_stages = 0, n_epochs = 0;
@@ -250,7 +436,7 @@ int kd_state_each_job(kd_state *s, kd_state_job_fn fn, void *arg, kd_diag *diag)
         if (rc == 0)
             rc = fn(arg, &row, stages, n_stages, epochs, n_epochs);
         for (int i = 0; i < n_stages; i++)
-            free(stages[i].info);
+            kd_stage_row_clear(&stages[i]);
         free(epochs);
         kd_job_row_clear(&row);
     }
@@ -276,10 +462,35 @@ int kd_state_set_stage(kd_state *s, kd_job_id id, uint32_t stage, const kd_stage
 
 int kd_state_add_epoch(kd_state *s, kd_job_id id, const kd_epoch_row *r, kd_diag *diag)
 {
-    return kd_sql_run(&s->sql, NULL, diag, "INSERT OR REPLACE INTO epochs VALUES(?,?,?,?,?,?,?,?)",
-                      "iiidddii", (int64_t)id, (int64_t)r->stage, (int64_t)r->epoch, r->train_loss,
-                      r->train_accuracy, r->val_loss, (int64_t)r->val_correct,
-                      (int64_t)r->val_samples);
+    size_t bytes = KD_MIN(r->n_terms, (uint32_t)KD_EPOCH_TERMS) * sizeof r->shares[0];
+    return kd_sql_run(&s->sql, NULL, diag,
+                      "INSERT OR REPLACE INTO evaluations(job, stage, epoch, step, train_loss,"
+                      " train_accuracy, val_loss, val_correct, val_samples, val_agree, val_kl,"
+                      " learning_rate, best, shares, term_losses)"
+                      " VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                      "iiiidddiiiddibb", (int64_t)id, (int64_t)r->stage, (int64_t)r->epoch,
+                      (int64_t)r->step, r->train_loss, r->train_accuracy, r->val_loss,
+                      (int64_t)r->val_correct, (int64_t)r->val_samples, (int64_t)r->val_agree,
+                      r->val_kl, r->learning_rate, (int64_t)r->best, r->shares, bytes,
+                      r->term_losses, bytes);
+}
+
+int kd_state_take_stage(kd_state *s, kd_job_id id, uint32_t stage, const kd_stage_row *row,
+                        const kd_epoch_row *epochs, size_t n_epochs, const kd_file_row *files,
+                        size_t n_files, kd_diag *diag)
+{
+    int rc = kd_state_begin(s, diag);
+    if (rc != 0)
+        return rc;
+    rc = put_stage(s, id, stage, row, diag);
+    for (size_t i = 0; i < n_epochs && rc == 0; i++)
+        rc = kd_state_add_epoch(s, id, &epochs[i], diag);
+    for (size_t i = 0; i < n_files && rc == 0; i++)
+        rc = put_file(s, id, &files[i], diag);
+    if (rc == 0)
+        return kd_state_commit(s, diag);
+    kd_state_rollback(s);
+    return rc;
 }
 
 int kd_state_add_event(kd_state *s, kd_job_id id, kd_event_row *row, kd_diag *diag)
@@ -393,11 +604,22 @@ int kd_state_each_artefact(kd_state *s, kd_job_id id, kd_state_file_fn fn, void 
     return rc == 0 ? each_file(s, st, fn, arg, diag) : rc;
 }
 
-static int unlink_file(void *arg, const kd_file_row *row)
+int kd_state_each_stage_file(kd_state *s, kd_job_id id, uint32_t stage, kd_state_file_fn fn,
+                             void *arg, kd_diag *diag)
 {
-    (void)arg;
-    if (unlink(row->path) != 0 && errno != ENOENT)
-        kd_warn("cannot remove an old checkpoint: path=%s err=%s", row->path, strerror(errno));
+    sqlite3_stmt *st = NULL;
+    int rc = kd_sql_query(&s->sql, &st, diag, FILE_COLUMNS " AND stage = ? ORDER BY name, version",
+                          "ii", (int64_t)id, (int64_t)stage);
+    return rc == 0 ? each_file(s, st, fn, arg, diag) : rc;
+}
+
+static int doom_file(void *arg, const kd_file_row *row)
+{
+    kd_state *s = arg;
+    char **p = realloc(s->doomed, (s->n_doomed + 1) * sizeof *p);
+    KD_BUG_ON(!p);
+    s->doomed = p;
+    s->doomed[s->n_doomed++] = kd_xstrdup(row->path);
     return 0;
 }
 
@@ -406,16 +628,22 @@ int kd_state_drop_checkpoints(kd_state *s, kd_job_id id, uint32_t stage, uint64_
 {
     int64_t limit = below > INT64_MAX ? INT64_MAX : (int64_t)below;
     sqlite3_stmt *st = NULL;
-    int rc = kd_sql_query(&s->sql, &st, diag,
-                          FILE_COLUMNS " AND name = '' AND stage = ? AND version < ?", "iii",
-                          (int64_t)id, (int64_t)stage, limit);
+    int rc = kd_state_begin(s, diag);
+    if (rc != 0)
+        return rc;
+    rc = kd_sql_query(&s->sql, &st, diag,
+                      FILE_COLUMNS " AND name = '' AND stage = ? AND version < ?", "iii",
+                      (int64_t)id, (int64_t)stage, limit);
     if (rc == 0)
-        rc = each_file(s, st, unlink_file, NULL, diag);
+        rc = each_file(s, st, doom_file, s, diag);
     if (rc == 0)
         rc = kd_sql_run(
             &s->sql, NULL, diag,
             "DELETE FROM files WHERE job = ? AND name = '' AND stage = ? AND version < ?", "iii",
             (int64_t)id, (int64_t)stage, limit);
+    if (rc == 0)
+        return kd_state_commit(s, diag);
+    kd_state_rollback(s);
     return rc;
 }
 
@@ -425,34 +653,46 @@ static int add_size(void *arg, const kd_file_row *row)
     return 0;
 }
 
-int kd_state_remove_job(kd_state *s, kd_job_id id, uint64_t *out_freed, kd_diag *diag)
+static int forget_job(kd_state *s, kd_job_id id, uint64_t *freed, kd_diag *diag)
 {
     static const char *const tables[] = {
-        "DELETE FROM files WHERE job = ?",  "DELETE FROM events WHERE job = ?",
-        "DELETE FROM epochs WHERE job = ?", "DELETE FROM stages WHERE job = ?",
+        "DELETE FROM files WHERE job = ?",       "DELETE FROM events WHERE job = ?",
+        "DELETE FROM evaluations WHERE job = ?", "DELETE FROM stages WHERE job = ?",
         "DELETE FROM jobs WHERE id = ?",
     };
-    uint64_t freed = 0;
     sqlite3_stmt *st = NULL;
     int rc = kd_sql_query(&s->sql, &st, diag, FILE_COLUMNS, "i", (int64_t)id);
     if (rc == 0)
-        rc = each_file(s, st, add_size, &freed, diag);
-    if (rc == 0)
-        rc = kd_sql_begin(&s->sql, diag);
-    if (rc != 0)
-        return rc;
+        rc = each_file(s, st, add_size, freed, diag);
     for (size_t i = 0; i < KD_COUNT(tables) && rc == 0; i++)
         rc = kd_sql_run(&s->sql, NULL, diag, tables[i], "i", (int64_t)id);
-    if (rc != 0) {
-        kd_sql_rollback(&s->sql);
-        return rc;
-    }
-    rc = kd_sql_commit(&s->sql, diag);
-    char path[4096], text[KD_ID_TEXT];
-    kd_id_text(id, text);
-    snprintf(path, sizeof path, "%s/jobs/%s", s->dir, text);
-    if (rc == 0)
-        rc = kd_file_remove_tree(path, diag);
-    *out_freed = freed;
     return rc;
+}
+
+int kd_state_remove_jobs(kd_state *s, const kd_job_id *ids, size_t n, uint64_t *out_freed,
+                         kd_diag *diag)
+{
+    uint64_t freed = 0;
+    int rc = kd_state_begin(s, diag);
+    if (rc != 0)
+        return rc;
+    for (size_t i = 0; i < n && rc == 0; i++)
+        rc = forget_job(s, ids[i], &freed, diag);
+    if (rc == 0)
+        rc = kd_state_commit(s, diag);
+    else
+        kd_state_rollback(s);
+    if (rc != 0)
+        return rc;
+    /* What cannot be unlinked now is found at the next start: no row names it. */
+    for (size_t i = 0; i < n; i++) {
+        char path[4096], text[KD_ID_TEXT];
+        kd_id_text(ids[i], text);
+        snprintf(path, sizeof path, "%s/jobs/%s", s->dir, text);
+        kd_diag why = {0};
+        if (kd_file_remove_tree(path, &why) != 0)
+            kd_warn("the folder of a removed job stays: %s", why.msg);
+    }
+    *out_freed = freed;
+    return 0;
 }

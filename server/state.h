@@ -6,8 +6,8 @@
  *   jobs/ID/        checkpoints and artefacts of a job
  *   bank/           the logit bank
  *
- * Every function that changes something has it on disk when it returns. Threads: one (the loop's).
- */
+ * Every function that changes something has it on disk when it returns, all of it or nothing;
+ * between kd_state_begin and kd_state_commit all of them together. Threads: one (the loop's). */
 #ifndef KD_SERVER_STATE_H
 #define KD_SERVER_STATE_H
 
@@ -21,16 +21,27 @@ typedef struct kd_state {
     int lock_fd;
     kd_sql sql;
     uint64_t epoch; /* of this start */
+    int depth;      /* of kd_state_begin */
+    char **doomed;  /* files to unlink once what names them no more is committed */
+    size_t n_doomed;
 } kd_state;
 
 /* -KD_ESTATE when another coordinator holds the folder (the message names its process). */
 int kd_state_open(const char *dir, kd_state *out, kd_diag *diag) KD_MUST_CHECK;
 void kd_state_close(kd_state *s);
 
+/* One transaction around several of the calls below; pairs may be nested, the outermost counts. */
+int kd_state_begin(kd_state *s, kd_diag *diag) KD_MUST_CHECK;
+int kd_state_commit(kd_state *s, kd_diag *diag) KD_MUST_CHECK; /* rolls back on failure */
+void kd_state_rollback(kd_state *s);
+
 void kd_id_text(kd_job_id id, char out[KD_ID_TEXT]);
 
 typedef struct kd_job_row {
     kd_job_id id;
+    bool is_sweep;                 /* has no stages; its children name it in `sweep` */
+    kd_job_id sweep;               /* that it belongs to, 0 = none */
+    kd_job_id continued, replayed; /* the job that this one goes on from or runs again, 0 = none */
     char key[65], name[64];
     char text_digest[33]; /* of the submitted text and overrides */
     int state;            /* enum kd_run_state */
@@ -38,6 +49,9 @@ typedef struct kd_job_row {
     int64_t submitted_ms, started_ms, finished_ms;
     char *resolved; /* JSON, owned */
     char *result;   /* JSON, owned; NULL before the end */
+    char *text;     /* as submitted, owned; NULL = none */
+    char *label;    /* of a sweep's child, owned; NULL = none */
+    char *values;   /* of a sweep's child: JSON object of what it varies, owned; NULL = none */
 } kd_job_row;
 void kd_job_row_clear(kd_job_row *row);
 
@@ -52,13 +66,39 @@ typedef struct kd_stage_row {
     uint64_t teacher_forwards, bank_hits;
     /* training sums of the running epoch at the manifest's version */
     double loss, correct, samples;
+    char best_digest[33];  /* of the best version's parameters; "" = none yet */
+    uint64_t best_version; /* 0 = none yet */
+    uint32_t best_epoch;
+    uint64_t stopped_early; /* step at which early stopping ended it, 0 = it did not */
+    double teacher_seconds; /* spent in teacher_forwards */
+    kd_job_id shared;       /* whose stage this is, 0 = its own */
+    /* Packed StageInfo that the workers' must fit to: that of the stage which is gone on with,
+     * owned. */
+    uint8_t *expected;
+    size_t expected_len;
 } kd_stage_row;
+/* Frees info and expected. */
+void kd_stage_row_clear(kd_stage_row *row);
 
+#define KD_EPOCH_TERMS 8
+/* One evaluation; named by stage, epoch and step. */
 typedef struct kd_epoch_row {
     uint32_t stage, epoch;
+    uint64_t step; /* steps done before it */
     double train_loss, train_accuracy, val_loss;
-    uint32_t val_correct, val_samples;
+    uint32_t val_correct, val_samples, val_agree;
+    double val_kl; /* -1 = no teacher */
+    double learning_rate;
+    bool best; /* by validation so far */
+    uint32_t n_terms;
+    double shares[KD_EPOCH_TERMS], term_losses[KD_EPOCH_TERMS];
 } kd_epoch_row;
+
+typedef struct kd_file_row {
+    char name[65], path[4096], digest[33];
+    uint32_t stage;
+    uint64_t version, size;
+} kd_file_row;
 
 typedef struct kd_event_row {
     uint64_t seq;
@@ -68,9 +108,19 @@ typedef struct kd_event_row {
     char *text, *data; /* borrowed during the callback */
 } kd_event_row;
 
-/* -KD_EEXIST when the key is taken. */
-int kd_state_add_job(kd_state *s, const kd_job_row *row, const kd_stage_row *stages, int n_stages,
-                     kd_diag *diag) KD_MUST_CHECK;
+/* A job to be stored. Everything is borrowed; its first event says `event`. */
+typedef struct kd_new_job {
+    const kd_job_row *row;
+    const kd_stage_row *stages;
+    int n_stages;
+    const kd_epoch_row *epochs;
+    size_t n_epochs;
+    const kd_file_row *files; /* that lie in its folder already */
+    size_t n_files;
+    const char *event;
+} kd_new_job;
+/* All of them or none. -KD_EEXIST when a key is taken. */
+int kd_state_add_jobs(kd_state *s, const kd_new_job *jobs, size_t n, kd_diag *diag) KD_MUST_CHECK;
 /* Calls fn for every job in order of submission; row and stages are lent during the call. */
 typedef int (*kd_state_job_fn)(void *arg, const kd_job_row *row, const kd_stage_row *stages,
                                int n_stages, const kd_epoch_row *epochs, int n_epochs);
@@ -81,6 +131,10 @@ int kd_state_set_stage(kd_state *s, kd_job_id id, uint32_t stage, const kd_stage
                        kd_diag *diag) KD_MUST_CHECK;
 int kd_state_add_epoch(kd_state *s, kd_job_id id, const kd_epoch_row *row,
                        kd_diag *diag) KD_MUST_CHECK;
+/* Stores a stage with its evaluations and files in one go: one that was taken over. */
+int kd_state_take_stage(kd_state *s, kd_job_id id, uint32_t stage, const kd_stage_row *row,
+                        const kd_epoch_row *epochs, size_t n_epochs, const kd_file_row *files,
+                        size_t n_files, kd_diag *diag) KD_MUST_CHECK;
 /* Stores an event and returns its number in *out_seq. */
 int kd_state_add_event(kd_state *s, kd_job_id id, kd_event_row *row, kd_diag *diag) KD_MUST_CHECK;
 /* Calls fn for the events seq >= from, at most max; stops when it returns non-zero. */
@@ -91,11 +145,6 @@ int kd_state_each_event(kd_state *s, kd_job_id id, uint64_t from, int max, kd_st
 int kd_state_add_file(kd_state *s, kd_job_id id, const char *name, uint32_t stage, uint64_t version,
                       const char *path, uint64_t size, const char *digest,
                       kd_diag *diag) KD_MUST_CHECK;
-typedef struct kd_file_row {
-    char name[65], path[512], digest[33];
-    uint32_t stage;
-    uint64_t version, size;
-} kd_file_row;
 /* 1 = found, 0 = not. By name (artefact), by digest (artefact), or checkpoint of a version. */
 int kd_state_find_artefact(kd_state *s, kd_job_id id, const char *name, const char *digest,
                            kd_file_row *out, kd_diag *diag) KD_MUST_CHECK;
@@ -104,11 +153,14 @@ int kd_state_find_checkpoint(kd_state *s, kd_job_id id, uint32_t stage, uint64_t
 typedef int (*kd_state_file_fn)(void *arg, const kd_file_row *row);
 int kd_state_each_artefact(kd_state *s, kd_job_id id, kd_state_file_fn fn, void *arg,
                            kd_diag *diag) KD_MUST_CHECK;
+/* Checkpoints and artefacts of one stage. */
+int kd_state_each_stage_file(kd_state *s, kd_job_id id, uint32_t stage, kd_state_file_fn fn,
+                             void *arg, kd_diag *diag) KD_MUST_CHECK;
 /* Forgets and unlinks checkpoints of a stage older than version (UINT64_MAX: all). */
 int kd_state_drop_checkpoints(kd_state *s, kd_job_id id, uint32_t stage, uint64_t below,
                               kd_diag *diag) KD_MUST_CHECK;
-/* Forgets a job and its folder; *out_freed bytes. */
-int kd_state_remove_job(kd_state *s, kd_job_id id, uint64_t *out_freed,
-                        kd_diag *diag) KD_MUST_CHECK;
+/* Forgets jobs, all of them or none, and their folders; *out_freed bytes. */
+int kd_state_remove_jobs(kd_state *s, const kd_job_id *ids, size_t n, uint64_t *out_freed,
+                         kd_diag *diag) KD_MUST_CHECK;
 
 #endif

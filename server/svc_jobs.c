@@ -181,7 +181,10 @@ static int store_job(kd_daemon *d, const Distill__V1__SubmitRequest *r, const kd
     kd_stage_row stages[KD_MAX_STAGES];
     for (int i = 0; i < j->n_stages; i++)
         stages[i] = j->stages[i].row;
-    int rc = kd_state_add_job(&d->state, &j->row, stages, j->n_stages, diag);
+    char event[96];
+    snprintf(event, sizeof event, "submitted as %s", j->row.name);
+    int rc = kd_state_add_jobs(
+        &d->state, &(kd_new_job){&j->row, stages, j->n_stages, NULL, 0, NULL, 0, event}, 1, diag);
     if (rc != 0) {
         kd_job_record_free(j);
         return rc;
@@ -236,7 +239,7 @@ static void do_submit(kd_daemon *d, struct job_call *c)
         return;
     }
     if (fresh) {
-        kd_watch_event(d, j, "submitted", "", NULL, "submitted as %s", j->row.name);
+        kd_info("submitted as %s job=%012llx", j->row.name, (unsigned long long)j->row.id);
         kd_daemon_introduce(d, j);
     }
     char notes[MAX_NOTES][256];
@@ -595,7 +598,7 @@ static void do_remove(kd_daemon *d, struct job_call *c)
     }
     Distill__V1__RemoveReply reply = DISTILL__V1__REMOVE_REPLY__INIT;
     kd_diag diag = {0};
-    if (kd_state_remove_job(&d->state, j->row.id, &reply.freed_bytes, &diag) != 0) {
+    if (kd_state_remove_jobs(&d->state, &j->row.id, 1, &reply.freed_bytes, &diag) != 0) {
         kd_rpc_finish_diag(c->call, &diag);
         return;
     }
