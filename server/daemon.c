@@ -131,7 +131,7 @@ void kd_job_record_free(kd_job_record *j)
         return;
     for (int i = 0; i < j->n_stages; i++) {
         kd_wire_free((ProtobufCMessage *)j->stages[i].info);
-        free(j->stages[i].row.info);
+        kd_stage_row_clear(&j->stages[i].row);
         free(j->stages[i].trained);
     }
     kd_job_row_clear(&j->row);
@@ -380,6 +380,11 @@ static void on_signal(uv_signal_t *handle, int number)
     uv_stop(&d->loop);
 }
 
+static char *copy_text(const char *text)
+{
+    return text ? kd_xstrdup(text) : NULL;
+}
+
 static int restore_job(void *arg, const kd_job_row *row, const kd_stage_row *stages, int n_stages,
                        const kd_epoch_row *epochs, int n_epochs)
 {
@@ -387,7 +392,10 @@ static int restore_job(void *arg, const kd_job_row *row, const kd_stage_row *sta
     kd_diag diag = {0};
     kd_job_row mine = *row;
     mine.resolved = kd_xstrdup(row->resolved);
-    mine.result = row->result ? kd_xstrdup(row->result) : NULL;
+    mine.result = copy_text(row->result);
+    mine.text = copy_text(row->text);
+    mine.label = copy_text(row->label);
+    mine.values = copy_text(row->values);
     kd_job_record *j = kd_job_record_new(d, &mine, &diag);
     if (!j || j->n_stages != n_stages) {
         kd_err("a stored job cannot be read and is left alone: job=%012llx %s",
@@ -399,8 +407,13 @@ static int restore_job(void *arg, const kd_job_row *row, const kd_stage_row *sta
     for (int i = 0; i < n_stages; i++) {
         kd_stage_record *s = &j->stages[i];
         s->row = stages[i];
-        s->row.info = NULL;
-        s->row.info_len = 0;
+        s->row.info = s->row.expected = NULL;
+        s->row.info_len = s->row.expected_len = 0;
+        if (stages[i].expected_len) {
+            s->row.expected = kd_xalloc(stages[i].expected_len);
+            memcpy(s->row.expected, stages[i].expected, stages[i].expected_len);
+            s->row.expected_len = stages[i].expected_len;
+        }
         /* Measured costs are kept in memory until the export that follows at once. */
         if (s->kind == KD_STAGE_EVALUATE && row->state <= KD_RUN_RUNNING)
             s->row.done = false;
@@ -412,6 +425,13 @@ static int restore_job(void *arg, const kd_job_row *row, const kd_stage_row *sta
         j->epochs = kd_xalloc((size_t)n_epochs * sizeof *j->epochs);
         memcpy(j->epochs, epochs, (size_t)n_epochs * sizeof *j->epochs);
         j->n_epochs = n_epochs;
+    }
+    for (int i = 0; i < j->n_epochs; i++) {
+        /* Stored before evaluations had a step. */
+        kd_epoch_row *e = &j->epochs[i];
+        const kd_stage_record *s = e->stage < (uint32_t)n_stages ? &j->stages[e->stage] : NULL;
+        if (e->epoch > 0 && e->step == 0 && s && s->info)
+            e->step = e->epoch * kd_stage_epoch_steps(s->info);
     }
     kd_job_record **end = &d->jobs;
     while (*end)

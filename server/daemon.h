@@ -162,6 +162,7 @@ void kd_stage_manifest(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t 
 void kd_stage_store(kd_daemon *d, kd_job_record *j, uint32_t stage);
 /* Version that the stage ends at: its last step's, or where it was stopped early. */
 uint64_t kd_stage_last_version(const kd_stage_record *s);
+uint64_t kd_stage_epoch_steps(const Distill__V1__StageInfo *i);
 uint64_t kd_stage_vector_floats(const Distill__V1__StageInfo *i);
 /* Evaluation of a version (0: the newest) of a stage, NULL = none; borrowed until the next one. */
 const kd_epoch_row *kd_stage_evaluation(const kd_job_record *j, uint32_t stage, uint64_t version);

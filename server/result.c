@@ -77,7 +77,8 @@ static json_t *describe(kd_daemon *d, kd_job_record *j, uint32_t stage, const ch
 {
     const kd_stage_record *s = &j->stages[stage];
     const kd_epoch_row *last = kd_stage_evaluation(j, stage, 0);
-    const kd_epoch_row *best = s->row.best ? kd_stage_evaluation(j, stage, s->row.best) : last;
+    const kd_epoch_row *best =
+        s->row.best_version ? kd_stage_evaluation(j, stage, s->row.best_version) : last;
     kd_file_row file = {0};
     kd_diag diag = {0};
     (void)!kd_state_find_artefact(&d->state, j->row.id, kd_stage_artefact_name(s->kind), "-", &file,
@@ -95,8 +96,8 @@ static json_t *describe(kd_daemon *d, kd_job_record *j, uint32_t stage, const ch
     json_object_set_new(o, "seconds", json_real(s->row.seconds));
     if (s->row.best_digest[0])
         json_object_set_new(o, "best_digest", json_string(s->row.best_digest));
-    if (s->row.stopped)
-        json_object_set_new(o, "stopped_early", json_integer((json_int_t)s->row.stopped - 1));
+    if (s->row.stopped_early)
+        json_object_set_new(o, "stopped_early", json_integer((json_int_t)s->row.stopped_early));
     if (last && last->val_kl >= 0) {
         json_object_set_new(o, "agreement", json_real(share(last->val_agree, last->val_samples)));
         json_object_set_new(o, "kl", json_real(last->val_kl));

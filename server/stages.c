@@ -13,23 +13,28 @@
 #include <string.h>
 #include <sys/stat.h>
 
+_Static_assert(2 * KD_EPOCH_TERMS == KD_EXCHANGE_TERMS, "stored as they are summed");
+
 #define MAX_TREE_NODES (1u << 21) /* 100 MB of book-keeping */
 
 /* ---- what a stage is made of */
 
-static uint64_t epoch_steps(const Distill__V1__StageInfo *i)
+uint64_t kd_stage_epoch_steps(const Distill__V1__StageInfo *i)
 {
-    return i->batch ? (i->epoch_samples + i->batch - 1) / i->batch : 0;
+    /* Infos stored by older versions do not tell what an epoch holds: the training samples. */
+    uint64_t samples = i->epoch_samples ? i->epoch_samples : i->train_samples;
+    return i->batch ? (samples + i->batch - 1) / i->batch : 0;
 }
 
 static uint64_t eval_steps(const Distill__V1__StageInfo *i)
 {
-    return i->eval_steps ? i->eval_steps : epoch_steps(i);
+    return i->eval_steps ? i->eval_steps : kd_stage_epoch_steps(i);
 }
 
 uint64_t kd_stage_last_version(const kd_stage_record *s)
 {
-    return s->row.stopped ? s->row.stopped : 1 + (uint64_t)s->info->epochs * epoch_steps(s->info);
+    return s->row.stopped_early ? s->row.stopped_early + 1
+                                : 1 + (uint64_t)s->info->epochs * kd_stage_epoch_steps(s->info);
 }
 
 uint64_t kd_stage_vector_floats(const Distill__V1__StageInfo *i)
@@ -55,9 +60,8 @@ static int check_info(const kd_stage_record *s, const Distill__V1__StageInfo *i,
               (i->slots & (i->slots - 1)) == 0 && i->batch >= i->slots && i->train_samples > 0 &&
               i->train_samples <= UINT32_MAX && i->val_samples > 0 &&
               i->val_samples <= UINT32_MAX / 2 && i->epochs <= 10000 &&
-              i->optimizer_vectors <= KD_MAX_STATE_VECTORS && i->epoch_samples > 0 &&
-              i->epoch_samples <= UINT32_MAX && 2 * i->n_terms <= KD_EXCHANGE_TERMS &&
-              i->clip_norm >= 0 && i->clip_norm < 1e30 &&
+              i->optimizer_vectors <= KD_MAX_STATE_VECTORS && i->epoch_samples <= UINT32_MAX &&
+              2 * i->n_terms <= KD_EXCHANGE_TERMS && i->clip_norm >= 0 && i->clip_norm < 1e30 &&
               (!i->average || i->optimizer_vectors > 0) &&
               (uint64_t)i->batch * i->value_columns * sizeof(float) <= KD_MAX_PAYLOAD_BYTES;
     /* The reduction tree has a node for each slot and chunk, twice. */
@@ -351,17 +355,30 @@ static bool should_stop(const kd_job_record *j, const kd_stage_record *s, uint32
     return since >= s->info->patience;
 }
 
+/* NodeChunk.terms has value and pull of each term in turn; pulls become shares of their sum. */
+static void fill_terms(const kd_stage_record *s, kd_epoch_row *row)
+{
+    double all = 0;
+    row->n_terms = (uint32_t)KD_MIN(s->info->n_terms, (size_t)KD_EPOCH_TERMS);
+    for (uint32_t i = 0; i < row->n_terms; i++)
+        all += s->sums.terms[2 * i + 1];
+    for (uint32_t i = 0; i < row->n_terms; i++) {
+        row->term_losses[i] = s->sums.terms[2 * i] / s->sums.samples;
+        row->shares[i] = all > 0 ? s->sums.terms[2 * i + 1] / all : 0;
+    }
+}
+
 static void fill_row(const kd_stage_record *s, const struct news *n, kd_epoch_row *row)
 {
     *row = n->row;
     row->stage = n->stage;
     row->step = n->version - 1;
-    row->epoch = (uint32_t)(epoch_steps(s->info) ? row->step / epoch_steps(s->info) : 0);
+    row->epoch =
+        (uint32_t)(kd_stage_epoch_steps(s->info) ? row->step / kd_stage_epoch_steps(s->info) : 0);
     if (s->sums.samples > 0) {
         row->train_loss = s->sums.loss / s->sums.samples;
         row->train_accuracy = s->sums.correct / s->sums.samples;
-        for (size_t i = 0; i < KD_COUNT(row->terms); i++)
-            row->terms[i] = s->sums.terms[i] / s->sums.samples;
+        fill_terms(s, row);
     }
 }
 
@@ -385,7 +402,7 @@ static void tell_evaluation(kd_daemon *d, kd_job_record *j, const kd_stage_recor
     char when[64];
     if (s->info->eval_steps)
         snprintf(when, sizeof when, "step %llu/%llu", (unsigned long long)row->step,
-                 (unsigned long long)s->info->epochs * epoch_steps(s->info));
+                 (unsigned long long)s->info->epochs * kd_stage_epoch_steps(s->info));
     else
         snprintf(when, sizeof when, "epoch %u/%u", row->epoch, s->info->epochs);
     kd_watch_event(d, j, "epoch", "", data,
@@ -404,18 +421,20 @@ static void loop_evaluated(kd_daemon *d, void *arg)
         kd_epoch_row row;
         fill_row(s, n, &row);
         const kd_epoch_row *best =
-            s->row.best ? kd_stage_evaluation(j, n->stage, s->row.best) : NULL;
+            s->row.best_version ? kd_stage_evaluation(j, n->stage, s->row.best_version) : NULL;
         row.best = !best || better(&row, best);
         kd_diag diag = {0};
         if (kd_state_add_epoch(&d->state, j->row.id, &row, &diag) != 0)
             kd_daemon_fatal(d, &diag);
         put_epoch(j, &row);
         s->row.evaluated = n->version;
-        if (row.best)
-            s->row.best = n->version;
+        if (row.best) {
+            s->row.best_version = n->version;
+            s->row.best_epoch = row.epoch;
+        }
         bool stop = n->version < kd_stage_last_version(s) && should_stop(j, s, n->stage);
         if (stop)
-            s->row.stopped = n->version;
+            s->row.stopped_early = n->version - 1;
         kd_stage_store(d, j, n->stage);
         tell_evaluation(d, j, s, &row);
         if (stop)
@@ -740,7 +759,8 @@ void kd_stage_open(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_begi
         s->exchange = kd_exchange_new(&cfg, &ev);
         list_exchange(d, j->row.id, stage, s->exchange);
     }
-    s->sums = s->row.sums;
+    s->sums = (kd_exchange_totals){s->row.loss, s->row.correct, s->row.samples, {0}};
+    memcpy(s->sums.terms, s->row.term_sums, sizeof s->sums.terms);
     s->version = b->version;
     s->last_commit = 0;
     if (!s->begun) {
@@ -770,10 +790,14 @@ void kd_stage_manifest(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t 
 {
     kd_stage_record *s = &j->stages[stage];
     s->row.manifest = version;
-    s->row.sums = s->pending_sums;
+    s->row.loss = s->pending_sums.loss;
+    s->row.correct = s->pending_sums.correct;
+    s->row.samples = s->pending_sums.samples;
+    memcpy(s->row.term_sums, s->pending_sums.terms, sizeof s->row.term_sums);
     kd_stage_store(d, j, stage);
     kd_diag diag = {0};
-    if (kd_state_drop_checkpoints(&d->state, j->row.id, stage, version, s->row.best, &diag) != 0)
+    if (kd_state_drop_checkpoints(&d->state, j->row.id, stage, version, s->row.best_version,
+                                  &diag) != 0)
         kd_warn("%s", diag.msg);
     kd_watch_event(d, j, "checkpoint", "", NULL, "checkpoint of %s step %llu", s->row.name,
                    (unsigned long long)version - 1);
@@ -808,10 +832,10 @@ static int write_networks(kd_daemon *d, kd_job_record *j, uint32_t stage, kd_dia
     int rc = final_parameters(d, j, stage, last, &vector, s->row.digest, diag);
     if (rc == 0)
         rc = kd_artefact_write_network(d, j, stage, false, vector, s->row.digest, diag);
-    if (rc == 0 && s->info->epochs > 0 && s->row.best) {
+    if (rc == 0 && s->info->epochs > 0 && s->row.best_version) {
         free(vector);
         vector = NULL;
-        rc = final_parameters(d, j, stage, s->row.best, &vector, s->row.best_digest, diag);
+        rc = final_parameters(d, j, stage, s->row.best_version, &vector, s->row.best_digest, diag);
         if (rc == 0)
             rc = kd_artefact_write_network(d, j, stage, true, vector, s->row.best_digest, diag);
     }

@@ -52,6 +52,7 @@ static const char *const g_migrations[] = {
     "ALTER TABLE stages ADD COLUMN teacher_seconds REAL NOT NULL DEFAULT 0;"
     "ALTER TABLE stages ADD COLUMN shared INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE stages ADD COLUMN expected BLOB;"
+    "ALTER TABLE stages ADD COLUMN term_sums BLOB;"
     "CREATE TABLE evaluations(job INTEGER NOT NULL, stage INTEGER NOT NULL,"
     " epoch INTEGER NOT NULL, step INTEGER NOT NULL, train_loss REAL, train_accuracy REAL,"
     " val_loss REAL, val_correct INTEGER NOT NULL, val_samples INTEGER NOT NULL,"
@@ -236,14 +237,14 @@ static int put_stage(kd_state *s, kd_job_id id, uint32_t stage, const kd_stage_r
         &s->sql, NULL, diag,
         "INSERT OR REPLACE INTO stages(job, stage, name, done, digest, fingerprint, info, manifest,"
         " evaluated, seconds, teacher_forwards, bank_hits, loss, correct, samples, best_digest,"
-        " best_version, best_epoch, stopped_early, teacher_seconds, shared, expected)"
-        " VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-        "iisissbiidiidddsiiidib", (int64_t)id, (int64_t)stage, r->name, (int64_t)r->done, r->digest,
-        r->fingerprint, r->info, r->info_len, (int64_t)r->manifest, (int64_t)r->evaluated,
-        r->seconds, (int64_t)r->teacher_forwards, (int64_t)r->bank_hits, r->loss, r->correct,
-        r->samples, r->best_digest, (int64_t)r->best_version, (int64_t)r->best_epoch,
-        (int64_t)r->stopped_early, r->teacher_seconds, (int64_t)r->shared, r->expected,
-        r->expected_len);
+        " best_version, best_epoch, stopped_early, teacher_seconds, shared, expected,"
+        " term_sums) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        "iisissbiidiidddsiiidibb", (int64_t)id, (int64_t)stage, r->name, (int64_t)r->done,
+        r->digest, r->fingerprint, r->info, r->info_len, (int64_t)r->manifest,
+        (int64_t)r->evaluated, r->seconds, (int64_t)r->teacher_forwards, (int64_t)r->bank_hits,
+        r->loss, r->correct, r->samples, r->best_digest, (int64_t)r->best_version,
+        (int64_t)r->best_epoch, (int64_t)r->stopped_early, r->teacher_seconds, (int64_t)r->shared,
+        r->expected, r->expected_len, r->term_sums, sizeof r->term_sums);
 }
 
 static int put_file(kd_state *s, kd_job_id id, const kd_file_row *f, kd_diag *diag)
@@ -317,7 +318,7 @@ static int read_stages(kd_state *s, kd_job_id id, kd_stage_row *stages, int *n, 
                           "SELECT name, done, digest, fingerprint, info, manifest, evaluated,"
                           " seconds, teacher_forwards, bank_hits, loss, correct, samples,"
                           " best_digest, best_version, best_epoch, stopped_early, teacher_seconds,"
-                          " shared, expected FROM stages WHERE job = ? ORDER BY stage",
+                          " shared, expected, term_sums FROM stages WHERE job = ? ORDER BY stage",
                           "i", (int64_t)id);
     *n = 0;
     while (rc == 0 && (rc = kd_sql_step(&s->sql, st, diag)) == 1) {
@@ -345,6 +346,8 @@ static int read_stages(kd_state *s, kd_job_id id, kd_stage_row *stages, int *n, 
         copy(r->best_digest, sizeof r->best_digest, kd_sql_text(st, 13));
         r->info = take_blob(st, 4, &r->info_len);
         r->expected = take_blob(st, 19, &r->expected_len);
+        if ((size_t)sqlite3_column_bytes(st, 20) == sizeof r->term_sums)
+            memcpy(r->term_sums, sqlite3_column_blob(st, 20), sizeof r->term_sums);
     }
     kd_sql_end(st);
     return rc;
@@ -624,7 +627,7 @@ static int doom_file(void *arg, const kd_file_row *row)
 }
 
 int kd_state_drop_checkpoints(kd_state *s, kd_job_id id, uint32_t stage, uint64_t below,
-                              kd_diag *diag)
+                              uint64_t keep, kd_diag *diag)
 {
     int64_t limit = below > INT64_MAX ? INT64_MAX : (int64_t)below;
     sqlite3_stmt *st = NULL;
@@ -632,15 +635,16 @@ int kd_state_drop_checkpoints(kd_state *s, kd_job_id id, uint32_t stage, uint64_
     if (rc != 0)
         return rc;
     rc = kd_sql_query(&s->sql, &st, diag,
-                      FILE_COLUMNS " AND name = '' AND stage = ? AND version < ?", "iii",
-                      (int64_t)id, (int64_t)stage, limit);
+                      FILE_COLUMNS " AND name = '' AND stage = ? AND version < ? AND version <> ?",
+                      "iiii", (int64_t)id, (int64_t)stage, limit, (int64_t)keep);
     if (rc == 0)
         rc = each_file(s, st, doom_file, s, diag);
     if (rc == 0)
-        rc = kd_sql_run(
-            &s->sql, NULL, diag,
-            "DELETE FROM files WHERE job = ? AND name = '' AND stage = ? AND version < ?", "iii",
-            (int64_t)id, (int64_t)stage, limit);
+        rc =
+            kd_sql_run(&s->sql, NULL, diag,
+                       "DELETE FROM files WHERE job = ? AND name = '' AND stage = ? AND version < ?"
+                       " AND version <> ?",
+                       "iiii", (int64_t)id, (int64_t)stage, limit, (int64_t)keep);
     if (rc == 0)
         return kd_state_commit(s, diag);
     kd_state_rollback(s);

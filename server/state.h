@@ -55,6 +55,7 @@ typedef struct kd_job_row {
 } kd_job_row;
 void kd_job_row_clear(kd_job_row *row);
 
+#define KD_EPOCH_TERMS 8
 typedef struct kd_stage_row {
     char name[16];
     bool done;
@@ -66,8 +67,9 @@ typedef struct kd_stage_row {
     uint64_t teacher_forwards, bank_hits;
     /* training sums of the running epoch at the manifest's version */
     double loss, correct, samples;
-    char best_digest[33];  /* of the best version's parameters; "" = none yet */
-    uint64_t best_version; /* 0 = none yet */
+    double term_sums[2 * KD_EPOCH_TERMS]; /* as NodeChunk.terms */
+    char best_digest[33];                 /* of the best version's parameters; "" = none yet */
+    uint64_t best_version;                /* 0 = none yet */
     uint32_t best_epoch;
     uint64_t stopped_early; /* step at which early stopping ended it, 0 = it did not */
     double teacher_seconds; /* spent in teacher_forwards */
@@ -80,7 +82,6 @@ typedef struct kd_stage_row {
 /* Frees info and expected. */
 void kd_stage_row_clear(kd_stage_row *row);
 
-#define KD_EPOCH_TERMS 8
 /* One evaluation; named by stage, epoch and step. */
 typedef struct kd_epoch_row {
     uint32_t stage, epoch;
@@ -156,9 +157,10 @@ int kd_state_each_artefact(kd_state *s, kd_job_id id, kd_state_file_fn fn, void 
 /* Checkpoints and artefacts of one stage. */
 int kd_state_each_stage_file(kd_state *s, kd_job_id id, uint32_t stage, kd_state_file_fn fn,
                              void *arg, kd_diag *diag) KD_MUST_CHECK;
-/* Forgets and unlinks checkpoints of a stage older than version (UINT64_MAX: all). */
+/* Forgets and unlinks checkpoints of a stage older than version (UINT64_MAX: all), but for version
+ * `keep` (0 = none). */
 int kd_state_drop_checkpoints(kd_state *s, kd_job_id id, uint32_t stage, uint64_t below,
-                              kd_diag *diag) KD_MUST_CHECK;
+                              uint64_t keep, kd_diag *diag) KD_MUST_CHECK;
 /* Forgets jobs, all of them or none, and their folders; *out_freed bytes. */
 int kd_state_remove_jobs(kd_state *s, const kd_job_id *ids, size_t n, uint64_t *out_freed,
                          kd_diag *diag) KD_MUST_CHECK;

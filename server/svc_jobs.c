@@ -181,7 +181,10 @@ static int store_job(kd_daemon *d, const Distill__V1__SubmitRequest *r, const kd
     kd_stage_row stages[KD_MAX_STAGES];
     for (int i = 0; i < j->n_stages; i++)
         stages[i] = j->stages[i].row;
-    int rc = kd_state_add_job(&d->state, &j->row, stages, j->n_stages, diag);
+    char event[96];
+    snprintf(event, sizeof event, "submitted as %s", j->row.name);
+    int rc = kd_state_add_jobs(
+        &d->state, &(kd_new_job){&j->row, stages, j->n_stages, NULL, 0, NULL, 0, event}, 1, diag);
     if (rc != 0) {
         kd_job_record_free(j);
         return rc;
@@ -236,7 +239,7 @@ static void do_submit(kd_daemon *d, struct job_call *c)
         return;
     }
     if (fresh) {
-        kd_watch_event(d, j, "submitted", "", NULL, "submitted as %s", j->row.name);
+        kd_info("submitted as %s job=%012llx", j->row.name, (unsigned long long)j->row.id);
         kd_daemon_introduce(d, j);
     }
     char notes[MAX_NOTES][256];
@@ -379,24 +382,6 @@ static int add_artefact(void *arg, const kd_file_row *row)
     return 0;
 }
 
-/* NodeChunk.terms has value and pull of each term in turn; pulls become shares of their sum. */
-static void fill_terms(const Distill__V1__StageInfo *info, const kd_epoch_row *row, double *out,
-                       Distill__V1__EpochRecord *m)
-{
-    size_t n = info ? KD_MIN(info->n_terms, (size_t)KD_EXCHANGE_TERMS / 2) : 0;
-    double all = 0;
-    for (size_t i = 0; i < n; i++)
-        all += row->terms[2 * i + 1];
-    for (size_t i = 0; i < n; i++) {
-        out[i] = row->terms[2 * i];
-        out[n + i] = all > 0 ? row->terms[2 * i + 1] / all : 0;
-    }
-    m->term_losses = out;
-    m->n_term_losses = n;
-    m->shares = out + n;
-    m->n_shares = n;
-}
-
 static void do_get(kd_daemon *d, struct job_call *c)
 {
     kd_job_record *j = find_job(d, c->call, ((Distill__V1__JobRequest *)c->m)->job);
@@ -410,7 +395,6 @@ static void do_get(kd_daemon *d, struct job_call *c)
     Distill__V1__EpochRecord **epoch_list = kd_xalloc((size_t)j->n_epochs * sizeof *epoch_list);
     kd_core_view view = {0};
     bool running = j->row.state == KD_RUN_RUNNING && kd_core_job_view(d->core, j->row.id, &view);
-    double *terms = kd_xalloc((size_t)j->n_epochs * KD_EXCHANGE_TERMS * sizeof *terms);
     size_t e = 0;
     for (int i = 0; i < j->n_stages; i++) {
         kd_stage_record *s = &j->stages[i];
@@ -427,10 +411,8 @@ static void do_get(kd_daemon *d, struct job_call *c)
         m->bank_hits = s->row.bank_hits;
         m->teacher_seconds = s->row.teacher_seconds;
         m->best_digest = s->row.best_digest;
-        m->stopped_early = s->row.stopped ? s->row.stopped - 1 : 0;
-        const kd_epoch_row *best =
-            s->row.best ? kd_stage_evaluation(j, (uint32_t)i, s->row.best) : NULL;
-        m->best_epoch = best ? best->epoch : 0;
+        m->stopped_early = s->row.stopped_early;
+        m->best_epoch = s->row.best_epoch;
         if (s->info && s->kind != KD_STAGE_EVALUATE) {
             kd_core_stage_info info;
             kd_stage_core_info(j, s, &info);
@@ -457,7 +439,9 @@ static void do_get(kd_daemon *d, struct job_call *c)
             epochs[e].val_kl = row->val_kl;
             epochs[e].learning_rate = row->learning_rate;
             epochs[e].best = row->best;
-            fill_terms(s->info, row, terms + e * KD_EXCHANGE_TERMS, &epochs[e]);
+            epochs[e].shares = (double *)row->shares;
+            epochs[e].term_losses = (double *)row->term_losses;
+            epochs[e].n_shares = epochs[e].n_term_losses = row->n_terms;
             epoch_list[e] = &epochs[e];
             e++;
             m->n_epochs++;
@@ -479,7 +463,6 @@ static void do_get(kd_daemon *d, struct job_call *c)
     free(artefacts);
     free(epoch_list);
     free(epochs);
-    free(terms);
 }
 
 static void do_watch(kd_daemon *d, struct job_call *c)
@@ -629,7 +612,7 @@ static void do_remove(kd_daemon *d, struct job_call *c)
     }
     Distill__V1__RemoveReply reply = DISTILL__V1__REMOVE_REPLY__INIT;
     kd_diag diag = {0};
-    if (kd_state_remove_job(&d->state, j->row.id, &reply.freed_bytes, &diag) != 0) {
+    if (kd_state_remove_jobs(&d->state, &j->row.id, 1, &reply.freed_bytes, &diag) != 0) {
         kd_rpc_finish_diag(c->call, &diag);
         return;
     }

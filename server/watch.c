@@ -33,13 +33,11 @@ bool kd_watch_progress(kd_daemon *d, kd_job_record *j, Distill__V1__Progress *p)
     p->eta_seconds = -1;
     if (!s->info || s->kind == KD_STAGE_EVALUATE)
         return true;
-    uint64_t epoch_steps =
-        s->info->batch ? (s->info->epoch_samples + s->info->batch - 1) / s->info->batch : 1;
+    uint64_t epoch_steps = KD_MAX(kd_stage_epoch_steps(s->info), (uint64_t)1);
     p->steps = kd_stage_last_version(s) - 1;
     p->step = s->version ? s->version - 1 : 0;
     p->epochs = s->info->epochs;
-    p->epoch =
-        (uint32_t)KD_MIN(p->step / KD_MAX(epoch_steps, (uint64_t)1) + 1, (uint64_t)p->epochs);
+    p->epoch = (uint32_t)KD_MIN(p->step / epoch_steps + 1, (uint64_t)p->epochs);
     p->loss = s->last_loss;
     if (s->sums.samples > 0)
         p->accuracy = s->sums.correct / s->sums.samples;
