@@ -61,12 +61,17 @@ const kd_model_spec *kd_job_model(const kd_job *job, enum kd_stage_kind kind)
     return kind == KD_STAGE_DISTILL || kind == KD_STAGE_SCRATCH ? &job->student : NULL;
 }
 
+bool kd_job_is_ref(const char *weights)
+{
+    return strncmp(weights, KD_JOB_REF, strlen(KD_JOB_REF)) == 0;
+}
+
 int kd_job_local_files(const kd_job *job, const char *out[KD_JOB_MAX_FILES])
 {
     int n = 0;
     for (int i = 0; i <= job->n_teachers; i++) {
         const kd_model_spec *m = i < job->n_teachers ? &job->teachers[i].model : &job->student;
-        bool listed = !m->weights[0];
+        bool listed = !m->weights[0] || kd_job_is_ref(m->weights);
         for (int k = 0; k < n && !listed; k++)
             listed = strcmp(out[k], m->weights) == 0;
         if (!listed)

@@ -222,6 +222,9 @@ int kd_job_resolved(const kd_job *job, char **out_json, kd_diag *diag) KD_MUST_C
 int kd_job_notes(const kd_job *job, char notes[][256], int max);
 /* Prints the schema as a table: key, type, range, default, meaning (for `distill help job`). */
 int kd_job_schema(char **out_text) KD_MUST_CHECK;
+/* Weights that another job made: `job:ID` or `job:ID/NAME`, no file of the submitting machine. */
+#define KD_JOB_REF "job:"
+bool kd_job_is_ref(const char *weights);
 /* Local files that the job names (weights), for upload at submit. Returns the count, pointers into
  * job. */
 #define KD_JOB_MAX_FILES (KD_MAX_TEACHERS + 1)

@@ -22,9 +22,9 @@ static json_t *augment_value(const kd_data_spec *d)
 }
 
 /* NULL: memory ran out. An empty text is json_null, for "leave it out". */
-static json_t *row_value(const kd_key *k, const kd_job *job)
+static json_t *row_value(const kd_key *k, const kd_job *job, int inst)
 {
-    const char *field = (const char *)job + k->at;
+    const char *field = kd_schema_const_field(job, k, inst);
     int whole;
     bool yes;
     double real;
@@ -58,8 +58,8 @@ static json_t *row_value(const kd_key *k, const kd_job *job)
         return json_real(real);
     case KD_KEY_INTS:
         list = json_array();
-        memcpy(&whole, field + KD_HIDDEN_MAX * sizeof(int), sizeof whole);
-        for (int i = 0, v; i < whole && i < KD_HIDDEN_MAX; i++) {
+        memcpy(&whole, field + KD_INTS_MAX * sizeof(int), sizeof whole);
+        for (int i = 0, v; i < whole && i < KD_INTS_MAX; i++) {
             memcpy(&v, field + (size_t)i * sizeof v, sizeof v);
             json_array_append_new(list, json_integer(v));
         }
@@ -84,49 +84,66 @@ static size_t digits_needed(const kd_job *job)
 {
     int digits = 15;
     for (int i = 0; i < kd_schema_count; i++) {
-        double v;
-        char text[64];
-        if (kd_schema[i].type != KD_KEY_REAL)
-            continue;
-        memcpy(&v, (const char *)job + kd_schema[i].at, sizeof v);
-        while (digits < 17 && snprintf(text, sizeof text, "%.*g", digits, v) &&
-               strtod(text, NULL) != v)
-            digits++;
+        const kd_key *k = &kd_schema[i];
+        int n = kd_schema_each(k) ? job->n_teachers : 1;
+        for (int inst = 0; k->type == KD_KEY_REAL && inst < n; inst++) {
+            double v;
+            char text[64];
+            memcpy(&v, kd_schema_const_field(job, k, inst), sizeof v);
+            while (digits < 17 && snprintf(text, sizeof text, "%.*g", digits, v) &&
+                   strtod(text, NULL) != v)
+                digits++;
+        }
     }
     return (size_t)digits;
 }
 
+/* Objects made so far, by row; borrowed from the root. */
+typedef struct objects {
+    json_t *root;
+    json_t *of[KD_MAX_TEACHERS][KD_KEYS_MAX];
+} objects;
+
 /* Puts the row below the mapping around it, if that mapping is there. False: no memory. */
-static bool put_row(json_t *objects[KD_KEYS_MAX], json_t *root, int row, const kd_job *job)
+static bool put_row(objects *o, int row, int inst, const kd_job *job)
 {
     const kd_key *k = &kd_schema[row];
     int parent = kd_schema_parent(row);
-    json_t *into = parent < 0 ? root : objects[parent];
-    if (!into || k->type == KD_KEY_SOON || !kd_schema_applies(k, job))
+    json_t *into = o->root;
+    if (parent >= 0)
+        into = o->of[kd_schema_each(&kd_schema[parent]) ? inst : 0][parent];
+    if (!into || k->type == KD_KEY_SOON || !kd_schema_applies(k, job, inst))
         return true;
-    if (k->flags & KD_KEY_OPTIONAL && ((const char *)job)[k->at] == 0)
+    if (k->flags & KD_KEY_OPTIONAL && *kd_schema_const_field(job, k, inst) == 0)
         return true;
-    json_t *value = row_value(k, job);
+    json_t *value = row_value(k, job, inst);
     if (!value)
         return false;
     if (json_is_null(value))
         return true;
     const char *dot = strrchr(k->key, '.');
     if (k->type == KD_KEY_MAP)
-        objects[row] = value;
-    return json_object_set_new(into, dot ? dot + 1 : k->key, value) == 0;
+        o->of[inst][row] = value;
+    if (job->n_teachers < 2 || strcmp(k->key, KD_SCHEMA_EACH) != 0)
+        return json_object_set_new(into, dot ? dot + 1 : k->key, value) == 0;
+    json_t *list = json_object_get(into, k->key);
+    if (!list && json_object_set_new(into, k->key, list = json_array()) != 0)
+        return false;
+    return json_array_append_new(list, value) == 0;
 }
 
 int kd_job_resolved(const kd_job *job, char **out_json, kd_diag *diag)
 {
-    json_t *objects[KD_KEYS_MAX] = {0}; /* borrowed from root */
-    json_t *root = json_object();
-    bool ok = root != NULL;
-    for (int i = 0; ok && i < kd_schema_count; i++)
-        ok = put_row(objects, root, i, job);
+    objects o = {.root = json_object()};
+    bool ok = o.root != NULL;
+    for (int i = 0; ok && i < kd_schema_count; i++) {
+        int n = kd_schema_each(&kd_schema[i]) ? job->n_teachers : 1;
+        for (int inst = 0; ok && inst < n; inst++)
+            ok = put_row(&o, i, inst, job);
+    }
     char *text =
-        ok ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(digits_needed(job))) : NULL;
-    json_decref(root);
+        ok ? json_dumps(o.root, JSON_INDENT(2) | JSON_REAL_PRECISION(digits_needed(job))) : NULL;
+    json_decref(o.root);
     if (!text)
         return kd_fail(diag, -KD_ENOMEM, "no memory to print the job %.63s", job->name);
     *out_json = text;

@@ -6,11 +6,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MODELS "shallow_cnn|mlp|mobilenet_v2"
+#define MOBILE "mobilenet_v2"
+#define RESIDUAL "efficientnet_b0|resnet18|resnet34|resnet50"
+#define BUILT "shallow_cnn|shallow_cnn_deep|mlp|lenet|cheap_cnn|" MOBILE "|" RESIDUAL
+#define FILES "idx|npy"
 
-_Static_assert(offsetof(kd_model_spec, n_hidden) ==
-                   offsetof(kd_model_spec, hidden) + sizeof(((kd_model_spec *)0)->hidden),
-               "the count of KD_KEY_INTS follows its array");
+/* The count of KD_KEY_INTS follows its array, whose length is KD_INTS_MAX. */
+#define COUNT_FOLLOWS(struct_, list, count)                                                        \
+    _Static_assert(offsetof(struct_, count) ==                                                     \
+                           offsetof(struct_, list) + KD_INTS_MAX * sizeof(int) &&                  \
+                       sizeof(((struct_ *)0)->list) == KD_INTS_MAX * sizeof(int),                  \
+                   "a list of whole numbers has its count behind it")
+COUNT_FOLLOWS(kd_model_spec, hidden, n_hidden);
+COUNT_FOLLOWS(kd_optimizer_spec, milestones, n_milestones);
 
 /* One row each; `field` is a member of kd_job. */
 #define ROW(name, kind, bits, text, ...)                                                           \
@@ -24,9 +32,11 @@ _Static_assert(offsetof(kd_model_spec, n_hidden) ==
 #define TEXT(name, kind, bits, default_, field, text)                                              \
     ROW(name, kind, bits, text, .def = (default_), AT(field))
 #define LABELS(name, field, text)                                                                  \
-    ROW(name, PATH, KD_KEY_REQUIRED, text, .only = "format=idx", AT(field))
+    ROW(name, PATH, 0, text, .def = "", .only = "format=" FILES, AT(field))
 #define CHOICE(name, kind, words, default_, when, field, text)                                     \
     ROW(name, kind, 0, text, .choices = (words), .def = (default_), .only = (when), AT(field))
+#define BOOL(name, default_, when, field, text)                                                    \
+    ROW(name, BOOL, 0, text, .def = (default_), .only = (when), AT(field))
 #define NUMBER(name, kind, low, high, default_, field, text)                                       \
     ROW(name, kind, 0, text, .lo = (low), .hi = (high), .def = (default_), AT(field))
 #define REAL(name, bits, high, default_, when, field, text)                                        \
@@ -36,16 +46,23 @@ _Static_assert(offsetof(kd_model_spec, n_hidden) ==
 
 /* clang-format off */
 #define MODEL(p, f, preprocess_def)                                                                \
-    ROW(p ".model", WORD, KD_KEY_REQUIRED, "network", .choices = MODELS, AT(f.model)),             \
-    REAL(p ".width", ABOVE_0, 4, "1", "model=mobilenet_v2", f.width, "multiplier of the channels"), \
+    ROW(p ".model", WORD, KD_KEY_REQUIRED, "network", .choices = BUILT, AT(f.model)),              \
+    REAL(p ".width", ABOVE_0, 4, "1", "model=" MOBILE "|cheap_cnn", f.width,                       \
+         "multiplier of the channels"),                                                            \
     ROW(p ".hidden", INTS, 0, "units of each hidden layer", .lo = 1, .hi = 65536, .def = "256",    \
         .only = "model=mlp", AT(f.hidden)),                                                        \
-    CHOICE(p ".padding", CHOICE, "tf|torch", "tf", "model=mobilenet_v2", f.padding,                \
+    CHOICE(p ".padding", CHOICE, "tf|torch", "tf", "model=" MOBILE "|efficientnet_b0", f.padding,  \
            "edges of stride-2 layers: bottom and right, or all around"),                           \
     CHOICE(p ".preprocess", CHOICE, "unit|symmetric|imagenet", preprocess_def, NULL, f.preprocess, \
            "pixels to [0,1], to [-1,1], or by ImageNet's mean and deviation"),                     \
+    NUMBER(p ".size", INT, 8, 1024, "=data.labelled.size", f.size,                                 \
+           "pixels a side of what this network sees, scaled down from the view"),                  \
+    REAL(p ".dropout", BELOW_1, 1, "0", "model=" BUILT, f.dropout,                                 \
+         "share of values that training drops before the last layer"),                             \
+    REAL(p ".drop_path", BELOW_1, 1, "0", "model=" RESIDUAL, f.drop_path,                          \
+         "share of pictures for which training skips the last residual block, less before it"),    \
     TEXT(p ".weights", FILE, 0, "", f.weights,                                                     \
-         "safetensors file to start from, uploaded at submit"),                                    \
+         "safetensors file to start from, uploaded at submit; or job:ID, job:ID/NAME"),            \
     TEXT(p ".weights_digest", DIGEST, 0, "", f.weights_digest,                                     \
          "digest of that file; filled in at submit")
 
@@ -58,64 +75,132 @@ _Static_assert(offsetof(kd_model_spec, n_hidden) ==
     NUMBER(p ".views", VIEWS, 1, 1000000, views_def, f.views,                                      \
            "augmented versions of a sample, taken in turn; fresh = another every epoch")
 
+#define STOPPING(p, f, every_def, patience_def, delta_def)                                         \
+    NUMBER(p ".eval_every", INT, 0, 1e9, every_def, f.eval_every,                                  \
+           "updates between two evaluations; 0 = at the end of each epoch"),                       \
+    MAP(p ".early_stop", 0, "end before the last epoch when validation gets no better"),           \
+    NUMBER(p ".early_stop.patience", INT, 0, 1000000, patience_def, f.patience,                    \
+           "evaluations without a better accuracy to wait for; 0 = never stop early"),             \
+    REAL(p ".early_stop.min_delta", BELOW_1, 1, delta_def, NULL, f.min_delta,                      \
+         "accuracy by which a better one must be better")
+
+#define FROZEN(p, f)                                                                               \
+    CHOICE(p ".batch_norm", FLAG, "trained|frozen", "trained", NULL, f.batch_norm_frozen,          \
+           "frozen keeps statistics, scale and shift of batch-norm as they are"),                  \
+    CHOICE(p ".freeze", CHOICE, "none|backbone", "none", NULL, f.freeze,                           \
+           "backbone: only the last layer learns")
+
+#define SMOOTHING(p, default_, f)                                                                  \
+    REAL(p ".label_smoothing", BELOW_1, 1, default_, NULL, f.loss.label_smoothing,                 \
+         "share of the true class's probability that is spread over all classes (ce)")
+
 #define OPTIMIZER(p, f)                                                                            \
     MAP(p ".optimizer", 0, "how parameters are updated"),                                          \
-    CHOICE(p ".optimizer.name", CHOICE, "sgd|adam", "adam", NULL, f.name, "update rule"),          \
+    CHOICE(p ".optimizer.name", CHOICE, "sgd|adam|adamw", "adam", NULL, f.name, "update rule"),    \
     REAL(p ".optimizer.lr", ABOVE_0, 1000, "1e-3", NULL, f.lr, "learning rate"),                   \
     REAL(p ".optimizer.head_lr", 0, 1000, "0", NULL, f.head_lr,                                    \
          "learning rate of a new last layer, 0 = lr"),                                             \
-    REAL(p ".optimizer.momentum", BELOW_1, 1, "0", "name=sgd", f.momentum,                  \
+    REAL(p ".optimizer.momentum", BELOW_1, 1, "0", "name=sgd", f.momentum,                         \
          "share of the last update that is kept"),                                                 \
-    REAL(p ".optimizer.beta1", BELOW_1, 1, "0.9", "name=adam", f.beta1,                     \
+    BOOL(p ".optimizer.nesterov", "false", "name=sgd", f.nesterov,                                 \
+         "look ahead along the momentum"),                                                         \
+    REAL(p ".optimizer.beta1", BELOW_1, 1, "0.9", "name=adam|adamw", f.beta1,                      \
          "decay of the mean gradient"),                                                            \
-    REAL(p ".optimizer.beta2", BELOW_1, 1, "0.999", "name=adam", f.beta2,                   \
+    REAL(p ".optimizer.beta2", BELOW_1, 1, "0.999", "name=adam|adamw", f.beta2,                    \
          "decay of the mean squared gradient"),                                                    \
-    REAL(p ".optimizer.eps", ABOVE_0, 1, "1e-8", "name=adam", f.eps, "added to the divisor"),      \
+    REAL(p ".optimizer.eps", ABOVE_0, 1, "1e-8", "name=adam|adamw", f.eps,                         \
+         "added to the divisor"),                                                                  \
     REAL(p ".optimizer.weight_decay", 0, 100, "0", NULL, f.weight_decay,                           \
-         "coupled L2: this times the parameter joins its gradient"),                               \
-    CHOICE(p ".optimizer.schedule", CHOICE, "constant|cosine", "constant", NULL, f.schedule,       \
-           "course of the learning rate"),                                                         \
-    REAL(p ".optimizer.warmup", 0, 10000, "0", NULL, f.warmup, "epochs of linear warm-up")
+         "this times the parameter joins its gradient (adamw: leaves the parameter, times lr)"),   \
+    CHOICE(p ".optimizer.schedule", CHOICE, "constant|cosine|step|one_cycle", "constant", NULL,    \
+           f.schedule, "course of the learning rate"),                                             \
+    REAL(p ".optimizer.warmup", 0, 10000, "0", NULL, f.warmup, "epochs of linear warm-up"),        \
+    ROW(p ".optimizer.milestones", INTS, 0, "epochs after which the rate is multiplied by gamma",  \
+        .lo = 1, .hi = 10000, .def = "", .only = "schedule=step", AT(f.milestones)),               \
+    REAL(p ".optimizer.gamma", ABOVE_0, 1, "0.1", "schedule=step", f.gamma,                        \
+         "factor of the learning rate at a milestone"),                                            \
+    REAL(p ".optimizer.pct_start", ABOVE_0 | BELOW_1, 1, "0.3", "schedule=one_cycle", f.pct_start, \
+         "share of the run in which the rate rises to lr"),                                        \
+    ROW(p ".optimizer.div_factor", REAL, 0, "the rate begins at lr divided by this",               \
+        .lo = 1, .hi = 1e9, .def = "25", .only = "schedule=one_cycle", AT(f.div_factor)),          \
+    ROW(p ".optimizer.final_div_factor", REAL, 0, "it ends at its beginning divided by this",      \
+        .lo = 1, .hi = 1e12, .def = "1e4", .only = "schedule=one_cycle", AT(f.final_div_factor)),  \
+    REAL(p ".optimizer.clip_norm", 0, 1e9, "0", NULL, f.clip_norm,                                 \
+         "length of the whole gradient above which it is scaled down; 0 = off"),                   \
+    REAL(p ".optimizer.ema", BELOW_1, 1, "0", NULL, f.ema,                                         \
+         "decay of a moving average of the parameters, which is what is evaluated; 0 = off")
+
+#define WEIGHT(p, default_, f, text) REAL(p, 0, 1e6, default_, NULL, f, text)
 
 const kd_key kd_schema[] = {
     TEXT("name", NAME, KD_KEY_REQUIRED, NULL, name, "name of the job"),
     NUMBER("seed", SEED, 0, 0x1p63, "1", seed, "all that is random follows from it"),
 
     MAP("data", KD_KEY_REQUIRED, "what is learnt from"),
+    NUMBER("data.seed", SEED, 0, 0x1p63, "=seed", data.seed,
+           "of splits, chosen samples and augmented views"),
     MAP("data.labelled", KD_KEY_REQUIRED, "samples with their classes"),
-    CHOICE("data.labelled.format", CHOICE, "image-folder|idx", "image-folder", NULL, data.format,
-           "pictures and lists of them, or the files of MNIST and its kin"),
+    CHOICE("data.labelled.format", CHOICE, "image-folder|idx|cifar|npy", "image-folder", NULL,
+           data.format,
+           "pictures in folders or lists; files of MNIST and its kin; CIFAR's binary; NumPy arrays"),
     TEXT("data.labelled.path", PATH, KD_KEY_REQUIRED, NULL, data.path,
          "folder beneath each worker's data root"),
-    TEXT("data.labelled.train", PATH, KD_KEY_REQUIRED, NULL, data.train,
-         "list file of the training samples (idx: file of images)"),
-    TEXT("data.labelled.val", PATH, KD_KEY_REQUIRED, NULL, data.val,
-         "the same for the validation samples"),
+    TEXT("data.labelled.train", PATH, 0, "", data.train,
+         "list, or folder of class folders, of the training samples (idx, npy: file of images); "
+         "none = `path` is that folder (cifar: the usual names)"),
+    TEXT("data.labelled.val", PATH, 0, "", data.val, "the same for the validation samples"),
+    TEXT("data.labelled.test", PATH, 0, "", data.test, "the same for the test samples"),
     LABELS("data.labelled.train_labels", data.train_labels, "labels of the training samples"),
     LABELS("data.labelled.val_labels", data.val_labels, "labels of the validation samples"),
+    LABELS("data.labelled.test_labels", data.test_labels, "labels of the test samples"),
+    NUMBER("data.labelled.val_share", REAL, 0, 0.9, "0", data.val_share,
+           "share of the training samples, by class and seed, that validates instead of `val`"),
+    NUMBER("data.labelled.test_share", REAL, 0, 0.9, "0", data.test_share,
+           "share of the training samples that tests instead of `test`"),
+    CHOICE("data.labelled.leakage", CHOICE, "refuse|move|allow", "refuse", NULL, data.leakage,
+           "the same picture in two splits: fail, keep it in one, or let it be"),
     TEXT("data.labelled.classes", PATH, 0, "", data.classes,
          "file of class names, one a line; none = classes.txt, or the folders' names"),
     NUMBER("data.labelled.size", INT, 8, 1024, "224", data.size,
            "pixels a side of what the networks see"),
     NUMBER("data.labelled.max_train", INT, 0, 1e8, "0", data.max_train,
-           "use so many samples of each list, chosen by the seed; 0 = all"),
+           "train on so many samples, chosen by the seed; 0 = all"),
     NUMBER("data.labelled.max_bad_images", REAL, 0, 1, "0.001", data.max_bad_images,
            "share of unreadable pictures past which the job fails"),
     ROW("data.augment", AUGMENT, 0,
         "flip: mirrored half the time; crop: padded by so many pixels, then cut at random",
         .lo = 1, .hi = 512, .def = ""),
-    SOON("data.unlabelled", "samples without classes, for the soft loss only"),
+    MAP_IF("data.unlabelled", 0, data.unlabelled.path,
+           "pictures without classes, whose soft targets the teacher gives"),
+    TEXT("data.unlabelled.path", PATH, KD_KEY_REQUIRED, NULL, data.unlabelled.path,
+         "folder beneath each worker's data root"),
+    TEXT("data.unlabelled.list", PATH, 0, "", data.unlabelled.list,
+         "file of paths in it, one a line; none = every picture below it"),
+    NUMBER("data.unlabelled.min_confidence", REAL, 0, 1, "0.3", data.unlabelled.min_confidence,
+           "least probability of the teacher's best class for a picture to be used"),
+    NUMBER("data.unlabelled.per_class", INT, 0, 1e6, "0", data.unlabelled.per_class,
+           "pictures wanted of each class; 0 = as they come"),
+    BOOL("data.unlabelled.upsample", "true", NULL, data.unlabelled.upsample,
+         "repeat pictures of a class that has fewer than per_class"),
 
     MAP_IF("teacher", 0, teachers[0].model.model, "the network that is learnt from"),
     MODEL("teacher", teachers[0].model, "symmetric"),
     SOON("teacher.onnx", "a network from an ONNX file"),
-    MAP_IF("teacher.fine_tune", KD_KEY_STORED, teachers[0].fine_tune, "train the teacher on this data first"),
+    REAL("teacher.weight", ABOVE_0, 1e6, "1", NULL, teachers[0].weight,
+         "share in an ensemble, divided by the sum of all"),
+    BOOL("teacher.allow_label_smoothing", "false", NULL, teachers[0].allow_label_smoothing,
+         "take a teacher trained with label smoothing at a temperature above 1"),
+    MAP_IF("teacher.fine_tune", KD_KEY_STORED, teachers[0].fine_tune,
+           "train the teacher on this data first"),
+    NUMBER("teacher.fine_tune.seed", SEED, 0, 0x1p63, "=seed", teachers[0].train.seed,
+           "of new values, order and dropout"),
+    MAP("teacher.fine_tune.loss", 0, "cross-entropy with the true class"),
+    SMOOTHING("teacher.fine_tune.loss", "0", teachers[0].train),
     TRAINING("teacher.fine_tune", teachers[0].train, "4", "=distill.batch", "=distill.slots",
              "=distill.views"),
     OPTIMIZER("teacher.fine_tune", teachers[0].train.optimizer),
-    CHOICE("teacher.fine_tune.batch_norm", FLAG, "trained|frozen", "trained", NULL,
-           teachers[0].train.batch_norm_frozen,
-           "frozen keeps statistics, scale and shift of batch-norm as they are"),
+    FROZEN("teacher.fine_tune", teachers[0].train),
+    STOPPING("teacher.fine_tune", teachers[0].train, "0", "0", "0"),
 
     MAP("student", KD_KEY_REQUIRED, "the network that is trained"),
     MODEL("student", student, "unit"),
@@ -124,28 +209,59 @@ const kd_key kd_schema[] = {
 
     MAP("distill", 0, "how the student is trained"),
     MAP("distill.loss", 0, "what is minimised"),
-    REAL("distill.loss.kd", 0, 1e6, "0.9", NULL, distill.loss.kd,
-         "weight of the soft loss: teacher's probabilities at the temperature"),
-    REAL("distill.loss.ce", 0, 1e6, "0.1", NULL, distill.loss.ce,
-         "weight of the hard loss: cross-entropy with the true class"),
-    REAL("distill.loss.mse", 0, 1e6, "0", NULL, distill.loss.mse,
-         "weight of the squared difference of raw logits"),
+    WEIGHT("distill.loss.kd", "0.9", distill.loss.kd,
+           "weight of the soft loss: teacher's probabilities at the temperature"),
+    WEIGHT("distill.loss.ce", "0.1", distill.loss.ce,
+           "weight of the hard loss: cross-entropy with the true class"),
+    WEIGHT("distill.loss.mse", "0", distill.loss.mse,
+           "weight of the squared difference of raw logits"),
+    WEIGHT("distill.loss.dkd", "0", distill.loss.dkd,
+           "weight of decoupled KD: true class and other classes apart"),
+    WEIGHT("distill.loss.dist", "0", distill.loss.dist,
+           "weight of DIST: correlation by sample and by class"),
+    WEIGHT("distill.loss.nkd", "0", distill.loss.nkd,
+           "weight of normalised KD: the other classes sum to one"),
+    WEIGHT("distill.loss.jsd", "0", distill.loss.jsd,
+           "weight of the generalised Jensen-Shannon divergence"),
     CHOICE("distill.loss.mse_kind", CHOICE, "mean|half", "mean", NULL, distill.loss.mse_kind,
            "squares averaged over the classes, or half their sum"),
-    REAL("distill.loss.temperature", ABOVE_0, 1000, "5", NULL, distill.loss.temperature,
-         "divides the logits in the soft loss"),
+    ROW("distill.loss.temperature", REAL, 0, "divides the logits in kd, dkd, dist and jsd",
+        .lo = 1e-3, .hi = 1e6, .def = "5", AT(distill.loss.temperature)),
     CHOICE("distill.loss.t2", CHOICE, "none|soft|all", "soft", NULL, distill.loss.t2,
            "what is multiplied by the temperature squared"),
-    ROW("distill.loss.normalise", BOOL, 0, "divide the loss by the sum of the weights",
-        .def = "true", AT(distill.loss.normalise)),
+    BOOL("distill.loss.normalise", "true", NULL, distill.loss.normalise,
+         "divide the loss by the sum of the weights"),
+    SMOOTHING("distill.loss", "0", distill),
+    BOOL("distill.loss.standardise", "false", NULL, distill.loss.standardise,
+         "kd on logits of mean 0 and deviation 1"),
+    WEIGHT("distill.loss.dkd_alpha", "1", distill.loss.dkd_alpha, "dkd: of the true class's part"),
+    WEIGHT("distill.loss.dkd_beta", "8", distill.loss.dkd_beta, "dkd: of the other classes' part"),
+    WEIGHT("distill.loss.dist_inter", "1", distill.loss.dist_inter,
+           "dist: of the correlation over the classes of a sample"),
+    WEIGHT("distill.loss.dist_intra", "1", distill.loss.dist_intra,
+           "dist: of the correlation over the samples of a class"),
+    WEIGHT("distill.loss.nkd_gamma", "1.5", distill.loss.nkd_gamma,
+           "nkd: of the other classes' part"),
+    ROW("distill.loss.nkd_temperature", REAL, 0, "nkd: divides the logits of the other classes",
+        .lo = 1e-3, .hi = 1e6, .def = "1", AT(distill.loss.nkd_temperature)),
+    REAL("distill.loss.jsd_beta", 0, 1, "0.5", NULL, distill.loss.jsd_beta,
+         "jsd: the teacher's share of the mixture; 0 = forward KL, 1 = reverse"),
+    CHOICE("distill.ensemble", CHOICE, "logits|probabilities", "logits", NULL, ensemble,
+           "what is averaged over several teachers"),
     OPTIMIZER("distill", distill.optimizer),
     TRAINING("distill", distill, "10", "64", "8", "1"),
+    FROZEN("distill", distill),
+    STOPPING("distill", distill, "0", "0", "0"),
 
     MAP_IF("scratch", KD_KEY_STORED, scratch,
            "train a twin of the student without the teacher, to compare"),
+    MAP("scratch.loss", 0, "cross-entropy with the true class"),
+    SMOOTHING("scratch.loss", "=distill.loss.label_smoothing", scratch_train),
     OPTIMIZER("scratch", scratch_train.optimizer),
     TRAINING("scratch", scratch_train, "=distill.epochs", "=distill.batch", "=distill.slots",
              "=distill.views"),
+    STOPPING("scratch", scratch_train, "=distill.eval_every", "=distill.early_stop.patience",
+             "=distill.early_stop.min_delta"),
 
     MAP("cluster", 0, "where the job runs"),
     NUMBER("cluster.min_workers", INT, 1, 4096, "1", min_workers, "workers to wait for"),
@@ -156,7 +272,6 @@ const kd_key kd_schema[] = {
     ROW("export", EXPORT, 0, "file formats of the student", .choices = "safetensors",
         .def = "safetensors"),
     SOON("matrix", "a sweep: one job for each combination"),
-    SOON("sweep", "how a sweep is run"),
     SOON("compress", "pruning and int8 after distillation"),
 };
 /* clang-format on */
@@ -197,7 +312,24 @@ int kd_schema_choice(const char *choices, const char *word)
     return -1;
 }
 
-bool kd_schema_applies(const kd_key *k, const kd_job *job)
+bool kd_schema_each(const kd_key *k)
+{
+    const size_t n = sizeof KD_SCHEMA_EACH - 1;
+    return strncmp(k->key, KD_SCHEMA_EACH, n) == 0 && (!k->key[n] || k->key[n] == '.');
+}
+
+const char *kd_schema_const_field(const kd_job *job, const kd_key *k, int inst)
+{
+    size_t of_inst = kd_schema_each(k) ? (size_t)inst * sizeof(kd_teacher_spec) : 0;
+    return (const char *)job + k->at + of_inst;
+}
+
+char *kd_schema_field(kd_job *job, const kd_key *k, int inst)
+{
+    return (char *)job + (kd_schema_const_field(job, k, inst) - (const char *)job);
+}
+
+bool kd_schema_applies(const kd_key *k, const kd_job *job, int inst)
 {
     if (!k->only)
         return true;
@@ -208,13 +340,32 @@ bool kd_schema_applies(const kd_key *k, const kd_job *job)
     int row = kd_schema_find(key, (size_t)n);
     KD_BUG_ON(row < 0);
     const kd_key *sibling = &kd_schema[row];
-    const char *field = (const char *)job + sibling->at;
-    if (sibling->type == KD_KEY_WORD)
-        return strcmp(field, equals + 1) == 0;
+    const char *field = kd_schema_const_field(job, sibling, inst);
     int chosen;
+    if (sibling->type == KD_KEY_WORD)
+        return kd_schema_choice(equals + 1, field) >= 0;
     memcpy(&chosen, field, sizeof chosen);
     return kd_schema_choice_text(sibling->choices, chosen, word, sizeof word) &&
-           strcmp(word, equals + 1) == 0;
+           kd_schema_choice(equals + 1, word) >= 0;
+}
+
+size_t kd_schema_size(const kd_key *k)
+{
+    switch (k->type) {
+    case KD_KEY_CHOICE:
+    case KD_KEY_INT:
+    case KD_KEY_VIEWS:
+        return sizeof(int);
+    case KD_KEY_FLAG:
+    case KD_KEY_BOOL:
+        return sizeof(bool);
+    case KD_KEY_SEED:
+        return sizeof(uint64_t);
+    case KD_KEY_REAL:
+        return sizeof(double);
+    default:
+        return 0;
+    }
 }
 
 int kd_schema_distance(const char *a, const char *b)
@@ -291,7 +442,7 @@ void kd_schema_expected(const kd_key *k, char *out, size_t size)
         snprintf(out, size, "a number %s", range);
         break;
     case KD_KEY_INTS:
-        snprintf(out, size, "a list of up to %d whole numbers %s", KD_HIDDEN_MAX, range);
+        snprintf(out, size, "a list of up to %d whole numbers %s", KD_INTS_MAX, range);
         break;
     case KD_KEY_VIEWS:
         snprintf(out, size, "`fresh` or a whole number %s", range);

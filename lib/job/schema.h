@@ -45,16 +45,16 @@ typedef struct kd_key {
     double lo, hi;
     const char *choices; /* "a|b|c" in the order of the enum */
     const char *def;     /* as written in a file; "=other.key" copies; NULL = none */
-    const char *only;    /* "sibling=choice": key exists only then, its field is zero otherwise */
+    const char *only;    /* "sibling=a|b": key exists only then, its field is zero otherwise */
     const char *meaning;
-    size_t at; /* offset in kd_job */
+    size_t at; /* offset in kd_job; of the first teacher for rows that all teachers have */
 } kd_key;
 
-#define KD_KEYS_MAX 128
+#define KD_KEYS_MAX 256
 extern const kd_key kd_schema[];
 extern const int kd_schema_count;
 
-#define KD_HIDDEN_MAX ((int)KD_COUNT(((kd_model_spec *)0)->hidden))
+#define KD_INTS_MAX 8 /* numbers of a KD_KEY_INTS */
 
 /* Row of the first len characters of key, -1 = unknown. */
 int kd_schema_find(const char *key, size_t len);
@@ -66,8 +66,17 @@ void kd_schema_expected(const kd_key *k, char *out, size_t size);
 int kd_schema_choice(const char *choices, const char *word);
 /* Copies choice number n; false past the last one. */
 bool kd_schema_choice_text(const char *choices, int n, char *out, size_t size);
+/* Bytes of a row's field; 0 for rows that have none of fixed size. */
+size_t kd_schema_size(const kd_key *k);
+/* The mapping that may also be a list of such mappings, one for each teacher. */
+#define KD_SCHEMA_EACH "teacher"
+/* True for it and the rows below it: the job has their fields once for each teacher. */
+bool kd_schema_each(const kd_key *k);
+/* The row's field; inst is the number of the teacher, for rows that have one each. */
+char *kd_schema_field(kd_job *job, const kd_key *k, int inst);
+const char *kd_schema_const_field(const kd_job *job, const kd_key *k, int inst);
 /* False if the row's `only` does not hold for this job. */
-bool kd_schema_applies(const kd_key *k, const kd_job *job);
+bool kd_schema_applies(const kd_key *k, const kd_job *job, int inst);
 /* Edit distance (insert, delete, replace, swap of neighbours; Damerau 1964) of words of up to 63
  * characters; longer ones are compared by their first 63. */
 int kd_schema_distance(const char *a, const char *b);

@@ -1,0 +1,410 @@
+/* The keys of a training run, its losses, data and networks: each is read into its own field, has
+ * its default, its range and the sibling that it belongs to, and comes back from the resolved job.
+ */
+#include "job_case.h"
+
+#include <stdio.h>
+
+/* A key, another value than its default, and what its field then holds. */
+enum kind { REAL, WHOLE, SEED, FLAG, TEXT };
+#define FIELD(f, k) offsetof(kd_job, f), k
+static const struct row {
+    const char *key, *with; /* a sibling that must be set too, or NULL */
+    size_t at;
+    enum kind kind;
+    double before; /* the default */
+    const char *written;
+    double after;
+    const char *wrong;
+} g_rows[] = {
+#define TRAIN(p, f)                                                                                 \
+    {p ".eval_every", NULL, FIELD(f.eval_every, WHOLE), 0, "25", 25, "-1"},                         \
+        {p ".early_stop.patience", NULL, FIELD(f.patience, WHOLE), 0, "3", 3, "1.5"},               \
+        {p ".early_stop.min_delta", NULL, FIELD(f.min_delta, REAL), 0, "0.01", 0.01, "1"},          \
+        {p ".loss.label_smoothing", NULL, FIELD(f.loss.label_smoothing, REAL), 0, "0.1", 0.1, "1"}, \
+        {p ".optimizer.name",                                                                       \
+         NULL,                                                                                      \
+         FIELD(f.optimizer.name, WHOLE),                                                            \
+         KD_ADAM,                                                                                   \
+         "adamw",                                                                                   \
+         KD_ADAMW,                                                                                  \
+         "lion"},                                                                                   \
+        {p ".optimizer.nesterov",                                                                   \
+         p ".optimizer={name: sgd, momentum: 0.9}",                                                 \
+         FIELD(f.optimizer.nesterov, FLAG),                                                         \
+         0,                                                                                         \
+         "true",                                                                                    \
+         1,                                                                                         \
+         "yes"},                                                                                    \
+        {p ".optimizer.beta1",                                                                      \
+         p ".optimizer.name=adamw",                                                                 \
+         FIELD(f.optimizer.beta1, REAL),                                                            \
+         0.9,                                                                                       \
+         "0.8",                                                                                     \
+         0.8,                                                                                       \
+         "1"},                                                                                      \
+        {p ".optimizer.beta2",                                                                      \
+         p ".optimizer.name=adamw",                                                                 \
+         FIELD(f.optimizer.beta2, REAL),                                                            \
+         0.999,                                                                                     \
+         "0.95",                                                                                    \
+         0.95,                                                                                      \
+         "1"},                                                                                      \
+        {p ".optimizer.eps",                                                                        \
+         p ".optimizer.name=adamw",                                                                 \
+         FIELD(f.optimizer.eps, REAL),                                                              \
+         1e-8,                                                                                      \
+         "1e-6",                                                                                    \
+         1e-6,                                                                                      \
+         "0"},                                                                                      \
+        {p ".optimizer.weight_decay",                                                               \
+         NULL,                                                                                      \
+         FIELD(f.optimizer.weight_decay, REAL),                                                     \
+         0,                                                                                         \
+         "1e-4",                                                                                    \
+         1e-4,                                                                                      \
+         "-1"},                                                                                     \
+        {p ".optimizer.schedule",                                                                   \
+         NULL,                                                                                      \
+         FIELD(f.optimizer.schedule, WHOLE),                                                        \
+         KD_CONSTANT,                                                                               \
+         "one_cycle",                                                                               \
+         KD_ONE_CYCLE,                                                                              \
+         "linear"},                                                                                 \
+        {p ".optimizer.gamma",                                                                      \
+         p ".optimizer={schedule: step, milestones: [1]}",                                          \
+         FIELD(f.optimizer.gamma, REAL),                                                            \
+         0.1,                                                                                       \
+         "0.5",                                                                                     \
+         0.5,                                                                                       \
+         "0"},                                                                                      \
+        {p ".optimizer.pct_start",                                                                  \
+         p ".optimizer.schedule=one_cycle",                                                         \
+         FIELD(f.optimizer.pct_start, REAL),                                                        \
+         0.3,                                                                                       \
+         "0.25",                                                                                    \
+         0.25,                                                                                      \
+         "1"},                                                                                      \
+        {p ".optimizer.div_factor",                                                                 \
+         p ".optimizer.schedule=one_cycle",                                                         \
+         FIELD(f.optimizer.div_factor, REAL),                                                       \
+         25,                                                                                        \
+         "10",                                                                                      \
+         10,                                                                                        \
+         "0.5"},                                                                                    \
+        {p ".optimizer.final_div_factor",                                                           \
+         p ".optimizer.schedule=one_cycle",                                                         \
+         FIELD(f.optimizer.final_div_factor, REAL),                                                 \
+         1e4,                                                                                       \
+         "100",                                                                                     \
+         100,                                                                                       \
+         "0"},                                                                                      \
+        {p ".optimizer.clip_norm", NULL, FIELD(f.optimizer.clip_norm, REAL), 0, "1.5", 1.5, "-1"},  \
+    {                                                                                               \
+        p ".optimizer.ema", NULL, FIELD(f.optimizer.ema, REAL), 0, "0.999", 0.999, "1"              \
+    }
+#define FROZEN(p, f)                                                                               \
+    {p ".freeze",        NULL, FIELD(f.freeze, WHOLE), KD_FREEZE_NONE, "backbone",                 \
+     KD_FREEZE_BACKBONE, "all"},                                                                   \
+    {                                                                                              \
+        p ".batch_norm", NULL, FIELD(f.batch_norm_frozen, FLAG), 0, "frozen", 1, "off"             \
+    }
+#define NETWORK(p, f)                                                                               \
+    {p ".size", NULL, FIELD(f.size, WHOLE), 224, "160", 160, "4"},                                  \
+        {p ".dropout", NULL, FIELD(f.dropout, REAL), 0, "0.2", 0.2, "1"},                           \
+        {p ".drop_path", p ".model=efficientnet_b0", FIELD(f.drop_path, REAL), 0, "0.1", 0.1, "1"}, \
+        {p ".padding",                                                                              \
+         p ".model=efficientnet_b0",                                                                \
+         FIELD(f.padding, WHOLE),                                                                   \
+         KD_PAD_TF,                                                                                 \
+         "torch",                                                                                   \
+         KD_PAD_TORCH,                                                                              \
+         "same"},                                                                                   \
+    {                                                                                               \
+        p ".width", p ".model=cheap_cnn", FIELD(f.width, REAL), 1, "0.5", 0.5, "0"                  \
+    }
+    TRAIN("distill", distill),
+    TRAIN("scratch", scratch_train),
+    TRAIN("teacher.fine_tune", teachers[0].train),
+    FROZEN("distill", distill),
+    FROZEN("teacher.fine_tune", teachers[0].train),
+    NETWORK("student", student),
+    NETWORK("teacher", teachers[0].model),
+    {"seed", NULL, FIELD(seed, SEED), 1, "5", 5, "-1"},
+    {"data.seed", NULL, FIELD(data.seed, SEED), 1, "6", 6, "-1"},
+    {"teacher.fine_tune.seed", NULL, FIELD(teachers[0].train.seed, SEED), 1, "7", 7, "-1"},
+    {"teacher.weight", NULL, FIELD(teachers[0].weight, REAL), 1, "2.5", 2.5, "0"},
+    {"teacher.allow_label_smoothing", NULL, FIELD(teachers[0].allow_label_smoothing, FLAG), 0,
+     "true", 1, "1"},
+    {"distill.ensemble", NULL, FIELD(ensemble, WHOLE), KD_ENSEMBLE_LOGITS, "probabilities",
+     KD_ENSEMBLE_PROBABILITIES, "mean"},
+    {"distill.loss.kd", NULL, FIELD(distill.loss.kd, REAL), 0.9, "2", 2, "-1"},
+    {"distill.loss.ce", NULL, FIELD(distill.loss.ce, REAL), 0.1, "2", 2, "-1"},
+    {"distill.loss.mse", NULL, FIELD(distill.loss.mse, REAL), 0, "2", 2, "-1"},
+    {"distill.loss.dkd", NULL, FIELD(distill.loss.dkd, REAL), 0, "2", 2, "-1"},
+    {"distill.loss.dist", NULL, FIELD(distill.loss.dist, REAL), 0, "2", 2, "-1"},
+    {"distill.loss.nkd", NULL, FIELD(distill.loss.nkd, REAL), 0, "2", 2, "-1"},
+    {"distill.loss.jsd", NULL, FIELD(distill.loss.jsd, REAL), 0, "2", 2, "-1"},
+    {"distill.loss.temperature", NULL, FIELD(distill.loss.temperature, REAL), 5, "1e6", 1e6,
+     "9e-4"},
+    {"distill.loss.standardise", NULL, FIELD(distill.loss.standardise, FLAG), 0, "true", 1, "on"},
+    {"distill.loss.dkd_alpha", NULL, FIELD(distill.loss.dkd_alpha, REAL), 1, "2", 2, "-1"},
+    {"distill.loss.dkd_beta", NULL, FIELD(distill.loss.dkd_beta, REAL), 8, "2", 2, "-1"},
+    {"distill.loss.dist_inter", NULL, FIELD(distill.loss.dist_inter, REAL), 1, "2", 2, "-1"},
+    {"distill.loss.dist_intra", NULL, FIELD(distill.loss.dist_intra, REAL), 1, "2", 2, "-1"},
+    {"distill.loss.nkd_gamma", NULL, FIELD(distill.loss.nkd_gamma, REAL), 1.5, "2", 2, "-1"},
+    {"distill.loss.nkd_temperature", NULL, FIELD(distill.loss.nkd_temperature, REAL), 1, "2", 2,
+     "0"},
+    {"distill.loss.jsd_beta", NULL, FIELD(distill.loss.jsd_beta, REAL), 0.5, "0", 0, "1.1"},
+    {"data.labelled.test", NULL, FIELD(data.test, TEXT), 0, "te", 1, "/abs"},
+    {"data.labelled.test_share", NULL, FIELD(data.test_share, REAL), 0, "0.2", 0.2, "0.91"},
+    {"data.labelled.leakage", NULL, FIELD(data.leakage, WHOLE), KD_LEAKAGE_REFUSE, "move",
+     KD_LEAKAGE_MOVE, "drop"},
+    {"data.unlabelled.path", NULL, FIELD(data.unlabelled.path, TEXT), 0, "more", 1, ".."},
+    {"data.unlabelled.list", "data.unlabelled.path=more", FIELD(data.unlabelled.list, TEXT), 0,
+     "l.txt", 1, "/l"},
+    {"data.unlabelled.min_confidence", "data.unlabelled.path=more",
+     FIELD(data.unlabelled.min_confidence, REAL), 0.3, "0.5", 0.5, "1.5"},
+    {"data.unlabelled.per_class", "data.unlabelled.path=more",
+     FIELD(data.unlabelled.per_class, WHOLE), 0, "700", 700, "-1"},
+    {"data.unlabelled.upsample", "data.unlabelled.path=more", FIELD(data.unlabelled.upsample, FLAG),
+     1, "false", 0, "0"},
+};
+
+/* Everything that can be there is there, so that defaults of all rows are filled in. */
+#define WHOLE_JOB                                                                                  \
+    LEAST "teacher: {model: mobilenet_v2, weights: w, fine_tune: {}, allow_label_smoothing: "      \
+          "false}\nscratch: {}\n"
+
+static double field_value(const kd_job *j, const struct row *r)
+{
+    const char *field = (const char *)j + r->at;
+    switch (r->kind) {
+    case REAL:
+        return *(const double *)(const void *)field;
+    case WHOLE:
+        return *(const int *)(const void *)field;
+    case SEED:
+        return (double)*(const uint64_t *)(const void *)field;
+    case FLAG:
+        return *(const bool *)(const void *)field;
+    case TEXT:
+        return field[0] != '\0';
+    }
+    return -1;
+}
+
+static void test_job_keys_each(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < KD_COUNT(g_rows); i++) {
+        const struct row *r = &g_rows[i];
+        char set[160], wrong[160];
+        snprintf(set, sizeof set, "%s=%s", r->key, r->written);
+        snprintf(wrong, sizeof wrong, "%s=%s", r->key, r->wrong);
+        /* The smoothing of a teacher would be refused at the default temperature. */
+        const char *sets[] = {"distill.loss.temperature=1", r->with ? r->with : "seed=1", set};
+        int n = strcmp(r->key, "distill.loss.temperature") == 0 ? 0 : 1;
+        kd_job j;
+        accept_sets(WHOLE_JOB, sets + 1 - n, r->with ? 1 + n : n, &j);
+        double before = field_value(&j, r);
+        if (before != r->before)
+            fail_msg("%s is %g by default, expected %g", r->key, before, r->before);
+        accept_sets(WHOLE_JOB, sets + 1 - n, 2 + n, &j);
+        double after = field_value(&j, r);
+        if (after != r->after)
+            fail_msg("%s: %g after %s", r->key, after, set);
+        round_trip(&j);
+        sets[2] = wrong;
+        kd_diag diag = {0};
+        kd_assert_fails(load_sets(WHOLE_JOB, sets + 1 - n, 2 + n, &j, &diag), KD_EINVAL, &diag,
+                        "expected");
+        assert_non_null(strstr(diag.msg, r->key));
+    }
+}
+
+static void test_job_keys_follow(void **state)
+{
+    (void)state;
+    kd_job j;
+    accept("name: x\nseed: 9\ndata: {labelled: {path: p, val_share: 0.1, size: 96}}\n"
+           "teacher: {model: lenet, fine_tune: {}}\nstudent: {model: mlp}\nscratch: {}\n"
+           "distill: {eval_every: 7, early_stop: {patience: 2, min_delta: 0.5}, freeze: backbone,\n"
+           "  batch_norm: frozen, loss: {label_smoothing: 0.2}}\n",
+           &j);
+    assert_true(j.data.seed == 9);
+    assert_true(j.distill.seed == 9);
+    assert_true(j.scratch_train.seed == 9);
+    assert_true(j.teachers[0].train.seed == 9);
+    assert_int_equal(j.teachers[0].model.size, 96);
+    assert_int_equal(j.student.size, 96);
+    /* The twin stops by the same rule and learns the same layers with the same labels. */
+    assert_int_equal(j.scratch_train.eval_every, 7);
+    assert_int_equal(j.scratch_train.patience, 2);
+    kd_assert_close(j.scratch_train.min_delta, 0.5, 0, 0);
+    kd_assert_close(j.scratch_train.loss.label_smoothing, 0.2, 0, 0);
+    assert_int_equal(j.scratch_train.freeze, KD_FREEZE_BACKBONE);
+    assert_true(j.scratch_train.batch_norm_frozen);
+    /* The teacher does not. */
+    assert_int_equal(j.teachers[0].train.eval_every, 0);
+    assert_int_equal(j.teachers[0].train.patience, 0);
+    assert_int_equal(j.teachers[0].train.freeze, KD_FREEZE_NONE);
+    kd_assert_close(j.teachers[0].train.loss.label_smoothing, 0, 0, 0);
+    round_trip(&j);
+}
+
+static void test_job_keys_milestones(void **state)
+{
+    (void)state;
+    kd_job j;
+    accept(TEACHER "distill: {optimizer: {schedule: step, milestones: [3, 5, 9]}}\n", &j);
+    assert_int_equal(j.distill.optimizer.n_milestones, 3);
+    assert_int_equal(j.distill.optimizer.milestones[2], 9);
+    kd_assert_close(j.distill.optimizer.gamma, 0.1, 0, 0);
+    round_trip(&j);
+    refuse(TEACHER "distill: {optimizer: {schedule: step}}\n",
+           "job.yaml:6:22: distill.optimizer.milestones: missing");
+    refuse(TEACHER "distill: {optimizer: {schedule: step, milestones: [5, 5]}}\n",
+           "job.yaml:6:51: distill.optimizer.milestones: 5 follows 5");
+    refuse(TEACHER "distill: {optimizer: {schedule: step, milestones: [0]}}\n", "milestones");
+    refuse(TEACHER "distill: {optimizer: {schedule: step, milestones: [1,2,3,4,5,6,7,8,9]}}\n",
+           "a list of up to 8 whole numbers");
+    refuse(TEACHER "distill: {optimizer: {milestones: [1]}}\n", "only with `schedule: step`");
+    refuse(TEACHER "distill: {optimizer: {gamma: 1}}\n", "only with `schedule: step`");
+    refuse(TEACHER "distill: {optimizer: {pct_start: 0.5}}\n", "only with `schedule: one_cycle`");
+    refuse(TEACHER "distill: {optimizer: {name: sgd, nesterov: true}}\n",
+           "job.yaml:6:44: distill.optimizer.nesterov: needs momentum");
+    refuse(TEACHER "distill: {optimizer: {nesterov: false}}\n", "only with `name: sgd`");
+    refuse(TEACHER "distill: {optimizer: {schedule: one_cycle, warmup: 1}}\n",
+           "job.yaml:6:52: distill.optimizer.warmup: the one_cycle schedule has a rise of its own");
+    refuse(TEACHER "distill: {optimizer: {name: sgd, beta1: 0.9}}\n",
+           "only with `name: adam|adamw`");
+}
+
+static void test_job_keys_data(void **state)
+{
+    (void)state;
+#define DATA(labelled, more)                                                                       \
+    "name: x\nstudent: {model: mlp}\ndata: {labelled: {path: p, " labelled "}" more "}\n"
+    kd_job j;
+    static const char *const hard[] = {"distill.loss={kd: 0}"};
+    accept_sets(DATA("val_share: 0.2, test_share: 0.1", ""), hard, 1, &j);
+    assert_string_equal(j.data.train, "");
+    kd_assert_close(j.data.val_share, 0.2, 0, 0);
+    round_trip(&j);
+    accept_sets(DATA("format: cifar", ""), hard, 1, &j);
+    assert_int_equal(j.data.format, KD_CIFAR);
+    round_trip(&j);
+    accept_sets(DATA("format: npy, train: t, train_labels: tl, val: v, val_labels: vl, test: e, "
+                     "test_labels: el",
+                     ""),
+                hard, 1, &j);
+    assert_int_equal(j.data.format, KD_NPY);
+    assert_string_equal(j.data.test_labels, "el");
+    round_trip(&j);
+    refuse(DATA("train: t", ""),
+           "data.labelled.val: missing: the validation samples, or `val_share");
+    refuse(DATA("val: v, val_share: 0.1", ""),
+           "job.yaml:3:33: data.labelled.val: both `val` and `val_share`");
+    refuse(DATA("val: v, test: t, test_share: 0.1", ""),
+           "data.labelled.test: both `test` and `test_share`");
+    refuse(DATA("val_share: 0.9, test_share: 0.1", ""),
+           "data.labelled.test_share: 0.1 and a val_share of 0.9 leave too little");
+    refuse(DATA("format: idx, val: v, val_labels: l", ""), "data.labelled.train: missing");
+    refuse(DATA("format: idx, train: t, val: v, val_labels: l", ""),
+           "data.labelled.train_labels: missing: labels of data.labelled.train");
+    refuse(DATA("format: npy, train: t, train_labels: l, val: v", ""),
+           "data.labelled.val_labels: missing");
+    refuse(DATA("format: npy, train: t, train_labels: l, val_share: 0.1, val_labels: v", ""),
+           "data.labelled.val_labels: given without data.labelled.val");
+    refuse(DATA("format: npy, train: t, train_labels: l, val_share: 0.1, test: v", ""),
+           "data.labelled.test_labels: missing");
+    refuse(DATA("format: cifar, val: v, val_share: 0.1", ""), "both");
+    refuse(DATA("val: v", ", unlabelled: {}"), "data.unlabelled.path: missing");
+#undef DATA
+}
+
+static void test_job_keys_networks(void **state)
+{
+    (void)state;
+    kd_job j;
+    const char *files[KD_JOB_MAX_FILES];
+    accept(LEAST "teacher: {model: resnet18, weights: \"job:0123456789ab/student.safetensors\"}\n",
+           &j);
+    assert_int_equal(kd_job_local_files(&j, files), 0);
+    round_trip(&j);
+    accept(LEAST "teacher: {model: resnet50, weights: job:0123}\n", &j);
+    assert_int_equal(kd_job_local_files(&j, files), 0);
+    static const char *const wrong[] = {"job:",        "job:012",   "job:0123456789abc",
+                                        "job:xyzw",    "job:0123/", "job:0123/a/b",
+                                        "job:0123/a b"};
+    for (size_t i = 0; i < KD_COUNT(wrong); i++) {
+        char text[512];
+        snprintf(text, sizeof text, LEAST "teacher: {model: resnet18, weights: \"%s\"}\n",
+                 wrong[i]);
+        refuse(text, "teacher.weights: expected job:ID or job:ID/NAME");
+    }
+#define SIZED(data, model)                                                                         \
+    "name: x\ndistill: {loss: {kd: 0}}\ndata: {labelled: {path: p, val: v, size: " data "}}\n"     \
+    "student: {" model "}\n"
+    accept(SIZED("22", "model: shallow_cnn_deep"), &j);
+    refuse(SIZED("21", "model: shallow_cnn_deep"), "21 pixels are too few for shallow_cnn_deep");
+    refuse(SIZED("13", "model: lenet"), "13 pixels are too few for lenet");
+    refuse(SIZED("64", "model: shallow_cnn, size: 13"),
+           "job.yaml:4:37: student.size: 13 pixels are too few for shallow_cnn (student.model)");
+    refuse(SIZED("64", "model: mlp, size: 65"),
+           "job.yaml:4:29: student.size: 65 pixels are more than the view has");
+    refuse(SIZED("64", "model: lenet, drop_path: 0.1"), "only with `model: efficientnet_b0");
+    refuse(SIZED("64", "model: resnet18, padding: tf"), "only with `model: mobilenet_v2");
+#undef SIZED
+}
+
+static void test_job_keys_teaching(void **state)
+{
+    (void)state;
+    kd_job j;
+    static const char *const soft[] = {"mse", "dkd", "dist", "nkd", "jsd"};
+    char text[512], part[128];
+    for (size_t i = 0; i < KD_COUNT(soft); i++) {
+        snprintf(text, sizeof text, LEAST "distill: {loss: {kd: 0, %s: 2}}\n", soft[i]);
+        snprintf(part, sizeof part, "teacher: missing: distill.loss.%s is 2, which needs one",
+                 soft[i]);
+        refuse(text, part);
+    }
+#define SMOOTH(more, distill)                                                                      \
+    LEAST "teacher: {model: lenet, fine_tune: {loss: {label_smoothing: 0.1}}" more                 \
+          "}\ndistill: {loss: {" distill "}}\n"
+    refuse(SMOOTH("", "temperature: 2"),
+           "job.yaml:5:61: teacher.fine_tune.loss.label_smoothing: a teacher trained with label "
+           "smoothing makes a worse student at a temperature above 1 (here 2)");
+    refuse(SMOOTH("", "kd: 0, nkd: 1, nkd_temperature: 3"), "(here 3)");
+    accept(SMOOTH("", "temperature: 1"), &j);
+    accept(SMOOTH("", "kd: 0, mse: 1"), &j); /* no term has a temperature */
+    accept(SMOOTH(", allow_label_smoothing: true", "temperature: 2"), &j);
+    round_trip(&j);
+#undef SMOOTH
+    refuse(TEACHER "distill: {loss: {mse: 1}, ensemble: probabilities}\n",
+           "job.yaml:6:37: distill.ensemble: probabilities are averaged at the temperature, but "
+           "distill.loss.mse");
+    refuse(TEACHER "distill: {loss: {nkd: 1}, ensemble: probabilities}\n", "distill.loss.nkd");
+    refuse(TEACHER "distill: {batch: 1, slots: 1, loss: {dist: 1}}\n",
+           "distill.loss.dist_intra: compares the samples of a batch");
+    accept(TEACHER "distill: {batch: 1, slots: 1, loss: {dist: 1, dist_intra: 0}}\n", &j);
+    static const char *const more[] = {"data.unlabelled.path=more"};
+    accept_sets(TEACHER, more, 1, &j);
+    round_trip(&j);
+    kd_diag diag = {0};
+    kd_assert_fails(
+        load_sets(TEACHER "distill: {loss: {kd: 0, dkd: 1, nkd: 1}}\n", more, 1, &j, &diag),
+        KD_EINVAL, &diag, "data.unlabelled: nothing is learnt from pictures");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_job_keys_each),       cmocka_unit_test(test_job_keys_follow),
+        cmocka_unit_test(test_job_keys_milestones), cmocka_unit_test(test_job_keys_data),
+        cmocka_unit_test(test_job_keys_networks),   cmocka_unit_test(test_job_keys_teaching),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
