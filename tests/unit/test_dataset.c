@@ -1,111 +1,7 @@
-#include "data/data.h"
-#include "kd/file.h"
-#include "kd_test.h"
+#include "dataset_fixture.h"
 
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include <math.h>
 #include <zlib.h>
-
-/* A data root with a set of four pictures in two classes, and what the tests ask of it. */
-typedef struct fixture {
-    char *root;
-    int fd;
-    kd_data_config cfg;
-} fixture;
-
-static void put(const fixture *f, const char *name, const void *data, size_t len)
-{
-    char path[512];
-    kd_diag diag = {0};
-    snprintf(path, sizeof path, "%s/%s", f->root, name);
-    kd_assert_ok(kd_file_write(path, data, len, &diag), &diag);
-}
-
-static void put_text(const fixture *f, const char *name, const char *text)
-{
-    put(f, name, text, strlen(text));
-}
-
-static void put_picture(const fixture *f, const char *name, uint8_t grey)
-{
-    uint8_t rgb[6 * 4 * 3];
-    char path[512];
-    kd_diag diag = {0};
-    memset(rgb, grey, sizeof rgb);
-    snprintf(path, sizeof path, "%s/%s", f->root, name);
-    kd_assert_ok(kd_image_write_png(path, rgb, 6, 4, &diag), &diag);
-}
-
-static void make_dir(const fixture *f, const char *name)
-{
-    char path[512];
-    kd_diag diag = {0};
-    snprintf(path, sizeof path, "%s/%s", f->root, name);
-    kd_assert_ok(kd_file_mkdirs(path, &diag), &diag);
-}
-
-static int set_up(void **state)
-{
-    fixture *f = kd_xalloc(sizeof *f);
-    f->root = kd_test_mkdir();
-    f->fd = open(f->root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    assert_true(f->fd >= 0);
-    make_dir(f, "set/pics/ant");
-    make_dir(f, "set/pics/bee");
-    put_picture(f, "set/pics/ant/0.png", 10);
-    put_picture(f, "set/pics/ant/1.png", 20);
-    put_picture(f, "set/pics/bee/0.png", 30);
-    put_picture(f, "set/pics/bee/1.png", 40);
-    put_text(f, "set/classes.txt", "ant\nbee\n");
-    put_text(f, "set/train.txt", "pics/ant/0.png\t0\npics/bee/0.png\t1\npics/ant/1.png\t0\n");
-    put_text(f, "set/val.txt", "pics/bee/1.png\t1\n");
-    f->cfg = (kd_data_config){.kind = KD_DATA_IMAGE_FOLDER,
-                              .path = "set",
-                              .train = "train.txt",
-                              .val = "val.txt",
-                              .classes = "classes.txt",
-                              .size = 5};
-    *state = f;
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    fixture *f = *state;
-    close(f->fd);
-    kd_test_rmdir(f->root);
-    free(f);
-    return 0;
-}
-
-static kd_data *open_good(const fixture *f)
-{
-    kd_data *d = NULL;
-    kd_diag diag = {0};
-    kd_assert_ok(kd_data_open(&f->cfg, f->fd, NULL, NULL, &d, &diag), &diag);
-    assert_non_null(d);
-    return d;
-}
-
-static kd_digest digest_of(const fixture *f)
-{
-    kd_data *d = open_good(f);
-    kd_digest digest = kd_data_digest(d);
-    kd_data_free(d);
-    return digest;
-}
-
-static void open_bad(const fixture *f, int code, const char *part)
-{
-    kd_data *d = NULL;
-    kd_diag diag = {0};
-    kd_assert_fails(kd_data_open(&f->cfg, f->fd, NULL, NULL, &d, &diag), code, &diag, part);
-    assert_null(d);
-}
 
 static void assert_sample(const kd_data *d, size_t i, const char *name, int label, int grey)
 {
@@ -241,15 +137,31 @@ static void test_dataset_bad_config(void **state)
     open_bad(f, KD_EINVAL, "max_train");
     f->cfg.max_train = 0;
     f->cfg.val = "";
-    open_bad(f, KD_EINVAL, "validation list");
+    open_bad(f, KD_EINVAL, "needs validation samples");
+    f->cfg.val_share = 0.95;
+    open_bad(f, KD_EINVAL, "training keeps at least a tenth");
+    f->cfg.val_share = NAN;
+    open_bad(f, KD_EINVAL, "val_share nan");
     f->cfg.val = "val.txt";
+    f->cfg.val_share = 0.5;
+    open_bad(f, KD_EINVAL, "val and val_share exclude each other");
+    f->cfg.val_share = 0;
+    f->cfg.test = "val.txt";
+    f->cfg.test_share = 0.5;
+    open_bad(f, KD_EINVAL, "test and test_share exclude each other");
+    f->cfg.test_share = 0;
+    f->cfg.test = "";
     f->cfg.path = "../set";
     open_bad(f, KD_EPERM, "leads out of the data root");
     f->cfg.path = "missing";
     open_bad(f, KD_ENOENT, "missing/classes.txt");
     f->cfg.path = "set";
     f->cfg.kind = KD_DATA_IDX;
-    open_bad(f, KD_EINVAL, "train_labels");
+    open_bad(f, KD_EINVAL, "needs train_labels beside train");
+    f->cfg.train = "";
+    open_bad(f, KD_EINVAL, "needs train, a file of pictures");
+    f->cfg.kind = (enum kd_data_kind)99;
+    open_bad(f, KD_EINVAL, "no such format");
 }
 
 static void test_dataset_digest_covers_everything(void **state)
@@ -279,6 +191,36 @@ static void test_dataset_digest_covers_everything(void **state)
     put_text(f, "set/val.txt", "pics/ant/1.png\t0\npics/bee/1.png\t1\n");
     now = digest_of(f);
     assert_false(kd_digest_equal(&first, &now));
+}
+
+static void assert_digest(const fixture *f, const char *want)
+{
+    char hex[KD_DIGEST_HEX];
+    kd_digest d = digest_of(f);
+    kd_digest_hex(&d, hex);
+    assert_string_equal(hex, want);
+}
+
+static void idx_set(fixture *f);
+
+/* Pinned: banks of teacher outputs are kept under these names. */
+static void test_dataset_digest_is_pinned(void **state)
+{
+    fixture *f = *state;
+    make_dir(f, "set/a");
+    make_dir(f, "set/b");
+    put_text(f, "set/a/0.jpg", "one");
+    put_text(f, "set/b/0.jpg", "two");
+    put_text(f, "set/b/1.jpg", "three");
+    put_text(f, "set/classes.txt", "a\nb\n");
+    put_text(f, "set/train.txt", "a/0.jpg\t0\nb/0.jpg\t1\na/none.jpg\t0\n");
+    put_text(f, "set/val.txt", "b/1.jpg\t1\n");
+    assert_digest(f, "6b10af96d063d1b5e9f9d34e70b651be");
+    f->cfg.max_train = 2;
+    f->cfg.seed = 3;
+    assert_digest(f, "6f6fc7d9b017bcd5914e41cd74653834");
+    idx_set(f);
+    assert_digest(f, "232d85a7cc6f983783f89915b2b9122d");
 }
 
 /* The set opens; it is another set; only loading the sample fails, and names it. */
@@ -545,6 +487,7 @@ static void test_dataset_real_fashion(void **state)
                           .val = "t10k-images-idx3-ubyte.gz",
                           .train_labels = "t10k-labels-idx1-ubyte.gz",
                           .val_labels = "t10k-labels-idx1-ubyte.gz",
+                          .leakage = KD_DATA_ALLOW,
                           .size = 28};
     kd_data *d = NULL;
     kd_diag diag = {0};
@@ -570,6 +513,7 @@ int main(void)
         TEST(test_dataset_bad_classes),
         TEST(test_dataset_bad_config),
         TEST(test_dataset_digest_covers_everything),
+        TEST(test_dataset_digest_is_pinned),
         TEST(test_dataset_missing_picture),
         TEST(test_dataset_damaged_picture),
         TEST(test_dataset_max_train),

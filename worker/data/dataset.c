@@ -2,9 +2,7 @@
 
 #include "data/dataset_internal.h"
 #include "data/resize.h"
-#include "kd/clock.h"
 #include "kd/file.h"
-#include "kd/rng.h"
 
 #include <fcntl.h>
 #include <stdlib.h>
@@ -12,42 +10,25 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Every multi-byte value goes into a digest in one order, so that it means the same on all
- * machines. */
-static void add_u64(kd_hasher *h, uint64_t v)
-{
-    uint8_t b[8];
-    for (int i = 0; i < 8; i++)
-        b[i] = (uint8_t)(v >> (8 * i));
-    kd_hasher_add(h, b, sizeof b);
-}
-
-static void add_text(kd_hasher *h, const char *s)
-{
-    add_u64(h, strlen(s));
-    kd_hasher_add(h, s, strlen(s));
-}
-
 /* ---- files */
 
-#define PATH_ROOM (2 * KD_DATA_MAX_LINE + 2)
-
-/* name in the data set's folder -> path beneath root_fd */
-static int path_of(const kd_data *d, const char *name, char out[PATH_ROOM], kd_diag *diag)
+int kd_data_path(const char *folder, const char *name, char out[KD_DATA_PATH_ROOM], kd_diag *diag)
 {
-    bool plain = d->path[0] == '\0' || strcmp(d->path, ".") == 0;
-    int n = snprintf(out, PATH_ROOM, "%s%s%s", plain ? "" : d->path, plain ? "" : "/", name);
-    if (n < 0 || n >= PATH_ROOM)
+    bool plain = folder[0] == '\0' || strcmp(folder, ".") == 0;
+    bool bare = name[0] == '\0' || strcmp(name, ".") == 0;
+    int n = snprintf(out, KD_DATA_PATH_ROOM, "%s%s%s", plain ? "" : folder,
+                     plain || bare ? "" : "/", bare ? plain ? "." : "" : name);
+    if (n < 0 || n >= KD_DATA_PATH_ROOM)
         return kd_fail(diag, -KD_EINVAL, "the path of %.80s... is longer than %d bytes", name,
-                       PATH_ROOM - 1);
+                       KD_DATA_PATH_ROOM - 1);
     return 0;
 }
 
-int kd_data_read(const kd_data *d, const char *name, size_t max, char **out_bytes, size_t *out_len,
-                 kd_diag *diag)
+int kd_data_read(const kd_data *d, const char *folder, const char *name, size_t max,
+                 char **out_bytes, size_t *out_len, kd_diag *diag)
 {
-    char path[PATH_ROOM];
-    int rc = path_of(d, name, path, diag);
+    char path[KD_DATA_PATH_ROOM];
+    int rc = kd_data_path(folder, name, path, diag);
     if (rc != 0)
         return rc;
     /* Without O_NONBLOCK, opening a named pipe would wait for a writer for ever. */
@@ -63,115 +44,72 @@ int kd_data_read(const kd_data *d, const char *name, size_t max, char **out_byte
     return rc;
 }
 
-/* ---- choosing */
-
-/* Keeps `keep` of the first *n samples: drawn by Fisher-Yates, left in list order. */
-static int choose(kd_data_sample *samples, size_t *n, size_t keep, uint64_t seed, kd_diag *diag)
+int kd_data_is_folder(const kd_data *d, const char *folder, const char *name, kd_diag *diag)
 {
-    if (keep == 0 || keep >= *n)
-        return 0;
-    uint32_t *order = malloc(*n * sizeof *order);
-    uint8_t *kept = calloc(*n, 1);
-    if (!order || !kept) {
-        free(order);
-        free(kept);
-        return kd_fail(diag, -KD_ENOMEM, "no memory to choose %zu of %zu samples", keep, *n);
-    }
-    kd_rng rng;
-    kd_rng_init(&rng, seed, KD_RNG_SPLIT, 0, 0);
-    for (size_t i = 0; i < *n; i++)
-        order[i] = (uint32_t)i;
-    for (size_t i = 0; i < keep; i++) {
-        size_t k = i + kd_rng_below(&rng, (uint32_t)(*n - i));
-        uint32_t t = order[k];
-        order[k] = order[i];
-        order[i] = t;
-        kept[t] = 1;
-    }
-    size_t at = 0;
-    for (size_t i = 0; i < *n; i++)
-        if (kept[i])
-            samples[at++] = samples[i];
-    *n = at;
-    free(order);
-    free(kept);
-    return 0;
+    char path[KD_DATA_PATH_ROOM];
+    int rc = kd_data_path(folder, name, path, diag);
+    if (rc != 0)
+        return rc;
+    int fd = kd_file_open_beneath(d->root_fd, path, O_PATH, diag);
+    if (fd < 0)
+        return fd;
+    struct stat st;
+    bool is = fstat(fd, &st) == 0 && S_ISDIR(st.st_mode);
+    close(fd);
+    return is;
 }
 
-/* ---- digests */
+/* ---- building */
 
-static int digest_of_classes(kd_data *d, kd_diag *diag)
+int kd_data_source_add(kd_data *d, const char *file, kd_diag *diag)
 {
-    kd_hasher *h = kd_hasher_new();
-    if (!h)
-        return kd_fail(diag, -KD_ENOMEM, "no memory for a digest");
-    add_text(h, "distilld classes 1");
-    add_u64(h, (uint64_t)d->n_classes);
-    for (int c = 0; c < d->n_classes; c++)
-        add_text(h, d->classes[c]);
-    d->classes_digest = kd_hasher_digest(h);
-    kd_hasher_free(h);
-    return 0;
+    if (d->n_sources == KD_DATA_MAX_SOURCES)
+        return kd_fail(diag, -KD_ELIMIT, "the data set has more than %d files",
+                       KD_DATA_MAX_SOURCES);
+    char *copy = strdup(file);
+    if (!copy)
+        return kd_fail(diag, -KD_ENOMEM, "no memory for a data set");
+    d->sources[d->n_sources] = (kd_data_source){.file = copy};
+    return d->n_sources++;
 }
 
-/* Adds the content of one sample; a missing file adds a marker that no content can equal. */
-static int add_content(kd_data *d, kd_hasher *h, size_t i, kd_diag *diag)
+int kd_data_grow(kd_data *d, size_t more, const char *file, kd_diag *diag)
 {
-    if (d->kind == KD_DATA_IDX) {
-        kd_hasher_add(h, kd_idx_pixels(d, i), (size_t)d->idx_w * (size_t)d->idx_h);
+    if (more > KD_DATA_MAX_SAMPLES || d->n + more > KD_DATA_MAX_SAMPLES)
+        return kd_fail(diag, -KD_ELIMIT,
+                       "%s has %zu samples; at most %u samples are accepted in all", file, more,
+                       KD_DATA_MAX_SAMPLES);
+    if (d->n + more <= d->room)
         return 0;
-    }
-    char *bytes;
-    size_t len;
-    kd_diag why = {0};
-    int rc = kd_data_read(d, d->samples[i].name, KD_IMAGE_MAX_FILE, &bytes, &len, &why);
-    if (rc == 0) {
-        add_u64(h, 1);
-        add_u64(h, len);
-        kd_hasher_add(h, bytes, len);
-        free(bytes);
-        return 0;
-    }
-    if (rc == -KD_ENOMEM)
-        return kd_fail(diag, rc, "%s", why.msg);
-    add_u64(h, 0);
-    add_u64(h, (uint64_t)-rc);
-    d->missing++;
+    size_t room = d->n + more;
+    kd_data_sample *p = realloc(d->samples, room * sizeof *p);
+    if (!p)
+        return kd_fail(diag, -KD_ENOMEM, "no memory for the %zu samples of %s", more, file);
+    d->samples = p;
+    d->room = room;
     return 0;
-}
-
-static int digest_of_all(kd_data *d, void (*progress)(size_t done, size_t all, void *arg),
-                         void *arg, kd_diag *diag)
-{
-    kd_hasher *h = kd_hasher_new();
-    if (!h)
-        return kd_fail(diag, -KD_ENOMEM, "no memory for a digest");
-    size_t all = d->count[KD_SPLIT_TRAIN] + d->count[KD_SPLIT_VAL];
-    kd_time_ms last = kd_clock_ms();
-    int rc = 0;
-    add_text(h, "distilld data 1");
-    add_u64(h, d->kind);
-    kd_hasher_add(h, d->classes_digest.bytes, sizeof d->classes_digest.bytes);
-    add_u64(h, d->count[KD_SPLIT_TRAIN]);
-    add_u64(h, d->count[KD_SPLIT_VAL]);
-    add_u64(h, (uint64_t)d->idx_w);
-    add_u64(h, (uint64_t)d->idx_h);
-    for (size_t i = 0; i < all && rc == 0; i++) {
-        add_text(h, kd_data_name(d, i));
-        add_u64(h, (uint64_t)(int64_t)d->samples[i].label);
-        rc = add_content(d, h, i, diag);
-        kd_time_ms now = kd_clock_ms();
-        if (progress && rc == 0 && (now - last >= 200 || i + 1 == all)) {
-            last = now;
-            progress(i + 1, all, arg);
-        }
-    }
-    d->digest = kd_hasher_digest(h);
-    kd_hasher_free(h);
-    return rc;
 }
 
 /* ---- open, free */
+
+static int check_shares(const kd_data_config *cfg, kd_diag *diag)
+{
+    bool val = *kd_data_text(cfg->val) != '\0', test = *kd_data_text(cfg->test) != '\0';
+    /* Written so that NaN fails, too. */
+    if (!(cfg->val_share >= 0 && cfg->test_share >= 0 && cfg->val_share + cfg->test_share <= 0.9))
+        return kd_fail(diag, -KD_EINVAL,
+                       "val_share %g and test_share %g: neither can be negative, and training "
+                       "keeps at least a tenth",
+                       cfg->val_share, cfg->test_share);
+    if (val && cfg->val_share > 0)
+        return kd_fail(diag, -KD_EINVAL, "val and val_share exclude each other");
+    if (test && cfg->test_share > 0)
+        return kd_fail(diag, -KD_EINVAL, "test and test_share exclude each other");
+    if (!val && cfg->val_share == 0 && cfg->kind != KD_DATA_CIFAR)
+        return kd_fail(diag, -KD_EINVAL,
+                       "a data set needs validation samples: name val, or give val_share");
+    return 0;
+}
 
 static int check_config(const kd_data_config *cfg, kd_diag *diag)
 {
@@ -180,16 +118,52 @@ static int check_config(const kd_data_config *cfg, kd_diag *diag)
                        KD_DATA_MAX_SIZE);
     if (cfg->max_train < 0)
         return kd_fail(diag, -KD_EINVAL, "max_train is %d; it cannot be negative", cfg->max_train);
-    if (!cfg->path || !cfg->train || !*cfg->train || !cfg->val || !*cfg->val)
-        return kd_fail(diag, -KD_EINVAL,
-                       "a data set needs a folder, a training and a validation list");
-    if (strlen(cfg->path) > KD_DATA_MAX_LINE)
-        return kd_fail(diag, -KD_EINVAL, "the path of the data set is longer than %d bytes",
-                       KD_DATA_MAX_LINE);
-    if (cfg->kind == KD_DATA_IDX &&
-        (!cfg->train_labels || !*cfg->train_labels || !cfg->val_labels || !*cfg->val_labels))
-        return kd_fail(diag, -KD_EINVAL, "an IDX data set needs train_labels and val_labels");
-    return 0;
+    if ((unsigned)cfg->kind > KD_DATA_NPY || (unsigned)cfg->leakage > KD_DATA_ALLOW)
+        return kd_fail(diag, -KD_EINVAL, "no such format or way of treating leakage");
+    const char *paths[] = {cfg->path, cfg->train, cfg->val, cfg->test, cfg->unlabelled_path};
+    for (size_t i = 0; i < KD_COUNT(paths); i++)
+        if (paths[i] && strlen(paths[i]) > KD_DATA_MAX_LINE)
+            return kd_fail(diag, -KD_EINVAL, "a path of the data set is longer than %d bytes",
+                           KD_DATA_MAX_LINE);
+    bool pairs = cfg->kind == KD_DATA_IDX || cfg->kind == KD_DATA_NPY;
+    const char *files[3][3] = {{"train", cfg->train, cfg->train_labels},
+                               {"val", cfg->val, cfg->val_labels},
+                               {"test", cfg->test, cfg->test_labels}};
+    for (size_t i = 0; i < 3 && pairs; i++) {
+        bool images = *kd_data_text(files[i][1]) != '\0';
+        if (i == 0 && !images)
+            return kd_fail(diag, -KD_EINVAL, "the data set needs train, a file of pictures");
+        if (images && *kd_data_text(files[i][2]) == '\0')
+            return kd_fail(diag, -KD_EINVAL, "the data set needs %s_labels beside %s", files[i][0],
+                           files[i][0]);
+    }
+    return check_shares(cfg, diag);
+}
+
+static int read_all(kd_data *d, const kd_data_config *cfg, kd_diag *diag)
+{
+    int rc = 0;
+    switch (d->kind) {
+    case KD_DATA_IMAGE_FOLDER:
+        rc = kd_data_open_folder(d, cfg, diag);
+        break;
+    case KD_DATA_IDX:
+        rc = kd_data_open_idx(d, cfg, diag);
+        break;
+    case KD_DATA_CIFAR:
+        rc = kd_data_open_cifar(d, cfg, diag);
+        break;
+    case KD_DATA_NPY:
+        rc = kd_data_open_npy(d, cfg, diag);
+        break;
+    }
+    if (rc == 0)
+        rc = kd_split_shares(d, cfg, diag);
+    if (rc == 0)
+        rc = kd_split_choose(d, (size_t)cfg->max_train, cfg->seed, diag);
+    if (rc == 0 && *d->unlabelled_path)
+        rc = kd_data_open_unlabelled(d, cfg, diag);
+    return rc == 0 ? kd_data_order(d, diag) : rc;
 }
 
 int kd_data_open(const kd_data_config *cfg, int root_fd,
@@ -200,29 +174,17 @@ int kd_data_open(const kd_data_config *cfg, int root_fd,
     if (rc != 0)
         return rc;
     kd_data *d = calloc(1, sizeof *d);
-    if (!d || !(d->path = strdup(cfg->path))) {
-        free(d);
+    if (!d || !(d->path = strdup(kd_data_text(cfg->path))) ||
+        !(d->unlabelled_path = strdup(kd_data_text(cfg->unlabelled_path)))) {
+        kd_data_free(d);
         return kd_fail(diag, -KD_ENOMEM, "no memory for a data set");
     }
     d->kind = cfg->kind;
     d->size = cfg->size;
     d->root_fd = root_fd;
-    rc = cfg->kind == KD_DATA_IDX ? kd_data_open_idx(d, cfg, diag)
-                                  : kd_data_open_folder(d, cfg, diag);
-    if (rc == 0) {
-        /* Both lists stand in one array; dropping training samples pulls the others down. */
-        size_t n_train = d->count[KD_SPLIT_TRAIN];
-        rc = choose(d->samples, &n_train, (size_t)cfg->max_train, cfg->seed, diag);
-        if (rc == 0 && n_train != d->count[KD_SPLIT_TRAIN]) {
-            memmove(d->samples + n_train, d->samples + d->count[KD_SPLIT_TRAIN],
-                    d->count[KD_SPLIT_VAL] * sizeof *d->samples);
-            d->count[KD_SPLIT_TRAIN] = n_train;
-        }
-    }
+    rc = read_all(d, cfg, diag);
     if (rc == 0)
-        rc = digest_of_classes(d, diag);
-    if (rc == 0)
-        rc = digest_of_all(d, progress, arg, diag);
+        rc = kd_data_make_digests(d, cfg->leakage, progress, arg, diag);
     if (rc != 0) {
         kd_data_free(d);
         return rc;
@@ -235,14 +197,16 @@ void kd_data_free(kd_data *d)
 {
     if (!d)
         return;
-    for (int i = 0; i < 2; i++) {
-        free(d->lists[i]);
-        free(d->pixels[i]);
+    for (int i = 0; i < d->n_sources; i++) {
+        free(d->sources[i].file);
+        free(d->sources[i].text);
+        free(d->sources[i].bytes);
     }
     free(d->class_text);
     free(d->classes);
     free(d->samples);
     free(d->path);
+    free(d->unlabelled_path);
     free(d);
 }
 
@@ -270,16 +234,13 @@ size_t kd_data_count(const kd_data *d, enum kd_split split)
 
 size_t kd_data_samples(const kd_data *d)
 {
-    return kd_data_first(d, KD_SPLITS);
+    return d->n;
 }
 
 enum kd_split kd_data_split(const kd_data *d, size_t sample)
 {
-    enum kd_split split = KD_SPLIT_TRAIN;
-    KD_BUG_ON(sample >= kd_data_samples(d));
-    while (sample >= kd_data_first(d, split) + d->count[split])
-        split++;
-    return split;
+    KD_BUG_ON(sample >= d->n);
+    return d->samples[sample].split;
 }
 
 int kd_data_classes(const kd_data *d)
@@ -294,13 +255,13 @@ const char *kd_data_class_name(const kd_data *d, int c)
 
 int kd_data_label(const kd_data *d, size_t sample)
 {
-    KD_BUG_ON(sample >= kd_data_samples(d));
+    KD_BUG_ON(sample >= d->n);
     return d->samples[sample].label;
 }
 
 const char *kd_data_name(const kd_data *d, size_t sample)
 {
-    KD_BUG_ON(sample >= kd_data_samples(d));
+    KD_BUG_ON(sample >= d->n);
     return d->samples[sample].name;
 }
 
@@ -319,40 +280,50 @@ size_t kd_data_missing(const kd_data *d)
     return d->missing;
 }
 
+size_t kd_data_moved(const kd_data *d)
+{
+    return d->moved;
+}
+
 /* ---- loading */
 
-static int decode_sample(const kd_data *d, size_t sample, kd_image *out, kd_diag *diag)
+static int decode_sample(const kd_data *d, const kd_data_sample *s, kd_image *out, kd_diag *diag)
 {
     char *bytes;
     size_t len;
-    const char *name = d->samples[sample].name;
-    int rc = kd_data_read(d, name, KD_IMAGE_MAX_FILE, &bytes, &len, diag);
+    int rc = kd_data_read(d, d->sources[s->source].folder, s->name, KD_IMAGE_MAX_FILE, &bytes, &len,
+                          diag);
     if (rc != 0)
         return rc;
     rc = kd_image_decode((const uint8_t *)bytes, len, out, diag);
     free(bytes);
-    return rc != 0 ? kd_fail_at(diag, rc, "%s", name) : 0;
+    return rc != 0 ? kd_fail_at(diag, rc, "%s", s->name) : 0;
 }
 
-static int grey_sample(const kd_data *d, size_t sample, kd_image *out, kd_diag *diag)
+static int array_sample(const kd_data *d, const kd_data_sample *s, kd_image *out, kd_diag *diag)
 {
-    size_t pixels = (size_t)d->idx_w * (size_t)d->idx_h;
-    kd_image im = {.w = d->idx_w, .h = d->idx_h, .rgb = malloc(3 * pixels)};
+    size_t pixels = (size_t)d->w * (size_t)d->h;
+    kd_image im = {.w = d->w, .h = d->h, .rgb = malloc(3 * pixels)};
     if (!im.rgb)
         return kd_fail(diag, -KD_ENOMEM, "no memory for a picture");
-    const uint8_t *grey = kd_idx_pixels(d, sample);
-    for (size_t i = 0; i < 3 * pixels; i++)
-        im.rgb[i] = grey[i / 3];
+    const uint8_t *p = kd_array_pixels(d, s);
+    if (d->channels == 3 && !d->planar)
+        memcpy(im.rgb, p, 3 * pixels);
+    else
+        for (size_t i = 0; i < pixels; i++)
+            for (size_t c = 0; c < 3; c++)
+                im.rgb[3 * i + c] = p[i + (d->planar ? c * pixels : 0)];
     *out = im;
     return 0;
 }
 
 int kd_data_load(const kd_data *d, size_t sample, uint8_t *rgb, kd_diag *diag)
 {
-    KD_BUG_ON(sample >= kd_data_samples(d));
+    KD_BUG_ON(sample >= d->n);
+    const kd_data_sample *s = &d->samples[sample];
     kd_image im = {0};
-    int rc = d->kind == KD_DATA_IDX ? grey_sample(d, sample, &im, diag)
-                                    : decode_sample(d, sample, &im, diag);
+    int rc = d->sources[s->source].bytes ? array_sample(d, s, &im, diag)
+                                         : decode_sample(d, s, &im, diag);
     if (rc == 0)
         rc = kd_image_resize(&im, d->size, d->size, rgb, diag);
     kd_image_free(&im);

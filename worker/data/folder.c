@@ -1,5 +1,5 @@
-/* List files and files of class names. The text is read once and cut in place: samples point into
- * it. */
+/* List files, folders of class folders and files of class names. Text is read once and cut in
+ * place: samples point into it. */
 #include "data/dataset_internal.h"
 
 #include <stdlib.h>
@@ -69,7 +69,7 @@ static const char **sorted_names(const char *const *names, int n)
 int kd_data_read_classes(kd_data *d, const char *name, kd_diag *diag)
 {
     size_t len;
-    int rc = kd_data_read(d, name, KD_DATA_MAX_CLASSES * (KD_DATA_MAX_CLASS_NAME + 2),
+    int rc = kd_data_read(d, d->path, name, KD_DATA_MAX_CLASSES * (KD_DATA_MAX_CLASS_NAME + 2),
                           &d->class_text, &len, diag);
     if (rc != 0)
         return rc;
@@ -103,6 +103,7 @@ int kd_data_read_classes(kd_data *d, const char *name, kd_diag *diag)
             rc = kd_fail(diag, -KD_EDATA, "%s: the class name `%s` stands there twice", name,
                          sorted[c]);
     free(sorted);
+    d->numbered = true;
     return rc;
 }
 
@@ -153,54 +154,61 @@ static int parse_line(const kd_data *d, const lines *l, char *line, size_t len, 
     fault = path_fault(line);
     if (fault)
         return line_fail(l, diag, fault);
-    *out = (kd_data_sample){.name = line, .label = LABEL_FROM_FOLDER, .at = (uint32_t)l->number};
+    out->name = line;
+    out->at = (uint32_t)l->number;
+    if (out->split == KD_SPLIT_UNLABELLED)
+        return 0;
+    out->label = LABEL_FROM_FOLDER;
     if (!tab)
         return 0;
     int label = parse_label(tab + 1);
     if (label < 0)
         return kd_fail(diag, -KD_EDATA, "%s:%zu: `%.40s` is not the number of a class", l->file,
                        l->number, tab + 1);
-    if (d->n_classes > 0 && label >= d->n_classes)
-        return kd_fail(diag, -KD_EDATA, "%s:%zu: class %d, but there are only %d (0 to %d)",
-                       l->file, l->number, label, d->n_classes, d->n_classes - 1);
-    if (d->n_classes == 0)
+    if (!d->numbered)
         return kd_fail(diag, -KD_EDATA,
                        "%s:%zu: class %d by number, but the data set names no file of classes",
                        l->file, l->number, label);
+    if (label >= d->n_classes)
+        return kd_fail(diag, -KD_EDATA, "%s:%zu: class %d, but there are only %d (0 to %d)",
+                       l->file, l->number, label, d->n_classes, d->n_classes - 1);
     out->label = label;
     return 0;
 }
 
-/* Appends the samples of list `which` (0 train, 1 val) to d->samples. */
-static int read_list(kd_data *d, int which, const char *name, size_t *out_count, kd_diag *diag)
+/* Appends the samples of a list; its paths are relative to `folder`. */
+static int read_list(kd_data *d, enum kd_split split, const char *folder, const char *name,
+                     kd_diag *diag)
 {
-    size_t len, have = d->count[KD_SPLIT_TRAIN], count = 0;
-    int rc = kd_data_read(d, name, KD_DATA_MAX_LIST, &d->lists[which], &len, diag);
+    size_t len, room, n, count = 0;
+    int source = kd_data_source_add(d, name, diag);
+    if (source < 0)
+        return source;
+    kd_data_source *from = &d->sources[source];
+    from->folder = folder;
+    int rc = kd_data_read(d, folder, name, KD_DATA_MAX_LIST, &from->text, &len, diag);
     if (rc != 0)
         return rc;
-    size_t room = 1;
+    room = len > 0 && from->text[len - 1] != '\n';
     for (size_t i = 0; i < len; i++)
-        room += d->lists[which][i] == '\n';
-    if (have + room > KD_DATA_MAX_SAMPLES + 1)
-        return kd_fail(diag, -KD_ELIMIT, "%s has %zu lines; at most %u samples are accepted in all",
-                       name, room, KD_DATA_MAX_SAMPLES);
-    kd_data_sample *more = realloc(d->samples, (have + room) * sizeof *more);
-    if (!more)
-        return kd_fail(diag, -KD_ENOMEM, "no memory for the %zu lines of %s", room, name);
-    d->samples = more;
-    lines l = {.file = name, .next = d->lists[which], .end = d->lists[which] + len};
-    size_t n;
+        room += from->text[i] == '\n';
+    rc = kd_data_grow(d, room, name, diag);
+    if (rc != 0)
+        return rc;
+    lines l = {.file = name, .next = from->text, .end = from->text + len};
     for (char *line; (line = line_next(&l, &n));) {
         if (n == 0)
             continue;
-        rc = parse_line(d, &l, line, n, &d->samples[have + count], diag);
+        kd_data_sample *s = &d->samples[d->n + count];
+        *s = (kd_data_sample){.label = -1, .split = (uint8_t)split, .source = (uint8_t)source};
+        rc = parse_line(d, &l, line, n, s, diag);
         if (rc != 0)
             return rc;
         count++;
     }
     if (count == 0)
         return kd_fail(diag, -KD_EDATA, "%s: there is no sample in it", name);
-    *out_count = count;
+    d->n += count;
     return 0;
 }
 
@@ -228,14 +236,14 @@ static int compare_named(const void *a, const void *b)
     return strcmp(((const named *)a)->name, ((const named *)b)->name);
 }
 
-/* Without a file of names: the folders of the training list. */
+/* Without a file of names: the folders of the training list, which is all that was read. */
 static int classes_from_folders(kd_data *d, const char *list, kd_diag *diag)
 {
     size_t used = 0, room = 0;
     d->classes = calloc(KD_DATA_MAX_CLASSES, sizeof *d->classes);
     size_t *at = calloc(KD_DATA_MAX_CLASSES, sizeof *at);
     int rc = d->classes && at ? 0 : kd_fail(diag, -KD_ENOMEM, "no memory for class names");
-    for (size_t i = 0; i < d->count[KD_SPLIT_TRAIN] && rc == 0; i++) {
+    for (size_t i = 0; i < d->n && rc == 0; i++) {
         char folder[KD_DATA_MAX_CLASS_NAME + 1];
         if (!folder_of(d->samples[i].name, folder))
             continue;
@@ -279,9 +287,8 @@ static int classes_from_folders(kd_data *d, const char *list, kd_diag *diag)
     return rc;
 }
 
-/* Labels of the lines that name none. An unknown folder is an error: a slip in a name must not
- * quietly take the samples out of the training. */
-static int label_by_folder(kd_data *d, const kd_data_config *cfg, kd_diag *diag)
+/* Classes by name, for looking them up; caller frees. */
+static int sort_classes(const kd_data *d, named **out, kd_diag *diag)
 {
     size_t n = (size_t)d->n_classes;
     named *by_name = malloc(n * sizeof *by_name);
@@ -290,39 +297,226 @@ static int label_by_folder(kd_data *d, const kd_data_config *cfg, kd_diag *diag)
     for (size_t c = 0; c < n; c++)
         by_name[c] = (named){d->classes[c], (int)c};
     qsort(by_name, n, sizeof *by_name, compare_named);
-    int rc = 0;
-    for (size_t i = 0; i < d->count[KD_SPLIT_TRAIN] + d->count[KD_SPLIT_VAL] && rc == 0; i++) {
+    *out = by_name;
+    return 0;
+}
+
+static int class_of(const kd_data *d, const named *by_name, const char *name)
+{
+    const named *found = bsearch(&(named){.name = name}, by_name, (size_t)d->n_classes,
+                                 sizeof *by_name, compare_named);
+    return found ? found->place : -1;
+}
+
+/* Labels of the lines that name none. An unknown folder is an error: a slip in a name must not
+ * quietly take the samples out of the training. */
+static int label_by_folder(kd_data *d, kd_diag *diag)
+{
+    named *by_name;
+    int rc = sort_classes(d, &by_name, diag);
+    if (rc != 0)
+        return rc;
+    for (size_t i = 0; i < d->n && rc == 0; i++) {
         kd_data_sample *s = &d->samples[i];
         char folder[KD_DATA_MAX_CLASS_NAME + 1];
         if (s->label != LABEL_FROM_FOLDER)
             continue;
-        const char *list = i < d->count[KD_SPLIT_TRAIN] ? cfg->train : cfg->val;
-        const named *found = NULL;
-        if (folder_of(s->name, folder))
-            found = bsearch(&(named){.name = folder}, by_name, n, sizeof *by_name, compare_named);
-        if (found)
-            s->label = found->place;
-        else
+        s->label = folder_of(s->name, folder) ? class_of(d, by_name, folder) : -1;
+        if (s->label < 0)
             rc = kd_fail(
                 diag, -KD_EDATA,
-                "%s:%u: no class number behind a tab, and the folder of `%.80s` is no class", list,
-                s->at, s->name);
+                "%s:%u: no class number behind a tab, and the folder of `%.80s` is no class",
+                d->sources[s->source].file, s->at, s->name);
     }
     free(by_name);
     return rc;
 }
 
+/* ---- folders of class folders */
+
+/* Whether the entry `name` of the set's folder is one that the configuration gives another use. */
+static bool other_use(const kd_data *d, const kd_data_config *cfg, const char *name)
+{
+    char path[KD_DATA_PATH_ROOM];
+    return strcmp(name, kd_data_text(cfg->val)) == 0 ||
+           strcmp(name, kd_data_text(cfg->test)) == 0 ||
+           (kd_data_path(d->path, name, path, NULL) == 0 && strcmp(path, d->unlabelled_path) == 0);
+}
+
+/* Leaves the class folders of `folder` in entries[*n]. */
+static int class_folders(const kd_data *d, const kd_data_config *cfg, const char *folder,
+                         kd_entry **out, size_t *n, kd_diag *diag)
+{
+    char path[KD_DATA_PATH_ROOM];
+    kd_entry *entries;
+    int rc = kd_data_path(d->path, folder, path, diag);
+    if (rc == 0)
+        rc = kd_walk_list(d, path, &entries, n, diag);
+    if (rc != 0)
+        return rc;
+    size_t kept = 0;
+    for (size_t i = 0; i < *n; i++)
+        if (entries[i].folder && !(*folder == '\0' && other_use(d, cfg, entries[i].name)))
+            entries[kept++] = entries[i];
+        else
+            free(entries[i].name);
+    *n = kept;
+    *out = entries;
+    if (kept == 0)
+        rc = kd_fail(diag, -KD_EDATA, "%s has no folder in it that could be a class", path);
+    for (size_t i = 0; i < kept && rc == 0; i++)
+        if (strlen(entries[i].name) > KD_DATA_MAX_CLASS_NAME || strpbrk(entries[i].name, "\t"))
+            rc = kd_fail(diag, -KD_EDATA, "%s/%.80s: the folder's name cannot be a class", path,
+                         entries[i].name);
+    if (rc == 0 && kept > KD_DATA_MAX_CLASSES)
+        rc = kd_fail(diag, -KD_ELIMIT, "%s has %zu class folders; at most %d are accepted", path,
+                     kept, KD_DATA_MAX_CLASSES);
+    return rc;
+}
+
+/* Without a file of names: the names of the class folders, which are sorted. */
+static int classes_from_entries(kd_data *d, const kd_entry *entries, size_t n, kd_diag *diag)
+{
+    size_t used = 0;
+    for (size_t i = 0; i < n; i++)
+        used += strlen(entries[i].name) + 1;
+    d->classes = calloc(n, sizeof *d->classes);
+    d->class_text = malloc(used);
+    if (!d->classes || !d->class_text)
+        return kd_fail(diag, -KD_ENOMEM, "no memory for class names");
+    char *at = d->class_text;
+    for (size_t i = 0; i < n; i++) {
+        size_t len = strlen(entries[i].name) + 1;
+        d->classes[i] = memcpy(at, entries[i].name, len);
+        at += len;
+    }
+    d->n_classes = (int)n;
+    return 0;
+}
+
+/* The samples of source `source`, whose text is there, n of them. */
+static int add_names(kd_data *d, enum kd_split split, int source, size_t n, int label,
+                     const char **at, kd_diag *diag)
+{
+    int rc = kd_data_grow(d, n, d->sources[source].file, diag);
+    for (size_t i = 0; i < n && rc == 0; i++) {
+        d->samples[d->n++] = (kd_data_sample){
+            .name = *at, .label = label, .split = (uint8_t)split, .source = (uint8_t)source};
+        *at += strlen(*at) + 1;
+    }
+    return rc;
+}
+
+/* Collects the pictures of every class folder, counts[i] of entry i. */
+static int walk_classes(const kd_data *d, const char *folder, const kd_entry *entries, size_t n,
+                        kd_names *names, size_t *counts, kd_diag *diag)
+{
+    char name[KD_DATA_PATH_ROOM];
+    int rc = 0;
+    for (size_t i = 0; i < n && rc == 0; i++) {
+        size_t before = names->count;
+        rc = kd_data_path(folder, entries[i].name, name, diag);
+        if (rc == 0)
+            rc = kd_walk_pictures(d, d->path, name, names, diag);
+        counts[i] = names->count - before;
+        if (rc == 0 && counts[i] == 0)
+            rc = kd_fail(diag, -KD_EDATA, "the class folder %s has no picture (.jpg, .jpeg, .png)",
+                         name);
+    }
+    return rc;
+}
+
+static int label_classes(kd_data *d, enum kd_split split, int source, const kd_entry *entries,
+                         size_t n, const size_t *counts, kd_diag *diag)
+{
+    named *by_name;
+    int rc = sort_classes(d, &by_name, diag);
+    if (rc != 0)
+        return rc;
+    const char *at = d->sources[source].text;
+    for (size_t i = 0; i < n && rc == 0; i++) {
+        int label = class_of(d, by_name, entries[i].name);
+        if (label < 0)
+            rc = kd_fail(diag, -KD_EDATA, "the folder %s is no class of the data set",
+                         entries[i].name);
+        else
+            rc = add_names(d, split, source, counts[i], label, &at, diag);
+    }
+    free(by_name);
+    return rc;
+}
+
+static int read_folder(kd_data *d, const kd_data_config *cfg, enum kd_split split,
+                       const char *folder, kd_diag *diag)
+{
+    size_t n = 0, *counts = NULL;
+    kd_entry *entries = NULL;
+    int source = kd_data_source_add(d, *folder ? folder : "the data set", diag);
+    if (source < 0)
+        return source;
+    d->sources[source].folder = d->path;
+    kd_names names = {0};
+    int rc = class_folders(d, cfg, folder, &entries, &n, diag);
+    if (rc == 0 && !(counts = calloc(n, sizeof *counts)))
+        rc = kd_fail(diag, -KD_ENOMEM, "no memory for the folders of %s", folder);
+    if (rc == 0 && d->n_classes == 0)
+        rc = classes_from_entries(d, entries, n, diag);
+    if (rc == 0)
+        rc = walk_classes(d, folder, entries, n, &names, counts, diag);
+    d->sources[source].text = names.text;
+    if (rc == 0)
+        rc = label_classes(d, split, source, entries, n, counts, diag);
+    free(counts);
+    kd_walk_free(entries, n);
+    return rc;
+}
+
+/* ---- all of them */
+
+static int read_split(kd_data *d, const kd_data_config *cfg, enum kd_split split, const char *name,
+                      kd_diag *diag)
+{
+    int folder = 1;
+    if (*name && (folder = kd_data_is_folder(d, d->path, name, diag)) < 0)
+        return folder;
+    if (folder)
+        return read_folder(d, cfg, split, name, diag);
+    int rc = read_list(d, split, d->path, name, diag);
+    if (rc == 0 && d->n_classes == 0)
+        rc = classes_from_folders(d, name, diag);
+    return rc;
+}
+
 int kd_data_open_folder(kd_data *d, const kd_data_config *cfg, kd_diag *diag)
 {
-    bool asked = cfg->classes && *cfg->classes;
+    const char *val = kd_data_text(cfg->val), *test = kd_data_text(cfg->test);
+    bool asked = *kd_data_text(cfg->classes) != '\0';
     int rc = kd_data_read_classes(d, asked ? cfg->classes : "classes.txt", diag);
     if (rc == -KD_ENOENT && !asked)
         rc = 0; /* the folders' names will do */
     if (rc == 0)
-        rc = read_list(d, 0, cfg->train, &d->count[KD_SPLIT_TRAIN], diag);
-    if (rc == 0)
-        rc = read_list(d, 1, cfg->val, &d->count[KD_SPLIT_VAL], diag);
-    if (rc == 0 && d->n_classes == 0)
-        rc = classes_from_folders(d, cfg->train, diag);
-    return rc == 0 ? label_by_folder(d, cfg, diag) : rc;
+        rc = read_split(d, cfg, KD_SPLIT_TRAIN, kd_data_text(cfg->train), diag);
+    if (rc == 0 && *val)
+        rc = read_split(d, cfg, KD_SPLIT_VAL, val, diag);
+    if (rc == 0 && *test)
+        rc = read_split(d, cfg, KD_SPLIT_TEST, test, diag);
+    return rc == 0 ? label_by_folder(d, diag) : rc;
+}
+
+int kd_data_open_unlabelled(kd_data *d, const kd_data_config *cfg, kd_diag *diag)
+{
+    const char *list = kd_data_text(cfg->unlabelled_list);
+    if (*list)
+        return read_list(d, KD_SPLIT_UNLABELLED, d->unlabelled_path, list, diag);
+    int source = kd_data_source_add(d, d->unlabelled_path, diag);
+    if (source < 0)
+        return source;
+    kd_names names = {0};
+    d->sources[source].folder = d->unlabelled_path;
+    int rc = kd_walk_pictures(d, d->unlabelled_path, "", &names, diag);
+    const char *at = d->sources[source].text = names.text;
+    if (rc == 0 && names.count == 0)
+        rc = kd_fail(diag, -KD_EDATA, "there is no picture (.jpg, .jpeg, .png) below %s",
+                     d->unlabelled_path);
+    return rc == 0 ? add_names(d, KD_SPLIT_UNLABELLED, source, names.count, -1, &at, diag) : rc;
 }
