@@ -31,21 +31,24 @@ static inline void ref_conv(const kd_graph *g, const kd_node *node, int n, const
                             const double *x, double *y)
 {
     const kd_node *in = &g->nodes[node->in[0]];
-    const int k = node->kernel, ci = in->c / node->groups, co = node->c / node->groups;
+    const int kh = node->kernel_h, kw = node->kernel_w;
+    const int ci = in->c / node->groups, co = node->c / node->groups;
     const double *weight = w + g->params[node->weight].offset;
     for (int b = 0; b < n; b++)
         for (int oy = 0; oy < node->h; oy++)
             for (int ox = 0; ox < node->w; ox++)
                 for (int o = 0; o < node->c; o++) {
                     double sum = node->bias >= 0 ? w[g->params[node->bias].offset + (size_t)o] : 0;
-                    for (int ky = 0; ky < k; ky++)
-                        for (int kx = 0; kx < k; kx++) {
-                            const int iy = oy * node->stride + ky - node->pad[0];
-                            const int ix = ox * node->stride + kx - node->pad[1];
+                    for (int ky = 0; ky < kh; ky++)
+                        for (int kx = 0; kx < kw; kx++) {
+                            const int iy =
+                                oy * node->stride_h + ky * node->dilation_h - node->pad[0];
+                            const int ix =
+                                ox * node->stride_w + kx * node->dilation_w - node->pad[1];
                             if (iy < 0 || iy >= in->h || ix < 0 || ix >= in->w)
                                 continue;
                             for (int i = 0; i < ci; i++)
-                                sum += weight[((o * ci + i) * k + ky) * k + kx] *
+                                sum += weight[((o * ci + i) * kh + ky) * kw + kx] *
                                        x[((b * in->h + iy) * in->w + ix) * in->c + o / co * ci + i];
                         }
                     y[((b * node->h + oy) * node->w + ox) * node->c + o] = sum;
@@ -78,19 +81,27 @@ static inline void ref_batch_norm(const kd_graph *g, const kd_node *node, int n,
 static inline void ref_pool(const kd_node *in, const kd_node *node, int n, const double *x,
                             double *y)
 {
-    const bool max = node->op == KD_OP_MAX_POOL;
-    const int kh = max ? node->kernel : in->h, kw = max ? node->kernel : in->w;
+    const bool max = node->op == KD_OP_MAX_POOL, global = node->op == KD_OP_GLOBAL_AVG_POOL;
+    const int kh = global ? in->h : node->kernel_h, kw = global ? in->w : node->kernel_w;
     for (int b = 0; b < n; b++)
         for (int oy = 0; oy < node->h; oy++)
             for (int ox = 0; ox < node->w; ox++)
                 for (int c = 0; c < node->c; c++) {
-                    double r = max ? -INFINITY : 0;
-                    for (int i = oy * kh; i < oy * kh + kh; i++)
-                        for (int j = ox * kw; j < ox * kw + kw; j++) {
+                    double most = -INFINITY, sum = 0;
+                    int seen = 0;
+                    for (int ky = 0; ky < kh; ky++)
+                        for (int kx = 0; kx < kw; kx++) {
+                            const int i = global ? ky : oy * node->stride_h + ky - node->pad[0];
+                            const int j = global ? kx : ox * node->stride_w + kx - node->pad[1];
+                            if (i < 0 || i >= in->h || j < 0 || j >= in->w)
+                                continue;
                             const double v = x[((b * in->h + i) * in->w + j) * in->c + c];
-                            r = max ? fmax(r, v) : r + v / (kh * kw);
+                            most = fmax(most, v);
+                            sum += v;
+                            seen++;
                         }
-                    y[((b * node->h + oy) * node->w + ox) * node->c + c] = r;
+                    const double mean = sum / (node->count_pad ? kh * kw : seen);
+                    y[((b * node->h + oy) * node->w + ox) * node->c + c] = max ? most : mean;
                 }
 }
 
@@ -115,6 +126,7 @@ static inline void ref_node(const kd_graph *g, int at, int n, bool own, const do
             y[i] = fmin(fmax(x[i], 0), node->op == KD_OP_RELU6 ? 6 : INFINITY);
         break;
     case KD_OP_MAX_POOL:
+    case KD_OP_AVG_POOL:
     case KD_OP_GLOBAL_AVG_POOL:
         ref_pool(in, node, n, x, y);
         break;
@@ -138,6 +150,8 @@ static inline void ref_node(const kd_graph *g, int at, int n, bool own, const do
         for (size_t i = 0; i < all; i++)
             y[i] = x[i] + r->out[node->in[1]][i];
         break;
+    default:
+        fail();
     }
 }
 

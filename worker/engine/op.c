@@ -4,6 +4,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+static int not_built(const kd_graph *g, const kd_node *node, kd_diag *diag)
+{
+    (void)g;
+    return kd_fail(diag, -KD_EUNSUP, "The operator of '%s' is not built yet.", node->name);
+}
+
+static const kd_op_impl unbuilt = {.name = "operator", .check = not_built};
+
 const kd_op_impl *kd_op_of(enum kd_op op)
 {
     static const kd_op_impl *const table[] = {
@@ -17,6 +25,26 @@ const kd_op_impl *kd_op_of(enum kd_op op)
         [KD_OP_FLATTEN] = &kd_op_flatten,
         [KD_OP_DENSE] = &kd_op_dense,
         [KD_OP_ADD] = &kd_op_add,
+        [KD_OP_SIGMOID] = &unbuilt,
+        [KD_OP_SILU] = &unbuilt,
+        [KD_OP_TANH] = &unbuilt,
+        [KD_OP_LEAKY_RELU] = &unbuilt,
+        [KD_OP_CLIP] = &unbuilt,
+        [KD_OP_HARD_SIGMOID] = &unbuilt,
+        [KD_OP_HARD_SWISH] = &unbuilt,
+        [KD_OP_AVG_POOL] = &kd_op_avg_pool,
+        [KD_OP_SUB] = &unbuilt,
+        [KD_OP_MUL] = &unbuilt,
+        [KD_OP_DIV] = &unbuilt,
+        [KD_OP_CONST] = &unbuilt,
+        [KD_OP_PAD] = &unbuilt,
+        [KD_OP_CONCAT] = &unbuilt,
+        [KD_OP_SLICE] = &unbuilt,
+        [KD_OP_RESHAPE] = &unbuilt,
+        [KD_OP_PERMUTE] = &unbuilt,
+        [KD_OP_SOFTMAX] = &unbuilt,
+        [KD_OP_DROPOUT] = &unbuilt,
+        [KD_OP_DROP_PATH] = &unbuilt,
     };
     return (size_t)op < KD_COUNT(table) ? table[op] : NULL;
 }

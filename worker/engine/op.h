@@ -69,7 +69,7 @@ typedef struct kd_op_impl {
 
 /* One row an operator, by enum kd_op; KD_OP_INPUT's is the copy of the caller's pictures. */
 extern const kd_op_impl kd_op_input, kd_op_conv, kd_op_batch_norm, kd_op_activation, kd_op_max_pool,
-    kd_op_global_avg_pool, kd_op_flatten, kd_op_dense, kd_op_add;
+    kd_op_avg_pool, kd_op_global_avg_pool, kd_op_flatten, kd_op_dense, kd_op_add;
 /* NULL for a number outside the enum. */
 const kd_op_impl *kd_op_of(enum kd_op op);
 
@@ -102,6 +102,11 @@ struct kd_plan {
     int clock;          /* last tick that ran; -1 = none */
     bool bad_output;    /* last forward gave a value that is not finite */
     bool loaded, ran_forward;
+    struct {        /* the name of the random numbers */
+        bool named; /* false: nothing is dropped */
+        uint64_t seed, step;
+        uint32_t *keys; /* [batch] */
+    } noise;
     dnnl_memory_t logits, d_logits; /* plain copies at the plan's edge */
     int logits_block, d_logits_block;
     int staging; /* block for weights on their way into a packed layout, -1 = none */

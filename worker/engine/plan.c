@@ -25,9 +25,19 @@ typedef struct {
 
 static int inputs_of(const kd_node *node)
 {
-    if (node->op == KD_OP_INPUT)
+    switch (node->op) {
+    case KD_OP_INPUT:
+    case KD_OP_CONST:
         return 0;
-    return node->op == KD_OP_ADD ? 2 : 1;
+    case KD_OP_ADD:
+    case KD_OP_SUB:
+    case KD_OP_MUL:
+    case KD_OP_DIV:
+    case KD_OP_CONCAT:
+        return 2;
+    default:
+        return 1;
+    }
 }
 
 /* The only reader of a node's output, -1 if there are others or the caller reads it. */
@@ -47,6 +57,11 @@ static void absorb(fusing *f, kd_task *t, int node)
     t->result = node;
 }
 
+static bool same_shape(const kd_node *a, const kd_node *b)
+{
+    return a->h == b->h && a->w == b->w && a->c == b->c;
+}
+
 /* convolution + batch norm + residual, each only when nobody else reads what is in between. */
 static void fuse_inference_conv(fusing *f, kd_plan *p, kd_task *t)
 {
@@ -60,7 +75,10 @@ static void fuse_inference_conv(fusing *f, kd_plan *p, kd_task *t)
     if (next < 0 || g->nodes[next].op != KD_OP_ADD)
         return;
     const int *in = g->nodes[next].in;
-    const int other = f->value[in[0] == t->result ? in[1] : in[0]];
+    const int other_node = in[0] == t->result ? in[1] : in[0];
+    if (!same_shape(&g->nodes[other_node], &g->nodes[t->result]))
+        return; /* broadcast */
+    const int other = f->value[other_node];
     /* Only a value that an earlier task gives can be added by this one. */
     if (other >= 0 && p->values[other].producer >= 0) {
         t->residual = other;
@@ -93,10 +111,9 @@ static void fuse_activation(fusing *f, const kd_plan *p, kd_task *t)
     absorb(f, t, next);
 }
 
-static int make_task(fusing *f, kd_plan *p, int n, kd_diag *diag)
+static void make_task(fusing *f, kd_plan *p, int n)
 {
     const kd_node *node = &f->g->nodes[n];
-    const kd_op_impl *op = kd_op_of(node->op);
     kd_task *t = &p->tasks[p->n_tasks];
     *t = (kd_task){.index = p->n_tasks,
                    .node = n,
@@ -105,36 +122,27 @@ static int make_task(fusing *f, kd_plan *p, int n, kd_diag *diag)
                    .residual = -1,
                    .bn = -1,
                    .act = f->later_act[n]};
-    bool wants_grad = node->weight >= 0;
+    bool wants_grad = node->weight >= 0 && node->op != KD_OP_CONST;
     for (int k = 0; k < inputs_of(node); k++) {
         t->in[k] = f->value[node->in[k]];
         kd_value *in = &p->values[t->in[k]];
         in->last_use = t->index;
         wants_grad = wants_grad || in->wants_grad;
     }
-    const int rc = op->check(f->g, node, diag);
-    if (rc)
-        return rc;
     if (node->op == KD_OP_CONV && !p->training)
         fuse_inference_conv(f, p, t);
     if (node->op != KD_OP_INPUT && !is_activation(f, n))
         fuse_activation(f, p, t);
-    if (t->bn >= 0) {
-        const int bn_rc = kd_op_batch_norm.check(f->g, &f->g->nodes[t->bn], diag);
-        if (bn_rc)
-            return bn_rc;
-    }
     if (t->residual >= 0)
         p->values[t->residual].last_use = t->index;
     f->value[t->result] = t->result;
     p->values[t->result].producer = t->index;
     p->values[t->result].wants_grad = wants_grad;
     p->n_tasks++;
-    return 0;
 }
 
-/* Marks what the output needs and counts readers. A graph may come from a file: edges are checked
- * here once for everything after. */
+/* Marks what the output needs and counts readers. A graph may come from a file: edges and shapes
+ * are checked here once for everything after. */
 static int survey(fusing *f, kd_diag *diag)
 {
     const kd_graph *g = f->g;
@@ -155,6 +163,9 @@ static int survey(fusing *f, kd_diag *diag)
             if (params[i] >= g->n_params)
                 return kd_fail(diag, -KD_EINVAL, "Node '%s' has no parameter %d.", node->name,
                                params[i]);
+        const int rc = kd_op_of(node->op)->check(g, node, diag);
+        if (rc)
+            return rc;
     }
     f->needed[g->output] = true;
     for (int n = g->n_nodes - 1; n >= 0; n--) {
@@ -195,7 +206,7 @@ static int make_tasks(kd_plan *p, kd_diag *diag)
         rc = survey(&f, diag);
     for (int i = 0; !rc && i < p->graph->n_nodes; i++)
         if (f.needed[i] && !f.absorbed[i])
-            rc = make_task(&f, p, i, diag);
+            make_task(&f, p, i);
     free(f.needed);
     free(f.uses);
     free(f.user);
@@ -356,7 +367,9 @@ int kd_plan_new(const kd_graph *graph, int batch, enum kd_plan_use use, kd_plan 
     p->batch = batch;
     p->n = p->training ? batch : 1;
     p->clock = p->staging = -1;
-    int rc = kd_onednn(dnnl_engine_create(&p->engine, dnnl_cpu, 0), "engine", diag);
+    p->noise.keys = calloc((size_t)batch, sizeof *p->noise.keys);
+    int rc = p->noise.keys ? kd_onednn(dnnl_engine_create(&p->engine, dnnl_cpu, 0), "engine", diag)
+                           : kd_fail(diag, -KD_ENOMEM, "Out of memory for a plan.");
     if (!rc)
         rc = kd_onednn(dnnl_stream_create(&p->stream, p->engine, dnnl_stream_default_flags),
                        "stream", diag);
@@ -400,8 +413,19 @@ void kd_plan_free(kd_plan *p)
     free(p->blocks);
     free(p->tasks);
     free(p->values);
+    free(p->noise.keys);
     free(p->arena);
     free(p);
+}
+
+void kd_plan_noise(kd_plan *p, uint64_t seed, uint64_t step, const uint32_t *keys)
+{
+    if (!p->training)
+        return;
+    p->noise.seed = seed;
+    p->noise.step = step;
+    p->noise.named = true;
+    memcpy(p->noise.keys, keys, (size_t)p->batch * sizeof *keys);
 }
 
 static int check_thread(kd_diag *diag)

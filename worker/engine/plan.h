@@ -23,7 +23,13 @@ void kd_plan_free(kd_plan *p); /* NULL allowed */
 /* Packs (and for infer folds) the weights of vector [graph->vector_len], which may be changed or
  * freed afterwards. */
 int kd_plan_load(kd_plan *p, const float *vector, kd_diag *diag) KD_MUST_CHECK;
-/* input [batch,h,w,c] float32 NHWC, already preprocessed; logits [batch, classes], overwritten. */
+/* Names the random numbers of DROPOUT and DROP_PATH for the forwards from now on: keys [batch], one
+ * an image, copied. Value i (in channel-height-width order; the only one with DROP_PATH) of node n
+ * in the image with key k is number i of the stream (seed, KD_RNG_DROPOUT, step, n << 32 | k): kept
+ * if it is not below the rate. Never called, or in an infer plan: everything is kept as it is. */
+void kd_plan_noise(kd_plan *p, uint64_t seed, uint64_t step, const uint32_t *keys);
+/* input [batch,h,w,c] float32 NHWC, already preprocessed; logits [batch, classes], overwritten. An
+ * output that is no vector leaves as [batch,c,h,w] and its gradient enters so. */
 int kd_plan_forward(kd_plan *p, const float *input, float *logits, kd_diag *diag) KD_MUST_CHECK;
 /* After a forward of a train plan. d_logits [batch, classes]. gradient [vector_len] is overwritten:
  * trained elements with dL/dw; statistics with stat_weight times the batch's statistic (mean, and

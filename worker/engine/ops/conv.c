@@ -22,7 +22,7 @@ typedef struct {
 } state;
 
 typedef struct {
-    dnnl_dims_t stride, pad_before, pad_after;
+    dnnl_dims_t stride, dilate, pad_before, pad_after;
     dnnl_memory_desc_t weights_any, weights_plain, bias;
     bool has_bias;
 } geometry;
@@ -31,12 +31,14 @@ static geometry geometry_of(const kd_plan *p, const kd_task *t)
 {
     const kd_node *node = &p->graph->nodes[t->node], *from = &p->graph->nodes[t->in[0]];
     const int g = node->groups;
-    geometry o = {.stride = {node->stride, node->stride},
+    geometry o = {.stride = {node->stride_h, node->stride_w},
+                  .dilate = {node->kernel_h > 1 ? node->dilation_h - 1 : 0,
+                             node->kernel_w > 1 ? node->dilation_w - 1 : 0},
                   .pad_before = {node->pad[0], node->pad[1]},
                   .pad_after = {node->pad[2], node->pad[3]},
                   .has_bias = node->bias >= 0 || t->bn >= 0};
-    const dnnl_dims_t plain = {node->c, from->c, node->kernel, node->kernel};
-    const dnnl_dims_t grouped = {g, node->c / g, from->c / g, node->kernel, node->kernel};
+    const dnnl_dims_t plain = {node->c, from->c, node->kernel_h, node->kernel_w};
+    const dnnl_dims_t grouped = {g, node->c / g, from->c / g, node->kernel_h, node->kernel_w};
     const dnnl_dims_t channels = {node->c};
     const int ndims = g > 1 ? 5 : 4;
     const int64_t *dims = g > 1 ? grouped : plain;
@@ -48,28 +50,41 @@ static geometry geometry_of(const kd_plan *p, const kd_task *t)
     return o;
 }
 
+static bool has_weights(const kd_graph *g, const kd_node *node, int in_channels)
+{
+    size_t count = (size_t)node->c;
+    return kd_mul_size(count, (size_t)(in_channels / node->groups), &count) &&
+           kd_mul_size(count, (size_t)node->kernel_h, &count) &&
+           kd_mul_size(count, (size_t)node->kernel_w, &count) &&
+           g->params[node->weight].count == count &&
+           (node->bias < 0 || g->params[node->bias].count == (size_t)node->c);
+}
+
 static int check(const kd_graph *g, const kd_node *node, kd_diag *diag)
 {
     const kd_node *in = &g->nodes[node->in[0]];
-    const int k = node->kernel, s = node->stride;
-    bool fits = k >= 1 && s >= 1 && node->groups >= 1 && in->c % node->groups == 0 &&
-                node->c % node->groups == 0 && node->weight >= 0;
-    for (int i = 0; i < 4; i++)
-        fits = fits && node->pad[i] >= 0 && node->pad[i] < k;
+    const int64_t kh = node->kernel_h, kw = node->kernel_w;
+    bool fits = kh >= 1 && kw >= 1 && node->stride_h >= 1 && node->stride_w >= 1 &&
+                node->dilation_h >= 1 && node->dilation_w >= 1 && node->groups >= 1 &&
+                in->c % node->groups == 0 && node->c % node->groups == 0 && node->weight >= 0;
     if (fits) {
-        const int h = in->h + node->pad[0] + node->pad[2] - k;
-        const int w = in->w + node->pad[1] + node->pad[3] - k;
-        fits = h >= 0 && w >= 0 && node->h == h / s + 1 && node->w == w / s + 1 &&
-               g->params[node->weight].count ==
-                   (size_t)node->c * (size_t)(in->c / node->groups) * (size_t)k * (size_t)k &&
-               (node->bias < 0 || g->params[node->bias].count == (size_t)node->c);
+        const int64_t high = (kh - 1) * node->dilation_h + 1,
+                      wide = (kw - 1) * node->dilation_w + 1;
+        for (int i = 0; i < 4; i++)
+            fits = fits && node->pad[i] >= 0 && node->pad[i] < (i % 2 ? wide : high);
+        const int64_t h = in->h + (int64_t)node->pad[0] + node->pad[2] - high;
+        const int64_t w = in->w + (int64_t)node->pad[1] + node->pad[3] - wide;
+        fits = fits && h >= 0 && w >= 0 && node->h == h / node->stride_h + 1 &&
+               node->w == w / node->stride_w + 1 && has_weights(g, node, in->c);
     }
     if (!fits)
         return kd_fail(diag, -KD_EINVAL,
-                       "Convolution '%s' (%dx%d, stride %d, groups %d, padding %d,%d,%d,%d) of "
-                       "[%d,%d,%d] cannot give [%d,%d,%d] or has parameters of another size.",
-                       node->name, k, k, s, node->groups, node->pad[0], node->pad[1], node->pad[2],
-                       node->pad[3], in->h, in->w, in->c, node->h, node->w, node->c);
+                       "Convolution '%s' (%dx%d, stride %dx%d, dilation %dx%d, groups %d, padding "
+                       "%d,%d,%d,%d) "
+                       "of [%d,%d,%d] cannot give [%d,%d,%d] or has parameters of another size.",
+                       node->name, node->kernel_h, node->kernel_w, node->stride_h, node->stride_w,
+                       node->dilation_h, node->dilation_w, node->groups, node->pad[0], node->pad[1],
+                       node->pad[2], node->pad[3], in->h, in->w, in->c, node->h, node->w, node->c);
     return 0;
 }
 
@@ -99,11 +114,11 @@ static int forward_desc(kd_plan *p, const kd_task *t, const dnnl_memory_desc_t *
     int rc = post_ops(t, &post, diag);
     dnnl_convolution_desc_t desc;
     if (!rc)
-        rc = kd_onednn(dnnl_convolution_forward_desc_init(
+        rc = kd_onednn(dnnl_dilated_convolution_forward_desc_init(
                            &desc, p->training ? dnnl_forward_training : dnnl_forward_inference,
                            dnnl_convolution_direct, src, &geo.weights_any,
-                           geo.has_bias ? &geo.bias : NULL, dst, geo.stride, geo.pad_before,
-                           geo.pad_after),
+                           geo.has_bias ? &geo.bias : NULL, dst, geo.stride, geo.dilate,
+                           geo.pad_before, geo.pad_after),
                        "convolution", diag);
     if (!rc)
         rc = kd_plan_desc_try(p, &desc, post, NULL, out, diag);
@@ -230,14 +245,13 @@ static int choose_backward(kd_plan *p, const kd_task *t, const geometry *geo, bo
         dnnl_convolution_desc_t desc;
         dnnl_primitive_desc_t pd = NULL;
         const dnnl_status_t status =
-            of_weights
-                ? dnnl_convolution_backward_weights_desc_init(
-                      &desc, dnnl_convolution_direct, &x, &geo->weights_any,
-                      geo->has_bias ? &geo->bias : NULL, &y, geo->stride, geo->pad_before,
-                      geo->pad_after)
-                : dnnl_convolution_backward_data_desc_init(&desc, dnnl_convolution_direct, &x,
-                                                           &geo->weights_any, &y, geo->stride,
-                                                           geo->pad_before, geo->pad_after);
+            of_weights ? dnnl_dilated_convolution_backward_weights_desc_init(
+                             &desc, dnnl_convolution_direct, &x, &geo->weights_any,
+                             geo->has_bias ? &geo->bias : NULL, &y, geo->stride, geo->dilate,
+                             geo->pad_before, geo->pad_after)
+                       : dnnl_dilated_convolution_backward_data_desc_init(
+                             &desc, dnnl_convolution_direct, &x, &geo->weights_any, &y, geo->stride,
+                             geo->dilate, geo->pad_before, geo->pad_after);
         int rc = kd_onednn(status, "convolution's gradient", diag);
         if (!rc)
             rc = kd_plan_desc_try(p, &desc, NULL, hint, &pd, diag);

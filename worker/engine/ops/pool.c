@@ -6,18 +6,56 @@ typedef struct {
     kd_prim *forward, *backward;
 } state;
 
-static int check_max(const kd_graph *g, const kd_node *node, kd_diag *diag)
+typedef struct {
+    dnnl_dims_t kernel, stride, pad_before, pad_after;
+    dnnl_alg_kind_t alg;
+} geometry;
+
+static geometry geometry_of(const kd_graph *g, const kd_node *node)
 {
     const kd_node *in = &g->nodes[node->in[0]];
-    const int k = node->kernel;
-    if (k < 1 || k > in->h || k > in->w || node->h != in->h / k || node->w != in->w / k ||
-        node->c != in->c)
-        return kd_fail(diag, -KD_EINVAL, "Max pool '%s' of [%d,%d,%d] by %d gives [%d,%d,%d].",
-                       node->name, in->h, in->w, in->c, k, node->h, node->w, node->c);
+    if (node->op == KD_OP_GLOBAL_AVG_POOL)
+        return (geometry){.kernel = {in->h, in->w},
+                          .stride = {in->h, in->w},
+                          .alg = dnnl_pooling_avg_exclude_padding};
+    geometry o = {.kernel = {node->kernel_h, node->kernel_w},
+                  .stride = {node->stride_h, node->stride_w},
+                  .pad_before = {node->pad[0], node->pad[1]},
+                  .pad_after = {node->pad[2], node->pad[3]},
+                  .alg = dnnl_pooling_max};
+    if (node->op == KD_OP_AVG_POOL)
+        o.alg =
+            node->count_pad ? dnnl_pooling_avg_include_padding : dnnl_pooling_avg_exclude_padding;
+    return o;
+}
+
+static int check_windows(const kd_graph *g, const kd_node *node, kd_diag *diag)
+{
+    const kd_node *in = &g->nodes[node->in[0]];
+    bool fits = node->c == in->c && node->kernel_h >= 1 && node->kernel_w >= 1 &&
+                node->stride_h >= 1 && node->stride_w >= 1;
+    /* A padding smaller than the kernel leaves each window a value. */
+    for (int i = 0; i < 4; i++)
+        fits =
+            fits && node->pad[i] >= 0 && node->pad[i] < (i % 2 ? node->kernel_w : node->kernel_h);
+    if (fits) {
+        const int64_t h = in->h + (int64_t)node->pad[0] + node->pad[2] - node->kernel_h;
+        const int64_t w = in->w + (int64_t)node->pad[1] + node->pad[3] - node->kernel_w;
+        fits = h >= 0 && w >= 0 && node->h == h / node->stride_h + 1 &&
+               node->w == w / node->stride_w + 1;
+    }
+    if (!fits)
+        return kd_fail(diag, -KD_EINVAL,
+                       "%s pool '%s' of [%d,%d,%d] by %dx%d, stride %dx%d, padding %d,%d,%d,%d, "
+                       "gives [%d,%d,%d].",
+                       node->op == KD_OP_MAX_POOL ? "Max" : "Average", node->name, in->h, in->w,
+                       in->c, node->kernel_h, node->kernel_w, node->stride_h, node->stride_w,
+                       node->pad[0], node->pad[1], node->pad[2], node->pad[3], node->h, node->w,
+                       node->c);
     return 0;
 }
 
-static int check_average(const kd_graph *g, const kd_node *node, kd_diag *diag)
+static int check_global(const kd_graph *g, const kd_node *node, kd_diag *diag)
 {
     const kd_node *in = &g->nodes[node->in[0]];
     if (node->h != 1 || node->w != 1 || node->c != in->c)
@@ -26,18 +64,17 @@ static int check_average(const kd_graph *g, const kd_node *node, kd_diag *diag)
     return 0;
 }
 
-static int prepare_backward(kd_plan *p, kd_task *t, state *s, dnnl_alg_kind_t alg,
-                            const dnnl_dims_t kernel, dnnl_primitive_desc_t hint,
-                            dnnl_memory_t workspace, kd_diag *diag)
+static int prepare_backward(kd_plan *p, kd_task *t, state *s, const geometry *geo,
+                            dnnl_primitive_desc_t hint, dnnl_memory_t workspace, kd_diag *diag)
 {
-    static const dnnl_dims_t no_pad = {0, 0};
     const int back = kd_tick_backward(p, t);
     const kd_value *in = &p->values[t->in[0]], *v = &p->values[t->result];
     dnnl_pooling_desc_t desc;
     dnnl_primitive_desc_t pd = NULL;
-    int rc = kd_onednn(dnnl_pooling_backward_desc_init(&desc, alg, &in->md, &v->md, kernel, kernel,
-                                                       no_pad, no_pad),
-                       "pooling's gradient", diag);
+    int rc =
+        kd_onednn(dnnl_pooling_backward_desc_init(&desc, geo->alg, &in->md, &v->md, geo->stride,
+                                                  geo->kernel, geo->pad_before, geo->pad_after),
+                  "pooling's gradient", diag);
     if (!rc)
         rc = kd_plan_desc_create(p, &desc, NULL, hint, &pd, diag);
     if (rc)
@@ -55,15 +92,12 @@ static int prepare_backward(kd_plan *p, kd_task *t, state *s, dnnl_alg_kind_t al
 
 static int prepare(kd_plan *p, kd_task *t, kd_diag *diag)
 {
-    static const dnnl_dims_t no_pad = {0, 0};
     state *s = t->state = kd_plan_alloc(p, sizeof *s);
     if (!s)
         return kd_fail(diag, -KD_ENOMEM, "Out of memory for a pooling.");
-    const kd_node *node = &p->graph->nodes[t->node], *from = &p->graph->nodes[t->in[0]];
+    const kd_node *node = &p->graph->nodes[t->node];
     const kd_value *in = &p->values[t->in[0]];
-    const bool max = node->op == KD_OP_MAX_POOL;
-    const dnnl_alg_kind_t alg = max ? dnnl_pooling_max : dnnl_pooling_avg_exclude_padding;
-    const dnnl_dims_t kernel = {max ? node->kernel : from->h, max ? node->kernel : from->w};
+    const geometry geo = geometry_of(p->graph, node);
     const int tick = kd_tick_forward(t), back = kd_tick_backward(p, t);
     const bool learns = p->training && t->d_in[0];
     const dnnl_memory_desc_t any = kd_plan_desc(p, node->c, node->h, node->w, dnnl_format_tag_any);
@@ -71,8 +105,8 @@ static int prepare(kd_plan *p, kd_task *t, kd_diag *diag)
     dnnl_primitive_desc_t pd = NULL;
     dnnl_memory_t workspace = NULL;
     int rc = kd_onednn(dnnl_pooling_forward_desc_init(
-                           &desc, learns ? dnnl_forward_training : dnnl_forward_inference, alg,
-                           &in->md, &any, kernel, kernel, no_pad, no_pad),
+                           &desc, learns ? dnnl_forward_training : dnnl_forward_inference, geo.alg,
+                           &in->md, &any, geo.stride, geo.kernel, geo.pad_before, geo.pad_after),
                        "pooling", diag);
     if (!rc)
         rc = kd_plan_desc_create(p, &desc, NULL, NULL, &pd, diag);
@@ -85,7 +119,7 @@ static int prepare(kd_plan *p, kd_task *t, kd_diag *diag)
     if (!rc) {
         kd_prim_arg(s->forward, DNNL_ARG_SRC, in->mem);
         kd_prim_arg(s->forward, DNNL_ARG_DST, p->values[t->result].mem);
-        if (learns && max) {
+        if (learns && geo.alg == dnnl_pooling_max) {
             const dnnl_memory_desc_t ws = kd_desc_query(pd, dnnl_query_workspace_md);
             rc = kd_plan_new_memory(p, &ws, tick, back, &workspace, NULL, diag);
             if (!rc)
@@ -93,7 +127,7 @@ static int prepare(kd_plan *p, kd_task *t, kd_diag *diag)
         }
     }
     if (!rc && learns)
-        rc = prepare_backward(p, t, s, alg, kernel, pd, workspace, diag);
+        rc = prepare_backward(p, t, s, &geo, pd, workspace, diag);
     dnnl_primitive_desc_destroy(pd);
     return rc;
 }
@@ -111,6 +145,7 @@ static int backward(kd_plan *p, const kd_task *t, float stat_weight, float *grad
     return kd_prim_run(p, s->backward, diag);
 }
 
-const kd_op_impl kd_op_max_pool = {"max pool", check_max, prepare, NULL, forward, backward};
+const kd_op_impl kd_op_max_pool = {"max pool", check_windows, prepare, NULL, forward, backward};
+const kd_op_impl kd_op_avg_pool = {"average pool", check_windows, prepare, NULL, forward, backward};
 const kd_op_impl kd_op_global_avg_pool = {
-    "global average pool", check_average, prepare, NULL, forward, backward};
+    "global average pool", check_global, prepare, NULL, forward, backward};
