@@ -167,6 +167,9 @@ void kd_graph_init(const kd_graph *g, uint64_t seed, float *vector)
         case KD_INIT_TORCH_UNIFORM:
             bound = 1 / sqrt(fan_in);
             break;
+        case KD_INIT_UNIFORM_OUT:
+            bound = 1 / sqrt(fan_out);
+            break;
         }
         for (size_t k = 0; k < p->count; k++)
             w[k] = sd > 0 ? (float)(sd * kd_rng_normal(&r))

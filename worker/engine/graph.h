@@ -61,7 +61,8 @@ enum kd_param_init {
     KD_INIT_GLOROT_UNIFORM,
     KD_INIT_TORCH_UNIFORM,
     KD_INIT_HE_NORMAL_OUT,
-    KD_INIT_NORMAL_001
+    KD_INIT_NORMAL_001,
+    KD_INIT_UNIFORM_OUT
 };
 
 typedef struct kd_param {
@@ -178,9 +179,9 @@ const kd_param *kd_graph_param(const kd_graph *g, const char *name); /* NULL if 
 /* Initial vector from the counter generator: value i of a parameter depends on (seed, its name, i).
  * Running variance starts at 1. He normal: std sqrt(2/fan_in), HE_NORMAL_OUT sqrt(2/fan_out) (He et
  * al. 2015, eq. 10 and 14); NORMAL_001: std 0.01; Glorot uniform: bound sqrt(6/(fan_in+fan_out));
- * torch uniform: 1/sqrt(fan_in). Fans as torch.nn.init counts them: grouped weights
- * [out,in/groups,k,k] have fan_in in/groups*k*k and fan_out out*k*k. vector [vector_len] is
- * overwritten. */
+ * torch uniform: 1/sqrt(fan_in), UNIFORM_OUT: 1/sqrt(fan_out). Fans as torch.nn.init counts them:
+ * grouped weights [out,in/groups,k,k] have fan_in in/groups*k*k and fan_out out*k*k. vector
+ * [vector_len] is overwritten. */
 void kd_graph_init(const kd_graph *g, uint64_t seed, float *vector);
 /* Multiply-adds of one forward image: those of convolutions and dense layers, as everybody counts
  * them; the others have none that would show. */

@@ -12,5 +12,5 @@ int kd_mlp(const kd_model_config *cfg, kd_graph *g)
         x = kd_graph_relu(g, kd_graph_dense(g, x, name, cfg->hidden[i], false, init));
     }
     snprintf(name, sizeof name, "fc%d", cfg->n_hidden + 1);
-    return kd_graph_dense(g, x, name, cfg->classes, true, init);
+    return kd_zoo_head(cfg, g, x, name, init);
 }

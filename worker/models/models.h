@@ -1,35 +1,65 @@
 /* Networks by name, and weights from safetensors.
  *
- *   shallow_cnn   the report's student: 3x3 conv 64 valid, ReLU, 4x4 max-pool, 3x3 conv 128
- *                 valid, ReLU, global average pool, dense 512, ReLU, dense classes
- *                 (144,261 parameters at 5)
- *   mlp           flatten, dense+ReLU for each hidden size, dense classes
- *   mobilenet_v2  Sandler et al. 2018, any width; channel rounding and names as torchvision;
- *                 padding tf = "SAME" (stride-2 layers pad an even side at its end only), torch =
- *                 symmetric; batch-norm eps 1e-3 with tf, 1e-5 with torch
+ *   shallow_cnn       the report's student: 3x3 conv 64 valid, ReLU, 4x4 max-pool, 3x3 conv 128
+ *                     valid, ReLU, global average pool, dense 512, ReLU, dense classes
+ *                     (144,261 parameters at 5)
+ *   shallow_cnn_deep  its deeper variant: after conv 128 another 4x4 max-pool and 3x3 conv 256
+ *                     valid, ReLU (504,965 parameters at 5)
+ *   cheap_cnn         depthwise separable, strided early, any width: an eleventh of MobileNetV2's
+ *                     multiply-adds (158,757 parameters at 5)
+ *   lenet             LeNet-5 with ReLU and max-pools, from 12 pixels on (61,706 parameters for 28
+ *                     or 32 grey pixels and 10 classes)
+ *   mlp               flatten, dense+ReLU for each hidden size, dense classes
+ *   mobilenet_v2      Sandler et al. 2018, any width; channel rounding and names as torchvision
+ *   efficientnet_b0   Tan and Le 2019, names as torchvision; drop_path as torchvision's
+ *                     stochastic_depth_prob
+ *   resnet18, resnet34, resnet50
+ *                     He et al. 2016, names as torchvision, with its stride in the 3x3 layer
+ *                     (v1.5); drop_path on the residual branches (Huang et al. 2016)
+ *   layers            the given list and a dense layer of the classes
+ *
+ * mobilenet_v2 and efficientnet_b0 exist in two kinds: padding tf = "SAME" (stride-2 layers pad an
+ * even side at its end only) and batch-norm eps 1e-3, padding torch = symmetric and 1e-5. The
+ * others pad symmetrically; in `layers` the eps follows pad_tf.
  *
  * Threads: reentrant. */
 #ifndef KD_MODELS_H
 #define KD_MODELS_H
 
 #include "engine/graph.h"
+#include "job/job.h"
 
 typedef struct kd_model_config {
     const char *model;
-    double width;
+    double width; /* mobilenet_v2, cheap_cnn */
     const int *hidden;
     int n_hidden;
+    const kd_layer_spec *layers; /* 1..KD_MAX_LAYERS with model layers */
+    int n_layers;
     bool pad_tf;
-    int size;     /* input height and width */
-    int channels; /* 3, or 1 for grey sets */
+    int size;         /* input height and width */
+    int channels;     /* 3, or 1 for grey sets */
+    double dropout;   /* before the head, [0,1); 0 = no such node */
+    double drop_path; /* efficientnet_b0, resnet*: block i of n is left out of an image's forward
+                         with probability drop_path * i / n, [0,1) */
     int classes;
 } kd_model_config;
 
-/* Names of parameters: conv1, conv2, fc1, fc2 (shallow_cnn); fc1 ... fcN (mlp); torchvision's
- * (mobilenet_v2). The last dense layer is the head. Start values: Glorot uniform, zero biases
- * (Keras's defaults, as the report used); mobilenet_v2 He normal by fan_out and a head of N(0,
- * 0.01) (torchvision's). -KD_EINVAL with a sentence for what cannot be built. */
+/* Names of parameters: conv1, conv2, ..., fc1, fc2 (shallow_cnn, shallow_cnn_deep, lenet); stem,
+ * blocks.N, classifier (cheap_cnn); fc1 ... fcN (mlp); layers.N, head (layers); torchvision's (the
+ * others). The last dense layer is the head, and dropout changes no name.
+ *
+ * Start values: Glorot uniform and zero biases (Keras's defaults) for shallow_cnn, lenet and mlp;
+ * He normal by fan_in for the convolutions of shallow_cnn_deep (as the report's notebook has it),
+ * cheap_cnn and layers; torchvision's for its networks: He normal by fan_out, and a head of N(0,
+ * 0.01) (mobilenet_v2), uniform within 1/sqrt(classes) (efficientnet_b0) or 1/sqrt(features), bias
+ * too (resnet*). -KD_EINVAL with a sentence for what cannot be built. */
 int kd_model_build(const kd_model_config *cfg, kd_graph **out, kd_diag *diag) KD_MUST_CHECK;
+/* Whether a network exists in both kinds of padding, so that weights must be of the right one. */
+bool kd_model_has_padding(const char *model);
+
+/* ---- weights */
+
 /* Copies tensors by name from safetensors bytes into vector (initialised before). When the file's
  * head is for another number of classes, all of the head keeps its initial values and *out_new_head
  * is true, else false. Any other missing or wrongly shaped tensor is refused with both shapes, as
@@ -37,6 +67,28 @@ int kd_model_build(const kd_model_config *cfg, kd_graph **out, kd_diag *diag) KD
  * passed over. `name` is for messages. Errors: -KD_EDATA, -KD_ELIMIT. */
 int kd_model_load(const kd_graph *g, const void *file, size_t len, const char *name, float *vector,
                   bool *out_new_head, kd_diag *diag) KD_MUST_CHECK;
+/* What a file says of itself in its __metadata__; docs/weights.md says how it gets there. */
+typedef struct kd_model_file_info {
+    bool has_padding, pad_tf; /* "padding": tf | torch */
+    bool has_preprocess;      /* "preprocess": unit | symmetric | imagenet */
+    enum kd_preprocess preprocess;
+    double label_smoothing; /* "label_smoothing": [0,1) that it was trained with; 0 = not named */
+    int size;               /* "size": pixels a side, 1..4096; 0 = not named */
+    char **classes;         /* "classes": names with commas between them; NULL = not named */
+    int n_classes;
+} kd_model_file_info;
+
+/* Reads them; on success the caller clears *out. A value of none of these kinds is refused:
+ * -KD_EDATA with the value and what was expected, -KD_ELIMIT. */
+int kd_model_file_info_read(const void *file, size_t len, const char *name, kd_model_file_info *out,
+                            kd_diag *diag) KD_MUST_CHECK;
+void kd_model_file_info_clear(kd_model_file_info *info);
+/* Refuses to put a file's weights into a network of the other padding (where the network has two)
+ * or behind another preprocessing: shapes would fit, and the answers be quietly wrong. -KD_EINVAL
+ * says which key to set. What the file does not name is not checked. */
+int kd_model_file_info_check(const kd_model_file_info *info, const char *name, const char *model,
+                             bool pad_tf, enum kd_preprocess preprocess,
+                             kd_diag *diag) KD_MUST_CHECK;
 /* JSON table of the vector: [{"name","shape","offset","trained"}...]; caller frees. NULL when
  * memory is out. */
 char *kd_model_table(const kd_graph *g);
