@@ -146,6 +146,12 @@ static size_t count_in_state(const kd_core *c, kd_job_id job, enum member_state 
     return n;
 }
 
+/* What the job's next stage waits for, "" if it may run. */
+static const char *held(const struct job *j)
+{
+    return j->stage < j->n_stages ? j->stages[j->stage].s.held : "";
+}
+
 /* Slots and chunks bound how many members can have work at once. */
 static size_t most_members(const struct job *j)
 {
@@ -278,10 +284,15 @@ static void stage_done(kd_core *c, struct job *j, kd_actions *out)
     enter_stage(c, j, out);
 }
 
-static void enter_stage(kd_core *c, struct job *j, kd_actions *out)
+static void skip_done(struct job *j)
 {
     while (j->stage < j->n_stages && j->stages[j->stage].s.done)
         j->stage++;
+}
+
+static void enter_stage(kd_core *c, struct job *j, kd_actions *out)
+{
+    skip_done(j);
     j->first_ready = 0;
     if (j->stage == j->n_stages) {
         finish_job(c, j, KD_RUN_SUCCEEDED, "", out);
@@ -297,9 +308,14 @@ static void enter_stage(kd_core *c, struct job *j, kd_actions *out)
         set_state(j, KD_RUN_RUNNING, "", out);
         return;
     }
-    for (size_t i = 0; i < c->n_members; i++)
-        if (c->members[i].job == j->id)
+    for (size_t i = 0; i < c->n_members; i++) {
+        if (c->members[i].job != j->id)
+            continue;
+        if (held(j)[0])
+            release(&c->members[i], held(j), out);
+        else
             prepare(&c->members[i], j, out);
+    }
 }
 
 static void stage_check(kd_core *c, struct job *j, kd_actions *out)
@@ -340,7 +356,7 @@ static void try_begin(kd_core *c, struct job *j, kd_time_ms now, kd_actions *out
     if (j->state != KD_RUN_RUNNING || j->open || j->stage >= j->n_stages)
         return;
     struct stage *st = &j->stages[j->stage];
-    if (st->s.kind == KD_CORE_EXPORT)
+    if (st->s.kind == KD_CORE_EXPORT || st->s.held[0])
         return;
     size_t ready = count_members(c, j->id, READY), preparing = count_in_state(c, j->id, PREPARING);
     size_t need = st->s.kind == KD_CORE_MEASURE ? 1 : j->min_workers;
@@ -392,6 +408,10 @@ static void schedule(kd_core *c, kd_actions *out)
         bool needs_workers = j->stage < j->n_stages && j->stages[j->stage].s.kind != KD_CORE_EXPORT;
         if (j->state == KD_RUN_RUNNING && !needs_workers)
             continue;
+        if (held(j)[0]) {
+            set_state(j, j->state, held(j), out);
+            continue;
+        }
         size_t have = count_members(c, j->id, PREPARING), idle = 0, fit = 0;
         for (size_t i = 0; i < c->n_members; i++) {
             const struct member *m = &c->members[i];
@@ -445,10 +465,36 @@ static void on_submit(kd_core *c, const kd_core_job_setup *setup, kd_actions *ou
                       .n_stages = setup->n_stages};
     for (uint32_t i = 0; i < setup->n_stages; i++)
         j->stages[i].s = setup->stages[i];
+    skip_done(j);
     if (setup->started) {
         j->state = KD_RUN_RUNNING;
         enter_stage(c, j, out);
     }
+}
+
+static void on_hold(struct job *j, uint32_t stage, const char *text, kd_actions *out)
+{
+    if (j->state >= KD_RUN_SUCCEEDED || stage >= j->n_stages || j->stages[stage].s.done)
+        return;
+    /* A stage that runs makes the thing itself. */
+    bool begun = stage == j->stage && j->state == KD_RUN_RUNNING && !j->stages[stage].s.held[0];
+    if (begun && text[0])
+        return;
+    snprintf(j->stages[stage].s.held, sizeof j->stages[stage].s.held, "%s", text);
+    if (stage == j->stage && !text[0])
+        set_state(j, j->state, "", out);
+}
+
+static void on_taken(kd_core *c, struct job *j, uint32_t stage, kd_actions *out)
+{
+    if (j->state >= KD_RUN_SUCCEEDED || stage >= j->n_stages || !j->stages[stage].s.held[0])
+        return;
+    j->stages[stage].s.held[0] = '\0';
+    j->stages[stage].s.done = true;
+    if (j->state == KD_RUN_RUNNING && stage == j->stage)
+        enter_stage(c, j, out);
+    else
+        skip_done(j);
 }
 
 /* The generation is over; its members are ready for the next one. */
@@ -620,6 +666,14 @@ void kd_core_handle(kd_core *c, const kd_event *ev, kd_time_ms now, kd_actions *
                 stage_done(c, j, out);
         }
         break;
+    case KD_EV_HOLD:
+        if (j)
+            on_hold(j, ev->stage, ev->text ? ev->text : "", out);
+        break;
+    case KD_EV_TAKEN:
+        if (j)
+            on_taken(c, j, ev->stage, out);
+        break;
     case KD_EV_TICK:
         break;
     }
@@ -665,6 +719,8 @@ const char *kd_core_check(const kd_core *c)
             return "an idle member has a job, or a busy one has none";
         if (m->job && (!j || j->state != KD_RUN_RUNNING))
             return "a member works for a job that does not run";
+        if (j && held(j)[0])
+            return "a member works for a job whose stage is held";
         if (m->job && refused(m, m->job))
             return "a member works for a job that refused it";
         if (j && m->state == WORKING && !j->open && j->stages[j->stage].s.kind == KD_CORE_TRAIN)

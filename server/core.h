@@ -12,6 +12,10 @@
  * Evaluated versions are always saved, so that a stage may end early at any of them: what was
  * computed past it is dropped.
  *
+ * A stage may be held: another job makes what it would make. A job whose next stage is held takes
+ * no workers and keeps nobody else from them; it goes on when the stage is taken over or held no
+ * more.
+ *
  * Threads: one. Memory: actions are plain data in a growing list that the caller reuses. */
 #ifndef KD_SERVER_CORE_H
 #define KD_SERVER_CORE_H
@@ -22,6 +26,7 @@
 
 #define KD_CORE_STAGES 16
 #define KD_CORE_TEXT 400
+#define KD_CORE_HELD 96
 
 typedef uint64_t kd_job_id;    /* 48 random bits, shown as 12 hex digits */
 typedef uint64_t kd_member_id; /* one control stream; never reused in a process */
@@ -54,6 +59,7 @@ typedef struct kd_core_stage_setup {
     uint64_t evaluated; /* newest version whose evaluation is stored, 0 = none */
     bool has_info;
     kd_core_stage_info info;
+    char held[KD_CORE_HELD]; /* what it waits for, for people; "" = it is not held */
 } kd_core_stage_setup;
 
 typedef struct kd_core_job_setup {
@@ -79,6 +85,8 @@ enum kd_event_kind {
     KD_EV_SAVED,     /* job, stage, version: checkpoint durable */
     KD_EV_EVALUATED, /* job, stage, version: all units in and stored; stop: it is the last one */
     KD_EV_EXPORTED,  /* job, stage; text: non-empty = failed */
+    KD_EV_HOLD, /* job, stage, text: what a stage that has not begun waits for; "" = it may begin */
+    KD_EV_TAKEN, /* job, stage: a held stage is done, as another job made it; stored already */
     KD_EV_TICK
 };
 

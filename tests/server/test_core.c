@@ -34,6 +34,8 @@ struct sim_job {
     uint64_t newest_begun;
     bool wanted_checkpoint;
     int rollbacks;
+    int leader; /* index of the job whose first stage this one takes over, -1 = none */
+    bool held, took;
 };
 
 struct sim {
@@ -172,14 +174,16 @@ static void feed(struct sim *s, const kd_event *ev)
             check_begin(s, &s->jobs[i]);
 }
 
-static void submit(struct sim *s, uint32_t min, uint32_t max, uint64_t epochs)
+static void follow(struct sim *s, uint32_t min, uint32_t max, uint64_t epochs, int leader)
 {
     struct sim_job *j = &s->jobs[s->n_jobs++];
     *j = (struct sim_job){.id = 0x100000000000u + (kd_job_id)s->n_jobs,
                           .version = 1,
                           .every = 3,
                           .min_workers = min,
-                          .max_workers = max};
+                          .max_workers = max,
+                          .leader = leader,
+                          .held = leader >= 0};
     for (int i = 0; i < KD_CORE_STAGES; i++)
         j->manifest[i] = 1;
     kd_core_job_setup setup = {.id = j->id, .min_workers = min, .max_workers = max, .n_stages = 4};
@@ -187,9 +191,38 @@ static void submit(struct sim *s, uint32_t min, uint32_t max, uint64_t epochs)
     setup.stages[1] = (kd_core_stage_setup){.kind = KD_CORE_TRAIN, .manifest = 1};
     setup.stages[2] = (kd_core_stage_setup){.kind = KD_CORE_MEASURE, .manifest = 1};
     setup.stages[3] = (kd_core_stage_setup){.kind = KD_CORE_EXPORT, .manifest = 1};
+    if (j->held)
+        snprintf(setup.stages[0].held, sizeof setup.stages[0].held, "waits for job %d", leader);
     s->info = (kd_core_stage_info){
         .last_version = 1 + 4 * epochs, .eval_steps = 4, .slots = SLOTS, .chunks = CHUNKS};
     feed(s, &(kd_event){.kind = KD_EV_SUBMIT, .setup = &setup});
+}
+
+static void submit(struct sim *s, uint32_t min, uint32_t max, uint64_t epochs)
+{
+    follow(s, min, max, epochs, -1);
+}
+
+/* What the sweep does: a stage that a leader has made is taken over, one that it never will is
+ * free. */
+static void share(struct sim *s)
+{
+    for (int i = 0; i < s->n_jobs; i++) {
+        struct sim_job *j = &s->jobs[i];
+        if (!j->held || j->state >= KD_RUN_SUCCEEDED)
+            continue;
+        const struct sim_job *leader = &s->jobs[j->leader];
+        kd_event ev = {.kind = KD_EV_HOLD, .job = j->id, .text = ""};
+        if (leader->stage > 0 || leader->state == KD_RUN_SUCCEEDED) {
+            ev.kind = KD_EV_TAKEN;
+            j->stage = 1;
+            j->took = true;
+        } else if (leader->state < KD_RUN_SUCCEEDED) {
+            continue;
+        }
+        j->held = false;
+        feed(s, &ev);
+    }
 }
 
 static void join(struct sim *s)
@@ -233,6 +266,7 @@ static void restart(struct sim *s)
                                    .started = j->state == KD_RUN_RUNNING};
         static const enum kd_core_stage_kind kinds[] = {KD_CORE_TRAIN, KD_CORE_TRAIN,
                                                         KD_CORE_MEASURE, KD_CORE_EXPORT};
+        j->held = j->leader >= 0 && j->stage == 0;
         for (uint32_t k = 0; k < 4; k++)
             setup.stages[k] = (kd_core_stage_setup){.kind = kinds[k],
                                                     .done = k < j->stage,
@@ -240,8 +274,13 @@ static void restart(struct sim *s)
                                                     .evaluated = j->stored_evaluation[k],
                                                     .has_info = k < j->stage || j->manifest[k] > 1,
                                                     .info = s->info};
+        if (j->held && j->manifest[0] == 1)
+            snprintf(setup.stages[0].held, sizeof setup.stages[0].held, "waits");
+        else
+            j->held = false; /* it had begun the stage itself */
         feed(s, &(kd_event){.kind = KD_EV_SUBMIT, .setup = &setup});
     }
+    share(s);
 }
 
 /* One thing that a real worker or exchange might do next. */
@@ -308,6 +347,7 @@ static void run_until_over(struct sim *s, int limit)
             return;
         s->now += 100;
         act(s);
+        share(s);
         if (i % 16 == 0)
             feed(s, &(kd_event){.kind = KD_EV_TICK});
     }
@@ -422,17 +462,112 @@ static void test_core_problem_of_the_job_fails_it(void **state)
     kd_core_free(s.core);
 }
 
+static const char *reason_of(const struct sim *s, int job)
+{
+    static kd_core_view v;
+    assert_true(kd_core_job_view(s->core, s->jobs[job].id, &v));
+    return v.reason;
+}
+
+static void test_core_held_stage_waits_and_is_taken(void **state)
+{
+    (void)state;
+    struct sim s;
+    start(&s, 7);
+    submit(&s, 1, 1, 1);
+    follow(&s, 1, 1, 1, 0);
+    submit(&s, 1, 1, 1); /* behind the one that waits, and not kept by it */
+    join(&s);
+    join(&s);
+    assert_int_equal(s.jobs[0].state, KD_RUN_RUNNING);
+    assert_int_equal(s.jobs[1].state, KD_RUN_QUEUED);
+    assert_string_equal(reason_of(&s, 1), "waits for job 0");
+    assert_int_equal(s.jobs[2].state, KD_RUN_RUNNING);
+    while (s.jobs[0].stage == 0) {
+        s.now += 100;
+        act(&s);
+        assert_int_equal(s.jobs[1].state, KD_RUN_QUEUED);
+    }
+    join(&s);
+    assert_int_equal(s.members[2].job, 0); /* idle: nobody has work for it yet */
+    share(&s);
+    assert_true(s.jobs[1].took);
+    assert_int_equal(s.jobs[1].state, KD_RUN_RUNNING);
+    assert_int_equal(s.members[2].job, s.jobs[1].id);
+    assert_int_equal(s.members[2].stage, 1); /* the first stage is not run again */
+    run_until_over(&s, 9000);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(s.jobs[i].state, KD_RUN_SUCCEEDED);
+    kd_core_free(s.core);
+}
+
+static void test_core_held_stage_runs_when_it_is_held_no_more(void **state)
+{
+    (void)state;
+    struct sim s;
+    start(&s, 8);
+    submit(&s, 1, 1, 1);
+    follow(&s, 1, 1, 1, 0);
+    join(&s);
+    feed(&s, &(kd_event){.kind = KD_EV_HOLD, .job = s.jobs[1].id, .text = "waits for another"});
+    assert_string_equal(reason_of(&s, 1), "waits for another");
+    feed(&s, &(kd_event){.kind = KD_EV_CANCEL, .job = s.jobs[0].id});
+    assert_int_equal(s.members[0].job, 0);
+    share(&s);
+    assert_false(s.jobs[1].took);
+    assert_int_equal(s.members[0].job, s.jobs[1].id);
+    assert_int_equal(s.members[0].stage, 0);
+    assert_string_equal(reason_of(&s, 1), "");
+    /* What runs is not stopped by a late wish to hold it, nor is it another's to make. */
+    feed(&s, &(kd_event){.kind = KD_EV_HOLD, .job = s.jobs[1].id, .text = "waits"});
+    feed(&s, &(kd_event){.kind = KD_EV_TAKEN, .job = s.jobs[1].id});
+    assert_int_equal(s.members[0].job, s.jobs[1].id);
+    assert_int_equal(s.jobs[1].stage, 0);
+    run_until_over(&s, 5000);
+    assert_int_equal(s.jobs[1].state, KD_RUN_SUCCEEDED);
+    kd_core_free(s.core);
+}
+
+static void test_core_running_job_gives_its_workers_up_at_a_held_stage(void **state)
+{
+    (void)state;
+    struct sim s;
+    start(&s, 9);
+    submit(&s, 1, 1, 1);
+    join(&s);
+    feed(&s, &(kd_event){
+                 .kind = KD_EV_HOLD, .job = s.jobs[0].id, .stage = 1, .text = "waits for a twin"});
+    while (s.jobs[0].stage == 0) {
+        s.now += 100;
+        act(&s);
+    }
+    assert_int_equal(s.jobs[0].state, KD_RUN_RUNNING);
+    assert_string_equal(reason_of(&s, 0), "waits for a twin");
+    assert_int_equal(s.members[0].job, 0);
+    submit(&s, 1, 1, 1);
+    assert_int_equal(s.members[0].job, s.jobs[1].id);
+    join(&s);
+    assert_int_equal(s.members[1].job, 0);
+    s.jobs[0].stage = 2; /* as share() does */
+    feed(&s, &(kd_event){.kind = KD_EV_TAKEN, .job = s.jobs[0].id, .stage = 1});
+    assert_int_equal(s.members[1].job, s.jobs[0].id);
+    assert_int_equal(s.members[1].stage, 2);
+    run_until_over(&s, 9000);
+    kd_core_free(s.core);
+}
+
 static void test_core_random_faults(void **state)
 {
     (void)state;
-    int rollbacks = 0;
+    int rollbacks = 0, taken = 0;
     for (uint64_t seed = 0; seed < 300; seed++) {
         struct sim s;
         start(&s, 1000 + seed);
         int jobs = 1 + (int)kd_rng_below(&s.rng, 3);
         for (int i = 0; i < jobs; i++) {
             uint32_t min = 1 + kd_rng_below(&s.rng, 3);
-            submit(&s, min, min + kd_rng_below(&s.rng, 4), 3);
+            int leader = i > 0 && kd_rng_below(&s.rng, 2) ? (int)kd_rng_below(&s.rng, 2) % i : -1;
+            follow(&s, min, min + kd_rng_below(&s.rng, 4), 3, leader);
         }
         for (int i = 0; i < 600; i++) {
             uint32_t what = kd_rng_below(&s.rng, 100);
@@ -445,7 +580,8 @@ static void test_core_random_faults(void **state)
             else if (what < 15 && i % 5 == 0)
                 restart(&s);
             else if (what < 15 && s.n_jobs > 1 && i % 3 == 0)
-                feed(&s, &(kd_event){.kind = KD_EV_CANCEL, .job = s.jobs[s.n_jobs - 1].id});
+                feed(&s, &(kd_event){.kind = KD_EV_CANCEL,
+                                     .job = s.jobs[kd_rng_below(&s.rng, (uint32_t)s.n_jobs)].id});
             else if (what < 17 && m->id && m->state == SIM_BEGUN) /* often of a past generation */
                 feed(&s, &(kd_event){.kind = KD_EV_STALLED,
                                      .member = m->id,
@@ -457,15 +593,19 @@ static void test_core_random_faults(void **state)
                 feed(&s, &(kd_event){.kind = KD_EV_TICK});
             else
                 act(&s);
+            share(&s);
         }
         for (int i = 0; i < MAX_MEMBERS; i++)
             join(&s);
         run_until_over(&s, 50000);
-        for (int i = 0; i < s.n_jobs; i++)
+        for (int i = 0; i < s.n_jobs; i++) {
             rollbacks += s.jobs[i].rollbacks;
+            taken += s.jobs[i].took;
+        }
         kd_core_free(s.core);
     }
     assert_true(rollbacks > 50); /* the faults did hit running generations */
+    assert_true(taken > 20);
 }
 
 int main(void)
@@ -477,6 +617,9 @@ int main(void)
         cmocka_unit_test(test_core_runs_jobs_in_order_of_submission),
         cmocka_unit_test(test_core_problem_of_one_worker_excludes_it),
         cmocka_unit_test(test_core_problem_of_the_job_fails_it),
+        cmocka_unit_test(test_core_held_stage_waits_and_is_taken),
+        cmocka_unit_test(test_core_held_stage_runs_when_it_is_held_no_more),
+        cmocka_unit_test(test_core_running_job_gives_its_workers_up_at_a_held_stage),
         cmocka_unit_test(test_core_random_faults),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
