@@ -138,6 +138,7 @@ static void on_beat(uv_timer_t *timer)
     h.units_done = s.units;
     h.teacher_forwards = s.teacher_forwards;
     h.bank_hits = s.bank_hits;
+    h.teacher_seconds = s.teacher_seconds;
     h.phase = (char *)s.phase;
     Distill__V1__WorkerMessage m = DISTILL__V1__WORKER_MESSAGE__INIT;
     m.kind_case = DISTILL__V1__WORKER_MESSAGE__KIND_HEARTBEAT;

@@ -26,7 +26,7 @@ static void on_done(const kd_rpc_result *r, void *arg)
     kd_diag diag = {.code = r->code};
     const uint8_t *payload = NULL;
     size_t len = 0;
-    bool checkpoint = false;
+    kd_exchange_answer a = {.scale = 1};
     uint32_t crc = 0;
     int rc = r->code;
     memcpy(diag.msg, r->text, sizeof diag.msg);
@@ -37,7 +37,10 @@ static void on_done(const kd_rpc_result *r, void *arg)
                                      : &distill__v1__slice_chunk__descriptor,
                                  r->bytes, r->len, &m, &payload, &len, &diag);
         if (rc == 0) {
-            checkpoint = sum && ((Distill__V1__SumChunk *)m)->checkpoint;
+            if (sum) {
+                a.checkpoint = ((Distill__V1__SumChunk *)m)->checkpoint;
+                a.scale = ((Distill__V1__SumChunk *)m)->scale;
+            }
             crc =
                 sum ? ((Distill__V1__SumChunk *)m)->crc32c : ((Distill__V1__SliceChunk *)m)->crc32c;
             if (kd_crc32c(0, payload, len) != crc)
@@ -45,7 +48,11 @@ static void on_done(const kd_rpc_result *r, void *arg)
         }
         kd_wire_free(m);
     }
-    p->done(p->arg, rc, diag.msg, payload, len, checkpoint);
+    a.code = rc;
+    a.text = diag.msg;
+    a.payload = payload;
+    a.len = len;
+    p->done(p->arg, &a);
     free(p);
 }
 
@@ -70,7 +77,7 @@ static int begin(kd_rpc_channel *ch, const char *path, const void *message, cons
 
 int kd_exchange_push(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t step, uint32_t node,
                      uint32_t chunk, const float *data, size_t floats, const kd_tree_sums *sums,
-                     kd_exchange_done done, void *arg)
+                     int n_terms, kd_exchange_done done, void *arg)
 {
     Distill__V1__NodeChunk m = DISTILL__V1__NODE_CHUNK__INIT;
     m.job = (char *)ref->job;
@@ -84,6 +91,8 @@ int kd_exchange_push(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t step,
         m.loss = sums->loss;
         m.correct = sums->correct;
         m.samples = sums->samples;
+        m.terms = (double *)sums->terms;
+        m.n_terms = (size_t)n_terms;
     }
     return begin(ch, "/distill.v1.Exchange/PushNode", &m, data, floats * sizeof(float), QUICK_MS,
                  ANSWER_PLAIN, done, arg);
@@ -160,20 +169,93 @@ static int call(kd_rpc_channel *ch, const char *path, const void *message, const
 }
 
 int kd_exchange_gather(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t version, uint32_t unit,
-                       const float *rows, size_t samples, kd_diag *diag)
+                       const float *rows, size_t samples, int columns, double learning_rate,
+                       kd_diag *diag)
 {
     Distill__V1__GatherChunk m = DISTILL__V1__GATHER_CHUNK__INIT;
-    size_t len = samples * 2 * sizeof(float);
+    size_t len = samples * (size_t)columns * sizeof(float);
     m.job = (char *)ref->job;
     m.stage = ref->stage;
     m.generation = ref->generation;
     m.version = version;
     m.unit = unit;
-    m.columns = 2;
+    m.columns = (uint32_t)columns;
+    m.learning_rate = learning_rate;
     m.crc32c = kd_crc32c(0, rows, len);
     kd_rpc_result r;
     int rc = call(ch, "/distill.v1.Exchange/Gather", &m, rows, len, &r, diag);
     free(r.bytes);
+    return rc;
+}
+
+int kd_exchange_push_values(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t step,
+                            uint32_t slot, const float *values, size_t floats, kd_diag *diag)
+{
+    Distill__V1__ValueChunk m = DISTILL__V1__VALUE_CHUNK__INIT;
+    size_t len = floats * sizeof(float);
+    m.job = (char *)ref->job;
+    m.stage = ref->stage;
+    m.generation = ref->generation;
+    m.step = step;
+    m.slot = slot;
+    m.crc32c = kd_crc32c(0, values, len);
+    kd_rpc_result r;
+    int rc = call(ch, "/distill.v1.Exchange/PushValues", &m, values, len, &r, diag);
+    free(r.bytes);
+    return rc;
+}
+
+int kd_exchange_await_values(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t step,
+                             float *values, size_t floats, kd_diag *diag)
+{
+    Distill__V1__ValueRequest m = DISTILL__V1__VALUE_REQUEST__INIT;
+    m.job = (char *)ref->job;
+    m.stage = ref->stage;
+    m.generation = ref->generation;
+    m.step = step;
+    kd_rpc_result r;
+    int rc = call(ch, "/distill.v1.Exchange/AwaitValues", &m, NULL, 0, &r, diag);
+    ProtobufCMessage *reply = NULL;
+    const uint8_t *payload = NULL;
+    size_t len = 0;
+    if (rc == 0)
+        rc = kd_wire_unpack_bulk(&distill__v1__value_chunk__descriptor, r.bytes, r.len, &reply,
+                                 &payload, &len, diag);
+    if (rc == 0 && kd_crc32c(0, payload, len) != ((Distill__V1__ValueChunk *)reply)->crc32c)
+        rc = kd_fail(diag, -KD_EUNAVAIL, "the values' CRC32C differs");
+    if (rc == 0 && len != floats * sizeof(float))
+        rc = kd_fail(diag, -KD_EDATA, "the batch's values have %zu bytes instead of %zu", len,
+                     floats * sizeof(float));
+    if (rc == 0)
+        memcpy(values, payload, len);
+    kd_wire_free(reply);
+    free(r.bytes);
+    return rc;
+}
+
+int kd_exchange_put_artefact(kd_rpc_channel *ch, const char *job, uint32_t stage, const char *name,
+                             const void *bytes, size_t len, kd_diag *diag)
+{
+    char hex[KD_DIGEST_HEX];
+    kd_digest digest = kd_digest_of(bytes, len);
+    kd_digest_hex(&digest, hex);
+    int rc = 0;
+    for (size_t at = 0; rc == 0 && at < len;) {
+        Distill__V1__ArtefactPiece m = DISTILL__V1__ARTEFACT_PIECE__INIT;
+        size_t piece = KD_MIN((size_t)KD_BLOB_PIECE, len - at);
+        m.job = (char *)job;
+        m.stage = stage;
+        m.name = (char *)name;
+        m.digest = hex;
+        m.size = len;
+        m.offset = at;
+        m.crc32c = kd_crc32c(0, (const char *)bytes + at, piece);
+        kd_rpc_result r;
+        rc = call(ch, "/distill.v1.Exchange/PutArtefact", &m, (const char *)bytes + at, piece, &r,
+                  diag);
+        free(r.bytes);
+        at += piece;
+    }
     return rc;
 }
 

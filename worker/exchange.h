@@ -23,15 +23,22 @@ typedef struct kd_bank_ref {
     uint32_t classes;
 } kd_bank_ref;
 
-/* code 0: payload is the answer's bulk data, borrowed during the call, its
- * CRC32C checked; checkpoint of AwaitSum. Otherwise code and text say why. */
-typedef void (*kd_exchange_done)(void *arg, int code, const char *text, const uint8_t *payload,
-                                 size_t len, bool checkpoint);
+/* code 0: payload is the answer's bulk data, borrowed during the call, its CRC32C checked.
+ * Otherwise code and text say why. checkpoint and scale: of AwaitSum, else false and 1. */
+typedef struct kd_exchange_answer {
+    int code;
+    const char *text;
+    const uint8_t *payload;
+    size_t len;
+    bool checkpoint; /* publish with optimiser state */
+    float scale;     /* of the trained elements of the sum */
+} kd_exchange_answer;
+typedef void (*kd_exchange_done)(void *arg, const kd_exchange_answer *a);
 
 /* Each starts a call; done comes exactly once iff 0 is returned. */
 int kd_exchange_push(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t step, uint32_t node,
                      uint32_t chunk, const float *data, size_t floats, const kd_tree_sums *sums,
-                     kd_exchange_done done, void *arg) KD_MUST_CHECK;
+                     int n_terms, kd_exchange_done done, void *arg) KD_MUST_CHECK;
 int kd_exchange_await_sum(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t step,
                           uint32_t chunk, kd_exchange_done done, void *arg) KD_MUST_CHECK;
 int kd_exchange_await_slice(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t version,
@@ -44,8 +51,20 @@ int kd_exchange_publish(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t ve
                         kd_exchange_done done, void *arg) KD_MUST_CHECK;
 
 /* Blocking calls; diag says what went wrong. */
+/* rows [samples][columns] of an evaluation unit. */
 int kd_exchange_gather(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t version, uint32_t unit,
-                       const float *rows, size_t samples, kd_diag *diag) KD_MUST_CHECK;
+                       const float *rows, size_t samples, int columns, double learning_rate,
+                       kd_diag *diag) KD_MUST_CHECK;
+/* Values of one slot for a batch-coupled loss; then those of all slots, floats of them, once they
+ * are there. -KD_ETIMEOUT: ask again. */
+int kd_exchange_push_values(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t step,
+                            uint32_t slot, const float *values, size_t floats,
+                            kd_diag *diag) KD_MUST_CHECK;
+int kd_exchange_await_values(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t step,
+                             float *values, size_t floats, kd_diag *diag) KD_MUST_CHECK;
+/* Hands a file of the job to the coordinator. */
+int kd_exchange_put_artefact(kd_rpc_channel *ch, const char *job, uint32_t stage, const char *name,
+                             const void *bytes, size_t len, kd_diag *diag) KD_MUST_CHECK;
 /* Appends the records (sample, view, logits) that the bank has of n wanted
  * pairs. */
 int kd_exchange_get_logits(kd_rpc_channel *ch, const kd_stage_ref *ref, const kd_bank_ref *bank,

@@ -60,8 +60,9 @@ void kd_runner_status_get(kd_runner *r, kd_runner_status *out)
     *out = r->status;
     pthread_mutex_unlock(&r->mu);
     out->units = atomic_load(&r->units);
-    out->teacher_forwards = atomic_load(&r->forwards);
-    out->bank_hits = atomic_load(&r->hits);
+    out->teacher_forwards = atomic_load(&r->counts.forwards);
+    out->bank_hits = atomic_load(&r->counts.hits);
+    out->teacher_seconds = (double)atomic_load(&r->counts.microseconds) * 1e-6;
 }
 
 static void on_bad_picture(void *arg, size_t sample, const char *why)
@@ -80,12 +81,12 @@ static void on_bad_picture(void *arg, size_t sample, const char *why)
     m.kind_case = DISTILL__V1__WORKER_MESSAGE__KIND_LOG;
     m.log = &l;
     r->cfg.send(r->cfg.arg, &m);
-    if ((double)bad > ss->job.data.max_bad_images * (double)(ss->n_train + ss->n_val)) {
+    size_t all = kd_data_samples(ss->data);
+    if ((double)bad > ss->job.data.max_bad_images * (double)all) {
         snprintf(text, sizeof text,
                  "%u of %zu pictures cannot be read, max_bad_images allows %.3g; "
                  "the last one: %.200s",
-                 bad, ss->n_train + ss->n_val, ss->job.data.max_bad_images,
-                 kd_data_name(ss->data, sample));
+                 bad, all, ss->job.data.max_bad_images, kd_data_name(ss->data, sample));
         kd_runner_problem(r, "BAD_IMAGES", text);
     }
 }
@@ -99,8 +100,9 @@ static void send_counts(kd_runner *r)
     h.job = r->stage_job;
     h.stage = r->stage_index;
     h.units_done = atomic_load(&r->units);
-    h.teacher_forwards = atomic_load(&r->forwards);
-    h.bank_hits = atomic_load(&r->hits);
+    h.teacher_forwards = atomic_load(&r->counts.forwards);
+    h.bank_hits = atomic_load(&r->counts.hits);
+    h.teacher_seconds = (double)atomic_load(&r->counts.microseconds) * 1e-6;
     h.phase = "waiting";
     Distill__V1__WorkerMessage m = DISTILL__V1__WORKER_MESSAGE__INIT;
     m.kind_case = DISTILL__V1__WORKER_MESSAGE__KIND_HEARTBEAT;
@@ -123,14 +125,18 @@ static void stage_close(kd_runner *r)
     r->now = r->next = (struct version){0};
     free(r->sum_there);
     free(r->sum_checkpoint);
+    free(r->sum_scale);
     free(r->redo);
     free(r->sums);
     free(r->state);
     kd_teaching_free(r->teaching);
     r->teaching = NULL;
+    free(r->average);
+    free(r->values);
     r->sum_there = r->sum_checkpoint = NULL;
     r->redo = NULL;
-    r->sums = r->state = NULL;
+    r->sums = r->state = r->sum_scale = r->average = r->values = NULL;
+    r->stats = NULL;
     r->stage_job[0] = '\0';
 }
 
@@ -148,6 +154,27 @@ static void session_close(kd_runner *r)
     r->status.job[0] = '\0';
     r->status.phase = "idle";
     pthread_mutex_unlock(&r->mu);
+}
+
+static void set_rule(kd_session *ss)
+{
+    const kd_augment_spec *a = &ss->job.data.augment;
+    ss->rule = (kd_view_rule){.flip = a->flip,
+                              .crop_pad = a->crop_pad,
+                              .resized_crop = a->resized_crop,
+                              .resized_crop_ratio = a->resized_crop_ratio,
+                              .rotate = a->rotate,
+                              .brightness = a->brightness,
+                              .contrast = a->contrast,
+                              .saturation = a->saturation,
+                              .randaugment_n = a->randaugment_n,
+                              .randaugment_m = a->randaugment_m,
+                              .cutout = a->cutout,
+                              .mixup = a->mixup,
+                              .cutmix = a->cutmix,
+                              .mix_probability = a->mix_probability,
+                              .size = ss->size,
+                              .seed = ss->job.data.seed};
 }
 
 static int session_open(kd_runner *r, const Distill__V1__Prepare *p, const char **problem,
@@ -181,7 +208,7 @@ static int session_open(kd_runner *r, const Distill__V1__Prepare *p, const char 
                           .unlabelled_list = d->unlabelled.list,
                           .size = d->size,
                           .max_train = d->max_train,
-                          .seed = ss->job.seed};
+                          .seed = d->seed};
     *problem = "NO_DATA";
     rc = kd_data_open(&cfg, r->cfg.data_root, NULL, NULL, &ss->data, diag);
     if (rc == 0 && kd_data_count(ss->data, KD_SPLIT_TRAIN) == 0)
@@ -195,8 +222,11 @@ static int session_open(kd_runner *r, const Distill__V1__Prepare *p, const char 
     }
     ss->n_train = kd_data_count(ss->data, KD_SPLIT_TRAIN);
     ss->n_val = kd_data_count(ss->data, KD_SPLIT_VAL);
+    ss->n_test = kd_data_count(ss->data, KD_SPLIT_TEST);
+    ss->n_unlabelled = kd_data_count(ss->data, KD_SPLIT_UNLABELLED);
     ss->classes = kd_data_classes(ss->data);
     ss->size = d->size;
+    set_rule(ss);
     r->session = ss;
     int ahead = KD_MAX(1, r->cfg.threads / 2);
     ss->cache = kd_cache_new(ss->data, ss->size, r->cfg.cache_bytes, ahead, on_bad_picture, r);
@@ -219,15 +249,21 @@ static int stage_buffers(kd_runner *r, kd_diag *diag)
     r->next.have = take(h->chunks, sizeof(bool));
     r->sum_there = take(h->chunks, sizeof(bool));
     r->sum_checkpoint = take(h->chunks, sizeof(bool));
+    r->sum_scale = take(h->chunks, sizeof(float));
     r->redo = take(h->chunks, 1);
     r->sums = take(h->floats, sizeof(float));
     r->state = take(h->floats * (size_t)h->state_vectors, sizeof(float));
-    bool ok = r->now.vector && r->next.vector && r->now.have && r->next.have && r->sum_there &&
+    if (h->average)
+        r->average = take(h->floats, sizeof(float));
+    if (h->value_columns)
+        r->values = take((size_t)h->slots * h->slot_batch * h->value_columns, sizeof(float));
+    bool ok = r->sum_scale && (!h->average || r->average) && (!h->value_columns || r->values) &&
+              r->now.vector && r->next.vector && r->now.have && r->next.have && r->sum_there &&
               r->sum_checkpoint && r->redo && r->sums && r->state;
     if (!ok)
         return kd_fail(diag, -KD_ENOMEM, "no memory for %zu parameters and their gradients",
                        h->floats);
-    if (!h->needs_teacher)
+    if (!h->n_teachers)
         return 0;
     kd_teaching_config cfg = {.stage = r->stage,
                               .session = r->session,
@@ -236,8 +272,7 @@ static int stage_buffers(kd_runner *r, kd_diag *diag)
                               .views = r->session->job.distill.views,
                               .stopped = kd_runner_stopped,
                               .arg = r,
-                              .forwards = &r->forwards,
-                              .hits = &r->hits};
+                              .counts = &r->counts};
     return kd_teaching_new(&cfg, &r->teaching, diag);
 }
 
@@ -248,16 +283,44 @@ static int fetch_blob(kd_runner *r, const char *job, const char *digest, uint8_t
     return digest[0] ? kd_exchange_get_blob(r->cfg.channel, job, digest, out, len, diag) : 0;
 }
 
+static void fill_training_info(kd_runner *r, enum kd_stage_kind kind, Distill__V1__StageInfo *i,
+                               char *terms[KD_LOSS_TERMS])
+{
+    const kd_stage_shape *h = kd_stage_shape_of(r->stage);
+    const kd_train_spec *t = kd_job_train(&r->session->job, kind);
+    i->parameters = h->trained;
+    i->state = h->floats - h->trained;
+    i->batch = (uint32_t)t->batch;
+    i->slots = h->slots;
+    i->epochs = (uint32_t)t->epochs;
+    i->chunk_floats = h->chunk_floats;
+    i->optimizer_vectors = (uint32_t)h->state_vectors;
+    i->epoch_samples = h->epoch_samples;
+    i->unlabelled_samples = h->epoch_samples - r->session->n_train;
+    i->eval_steps = (uint32_t)t->eval_every;
+    i->average = h->average;
+    i->clip_norm = t->epochs > 0 ? t->optimizer.clip_norm : 0;
+    i->value_columns = h->value_columns;
+    i->patience = (uint32_t)t->patience;
+    i->min_delta = t->min_delta;
+    for (int k = 0; k < h->n_terms; k++)
+        terms[k] = (char *)kd_loss_term_name(h->terms[k]);
+    i->terms = terms;
+    i->n_terms = (size_t)h->n_terms;
+    i->model = (char *)kd_job_model(&r->session->job, kind)->model;
+}
+
 static void send_ready(kd_runner *r, const Distill__V1__Prepare *p, const char *fingerprint)
 {
     const kd_session *ss = r->session;
-    char data[33], classes[33];
+    char data[33], classes[33], *terms[KD_LOSS_TERMS];
     kd_digest d = kd_data_digest(ss->data), k = kd_data_classes_digest(ss->data);
     kd_digest_hex(&d, data);
     kd_digest_hex(&k, classes);
     Distill__V1__StageInfo i = DISTILL__V1__STAGE_INFO__INIT;
     i.train_samples = ss->n_train;
     i.val_samples = ss->n_val;
+    i.test_samples = ss->n_test;
     i.classes = (uint32_t)ss->classes;
     i.data_digest = data;
     i.classes_digest = classes;
@@ -269,19 +332,9 @@ static void send_ready(kd_runner *r, const Distill__V1__Prepare *p, const char *
     i.n_class_names = (size_t)KD_MIN(ss->classes, 1024);
     char *table = NULL, *metadata = NULL;
     if (kd_stage_graph(r->stage)) {
-        const kd_stage_shape *h = kd_stage_shape_of(r->stage);
-        const kd_train_spec *t = kd_job_train(&ss->job, KD_STAGE_DISTILL);
         enum kd_stage_kind kinds[KD_MAX_STAGES];
         kd_job_stages(&ss->job, kinds);
-        t = kd_job_train(&ss->job, kinds[p->stage]);
-        i.parameters = h->trained;
-        i.state = h->floats - h->trained;
-        i.batch = (uint32_t)t->batch;
-        i.slots = h->slots;
-        i.epochs = (uint32_t)t->epochs;
-        i.chunk_floats = h->chunk_floats;
-        i.optimizer_vectors = (uint32_t)h->state_vectors;
-        i.model = (char *)kd_job_model(&ss->job, kinds[p->stage])->model;
+        fill_training_info(r, kinds[p->stage], &i, terms);
         i.table = table = kd_model_table(kd_stage_graph(r->stage));
         i.metadata = metadata = kd_stage_metadata(r->stage);
     }
@@ -298,14 +351,77 @@ static void send_ready(kd_runner *r, const Distill__V1__Prepare *p, const char *
     free(metadata);
 }
 
+/* The files of earlier stages' networks: teachers for distillation, all of them to evaluate. */
+static int fetch_finished(kd_runner *r, const Distill__V1__Prepare *p, enum kd_stage_kind kind,
+                          kd_finished *out, uint8_t **bytes, size_t *out_n, kd_diag *diag)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < p->n_finished && n < 2 * KD_MAX_STAGES; i++) {
+        const Distill__V1__NamedBlob *f = p->finished[i];
+        bool teacher = strncmp(f->path, "teacher", 7) == 0 && !strchr(f->path, '.');
+        if (kind != KD_STAGE_EVALUATE && (kind != KD_STAGE_DISTILL || !teacher))
+            continue;
+        int rc = fetch_blob(r, p->job, f->digest, &bytes[n], &out[n].len, diag);
+        if (rc != 0)
+            return rc;
+        snprintf(out[n].name, sizeof out[n].name, "%.31s", f->path);
+        out[n].bytes = bytes[n];
+        *out_n = ++n;
+    }
+    return 0;
+}
+
+/* Networks, plans, buffers and the composition of an epoch. *out_own: the failure is this worker's
+ * alone. */
+static int make_stage(kd_runner *r, const Distill__V1__Prepare *p, enum kd_stage_kind kind,
+                      char fingerprint[33], const char **problem, bool *out_own, kd_diag *diag)
+{
+    const kd_model_spec *model = kd_job_model(&r->session->job, kind);
+    uint8_t *weights = NULL, *bytes[2 * KD_MAX_STAGES] = {0};
+    kd_finished finished[2 * KD_MAX_STAGES];
+    kd_stage_config cfg = {.session = r->session,
+                           .kind = kind,
+                           .threads = r->cfg.threads,
+                           .numerics = r->cfg.numerics,
+                           .finished = finished};
+    *problem = "NO_BLOB";
+    int rc = 0;
+    if (model && model->weights_digest[0])
+        rc = fetch_blob(r, p->job, model->weights_digest, &weights, &cfg.weights_len, diag);
+    if (rc == 0)
+        rc = fetch_finished(r, p, kind, finished, bytes, &cfg.n_finished, diag);
+    *out_own = rc != 0; /* the coordinator could not be asked: not the job's fault */
+    cfg.weights = weights;
+    if (rc == 0)
+        rc = kd_stage_new(&cfg, &r->stage, problem, diag);
+    free(weights);
+    for (size_t i = 0; i < KD_COUNT(bytes); i++)
+        free(bytes[i]);
+    if (rc != 0 || !kd_stage_graph(r->stage))
+        return rc;
+    *problem = "NO_MEMORY";
+    rc = stage_buffers(r, diag);
+    if (rc == 0) {
+        *problem = "NO_LABELS";
+        rc = kd_runner_label(r, diag);
+        *out_own = rc == -KD_EUNAVAIL || rc == -KD_ETIMEOUT;
+    }
+    if (rc == 0) {
+        *problem = "NON_FINITE";
+        rc = kd_stage_fingerprint(r->stage, fingerprint, diag);
+    }
+    return rc;
+}
+
 static void do_prepare(kd_runner *r, const Distill__V1__Prepare *p)
 {
     kd_diag diag = {0};
     const char *problem = "INTERNAL";
     stage_close(r);
     atomic_store(&r->failed, false);
-    atomic_store(&r->forwards, 0);
-    atomic_store(&r->hits, 0);
+    atomic_store(&r->counts.forwards, 0);
+    atomic_store(&r->counts.hits, 0);
+    atomic_store(&r->counts.microseconds, 0);
     pthread_mutex_lock(&r->mu);
     snprintf(r->status.job, sizeof r->status.job, "%.12s", p->job);
     r->status.stage = p->stage;
@@ -321,93 +437,20 @@ static void do_prepare(kd_runner *r, const Distill__V1__Prepare *p)
     }
     enum kd_stage_kind kinds[KD_MAX_STAGES];
     int n = kd_job_stages(&r->session->job, kinds);
-    const kd_model_spec *model =
-        p->stage < (uint32_t)n ? kd_job_model(&r->session->job, kinds[p->stage]) : NULL;
-    uint8_t *weights = NULL, *finished[3] = {0};
-    kd_stage_config cfg = {.session = r->session,
-                           .kind = p->stage < (uint32_t)n ? kinds[p->stage] : KD_STAGE_EXPORT,
-                           .threads = r->cfg.threads,
-                           .numerics = r->cfg.numerics};
-    static const char *const finished_names[3] = {"teacher", "student", "scratch"};
-    const char *digests[3] = {"", "", ""};
-    for (size_t i = 0; i < p->n_finished; i++)
-        for (int k = 0; k < 3; k++)
-            if (strcmp(p->finished[i]->path, finished_names[k]) == 0)
-                digests[k] = p->finished[i]->digest;
-    problem = "NO_BLOB";
-    if (model && model->weights_digest[0])
-        rc = fetch_blob(r, p->job, model->weights_digest, &weights, &cfg.weights_len, &diag);
-    bool wants_finished[3] = {cfg.kind == KD_STAGE_DISTILL || cfg.kind == KD_STAGE_EVALUATE,
-                              cfg.kind == KD_STAGE_EVALUATE, cfg.kind == KD_STAGE_EVALUATE};
-    for (int i = 0; i < 3 && rc == 0; i++)
-        if (wants_finished[i])
-            rc = fetch_blob(r, p->job, digests[i], &finished[i], &cfg.finished_len[i], &diag);
-    bool network = rc != 0; /* the coordinator could not be asked: not the job's fault */
-    cfg.weights = weights;
-    for (int i = 0; i < 3; i++)
-        cfg.finished[i] = finished[i];
-    if (rc == 0)
-        rc = kd_stage_new(&cfg, &r->stage, &problem, &diag);
-    free(weights);
-    for (int i = 0; i < 3; i++)
-        free(finished[i]);
+    enum kd_stage_kind kind = p->stage < (uint32_t)n ? kinds[p->stage] : KD_STAGE_EXPORT;
     char fingerprint[33];
+    bool own = false;
     snprintf(fingerprint, sizeof fingerprint, "%s", r->cfg.numerics);
-    if (rc == 0 && kd_stage_graph(r->stage)) {
-        problem = "NO_MEMORY";
-        rc = stage_buffers(r, &diag);
-        if (rc == 0) {
-            problem = "NON_FINITE";
-            rc = kd_stage_fingerprint(r->stage, fingerprint, &diag);
-        }
-    }
+    rc = make_stage(r, p, kind, fingerprint, &problem, &own, &diag);
     if (rc != 0) {
         stage_close(r);
-        if (!atomic_load(&r->failed))
-            send_problem(r, p->job, p->stage, network || rc == -KD_ENOMEM, problem, diag.msg);
+        if (!atomic_load(&r->failed) && rc != -KD_ECANCELED)
+            send_problem(r, p->job, p->stage, own || rc == -KD_ENOMEM, problem, diag.msg);
         return;
     }
     snprintf(r->stage_job, sizeof r->stage_job, "%.12s", p->job);
     if (!atomic_load(&r->failed))
         send_ready(r, p, fingerprint);
-}
-
-static void do_measure(kd_runner *r, const Distill__V1__Measure *q)
-{
-    static const char *const names[] = {"teacher", "student", "scratch"};
-    if (!r->stage)
-        return;
-    kd_runner_phase(r, "measuring", 0);
-    Distill__V1__ModelCost costs[3], *list[3];
-    size_t n = 0;
-    for (int i = 0; i < 3; i++) {
-        kd_diag diag = {0};
-        double ms = 0;
-        size_t params = 0, bytes = 0;
-        int rc = kd_stage_measure(r->stage, i, &ms, &params, &bytes, &diag);
-        if (rc < 0) {
-            kd_runner_problem(r, "INTERNAL", diag.msg);
-            return;
-        }
-        if (rc == 0)
-            continue;
-        distill__v1__model_cost__init(&costs[n]);
-        costs[n].name = (char *)names[i];
-        costs[n].ms_per_image = ms;
-        costs[n].parameters = params;
-        costs[n].bytes = bytes;
-        list[n] = &costs[n];
-        n++;
-    }
-    Distill__V1__Measured d = DISTILL__V1__MEASURED__INIT;
-    d.job = q->job;
-    d.stage = q->stage;
-    d.models = list;
-    d.n_models = n;
-    Distill__V1__WorkerMessage m = DISTILL__V1__WORKER_MESSAGE__INIT;
-    m.kind_case = DISTILL__V1__WORKER_MESSAGE__KIND_MEASURED;
-    m.measured = &d;
-    r->cfg.send(r->cfg.arg, &m);
 }
 
 /* ---- the thread */
@@ -458,7 +501,7 @@ static void *run(void *arg)
                 kd_runner_begin(r, c->m->begin);
                 break;
             case DISTILL__V1__COORDINATOR_MESSAGE__KIND_MEASURE:
-                do_measure(r, c->m->measure);
+                kd_runner_measure(r, c->m->measure);
                 break;
             case DISTILL__V1__COORDINATOR_MESSAGE__KIND_RELEASE:
                 do_release(r, c->m->release->job);

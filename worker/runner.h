@@ -38,6 +38,7 @@ typedef struct kd_runner_status {
     char job[13];
     uint32_t stage;
     uint64_t step, units, teacher_forwards, bank_hits;
+    double teacher_seconds;
     const char *phase;
 } kd_runner_status;
 void kd_runner_status_get(kd_runner *r, kd_runner_status *out);

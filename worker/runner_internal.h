@@ -41,10 +41,13 @@ struct kd_runner {
     char over_text[256]; /* why */
     struct version next;
     bool *sum_there, *sum_checkpoint; /* [chunks] */
+    float *sum_scale;                 /* [chunks] */
     uint8_t *redo; /* [chunks] bit WANT_x: the call failed and is to be repeated */
     int redos;
     float *sums; /* [floats] */
     int state_missing;
+    int average_missing;
+    float *average; /* [floats] of the version that is evaluated; NULL unless the stage averages */
     /* ---- the runner's thread writes; compute threads read while their units run */
     atomic_bool cancel; /* something newer waits; any thread */
     kd_session *session;
@@ -59,7 +62,10 @@ struct kd_runner {
     float *state;     /* chunk by chunk [state_vectors][chunk length]; own chunks are kept up */
     kd_reducer *reducer;
     kd_teaching *teaching; /* NULL when the loss needs no teacher */
-    atomic_uint_fast64_t units, forwards, hits;
+    float *values;         /* [batch][value_columns] of the step; NULL unless the loss is coupled */
+    const double *stats;   /* made of them */
+    atomic_uint_fast64_t units;
+    kd_teaching_counts counts;
     atomic_uint bad_images;
     atomic_bool failed; /* a problem was reported for this stage */
     uint64_t tag;       /* names (generation, version) for the plans */
@@ -71,6 +77,12 @@ void kd_runner_give_up(kd_runner *r, const char *why);
 void kd_runner_problem(kd_runner *r, const char *code, const char *text);
 /* What heart-beats say from now on. */
 void kd_runner_phase(kd_runner *r, const char *phase, uint64_t step);
+
+/* evaluate.c: measures and evaluates the finished networks, hands over what it found. */
+void kd_runner_measure(kd_runner *r, const Distill__V1__Measure *q);
+
+/* label.c: has the teacher label the unlabelled pictures and settles which are taken how often. */
+int kd_runner_label(kd_runner *r, kd_diag *diag) KD_MUST_CHECK;
 
 /* steps.c. True when the step under way is no longer wanted; arg is the runner. */
 bool kd_runner_stopped(void *arg);

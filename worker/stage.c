@@ -3,7 +3,7 @@
 #include "kd/hash.h"
 #include "kd/rng.h"
 #include "models/models.h"
-#include "store/safetensors.h"
+#include "stage_internal.h"
 #include "wire/limits.h"
 
 #include <jansson.h>
@@ -11,131 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* What one compute thread has for itself. */
-struct context {
-    kd_plan *train, *infer, *teacher;
-    uint64_t train_tag, infer_tag; /* what the plans hold; 0 = nothing */
-    bool teacher_loaded;
-    uint8_t *raw, *view;
-    float *input, *image; /* [slot_batch or 1, size, size, 3] */
-    float *logits, *d_logits, *weight;
-    int32_t *labels;
-    uint32_t *samples;
-};
-
-struct kd_stage {
-    const kd_session *session;
-    enum kd_stage_kind kind;
-    const kd_train_spec *train;
-    kd_net net;     /* that is trained */
-    kd_net done[3]; /* finished teacher, student, twin, as far as there are */
-    kd_loss loss;
-    kd_optim optim;
-    kd_stage_shape shape;
-    kd_view_rule rule;
-    kd_bank_ref bank;
-    struct context *contexts;
-    int threads;
-    struct {
-        uint32_t *samples;
-        uint32_t epoch;
-        bool made;
-    } orders[2]; /* of even and odd epochs: one is used while the next is looked
-                    ahead to */
-};
-
-/* ---- networks */
-
-static int build(const kd_session *ss, const kd_model_spec *m, kd_net *net, kd_diag *diag)
-{
-    kd_model_config cfg = {.model = m->model,
-                           .width = m->width,
-                           .hidden = m->hidden,
-                           .n_hidden = m->n_hidden,
-                           .pad_tf = m->padding == KD_PAD_TF,
-                           .size = ss->size,
-                           .channels = 3,
-                           .classes = ss->classes};
-    int rc = kd_model_build(&cfg, &net->graph, diag);
-    if (rc != 0)
-        return rc;
-    net->preprocess = m->preprocess;
-    net->vector = aligned_alloc(64, (net->graph->vector_len * sizeof(float) + 63) / 64 * 64);
-    if (!net->vector)
-        return kd_fail(diag, -KD_ENOMEM, "no memory for %zu parameters", net->graph->vector_len);
-    kd_graph_init(net->graph, ss->job.seed, net->vector);
-    return 0;
-}
-
-static void net_clear(kd_net *n)
-{
-    kd_graph_free(n->graph);
-    free(n->vector);
-    *n = (kd_net){0};
-}
-
-/* Class names in a weights file must be the data's, in their order. */
-static int check_classes(const kd_session *ss, const uint8_t *file, size_t len, const char *name,
-                         kd_diag *diag)
-{
-    kd_st_file *f = NULL;
-    int rc = kd_st_open_memory(file, len, name, &f, diag);
-    if (rc != 0)
-        return rc;
-    const char *classes = kd_st_metadata(f, "classes");
-    kd_buf mine;
-    kd_buf_init(&mine, 1 << 20);
-    for (int i = 0; i < ss->classes; i++)
-        kd_buf_printf(&mine, "%s%s", i ? "," : "", kd_data_class_name(ss->data, i));
-    if (classes && mine.data && strcmp(classes, mine.data) != 0)
-        rc = kd_fail(diag, -KD_EINVAL,
-                     "the teacher knows the classes %.200s, the data has %.200s; "
-                     "use a teacher of "
-                     "these classes or fine-tune it",
-                     classes, mine.data);
-    kd_buf_clear(&mine);
-    kd_st_close(f);
-    return rc;
-}
-
-static int load_weights(const kd_stage_config *cfg, kd_stage *s, const char **problem,
-                        kd_diag *diag)
-{
-    const kd_model_spec *m = kd_job_model(&cfg->session->job, s->kind);
-    bool new_head = false;
-    *problem = "BAD_WEIGHTS";
-    if (!cfg->weights)
-        return 0;
-    int rc = kd_model_load(s->net.graph, cfg->weights, cfg->weights_len, m->weights, s->net.vector,
-                           &new_head, diag);
-    if (rc != 0 || s->train->epochs > 0)
-        return rc;
-    *problem = "BAD_CLASSES";
-    if (new_head)
-        return kd_fail(diag, -KD_EINVAL,
-                       "%s was made for another number of classes than the %d of the data; "
-                       "add "
-                       "`fine_tune` to the teacher, or use a teacher of these classes",
-                       m->weights, cfg->session->classes);
-    return check_classes(cfg->session, cfg->weights, cfg->weights_len, m->weights, diag);
-}
-
-static int load_finished(const kd_stage_config *cfg, kd_stage *s, int which, kd_diag *diag)
-{
-    static const char *const names[] = {"finished teacher", "finished student", "finished twin"};
-    const kd_job *job = &cfg->session->job;
-    if (!cfg->finished[which])
-        return 0;
-    int rc = build(cfg->session, which == 0 ? &job->teachers[0].model : &job->student,
-                   &s->done[which], diag);
-    bool new_head = false;
-    if (rc == 0)
-        rc = kd_model_load(s->done[which].graph, cfg->finished[which], cfg->finished_len[which],
-                           names[which], s->done[which].vector, &new_head, diag);
-    return rc == 0 && new_head ? kd_fail(diag, -KD_EDATA, "the %s has other classes", names[which])
-                               : rc;
-}
 
 /* ---- life */
 
@@ -150,34 +25,64 @@ static uint32_t chunk_floats_for(size_t floats)
 static void set_loss(kd_stage *s)
 {
     const kd_loss_spec *l = &s->train->loss;
-    s->loss = (kd_loss){.kd = l->kd,
-                        .ce = l->ce,
-                        .mse = l->mse,
-                        .temperature = l->temperature,
+    const double weights[KD_LOSS_TERMS] = {
+        [KD_TERM_CE] = l->ce,   [KD_TERM_KD] = l->kd,     [KD_TERM_MSE] = l->mse,
+        [KD_TERM_DKD] = l->dkd, [KD_TERM_DIST] = l->dist, [KD_TERM_NKD] = l->nkd,
+        [KD_TERM_JSD] = l->jsd};
+    s->loss = (kd_loss){.temperature = l->temperature,
                         .t2 = l->t2 == KD_T2_NONE   ? KD_LOSS_T2_NONE
                               : l->t2 == KD_T2_SOFT ? KD_LOSS_T2_SOFT
                                                     : KD_LOSS_T2_ALL,
                         .mse_half = l->mse_kind == KD_MSE_HALF,
-                        .normalise = l->normalise};
+                        .normalise = l->normalise,
+                        .standardise = l->standardise,
+                        .smoothing = l->label_smoothing,
+                        .dkd_alpha = l->dkd_alpha,
+                        .dkd_beta = l->dkd_beta,
+                        .dist_inter = l->dist_inter,
+                        .dist_intra = l->dist_intra,
+                        .nkd_gamma = l->nkd_gamma,
+                        .nkd_temperature = l->nkd_temperature,
+                        .jsd_beta = l->jsd_beta};
+    memcpy(s->loss.weight, weights, sizeof weights);
+    for (int i = 0; i < KD_LOSS_TERMS; i++)
+        if (weights[i] > 0)
+            s->shape.terms[s->shape.n_terms++] = (enum kd_loss_term)i;
 }
 
 static void set_optim(kd_stage *s)
 {
     const kd_optimizer_spec *o = &s->train->optimizer;
+    static const enum kd_optim_rule rules[] = {
+        [KD_SGD] = KD_OPTIM_SGD, [KD_ADAM] = KD_OPTIM_ADAM, [KD_ADAMW] = KD_OPTIM_ADAMW};
+    static const enum kd_optim_schedule schedules[] = {[KD_CONSTANT] = KD_OPTIM_CONSTANT,
+                                                       [KD_COSINE] = KD_OPTIM_COSINE,
+                                                       [KD_STEP] = KD_OPTIM_STEP,
+                                                       [KD_ONE_CYCLE] = KD_OPTIM_ONE_CYCLE};
     double warm = o->warmup * (double)s->shape.epoch_steps;
-    s->optim =
-        (kd_optim){.rule = o->name == KD_ADAM ? KD_OPTIM_ADAM : KD_OPTIM_SGD,
-                   .lr = o->lr,
-                   .head_lr = o->head_lr,
-                   .momentum = o->momentum,
-                   .beta1 = o->beta1,
-                   .beta2 = o->beta2,
-                   .eps = o->eps,
-                   .weight_decay = o->weight_decay,
-                   .schedule = o->schedule == KD_COSINE ? KD_OPTIM_COSINE : KD_OPTIM_CONSTANT,
-                   .warmup_steps = (uint64_t)llround(warm),
-                   .total_steps = KD_MAX(s->shape.steps, (uint64_t)1),
-                   .frozen_statistics = s->train->batch_norm_frozen};
+    s->optim = (kd_optim){.rule = rules[o->name],
+                          .lr = o->lr,
+                          .head_lr = o->head_lr,
+                          .momentum = o->momentum,
+                          .nesterov = o->nesterov,
+                          .beta1 = o->beta1,
+                          .beta2 = o->beta2,
+                          .eps = o->eps,
+                          .weight_decay = o->weight_decay,
+                          .schedule = schedules[o->schedule],
+                          .warmup_steps = (uint64_t)llround(warm),
+                          .total_steps = KD_MAX(s->shape.steps, (uint64_t)1),
+                          .gamma = o->gamma,
+                          .pct_start = o->pct_start,
+                          .div_factor = o->div_factor,
+                          .final_div_factor = o->final_div_factor,
+                          .ema = s->train->epochs > 0 ? o->ema : 0,
+                          .freeze_backbone = s->train->freeze == KD_FREEZE_BACKBONE,
+                          .frozen_statistics = s->train->batch_norm_frozen ||
+                                               s->train->freeze == KD_FREEZE_BACKBONE};
+    for (int i = 0; i < o->n_milestones && i < KD_OPTIM_MILESTONES; i++)
+        s->optim.milestones[s->optim.n_milestones++] =
+            (uint64_t)o->milestones[i] * s->shape.epoch_steps;
 }
 
 static void set_shape(kd_stage *s)
@@ -190,50 +95,148 @@ static void set_shape(kd_stage *s)
     h->slot_batch = (uint32_t)(s->train->batch / s->train->slots);
     h->chunk_floats = chunk_floats_for(h->floats);
     h->chunks = (uint32_t)((h->floats + h->chunk_floats - 1) / h->chunk_floats);
-    h->epoch_steps = (ss->n_train + (size_t)s->train->batch - 1) / (size_t)s->train->batch;
-    h->steps = h->epoch_steps * (uint64_t)s->train->epochs;
     h->eval_units = (uint32_t)((ss->n_val + KD_EVAL_UNIT - 1) / KD_EVAL_UNIT);
+    set_loss(s);
+    set_optim(s);
+    h->state_vectors = s->train->epochs > 0 ? kd_optim_vectors(&s->optim) : 0;
+    h->average = s->optim.ema > 0;
+    if (s->train->epochs > 0 && kd_loss_needs_teacher(&s->loss))
+        h->n_teachers = ss->job.n_teachers;
+    if (s->train->epochs > 0 && kd_loss_needs_batch(&s->loss))
+        h->value_columns = 2 * (uint32_t)ss->classes + 1;
+}
+
+int kd_stage_compose(kd_stage *s, const uint8_t *copies, kd_diag *diag)
+{
+    const kd_session *ss = s->session;
+    kd_stage_shape *h = &s->shape;
+    if (!s->train)
+        return 0;
+    size_t n = ss->n_train;
+    for (size_t i = 0; copies && i < ss->n_unlabelled; i++)
+        n += copies[i];
+    if (n > UINT32_MAX / 2)
+        return kd_fail(diag, -KD_ELIMIT, "an epoch of %zu samples; the limit is %u", n,
+                       UINT32_MAX / 2);
+    if (n > ss->n_train) {
+        s->extra = malloc((n - ss->n_train) * sizeof *s->extra);
+        if (!s->extra)
+            return kd_fail(diag, -KD_ENOMEM, "no memory for %zu unlabelled samples", n);
+        uint32_t first = (uint32_t)kd_data_first(ss->data, KD_SPLIT_UNLABELLED);
+        size_t at = 0;
+        for (size_t i = 0; i < ss->n_unlabelled; i++)
+            for (uint8_t c = 0; c < copies[i]; c++)
+                s->extra[at++] = (struct copy){first + (uint32_t)i, c};
+    }
+    h->epoch_samples = n;
+    h->epoch_steps = (n + (size_t)s->train->batch - 1) / (size_t)s->train->batch;
+    h->steps = h->epoch_steps * (uint64_t)s->train->epochs;
+    h->eval_steps = s->train->eval_every ? (uint64_t)s->train->eval_every : h->epoch_steps;
+    set_optim(s);
+    for (int i = 0; i < 2; i++) {
+        s->orders[i].samples = calloc(n, sizeof(uint32_t));
+        if (!s->orders[i].samples)
+            return kd_fail(diag, -KD_ENOMEM, "no memory for the order of %zu samples", n);
+    }
+    return 0;
+}
+
+static void *room(size_t count, size_t size)
+{
+    return malloc(KD_MAX(count, (size_t)1) * size);
+}
+
+static int make_plans(kd_stage *s, struct context *c, kd_diag *diag)
+{
+    bool frozen = s->train->batch_norm_frozen || s->train->freeze == KD_FREEZE_BACKBONE;
+    int rc = kd_plan_new(s->net.graph, 1, KD_PLAN_INFER, &c->infer, diag);
+    if (rc == 0 && s->train->epochs > 0)
+        rc = kd_plan_new(s->net.graph, (int)s->shape.slot_batch,
+                         frozen ? KD_PLAN_TRAIN_FROZEN_BN : KD_PLAN_TRAIN, &c->train, diag);
+    for (int i = 0; i < s->shape.n_teachers && rc == 0; i++)
+        rc = kd_plan_new(s->teachers[i]->graph, 1, KD_PLAN_INFER, &c->teachers[i], diag);
+    return rc;
 }
 
 static int make_context(kd_stage *s, struct context *c, kd_diag *diag)
 {
     const kd_session *ss = s->session;
-    size_t pixels = (size_t)ss->size * (size_t)ss->size, b = s->shape.slot_batch;
-    size_t classes = (size_t)ss->classes;
-    c->raw = malloc(pixels * 3);
-    c->view = malloc(pixels * 3);
-    c->input = malloc(KD_MAX(b, (size_t)1) * pixels * 3 * sizeof(float));
-    c->image = malloc(pixels * 3 * sizeof(float));
-    c->logits = malloc(KD_MAX(b, (size_t)1) * classes * sizeof(float));
-    c->d_logits = malloc(KD_MAX(b, (size_t)1) * classes * sizeof(float));
-    c->weight = malloc(KD_MAX(b, (size_t)1) * sizeof(float));
-    c->labels = malloc(KD_MAX(b, (size_t)1) * sizeof(int32_t));
-    c->samples = malloc(KD_MAX(b, (size_t)1) * sizeof(uint32_t));
-    if (!c->raw || !c->view || !c->input || !c->image || !c->logits || !c->d_logits || !c->weight ||
-        !c->labels || !c->samples)
+    size_t picture = (size_t)ss->size * (size_t)ss->size * 3, b = s->shape.slot_batch;
+    size_t seen = (size_t)s->net.size * (size_t)s->net.size * 3, classes = (size_t)ss->classes;
+    c->raw = malloc(picture);
+    c->view = malloc(picture);
+    c->other = malloc(picture);
+    c->small = malloc(picture);
+    c->input = room(b * seen, sizeof(float));
+    c->image = malloc(picture * sizeof(float));
+    c->logits = room(b * classes, sizeof(float));
+    c->d_logits = room(b * classes, sizeof(float));
+    c->weight = room(b, sizeof(float));
+    c->targets = room(b, sizeof *c->targets);
+    c->places = room(b, sizeof *c->places);
+    c->keys = room(b, sizeof *c->keys);
+    if (!c->raw || !c->view || !c->other || !c->small || !c->input || !c->image || !c->logits ||
+        !c->d_logits || !c->weight || !c->targets || !c->places || !c->keys)
         return kd_fail(diag, -KD_ENOMEM, "no memory for a compute thread's buffers");
-    if (!s->net.graph)
-        return 0;
-    int rc = kd_plan_new(s->net.graph, 1, KD_PLAN_INFER, &c->infer, diag);
-    if (rc == 0 && s->train->epochs > 0)
-        rc = kd_plan_new(s->net.graph, (int)b,
-                         s->train->batch_norm_frozen ? KD_PLAN_TRAIN_FROZEN_BN : KD_PLAN_TRAIN,
-                         &c->train, diag);
-    if (rc == 0 && s->shape.needs_teacher)
-        rc = kd_plan_new(s->done[0].graph, 1, KD_PLAN_INFER, &c->teacher, diag);
-    return rc;
+    return make_plans(s, c, diag);
 }
 
-static void set_bank(kd_stage *s, const char *numerics)
+static void set_banks(kd_stage *s, const char *numerics)
 {
-    const kd_net *t = &s->done[0];
-    kd_digest teacher = kd_digest_of(t->vector, t->graph->vector_len * sizeof(float));
     kd_digest data = kd_data_digest(s->session->data);
-    kd_digest_hex(&teacher, s->bank.teacher);
-    kd_digest_hex(&data, s->bank.data);
-    snprintf(s->bank.numerics, sizeof s->bank.numerics, "%s", numerics);
-    kd_view_rule_text(&s->rule, (int)t->preprocess, s->bank.view_rule, sizeof s->bank.view_rule);
-    s->bank.classes = (uint32_t)s->session->classes;
+    kd_view_rule clean = {.size = s->session->rule.size};
+    for (int i = 0; i < s->shape.n_teachers; i++) {
+        const kd_net *t = s->teachers[i];
+        kd_digest teacher = kd_digest_of(t->vector, t->graph->vector_len * sizeof(float));
+        for (int k = 0; k < 2; k++) {
+            kd_bank_ref *b = &s->banks[i][k];
+            kd_digest_hex(&teacher, b->teacher);
+            kd_digest_hex(&data, b->data);
+            snprintf(b->numerics, sizeof b->numerics, "%s", numerics);
+            kd_view_rule_text(k ? &clean : &s->session->rule, (int)t->preprocess, b->view_rule,
+                              sizeof b->view_rule);
+            size_t n = strlen(b->view_rule);
+            if (t->size != s->session->size)
+                snprintf(b->view_rule + n, sizeof b->view_rule - n, " seen %d", t->size);
+            b->classes = (uint32_t)s->session->classes;
+        }
+    }
+}
+
+static int new_trained(const kd_stage_config *cfg, kd_stage *s, const char **problem, kd_diag *diag)
+{
+    int rc = kd_net_new(cfg, s, problem, diag);
+    if (rc != 0)
+        return rc;
+    set_shape(s);
+    for (int i = 0; i < s->shape.n_teachers; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "%s", kd_stage_name((enum kd_stage_kind)i));
+        s->teachers[i] = kd_stage_find_finished(s, name);
+        if (!s->teachers[i]) {
+            *problem = "NO_TEACHER";
+            return kd_fail(diag, -KD_EINVAL, "the loss needs %s and there is none", name);
+        }
+    }
+    if (s->shape.value_columns) {
+        s->stats = calloc((size_t)cfg->session->classes * KD_LOSS_STATS, sizeof *s->stats);
+        size_t batch = (size_t)s->train->batch, columns = s->shape.value_columns;
+        s->batch = calloc(batch * columns, sizeof *s->batch);
+        *problem = "BAD_JOB";
+        if (batch * columns * sizeof(float) > KD_MAX_PAYLOAD_BYTES)
+            return kd_fail(diag, -KD_ELIMIT,
+                           "a batch of %zu samples and %d classes is too large for a loss that "
+                           "couples the whole batch; use a smaller batch",
+                           batch, cfg->session->classes);
+        if (!s->stats || !s->batch)
+            return kd_fail(diag, -KD_ENOMEM, "no memory for a batch's values");
+    }
+    set_banks(s, cfg->numerics);
+    s->contexts = kd_xalloc((size_t)cfg->threads * sizeof *s->contexts);
+    *problem = "BAD_MODEL";
+    for (int i = 0; i < cfg->threads && rc == 0; i++)
+        rc = make_context(s, &s->contexts[i], diag);
+    return rc;
 }
 
 int kd_stage_new(const kd_stage_config *cfg, kd_stage **out, const char **out_problem,
@@ -245,53 +248,10 @@ int kd_stage_new(const kd_stage_config *cfg, kd_stage **out, const char **out_pr
     s->kind = cfg->kind;
     s->threads = cfg->threads;
     s->train = kd_job_train(&ss->job, cfg->kind);
-    const kd_augment_spec *a = &ss->job.data.augment;
-    s->rule = (kd_view_rule){.flip = a->flip,
-                             .crop_pad = a->crop_pad,
-                             .resized_crop = a->resized_crop,
-                             .resized_crop_ratio = a->resized_crop_ratio,
-                             .rotate = a->rotate,
-                             .brightness = a->brightness,
-                             .contrast = a->contrast,
-                             .saturation = a->saturation,
-                             .randaugment_n = a->randaugment_n,
-                             .randaugment_m = a->randaugment_m,
-                             .cutout = a->cutout,
-                             .mixup = a->mixup,
-                             .cutmix = a->cutmix,
-                             .mix_probability = a->mix_probability,
-                             .size = ss->size,
-                             .seed = ss->job.seed};
     *out_problem = "BAD_MODEL";
-    int rc = 0;
-    for (int i = 0; i < 3 && rc == 0; i++)
-        rc = load_finished(cfg, s, i, diag);
-    if (rc == 0 && s->train) {
-        rc = build(ss, kd_job_model(&ss->job, cfg->kind), &s->net, diag);
-        if (rc == 0)
-            rc = load_weights(cfg, s, out_problem, diag);
-        if (rc == 0) {
-            set_shape(s);
-            set_loss(s);
-            set_optim(s);
-            s->shape.state_vectors = s->train->epochs > 0 ? kd_optim_vectors(&s->optim) : 0;
-            s->shape.needs_teacher = s->train->epochs > 0 && kd_loss_needs_teacher(&s->loss);
-            for (int i = 0; i < 2; i++)
-                s->orders[i].samples = calloc(ss->n_train, sizeof(uint32_t));
-            if (!s->orders[0].samples || !s->orders[1].samples)
-                rc = kd_fail(diag, -KD_ENOMEM, "no memory for the order of %zu samples",
-                             ss->n_train);
-        }
-        if (rc == 0 && s->shape.needs_teacher && !s->done[0].graph) {
-            *out_problem = "NO_TEACHER";
-            rc = kd_fail(diag, -KD_EINVAL, "the loss needs a teacher and the job has none");
-        }
-        if (rc == 0 && s->shape.needs_teacher)
-            set_bank(s, cfg->numerics);
-    }
-    s->contexts = kd_xalloc((size_t)cfg->threads * sizeof *s->contexts);
-    for (int i = 0; i < cfg->threads && rc == 0 && s->train; i++)
-        rc = make_context(s, &s->contexts[i], diag);
+    int rc = kd_stage_load_finished(cfg, s, diag);
+    if (rc == 0 && s->train)
+        rc = new_trained(cfg, s, out_problem, diag);
     if (rc != 0) {
         kd_stage_free(s);
         return rc;
@@ -300,31 +260,41 @@ int kd_stage_new(const kd_stage_config *cfg, kd_stage **out, const char **out_pr
     return 0;
 }
 
+static void free_context(struct context *c)
+{
+    kd_plan_free(c->train);
+    kd_plan_free(c->infer);
+    for (int k = 0; k < KD_MAX_TEACHERS; k++)
+        kd_plan_free(c->teachers[k]);
+    free(c->raw);
+    free(c->view);
+    free(c->other);
+    free(c->small);
+    free(c->input);
+    free(c->image);
+    free(c->logits);
+    free(c->d_logits);
+    free(c->weight);
+    free(c->targets);
+    free(c->places);
+    free(c->keys);
+}
+
 void kd_stage_free(kd_stage *s)
 {
     if (!s)
         return;
-    for (int i = 0; i < s->threads && s->contexts; i++) {
-        struct context *c = &s->contexts[i];
-        kd_plan_free(c->train);
-        kd_plan_free(c->infer);
-        kd_plan_free(c->teacher);
-        free(c->raw);
-        free(c->view);
-        free(c->input);
-        free(c->image);
-        free(c->logits);
-        free(c->d_logits);
-        free(c->weight);
-        free(c->labels);
-        free(c->samples);
-    }
+    for (int i = 0; i < s->threads && s->contexts; i++)
+        free_context(&s->contexts[i]);
     free(s->contexts);
-    net_clear(&s->net);
-    for (int i = 0; i < 3; i++)
-        net_clear(&s->done[i]);
+    kd_net_clear(&s->net);
+    for (int i = 0; i < s->n_finished; i++)
+        kd_net_clear(&s->finished[i].net);
     free(s->orders[0].samples);
     free(s->orders[1].samples);
+    free(s->extra);
+    free(s->stats);
+    free(s->batch);
     free(s);
 }
 
@@ -348,47 +318,35 @@ const kd_optim *kd_stage_optim(const kd_stage *s)
     return &s->optim;
 }
 
-const kd_bank_ref *kd_stage_bank(const kd_stage *s)
+const kd_bank_ref *kd_stage_bank(const kd_stage *s, int teacher, bool clean)
 {
-    return &s->bank;
+    return &s->banks[teacher][clean];
 }
 
-char *kd_stage_metadata(const kd_stage *s)
+void kd_stage_join_teachers(const kd_stage *s, const float *const *rows, float *out)
 {
-    static const char *const preprocess[] = {"unit", "symmetric", "imagenet"};
-    const kd_session *ss = s->session;
-    const kd_model_spec *m = kd_job_model(&ss->job, s->kind);
-    json_t *o = json_object();
-    kd_buf classes;
-    char number[32];
-    kd_buf_init(&classes, 1 << 20);
-    for (int i = 0; i < ss->classes; i++)
-        kd_buf_printf(&classes, "%s%s", i ? "," : "", kd_data_class_name(ss->data, i));
-    json_object_set_new(o, "model", json_string(m->model));
-    snprintf(number, sizeof number, "%.9g", m->width);
-    json_object_set_new(o, "width", json_string(number));
-    json_object_set_new(o, "padding", json_string(m->padding == KD_PAD_TF ? "tf" : "torch"));
-    json_object_set_new(o, "preprocess", json_string(preprocess[m->preprocess]));
-    snprintf(number, sizeof number, "%d", ss->size);
-    json_object_set_new(o, "size", json_string(number));
-    json_object_set_new(o, "classes", json_string(classes.data ? classes.data : ""));
-    kd_buf_clear(&classes);
-    char *text = json_dumps(o, JSON_COMPACT);
-    json_decref(o);
-    return text;
+    const kd_job *job = &s->session->job;
+    double share[KD_MAX_TEACHERS] = {1}, all = 0;
+    for (int i = 0; i < s->shape.n_teachers; i++)
+        all += job->teachers[i].weight;
+    for (int i = 0; i < s->shape.n_teachers && all > 0; i++)
+        share[i] = job->teachers[i].weight / all;
+    kd_ensemble_logits(
+        job->ensemble == KD_ENSEMBLE_LOGITS ? KD_COMBINE_LOGITS : KD_COMBINE_PROBABILITIES,
+        s->shape.n_teachers, share, s->loss.temperature, s->session->classes, rows, out);
 }
 
 /* ---- units */
 
 /* The order of an epoch is made by the runner before its units start
- * (kd_stage_samples on the runner's thread), so that compute threads only read
+ * (kd_stage_places on the runner's thread), so that compute threads only read
  * it. */
 static const uint32_t *order_of(const kd_stage *s, uint64_t step)
 {
     kd_stage *w = (kd_stage *)s;
     uint32_t epoch = (uint32_t)(step / s->shape.epoch_steps), i = epoch & 1;
     if (!s->orders[i].made || s->orders[i].epoch != epoch) {
-        kd_sampler_order(s->session->job.seed, epoch, s->session->n_train, w->orders[i].samples);
+        kd_sampler_order(s->train->seed, epoch, s->shape.epoch_samples, w->orders[i].samples);
         w->orders[i].epoch = epoch;
         w->orders[i].made = true;
     }
@@ -398,235 +356,342 @@ static const uint32_t *order_of(const kd_stage *s, uint64_t step)
 uint32_t kd_stage_real_in_batch(const kd_stage *s, uint64_t step)
 {
     uint64_t first = step % s->shape.epoch_steps * (uint64_t)s->train->batch;
-    return (uint32_t)KD_MIN((uint64_t)s->train->batch, s->session->n_train - first);
+    return (uint32_t)KD_MIN((uint64_t)s->train->batch, s->shape.epoch_samples - first);
 }
 
-uint32_t kd_stage_samples(const kd_stage *s, uint64_t step, uint32_t slot, uint32_t *samples,
-                          uint32_t *out_view)
+/* Copies of an unlabelled sample are other views of it: of N views copy c has the c-th N of them.
+ */
+static uint32_t copy_view(const kd_stage *s, uint32_t epoch, uint32_t copy)
+{
+    uint32_t views = (uint32_t)s->train->views;
+    return views == 0 ? epoch + (copy << 16) : epoch % views + copy * views;
+}
+
+uint32_t kd_stage_places(const kd_stage *s, uint64_t step, uint32_t slot, kd_place *places)
 {
     const uint32_t *order = order_of(s, step);
     uint32_t epoch = (uint32_t)(step / s->shape.epoch_steps), real = 0;
     uint64_t at = step % s->shape.epoch_steps * (uint64_t)s->train->batch +
                   (uint64_t)slot * s->shape.slot_batch;
     for (uint32_t i = 0; i < s->shape.slot_batch; i++, at++) {
-        samples[i] = order[at % s->session->n_train];
-        real += at < s->session->n_train;
+        uint32_t n = order[at % s->shape.epoch_samples];
+        bool labelled = n < s->session->n_train;
+        struct copy c = labelled ? (struct copy){n, 0} : s->extra[n - s->session->n_train];
+        uint32_t view = copy_view(s, epoch, c.copy);
+        places[i] = (kd_place){.sample = c.sample,
+                               .view = view,
+                               .teacher_view = labelled ? view : KD_VIEW_CLEAN,
+                               .key = c.sample + ((uint32_t)c.copy << 24)};
+        real += at < s->shape.epoch_samples;
     }
-    *out_view = s->train->views == 0 ? epoch : epoch % (uint32_t)s->train->views;
     return real;
 }
 
-static bool make_view(const kd_stage *s, struct context *c, uint32_t sample, uint32_t view)
+/* How a view is mixed. An unlabelled picture is not: its teacher labels it clean. */
+static void mix_of(const kd_session *ss, uint32_t sample, uint32_t view, kd_view_mix *mix)
 {
-    bool good = kd_cache_get(s->session->cache, sample, c->raw);
-    kd_view_make(&s->rule, sample, view, c->raw, c->view);
+    *mix = (kd_view_mix){.kind = KD_MIX_NONE, .share = 1};
+    if (sample < ss->n_train && view != KD_VIEW_CLEAN &&
+        (ss->rule.mixup > 0 || ss->rule.cutmix > 0))
+        kd_view_mix_of(&ss->rule, sample, view, ss->n_train, mix);
+}
+
+int kd_stage_pictures(const kd_stage *s, const kd_place *place, uint32_t out[2])
+{
+    kd_view_mix mix;
+    mix_of(s->session, place->sample, place->view, &mix);
+    out[0] = place->sample;
+    out[1] = mix.partner;
+    return mix.kind == KD_MIX_NONE ? 1 : 2;
+}
+
+/* Makes a view in c->view; false when one of its pictures cannot be read. */
+static bool make_view(const kd_stage *s, struct context *c, uint32_t sample, uint32_t view,
+                      kd_view_mix *mix)
+{
+    const kd_session *ss = s->session;
+    bool good = kd_cache_get(ss->cache, sample, c->raw);
+    kd_view_make(&ss->rule, sample, view, c->raw, c->view);
+    mix_of(ss, sample, view, mix);
+    if (mix->kind == KD_MIX_NONE)
+        return good;
+    good = kd_cache_get(ss->cache, mix->partner, c->raw) && good;
+    kd_view_make(&ss->rule, mix->partner, view, c->raw, c->other);
+    kd_view_blend(mix, ss->size, c->view, c->other, c->view);
     return good;
 }
 
-static int run_unit(kd_stage *s, struct context *c, uint64_t step, uint32_t slot,
-                    const float *teacher, float *gradient, kd_tree_sums *out, kd_diag *diag)
+static int to_input(const kd_session *ss, const kd_net *net, const uint8_t *rgb, uint8_t *small,
+                    float *input, kd_diag *diag)
+{
+    size_t pixels = (size_t)net->size * (size_t)net->size;
+    if (net->size != ss->size) {
+        const kd_image whole = {.w = ss->size, .h = ss->size, .rgb = (uint8_t *)(uintptr_t)rgb};
+        int rc = kd_image_resize(&whole, net->size, net->size, small, diag);
+        if (rc != 0)
+            return rc;
+        rgb = small;
+    }
+    kd_view_to_float((int)net->preprocess, rgb, pixels, input);
+    return 0;
+}
+
+bool kd_stage_feed(const kd_session *ss, const kd_net *net, uint32_t sample, uint8_t *rgb,
+                   uint8_t *small, float *input)
+{
+    kd_diag diag = {0};
+    bool good = kd_cache_get(ss->cache, sample, rgb);
+    return to_input(ss, net, rgb, small, input, &diag) == 0 && good;
+}
+
+/* Pictures, targets and weights of a unit, and the forward pass. */
+static int run_forward(kd_stage *s, struct context *c, uint64_t step, uint32_t slot,
+                       uint32_t *out_real, kd_diag *diag)
 {
     const kd_session *ss = s->session;
-    size_t pixels = (size_t)ss->size * (size_t)ss->size;
-    uint32_t view, b = s->shape.slot_batch;
-    uint32_t real = kd_stage_samples(s, step, slot, c->samples, &view);
-    uint32_t all = kd_stage_real_in_batch(s, step);
-    *out = (kd_tree_sums){0};
-    for (uint32_t i = 0; i < b; i++) {
-        bool good = make_view(s, c, c->samples[i], view);
-        kd_view_to_float((int)s->net.preprocess, c->view, pixels, c->input + i * pixels * 3);
-        c->labels[i] = kd_data_label(ss->data, c->samples[i]);
+    size_t seen = (size_t)s->net.size * (size_t)s->net.size * 3;
+    uint32_t real = kd_stage_places(s, step, slot, c->places);
+    for (uint32_t i = 0; i < s->shape.slot_batch; i++) {
+        const kd_place *p = &c->places[i];
+        kd_view_mix mix;
+        bool good = make_view(s, c, p->sample, p->view, &mix);
+        int rc = to_input(ss, &s->net, c->view, c->small, c->input + i * seen, diag);
+        if (rc != 0)
+            return rc;
+        c->targets[i] = (kd_target){
+            .label = kd_data_label(ss->data, p->sample),
+            .other = mix.kind == KD_MIX_NONE ? -1 : kd_data_label(ss->data, mix.partner),
+            .share = (float)mix.share};
         c->weight[i] = i < real && good ? 1 : 0;
+        c->keys[i] = p->key;
     }
-    int rc = kd_plan_forward(c->train, c->input, c->logits, diag);
+    *out_real = real;
+    kd_plan_noise(c->train, s->train->seed, step, c->keys);
+    return kd_plan_forward(c->train, c->input, c->logits, diag);
+}
+
+static int not_finite(kd_stage *s, struct context *c, uint64_t step, int row, kd_diag *diag)
+{
+    const char *layer = kd_plan_find_nonfinite(c->train);
+    uint32_t sample = c->places[row].sample;
+    return kd_fail(diag, -KD_EDATA,
+                   "the loss is not finite at step %llu: first in layer %s, sample %u (%.120s)",
+                   (unsigned long long)step + 1, layer ? layer : "loss", sample,
+                   kd_data_name(s->session->data, sample));
+}
+
+static int run_unit(kd_stage *s, struct context *c, uint64_t step, uint32_t slot,
+                    const float *teacher, const double *stats, float *gradient, kd_tree_sums *out,
+                    kd_diag *diag)
+{
+    uint32_t real = 0, all = kd_stage_real_in_batch(s, step);
+    *out = (kd_tree_sums){0};
+    int rc = run_forward(s, c, step, slot, &real, diag);
     if (rc != 0)
         return rc;
     kd_loss_sums sums;
-    kd_loss_apply(&s->loss, (int)b, ss->classes, c->logits, teacher, c->labels, c->weight,
-                  1.0 / all, c->d_logits, &sums);
-    if (sums.bad >= 0 || !isfinite(sums.loss)) {
-        const char *layer = kd_plan_find_nonfinite(c->train);
-        int row = sums.bad >= 0 ? sums.bad : 0;
-        return kd_fail(diag, -KD_EDATA,
-                       "the loss is not finite at step %llu: first in layer %s, "
-                       "sample %u (%.120s)",
-                       (unsigned long long)step + 1, layer ? layer : "loss", c->samples[row],
-                       kd_data_name(ss->data, c->samples[row]));
+    kd_loss_apply(&s->loss, (int)s->shape.slot_batch, s->session->classes, c->logits, teacher,
+                  c->targets, c->weight, 1.0 / all, stats, c->d_logits, &sums);
+    if (sums.bad >= 0 || !isfinite(sums.loss))
+        return not_finite(s, c, step, KD_MAX(sums.bad, 0), diag);
+    *out = (kd_tree_sums){.loss = sums.loss, .correct = sums.correct, .samples = sums.samples};
+    for (int i = 0; i < s->shape.n_terms; i++) {
+        out->terms[2 * i] = sums.value[s->shape.terms[i]];
+        out->terms[2 * i + 1] = sums.pull[s->shape.terms[i]];
     }
-    *out = (kd_tree_sums){sums.loss, sums.correct, sums.samples};
     return kd_plan_backward(c->train, c->d_logits, (float)real / (float)all, gradient, diag);
 }
 
+/* A slot past the epoch's last sample has nothing to compute. */
+static bool beyond_epoch(const kd_stage *s, uint64_t step, uint32_t slot)
+{
+    return step % s->shape.epoch_steps * (uint64_t)s->train->batch +
+               (uint64_t)slot * s->shape.slot_batch >=
+           s->shape.epoch_samples;
+}
+
+static int load_train(struct context *c, const float *vector, uint64_t tag, kd_diag *diag)
+{
+    int rc = c->train_tag == tag ? 0 : kd_plan_load(c->train, vector, diag);
+    if (rc == 0)
+        c->train_tag = tag;
+    return rc;
+}
+
 int kd_stage_unit(kd_stage *s, int thread, uint64_t step, uint32_t slot, const float *vector,
-                  uint64_t tag, const float *teacher, float *gradient, kd_tree_sums *out,
-                  kd_diag *diag)
+                  uint64_t tag, const float *teacher, const double *stats, float *gradient,
+                  kd_tree_sums *out, kd_diag *diag)
 {
     struct context *c = &s->contexts[thread];
-    uint64_t first = step % s->shape.epoch_steps * (uint64_t)s->train->batch +
-                     (uint64_t)slot * s->shape.slot_batch;
-    if (first >= s->session->n_train) {
+    if (beyond_epoch(s, step, slot)) {
         memset(gradient, 0, s->shape.floats * sizeof *gradient);
         *out = (kd_tree_sums){0};
         return 0;
     }
-    int rc = c->train_tag == tag ? 0 : kd_plan_load(c->train, vector, diag);
-    if (rc != 0)
-        return rc;
-    c->train_tag = tag;
-    return run_unit(s, c, step, slot, teacher, gradient, out, diag);
+    int rc = load_train(c, vector, tag, diag);
+    return rc == 0 ? run_unit(s, c, step, slot, teacher, stats, gradient, out, diag) : rc;
+}
+
+int kd_stage_values(kd_stage *s, int thread, uint64_t step, uint32_t slot, const float *vector,
+                    uint64_t tag, const float *teacher, float *values, kd_diag *diag)
+{
+    struct context *c = &s->contexts[thread];
+    size_t classes = (size_t)s->session->classes, columns = s->shape.value_columns;
+    uint32_t real;
+    memset(values, 0, s->shape.slot_batch * columns * sizeof *values);
+    if (beyond_epoch(s, step, slot))
+        return 0;
+    int rc = load_train(c, vector, tag, diag);
+    if (rc == 0)
+        rc = run_forward(s, c, step, slot, &real, diag);
+    for (uint32_t i = 0; i < s->shape.slot_batch && rc == 0; i++) {
+        float *row = values + i * columns;
+        memcpy(row, c->logits + i * classes, classes * sizeof *row);
+        memcpy(row + classes, teacher + i * classes, classes * sizeof *row);
+        row[2 * classes] = c->weight[i];
+        for (size_t k = 0; k < classes && c->weight[i] > 0; k++)
+            if (!isfinite(row[k]))
+                return not_finite(s, c, step, (int)i, diag);
+    }
+    return rc;
+}
+
+int kd_stage_couple(kd_stage *s, const float *values, const double **out_stats, kd_diag *diag)
+{
+    size_t classes = (size_t)s->session->classes, columns = s->shape.value_columns;
+    size_t n = (size_t)s->train->batch;
+    float *z = s->batch, *v = z + n * classes, *weight = v + n * classes;
+    for (size_t i = 0; i < n; i++) {
+        memcpy(z + i * classes, values + i * columns, classes * sizeof *z);
+        memcpy(v + i * classes, values + i * columns + classes, classes * sizeof *v);
+        weight[i] = values[i * columns + 2 * classes];
+    }
+    int rc = kd_loss_couple(&s->loss, (int)n, (int)classes, z, v, weight, s->stats, diag);
+    *out_stats = s->stats;
+    return rc;
 }
 
 int kd_stage_eval(kd_stage *s, int thread, uint32_t unit, const float *vector, uint64_t tag,
-                  float *rows, kd_diag *diag)
+                  kd_stage_teacher_row teacher, void *arg, float *rows, kd_diag *diag)
 {
     const kd_session *ss = s->session;
     struct context *c = &s->contexts[thread];
-    size_t pixels = (size_t)ss->size * (size_t)ss->size, first = (size_t)unit * KD_EVAL_UNIT;
+    size_t first = (size_t)unit * KD_EVAL_UNIT;
     int n = (int)KD_MIN((size_t)KD_EVAL_UNIT, ss->n_val - first);
     int rc = c->infer_tag == tag ? 0 : kd_plan_load(c->infer, vector, diag);
     if (rc != 0)
         return rc;
     c->infer_tag = tag;
-    static const kd_loss hard = {.ce = 1, .temperature = 1};
-    const float one = 1;
     for (int i = 0; i < n; i++) {
-        size_t sample = ss->n_train + first + (size_t)i;
-        kd_cache_get(ss->cache, sample, c->raw);
-        kd_view_to_float((int)s->net.preprocess, c->raw, pixels, c->image);
+        uint32_t sample = (uint32_t)(kd_data_first(ss->data, KD_SPLIT_VAL) + first + (size_t)i);
+        kd_stage_feed(ss, &s->net, sample, c->raw, c->small, c->image);
         rc = kd_plan_forward(c->infer, c->image, c->logits, diag);
         if (rc != 0)
             return rc;
-        int best = 0;
         int32_t label = kd_data_label(ss->data, sample);
-        for (int k = 1; k < ss->classes; k++)
-            if (c->logits[k] > c->logits[best])
-                best = k;
-        kd_loss_sums sums;
-        kd_loss_apply(&hard, 1, ss->classes, c->logits, NULL, &label, &one, 1, NULL, &sums);
-        if (sums.bad >= 0 || !isfinite(sums.loss))
+        const float *v = teacher ? teacher(arg, sample) : NULL;
+        double loss = kd_cross_entropy(c->logits, ss->classes, label);
+        float *row = rows + (size_t)i * KD_EVAL_COLUMNS;
+        row[0] = (float)kd_argmax(c->logits, ss->classes);
+        row[1] = (float)label;
+        row[2] = (float)loss;
+        row[3] = v ? (float)kd_argmax(v, ss->classes) : -1;
+        row[4] = v ? (float)kd_kl(v, c->logits, ss->classes) : 0;
+        if (!isfinite(loss))
             return kd_fail(diag, -KD_EDATA, "the logits of %.120s are not finite in validation",
                            kd_data_name(ss->data, sample));
-        rows[2 * i] = best == label ? (float)best : (float)(-1 - best);
-        rows[2 * i + 1] = (float)sums.loss;
     }
     return n;
 }
 
-int kd_stage_teach(kd_stage *s, int thread, uint32_t sample, uint32_t view, float *logits,
-                   kd_diag *diag)
+int kd_stage_teach(kd_stage *s, int thread, int teacher, uint32_t sample, uint32_t view,
+                   float *logits, kd_diag *diag)
 {
     struct context *c = &s->contexts[thread];
-    const kd_net *t = &s->done[0];
-    if (!c->teacher_loaded) {
-        int rc = kd_plan_load(c->teacher, t->vector, diag);
+    const kd_net *t = s->teachers[teacher];
+    if (!c->teacher_loaded[teacher]) {
+        int rc = kd_plan_load(c->teachers[teacher], t->vector, diag);
         if (rc != 0)
             return rc;
-        c->teacher_loaded = true;
+        c->teacher_loaded[teacher] = true;
     }
-    make_view(s, c, sample, view);
-    kd_view_to_float((int)t->preprocess, c->view,
-                     (size_t)s->session->size * (size_t)s->session->size, c->image);
-    return kd_plan_forward(c->teacher, c->image, logits, diag);
+    kd_view_mix mix;
+    make_view(s, c, sample, view, &mix);
+    int rc = to_input(s->session, t, c->view, c->small, c->image, diag);
+    return rc == 0 ? kd_plan_forward(c->teachers[teacher], c->image, logits, diag) : rc;
 }
 
-/* ---- fingerprint and measure */
+/* ---- fingerprint */
+
+/* Made-up teacher logits: the fingerprint must not depend on whether a bank was there. */
+static void probe_teacher(const kd_stage *s, const kd_place *places, float *teacher)
+{
+    size_t classes = (size_t)s->session->classes;
+    for (size_t i = 0; i < s->shape.slot_batch; i++) {
+        kd_rng r;
+        kd_rng_init(&r, s->train->seed, KD_RNG_PROBE, places[i].sample, 0);
+        for (size_t k = 0; k < classes; k++)
+            teacher[i * classes + k] = (float)kd_rng_normal(&r);
+    }
+}
+
+static int probe_unit(kd_stage *s, kd_hasher *h, kd_diag *diag)
+{
+    struct context *c = &s->contexts[0];
+    size_t b = s->shape.slot_batch, classes = (size_t)s->session->classes;
+    float *gradient = malloc(s->shape.floats * sizeof *gradient);
+    float *teacher = malloc(b * classes * sizeof *teacher);
+    float *values =
+        calloc((size_t)s->train->batch * KD_MAX(s->shape.value_columns, 1u), sizeof *values);
+    const double *stats = NULL;
+    int rc = gradient && teacher && values
+                 ? 0
+                 : kd_fail(diag, -KD_ENOMEM, "no memory for a fingerprint");
+    if (rc == 0) {
+        kd_stage_places(s, 0, 0, c->places);
+        probe_teacher(s, c->places, teacher);
+        rc = kd_plan_load(c->train, s->net.vector, diag);
+    }
+    c->train_tag = 0;
+    if (rc == 0 && s->shape.value_columns) {
+        rc = kd_stage_values(s, 0, 0, 0, s->net.vector, 0, teacher, values, diag);
+        if (rc == 0)
+            rc = kd_stage_couple(s, values, &stats, diag);
+    }
+    kd_tree_sums sums;
+    if (rc == 0)
+        rc = run_unit(s, c, 0, 0, s->shape.n_teachers ? teacher : NULL, stats, gradient, &sums,
+                      diag);
+    if (rc == 0) {
+        kd_hasher_add(h, c->logits, b * classes * sizeof(float));
+        kd_hasher_add(h, gradient, s->shape.floats * sizeof(float));
+    }
+    free(gradient);
+    free(teacher);
+    free(values);
+    return rc;
+}
 
 int kd_stage_fingerprint(kd_stage *s, char out[33], kd_diag *diag)
 {
-    const kd_session *ss = s->session;
-    struct context *c = &s->contexts[0];
-    size_t b = s->shape.slot_batch, classes = (size_t)ss->classes;
     kd_hasher *h = kd_hasher_new();
-    float *gradient = NULL, *teacher = NULL;
     int rc = h ? 0 : kd_fail(diag, -KD_ENOMEM, "no memory for a fingerprint");
     if (rc == 0)
         kd_hasher_add(h, s->net.vector, s->shape.floats * sizeof(float));
-    if (rc == 0 && c->train) {
-        gradient = malloc(s->shape.floats * sizeof *gradient);
-        teacher = malloc(b * classes * sizeof *teacher);
-        if (!gradient || !teacher)
-            rc = kd_fail(diag, -KD_ENOMEM, "no memory for a fingerprint");
-        uint32_t view;
-        if (rc == 0)
-            kd_stage_samples(s, 0, 0, c->samples, &view);
-        for (size_t i = 0; rc == 0 && i < b; i++) {
-            kd_rng r;
-            kd_rng_init(&r, ss->job.seed, KD_RNG_PROBE, c->samples[i], 0);
-            for (size_t k = 0; k < classes; k++)
-                teacher[i * classes + k] = (float)kd_rng_normal(&r);
-        }
-        kd_tree_sums sums;
-        if (rc == 0)
-            rc = kd_plan_load(c->train, s->net.vector, diag);
-        c->train_tag = 0;
-        if (rc == 0)
-            rc = run_unit(s, c, 0, 0, s->shape.needs_teacher ? teacher : NULL, gradient, &sums,
-                          diag);
-        if (rc == 0) {
-            kd_hasher_add(h, c->logits, b * classes * sizeof(float));
-            kd_hasher_add(h, gradient, s->shape.floats * sizeof(float));
-        }
-    } else if (rc == 0 && ss->n_val) {
-        float rows[2 * KD_EVAL_UNIT];
-        int n = kd_stage_eval(s, 0, 0, s->net.vector, UINT64_MAX, rows, diag);
+    if (rc == 0 && s->contexts[0].train) {
+        rc = probe_unit(s, h, diag);
+    } else if (rc == 0 && s->session->n_val) {
+        float rows[KD_EVAL_COLUMNS * KD_EVAL_UNIT];
+        int n = kd_stage_eval(s, 0, 0, s->net.vector, UINT64_MAX, NULL, NULL, rows, diag);
         if (n < 0)
             rc = n;
         else
-            kd_hasher_add(h, rows, (size_t)n * 2 * sizeof(float));
+            kd_hasher_add(h, rows, (size_t)n * KD_EVAL_COLUMNS * sizeof(float));
     }
     if (rc == 0) {
         kd_digest d = kd_hasher_digest(h);
         kd_digest_hex(&d, out);
     }
     kd_hasher_free(h);
-    free(gradient);
-    free(teacher);
     return rc;
-}
-
-static int by_size(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
-int kd_stage_measure(kd_stage *s, int which, double *out_ms, size_t *out_params, size_t *out_bytes,
-                     kd_diag *diag)
-{
-    enum { WARM = 5, RUNS = 31 };
-    const kd_net *n = &s->done[which];
-    const kd_session *ss = s->session;
-    if (!n->graph)
-        return 0;
-    size_t pixels = (size_t)ss->size * (size_t)ss->size;
-    uint8_t *rgb = malloc(pixels * 3);
-    float *input = malloc(pixels * 3 * sizeof(float));
-    float *logits = malloc((size_t)ss->classes * sizeof(float));
-    kd_plan *plan = NULL;
-    double ms[RUNS];
-    int rc = rgb && input && logits ? kd_plan_new(n->graph, 1, KD_PLAN_INFER, &plan, diag)
-                                    : kd_fail(diag, -KD_ENOMEM, "no memory to measure with");
-    if (rc == 0)
-        rc = kd_plan_load(plan, n->vector, diag);
-    if (rc == 0) {
-        kd_cache_get(ss->cache, ss->n_val ? ss->n_train : 0, rgb);
-        kd_view_to_float((int)n->preprocess, rgb, pixels, input);
-    }
-    for (int i = -WARM; i < RUNS && rc == 0; i++) {
-        double begin = kd_clock_s();
-        rc = kd_plan_forward(plan, input, logits, diag);
-        if (i >= 0)
-            ms[i] = (kd_clock_s() - begin) * 1000;
-    }
-    kd_plan_free(plan);
-    free(rgb);
-    free(input);
-    free(logits);
-    if (rc != 0)
-        return rc;
-    qsort(ms, RUNS, sizeof ms[0], by_size);
-    *out_ms = ms[RUNS / 2];
-    *out_params = n->graph->trained_len;
-    *out_bytes = n->graph->vector_len * sizeof(float);
-    return 1;
 }

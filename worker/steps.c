@@ -24,7 +24,7 @@ bool kd_runner_stopped(void *arg)
 
 /* ---- calls under way */
 
-enum want { WANT_SLICE, WANT_SUM, WANT_STATE, WANT_PUBLISH, WANT_PUSH };
+enum want { WANT_SLICE, WANT_SUM, WANT_STATE, WANT_AVERAGE, WANT_PUBLISH, WANT_PUSH };
 
 struct call {
     kd_runner *r;
@@ -57,37 +57,42 @@ static float *state_of(const kd_runner *r, uint32_t chunk)
 
 /* On gRPC's threads: puts the answer where it belongs. The runner waits for
  * every call to end before it leaves a step, so all it points to is there. */
-static void on_answer(void *arg, int code, const char *text, const uint8_t *payload, size_t len,
-                      bool checkpoint)
+static void on_answer(void *arg, const kd_exchange_answer *a)
 {
     struct call *c = arg;
     kd_runner *r = c->r;
     const kd_stage_shape *h = kd_stage_shape_of(r->stage);
     size_t first = (size_t)c->chunk * h->chunk_floats, n = chunk_len(h, c->chunk);
-    size_t bytes = n * sizeof(float);
-    size_t want = c->want == WANT_STATE ? bytes * (1 + (size_t)h->state_vectors) : bytes;
-    bool bulk = c->want <= WANT_STATE;
-    if (code == 0 && bulk && len != want)
+    size_t bytes = n * sizeof(float), vectors = (size_t)h->state_vectors;
+    bool with_state = c->want == WANT_STATE || c->want == WANT_AVERAGE;
+    bool bulk = c->want <= WANT_AVERAGE;
+    int code = a->code;
+    if (code == 0 && bulk && a->len != (with_state ? bytes * (1 + vectors) : bytes))
         code = -KD_EINTERNAL; /* not what was asked for: nothing to repeat */
     pthread_mutex_lock(&r->mu);
     if (code == 0) {
         switch (c->want) {
         case WANT_SLICE:
             if (!r->next.have[c->chunk]) {
-                memcpy(r->next.vector + first, payload, bytes);
+                memcpy(r->next.vector + first, a->payload, bytes);
                 r->next.have[c->chunk] = true;
                 r->next.missing--;
             }
             break;
         case WANT_SUM:
-            memcpy(r->sums + first, payload, bytes);
-            r->sum_checkpoint[c->chunk] = checkpoint;
+            memcpy(r->sums + first, a->payload, bytes);
+            r->sum_checkpoint[c->chunk] = a->checkpoint;
+            r->sum_scale[c->chunk] = a->scale;
             r->sum_there[c->chunk] = true;
             break;
         case WANT_STATE:
-            if (h->state_vectors)
-                memcpy(state_of(r, c->chunk), payload + bytes, (size_t)h->state_vectors * bytes);
+            if (vectors)
+                memcpy(state_of(r, c->chunk), a->payload + bytes, vectors * bytes);
             r->state_missing--;
+            break;
+        case WANT_AVERAGE: /* the last vector */
+            memcpy(r->average + first, a->payload + vectors * bytes, bytes);
+            r->average_missing--;
             break;
         case WANT_PUBLISH:
         case WANT_PUSH:
@@ -98,7 +103,7 @@ static void on_answer(void *arg, int code, const char *text, const uint8_t *payl
         r->redos++;
     } else {
         /* Refused, or what was sent may be lost. */
-        kd_runner_give_up(r, text);
+        kd_runner_give_up(r, a->text);
     }
     r->calls--;
     r->pushes -= c->want == WANT_PUSH;
@@ -121,8 +126,8 @@ static struct call *new_call(kd_runner *r, enum want want, uint64_t version, uin
 static void finish_start(struct call *c, int rc)
 {
     if (rc != 0)
-        on_answer(c, rc == -KD_ECANCELED ? rc : -KD_EINTERNAL, "the call could not be started",
-                  NULL, 0, false);
+        on_answer(c, &(kd_exchange_answer){.code = rc == -KD_ECANCELED ? rc : -KD_EINTERNAL,
+                                           .text = "the call could not be started"});
 }
 
 static void start_call(kd_runner *r, enum want want, uint64_t version, uint32_t chunk)
@@ -133,7 +138,7 @@ static void start_call(kd_runner *r, enum want want, uint64_t version, uint32_t 
         rc = kd_exchange_await_slice(r->cfg.channel, &c->ref, version, chunk, on_answer, c);
     else if (want == WANT_SUM)
         rc = kd_exchange_await_sum(r->cfg.channel, &c->ref, version, chunk, on_answer, c);
-    else if (want == WANT_STATE)
+    else if (want == WANT_STATE || want == WANT_AVERAGE)
         rc = kd_exchange_fetch_state(r->cfg.channel, &c->ref, version, chunk, on_answer, c);
     finish_start(c, rc);
 }
@@ -161,6 +166,8 @@ static void wait_for_calls(kd_runner *r, uint64_t slice_version)
             start_call(r, WANT_SUM, r->version, k);
         if (redo & 1u << WANT_STATE)
             start_call(r, WANT_STATE, slice_version, k);
+        if (redo & 1u << WANT_AVERAGE)
+            start_call(r, WANT_AVERAGE, slice_version, k);
         pthread_mutex_lock(&r->mu);
     }
 }
@@ -218,7 +225,7 @@ static void push_node(kd_runner *r, uint64_t step, uint32_t node, const float *g
         struct call *c = new_call(r, WANT_PUSH, step, k);
         finish_start(c, kd_exchange_push(r->cfg.channel, &c->ref, step, node, k,
                                          gradient + (size_t)k * h->chunk_floats, chunk_len(h, k),
-                                         sums, on_answer, c));
+                                         sums, 2 * h->n_terms, on_answer, c));
     }
 }
 
@@ -234,7 +241,7 @@ static void run_unit(void *arg, int item, int thread)
     float *gradient = kd_reducer_take(r->reducer);
     const float *teacher = r->teaching ? kd_teaching_rows(r->teaching, (uint32_t)item) : NULL;
     int rc = gradient ? kd_stage_unit(r->stage, thread, step, slot, r->now.vector, r->tag, teacher,
-                                      gradient, &sums, &diag)
+                                      r->stats, gradient, &sums, &diag)
                       : kd_fail(&diag, -KD_ENOMEM, "no memory for a gradient");
     if (rc != 0) {
         if (gradient)
@@ -256,12 +263,17 @@ static void look_ahead(kd_runner *r, uint64_t version)
     const kd_stage_shape *h = kd_stage_shape_of(r->stage);
     if (version >= r->last_version)
         return;
-    uint32_t *samples = kd_xalloc((size_t)r->slot_count * h->slot_batch * sizeof *samples), view;
-    for (uint32_t k = 0; k < r->slot_count; k++)
-        kd_stage_samples(r->stage, version - 1, r->slot_first + k, samples + k * h->slot_batch,
-                         &view);
-    kd_cache_ahead(r->session->cache, samples, (size_t)r->slot_count * h->slot_batch);
+    size_t n = 0;
+    kd_place *places = kd_xalloc(h->slot_batch * sizeof *places);
+    uint32_t *samples = kd_xalloc(2 * (size_t)r->slot_count * h->slot_batch * sizeof *samples);
+    for (uint32_t k = 0; k < r->slot_count; k++) {
+        kd_stage_places(r->stage, version - 1, r->slot_first + k, places);
+        for (uint32_t i = 0; i < h->slot_batch; i++)
+            n += (size_t)kd_stage_pictures(r->stage, &places[i], samples + n);
+    }
+    kd_cache_ahead(r->session->cache, samples, n);
     free(samples);
+    free(places);
 }
 
 /* Under r->mu: starts collecting the version after `now`. */
@@ -312,7 +324,7 @@ static void finish_step(kd_runner *r)
         float *slice = r->next.vector + first;
         memcpy(slice, r->now.vector + first, n * sizeof *slice);
         kd_optim_apply(kd_stage_optim(r->stage), kd_stage_graph(r->stage), step, first, n, slice,
-                       r->sums + first, state_of(r, k));
+                       r->sums + first, r->sum_scale[k], state_of(r, k));
         publish(r, r->version + 1, k, slice, checkpoint);
         pthread_mutex_lock(&r->mu);
         r->next.have[k] = true;
@@ -321,17 +333,65 @@ static void finish_step(kd_runner *r)
     pthread_mutex_unlock(&r->mu);
 }
 
+/* Under no lock: the generation cannot go on, unless it was stopped anyway. */
+static bool refused(kd_runner *r, int rc, const kd_diag *diag)
+{
+    if (rc != 0 && rc != -KD_ECANCELED) {
+        pthread_mutex_lock(&r->mu);
+        kd_runner_give_up(r, diag->msg);
+        pthread_mutex_unlock(&r->mu);
+    }
+    return rc != 0 || kd_runner_stopped(r);
+}
+
 static bool fill_teacher(kd_runner *r)
 {
     kd_diag diag = {0};
     int rc =
         kd_teaching_fill(r->teaching, &r->ref, r->version - 1, r->slot_first, r->slot_count, &diag);
-    if (rc != 0 && rc != -KD_ECANCELED) {
-        pthread_mutex_lock(&r->mu);
-        kd_runner_give_up(r, diag.msg);
-        pthread_mutex_unlock(&r->mu);
+    return !refused(r, rc, &diag);
+}
+
+/* ---- a loss that couples the whole batch: values first, gradients after */
+
+static void run_values(void *arg, int item, int thread)
+{
+    kd_runner *r = arg;
+    const kd_stage_shape *h = kd_stage_shape_of(r->stage);
+    size_t floats = (size_t)h->slot_batch * h->value_columns;
+    uint32_t slot = r->slot_first + (uint32_t)item;
+    float *values = r->values + slot * floats;
+    kd_diag diag = {0};
+    if (atomic_load(&r->cancel))
+        return;
+    int rc = kd_stage_values(r->stage, thread, r->version - 1, slot, r->now.vector, r->tag,
+                             kd_teaching_rows(r->teaching, (uint32_t)item), values, &diag);
+    if (rc != 0) {
+        kd_runner_problem(r, rc == -KD_EDATA ? "NON_FINITE" : "INTERNAL", diag.msg);
+        return;
     }
-    return rc == 0 && !kd_runner_stopped(r);
+    do {
+        rc = kd_exchange_push_values(r->cfg.channel, &r->ref, r->version, slot, values, floats,
+                                     &diag);
+        if (rc != 0 && transient(rc))
+            usleep(RETRY_MS * 1000);
+    } while (rc != 0 && transient(rc) && !kd_runner_stopped(r));
+    (void)refused(r, rc, &diag);
+}
+
+static bool gather_values(kd_runner *r)
+{
+    const kd_stage_shape *h = kd_stage_shape_of(r->stage);
+    kd_diag diag = {0};
+    kd_pool_start(r->pool, (int)r->slot_count, run_values, r);
+    kd_pool_wait(r->pool);
+    int rc = -KD_EUNAVAIL;
+    while (transient(rc) && !kd_runner_stopped(r))
+        rc = kd_exchange_await_values(r->cfg.channel, &r->ref, r->version, r->values,
+                                      (size_t)h->slots * h->slot_batch * h->value_columns, &diag);
+    if (rc == 0)
+        rc = kd_stage_couple(r->stage, r->values, &r->stats, &diag);
+    return !refused(r, rc, &diag);
 }
 
 static bool train_step(kd_runner *r)
@@ -344,9 +404,11 @@ static bool train_step(kd_runner *r)
     kd_reducer_start(r->reducer, cover, 0);
     int nodes = r->slot_count ? kd_tree_cover(h->slots, r->slot_first, r->slot_count, cover) : 0;
     kd_reducer_start(r->reducer, cover, nodes);
-    uint32_t view, *samples = kd_xalloc(h->slot_batch * sizeof *samples);
-    kd_stage_samples(r->stage, r->version - 1, 0, samples, &view); /* makes the epoch's order */
-    free(samples);
+    kd_place *places = kd_xalloc(h->slot_batch * sizeof *places);
+    kd_stage_places(r->stage, r->version - 1, 0, places); /* makes the epoch's order */
+    free(places);
+    if (h->value_columns && !gather_values(r))
+        return false;
     kd_pool_start(r->pool, (int)r->slot_count, run_unit, r);
     for (uint32_t k = 0; k < h->chunks; k++)
         start_call(r, own(r, k) ? WANT_SUM : WANT_SLICE, r->version + (own(r, k) ? 0 : 1), k);
@@ -365,21 +427,24 @@ static bool train_step(kd_runner *r)
 
 /* ---- evaluation */
 
-struct evaluation {
-    kd_runner *r;
-    uint32_t first;
-};
+static const float *teacher_row(void *arg, uint32_t sample)
+{
+    return kd_teaching_clean_row(arg, sample);
+}
 
 static void eval_one(void *arg, int item, int thread)
 {
-    struct evaluation *e = arg;
-    kd_runner *r = e->r;
+    kd_runner *r = arg;
+    const kd_optim *o = kd_stage_optim(r->stage);
     uint32_t unit = r->rank + (uint32_t)item * r->members;
-    float rows[2 * KD_EVAL_UNIT];
+    float rows[KD_EVAL_COLUMNS * KD_EVAL_UNIT];
     kd_diag diag = {0};
     if (atomic_load(&r->cancel))
         return;
-    int n = kd_stage_eval(r->stage, thread, unit, r->now.vector, r->tag, rows, &diag);
+    /* Averaged parameters are another vector of the same version. */
+    const float *vector = r->average ? r->average : r->now.vector;
+    int n = kd_stage_eval(r->stage, thread, unit, vector, r->average ? ~r->tag : r->tag,
+                          r->teaching ? teacher_row : NULL, r->teaching, rows, &diag);
     if (n < 0) {
         kd_runner_problem(r, n == -KD_EDATA ? "NON_FINITE" : "INTERNAL", diag.msg);
         return;
@@ -387,26 +452,62 @@ static void eval_one(void *arg, int item, int thread)
     atomic_fetch_add(&r->units, 1);
     int rc;
     do {
-        rc = kd_exchange_gather(r->cfg.channel, &r->ref, r->version, unit, rows, (size_t)n, &diag);
+        rc = kd_exchange_gather(r->cfg.channel, &r->ref, r->version, unit, rows, (size_t)n,
+                                KD_EVAL_COLUMNS, o->lr * kd_optim_factor(o, r->version - 1), &diag);
         if (rc != 0 && transient(rc))
             usleep(RETRY_MS * 1000);
     } while (rc != 0 && transient(rc) && !kd_runner_stopped(r));
-    if (rc != 0) {
-        pthread_mutex_lock(&r->mu);
-        kd_runner_give_up(r, diag.msg);
-        pthread_mutex_unlock(&r->mu);
-    }
+    (void)refused(r, rc, &diag);
+}
+
+/* The averaged parameters lie with the chunks' owners; the coordinator has them since the commit.
+ */
+static bool fetch_average(kd_runner *r)
+{
+    const kd_stage_shape *h = kd_stage_shape_of(r->stage);
+    pthread_mutex_lock(&r->mu);
+    r->average_missing = (int)h->chunks;
+    pthread_mutex_unlock(&r->mu);
+    for (uint32_t k = 0; k < h->chunks; k++)
+        start_call(r, WANT_AVERAGE, r->version, k);
+    pthread_mutex_lock(&r->mu);
+    while (r->average_missing > 0 && !r->over && !r->leaving && !atomic_load(&r->cancel))
+        wait_for_calls(r, r->version);
+    pthread_mutex_unlock(&r->mu);
+    settle_calls(r);
+    return !kd_runner_stopped(r);
+}
+
+/* The teacher's view of the pictures that this worker evaluates. */
+static bool fill_clean(kd_runner *r, int n_units)
+{
+    uint32_t first = (uint32_t)kd_data_first(r->session->data, KD_SPLIT_VAL);
+    uint32_t *samples = kd_xalloc((size_t)n_units * KD_EVAL_UNIT * sizeof *samples);
+    size_t n = 0;
+    for (int i = 0; i < n_units; i++)
+        for (uint32_t k = 0; k < KD_EVAL_UNIT; k++) {
+            uint32_t at = (r->rank + (uint32_t)i * r->members) * KD_EVAL_UNIT + k;
+            if (at < r->session->n_val)
+                samples[n++] = first + at;
+        }
+    kd_diag diag = {0};
+    int rc = kd_teaching_clean(r->teaching, &r->ref, samples, n, &diag);
+    free(samples);
+    return !refused(r, rc, &diag);
 }
 
 static bool evaluate(kd_runner *r)
 {
     const kd_stage_shape *h = kd_stage_shape_of(r->stage);
-    struct evaluation e = {r, 0};
     if (r->rank >= h->eval_units)
         return true;
     kd_runner_phase(r, "evaluating", r->version);
     int n = (int)((h->eval_units - r->rank + r->members - 1) / r->members);
-    kd_pool_start(r->pool, n, eval_one, &e);
+    if (r->average && !fetch_average(r))
+        return false;
+    if (r->teaching && !fill_clean(r, n))
+        return false;
+    kd_pool_start(r->pool, n, eval_one, r);
     kd_pool_wait(r->pool);
     return !kd_runner_stopped(r);
 }
@@ -463,7 +564,7 @@ static bool run_generation(kd_runner *r, const Distill__V1__Begin *b)
             return true;
         if (!train_step(r))
             return false;
-        due = r->version == r->last_version || (r->version - 1) % h->epoch_steps == 0;
+        due = r->version == r->last_version || (r->version - 1) % h->eval_steps == 0;
     }
 }
 

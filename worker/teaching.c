@@ -1,5 +1,6 @@
 #include "teaching.h"
 
+#include "kd/clock.h"
 #include "kd/log.h"
 #include "wire/limits.h"
 
@@ -7,7 +8,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#define MAX_KEPT ((size_t)256 << 20) /* bytes of logits kept in memory */
+#define MAX_KEPT ((size_t)256 << 20)   /* bytes of training logits kept in memory */
+#define MAX_CLEAN ((size_t)1024 << 20) /* bytes of logits of clean pictures, which must fit */
+#define MIN_ROWS 256                   /* pairs that are worked on at once, at least */
 #define RETRY_MS 100
 
 /* One place of the step's batch and the sample whose logits it wants. */
@@ -18,22 +21,59 @@ struct place {
 
 struct kd_teaching {
     kd_teaching_config cfg;
-    size_t classes, record, n_train;
+    size_t classes, record, n_train, n_clean;
     uint32_t slot_batch;
+    int n_teachers;
     size_t max_rows;
-    float *rows;        /* [max_rows][classes] of this step */
-    struct place *want; /* [max_rows], the first n_want still without logits */
+    float *rows;        /* [slots*slot_batch][classes] of this step */
+    struct place *want; /* [max_rows] places without logits, sorted */
     size_t n_want;
-    uint32_t *samples; /* [slot_batch] */
-    uint32_t *pairs;   /* [max_rows][2] each sample and view once */
-    float *fresh;      /* [max_rows][classes] */
-    uint8_t *records;  /* [max_rows][record] */
-    float *kept;       /* [kept_views][n_train][classes] */
-    bool *have;        /* [kept_views][n_train] */
+    kd_place *places; /* [slot_batch] */
+    uint32_t *pairs;  /* [max_rows][2] each wanted sample and view once */
+    size_t n_pairs;
+    float *answers[KD_MAX_TEACHERS]; /* [max_rows][classes] for the pairs */
+    float *joined;                   /* [max_rows][classes] */
+    bool *have;                      /* [max_rows] of the teacher that is asked */
+    uint32_t *asked;                 /* [max_rows] numbers of pairs */
+    uint32_t *request;               /* [max_rows][2] */
+    uint8_t *records;                /* [max_rows][record] */
+    float *kept;                     /* [kept_views][n_train][classes] */
+    bool *kept_have;                 /* [kept_views][n_train] */
     uint32_t kept_views;
-    int failed; /* of the teacher, on the pool */
+    float *clean;     /* [n_clean][classes], samples from n_train on */
+    bool *clean_have; /* [n_clean] */
+    int teacher;      /* that runs on the pool */
+    int failed;       /* there */
     kd_diag diag;
 };
+
+static bool allocate(kd_teaching *t)
+{
+    size_t row = t->classes * sizeof(float), all = 0;
+    size_t batch = (size_t)kd_stage_shape_of(t->cfg.stage)->slots * t->slot_batch;
+    if (kd_mul_size((size_t)t->cfg.views * t->n_train, row, &all) && all <= MAX_KEPT)
+        t->kept_views = (uint32_t)t->cfg.views;
+    t->rows = calloc(batch, row);
+    t->want = calloc(t->max_rows, sizeof *t->want);
+    t->places = calloc(t->slot_batch, sizeof *t->places);
+    t->pairs = calloc(t->max_rows, 2 * sizeof *t->pairs);
+    t->joined = calloc(t->max_rows, row);
+    t->have = calloc(t->max_rows, sizeof *t->have);
+    t->asked = calloc(t->max_rows, sizeof *t->asked);
+    t->request = calloc(t->max_rows, 2 * sizeof *t->request);
+    t->records = calloc(t->max_rows, t->record);
+    t->clean_have = calloc(t->n_clean + 1, sizeof *t->clean_have);
+    bool ok = t->rows && t->want && t->places && t->pairs && t->joined && t->have && t->asked &&
+              t->request && t->records && t->clean_have;
+    for (int k = 0; k < t->n_teachers && ok; k++)
+        ok = (t->answers[k] = calloc(t->max_rows, row)) != NULL;
+    if (ok && t->kept_views) {
+        t->kept = malloc(all);
+        t->kept_have = calloc(t->kept_views * t->n_train, sizeof *t->kept_have);
+        ok = t->kept && t->kept_have;
+    }
+    return ok && (t->clean = calloc(t->n_clean + 1, row)) != NULL;
+}
 
 int kd_teaching_new(const kd_teaching_config *cfg, kd_teaching **out, kd_diag *diag)
 {
@@ -43,24 +83,20 @@ int kd_teaching_new(const kd_teaching_config *cfg, kd_teaching **out, kd_diag *d
     t->classes = (size_t)cfg->session->classes;
     t->record = 8 + 4 * t->classes;
     t->n_train = cfg->session->n_train;
+    t->n_clean = kd_data_samples(cfg->session->data) - t->n_train;
     t->slot_batch = h->slot_batch;
-    t->max_rows = (size_t)h->slots * h->slot_batch;
-    size_t all = 0;
-    if (kd_mul_size((size_t)cfg->views * t->n_train, t->classes * sizeof(float), &all) &&
-        all <= MAX_KEPT)
-        t->kept_views = (uint32_t)cfg->views;
-    t->rows = calloc(t->max_rows, t->classes * sizeof(float));
-    t->want = calloc(t->max_rows, sizeof *t->want);
-    t->samples = calloc(t->slot_batch, sizeof *t->samples);
-    t->pairs = calloc(t->max_rows, 2 * sizeof *t->pairs);
-    t->fresh = calloc(t->max_rows, t->classes * sizeof(float));
-    t->records = calloc(t->max_rows, t->record);
-    if (t->kept_views) {
-        t->kept = malloc(all);
-        t->have = calloc(t->kept_views * t->n_train, sizeof *t->have);
+    t->n_teachers = h->n_teachers;
+    t->max_rows = KD_MAX((size_t)h->slots * h->slot_batch, (size_t)MIN_ROWS);
+    size_t bytes;
+    if (!kd_mul_size(t->n_clean, t->classes * sizeof(float), &bytes) || bytes > MAX_CLEAN) {
+        kd_teaching_free(t);
+        return kd_fail(diag, -KD_ELIMIT,
+                       "the teacher's logits of %zu pictures with %zu classes take more than %zu "
+                       "MiB of a worker's memory",
+                       cfg->session->n_val + cfg->session->n_unlabelled,
+                       (size_t)cfg->session->classes, MAX_CLEAN >> 20);
     }
-    if (!t->rows || !t->want || !t->samples || !t->pairs || !t->fresh || !t->records ||
-        (t->kept_views && (!t->kept || !t->have))) {
+    if (!allocate(t)) {
         kd_teaching_free(t);
         return kd_fail(diag, -KD_ENOMEM, "no memory for the teacher's logits");
     }
@@ -74,12 +110,19 @@ void kd_teaching_free(kd_teaching *t)
         return;
     free(t->rows);
     free(t->want);
-    free(t->samples);
+    free(t->places);
     free(t->pairs);
-    free(t->fresh);
+    for (int k = 0; k < KD_MAX_TEACHERS; k++)
+        free(t->answers[k]);
+    free(t->joined);
+    free(t->have);
+    free(t->asked);
+    free(t->request);
     free(t->records);
     free(t->kept);
-    free(t->have);
+    free(t->kept_have);
+    free(t->clean);
+    free(t->clean_have);
     free(t);
 }
 
@@ -88,67 +131,14 @@ const float *kd_teaching_rows(const kd_teaching *t, uint32_t item)
     return t->rows + (size_t)item * t->slot_batch * t->classes;
 }
 
-/* ---- steps of a fill */
+/* ---- logits of pairs */
 
-static int by_pair(const void *a, const void *b)
-{
-    const struct place *x = a, *y = b;
-    if (x->sample != y->sample)
-        return x->sample < y->sample ? -1 : 1;
-    return x->view < y->view ? -1 : x->view > y->view;
-}
-
-/* Lists the places whose logits are not in memory, sorted; padding repeats samples. */
-static void list_wanted(kd_teaching *t, uint64_t step, uint32_t first, uint32_t count)
-{
-    t->n_want = 0;
-    for (uint32_t k = 0; k < count; k++) {
-        uint32_t view;
-        kd_stage_samples(t->cfg.stage, step, first + k, t->samples, &view);
-        for (uint32_t i = 0; i < t->slot_batch; i++) {
-            size_t row = (size_t)k * t->slot_batch + i;
-            size_t at = (size_t)view * t->n_train + t->samples[i];
-            if (view < t->kept_views && t->have[at])
-                memcpy(t->rows + row * t->classes, t->kept + at * t->classes,
-                       t->classes * sizeof(float));
-            else
-                t->want[t->n_want++] = (struct place){t->samples[i], view, row};
-        }
-    }
-    qsort(t->want, t->n_want, sizeof *t->want, by_pair);
-}
-
-/* Each wanted sample and view once; returns how many. */
-static size_t list_pairs(kd_teaching *t)
-{
-    size_t n = 0;
-    for (size_t i = 0; i < t->n_want; i++)
-        if (i == 0 || by_pair(&t->want[i], &t->want[i - 1]) != 0) {
-            t->pairs[2 * n] = t->want[i].sample;
-            t->pairs[2 * n++ + 1] = t->want[i].view;
-        }
-    return n;
-}
-
-/* Puts logits where they are wanted, from want[*at] on, and keeps them. */
-static void place_logits(kd_teaching *t, uint32_t sample, uint32_t view, const void *logits,
-                         size_t *at)
-{
-    size_t bytes = t->classes * sizeof(float), kept = (size_t)view * t->n_train + sample;
-    if (view < t->kept_views) {
-        memcpy(t->kept + kept * t->classes, logits, bytes);
-        t->have[kept] = true;
-    }
-    for (; *at < t->n_want && t->want[*at].sample == sample && t->want[*at].view == view; ++*at)
-        memcpy(t->rows + t->want[*at].row * t->classes, logits, bytes);
-}
-
-static int ask_bank(kd_teaching *t, const kd_stage_ref *ref, const uint32_t *pairs, size_t n,
-                    kd_buf *found, kd_diag *diag)
+static int ask_bank(kd_teaching *t, const kd_stage_ref *ref, const kd_bank_ref *bank, size_t n,
+                    size_t first, kd_buf *found, kd_diag *diag)
 {
     for (;;) {
-        int rc = kd_exchange_get_logits(t->cfg.channel, ref, kd_stage_bank(t->cfg.stage), pairs, n,
-                                        found, diag);
+        int rc = kd_exchange_get_logits(t->cfg.channel, ref, bank, t->request + 2 * first, n, found,
+                                        diag);
         if (rc == 0 || !kd_err_retry(rc))
             return rc;
         if (t->cfg.stopped(t->cfg.arg))
@@ -157,34 +147,45 @@ static int ask_bank(kd_teaching *t, const kd_stage_ref *ref, const uint32_t *pai
     }
 }
 
-/* Takes from the bank what it has; want keeps the rest. The bank answers in the order it was asked,
- * leaving out what it has not. */
-static int from_bank(kd_teaching *t, const kd_stage_ref *ref, kd_diag *diag)
+/* Numbers of the pairs that belong to one kind of bank and are still without logits. */
+static size_t list_asked(kd_teaching *t, bool clean)
 {
-    size_t n = list_pairs(t), most = KD_MAX_PAYLOAD_BYTES / t->record, at = 0, left = 0;
+    size_t n = 0;
+    for (size_t i = 0; i < t->n_pairs; i++) {
+        if (t->have[i] || (t->pairs[2 * i + 1] == KD_VIEW_CLEAN) != clean)
+            continue;
+        memcpy(t->request + 2 * n, t->pairs + 2 * i, 8);
+        t->asked[n++] = (uint32_t)i;
+    }
+    return n;
+}
+
+/* Takes from a bank what it has. It answers in the order it was asked, leaving out what it has not.
+ */
+static int from_bank(kd_teaching *t, const kd_stage_ref *ref, int teacher, bool clean,
+                     kd_diag *diag)
+{
+    size_t n = list_asked(t, clean), most = KD_MAX_PAYLOAD_BYTES / t->record;
     kd_buf found;
     kd_buf_init(&found, KD_MAX_PAYLOAD_BYTES);
     int rc = 0;
     for (size_t done = 0; done < n && rc == 0; done += most) {
         size_t piece = KD_MIN(most, n - done), f = 0;
         found.len = 0;
-        rc = ask_bank(t, ref, t->pairs + 2 * done, piece, &found, diag);
+        rc = ask_bank(t, ref, kd_stage_bank(t->cfg.stage, teacher, clean), piece, done, &found,
+                      diag);
         for (size_t i = done; rc == 0 && i < done + piece; i++) {
-            const uint32_t *pair = &t->pairs[2 * i];
             const char *record = found.data + f * t->record;
-            if (f * t->record < found.len && memcmp(record, pair, 8) == 0) {
-                place_logits(t, pair[0], pair[1], record + 8, &at);
-                f++;
+            if (f * t->record >= found.len || memcmp(record, t->request + 2 * i, 8) != 0)
                 continue;
-            }
-            for (; at < t->n_want && t->want[at].sample == pair[0] && t->want[at].view == pair[1];
-                 at++)
-                t->want[left++] = t->want[at];
+            memcpy(t->answers[teacher] + t->asked[i] * t->classes, record + 8,
+                   t->classes * sizeof(float));
+            t->have[t->asked[i]] = true;
+            f++;
         }
-        atomic_fetch_add(t->cfg.hits, f);
+        atomic_fetch_add(&t->cfg.counts->hits, f);
     }
     kd_buf_clear(&found);
-    t->n_want = left;
     return rc;
 }
 
@@ -194,20 +195,25 @@ static void teach_one(void *arg, int item, int thread)
     kd_diag diag = {0};
     if (t->cfg.stopped(t->cfg.arg))
         return;
-    int rc = kd_stage_teach(t->cfg.stage, thread, t->pairs[2 * item], t->pairs[2 * item + 1],
-                            t->fresh + (size_t)item * t->classes, &diag);
-    atomic_fetch_add(t->cfg.forwards, 1);
+    const uint32_t *pair = t->request + 2 * item;
+    double begin = kd_clock_s();
+    int rc = kd_stage_teach(t->cfg.stage, thread, t->teacher, pair[0], pair[1],
+                            t->answers[t->teacher] + t->asked[item] * t->classes, &diag);
+    atomic_fetch_add(&t->cfg.counts->forwards, 1);
+    atomic_fetch_add(&t->cfg.counts->microseconds, (uint64_t)((kd_clock_s() - begin) * 1e6));
     if (rc != 0 && !__atomic_exchange_n(&t->failed, rc, __ATOMIC_RELAXED))
         t->diag = diag;
 }
 
-/* Runs the teacher for what is still wanted, and gives its answers to the bank. */
-static int from_teacher(kd_teaching *t, const kd_stage_ref *ref, kd_diag *diag)
+/* Runs a teacher for what is still wanted, and gives its answers to the bank. */
+static int from_teacher(kd_teaching *t, const kd_stage_ref *ref, int teacher, bool clean,
+                        kd_diag *diag)
 {
-    size_t n = list_pairs(t), most = KD_MAX_PAYLOAD_BYTES / t->record, at = 0;
+    size_t n = list_asked(t, clean), most = KD_MAX_PAYLOAD_BYTES / t->record;
     if (n == 0)
         return 0;
     t->failed = 0;
+    t->teacher = teacher;
     kd_pool_start(t->cfg.pool, (int)n, teach_one, t);
     kd_pool_wait(t->cfg.pool);
     if (t->failed)
@@ -215,15 +221,15 @@ static int from_teacher(kd_teaching *t, const kd_stage_ref *ref, kd_diag *diag)
     if (t->cfg.stopped(t->cfg.arg))
         return -KD_ECANCELED;
     for (size_t i = 0; i < n; i++) {
-        memcpy(t->records + i * t->record, &t->pairs[2 * i], 8);
-        memcpy(t->records + i * t->record + 8, t->fresh + i * t->classes,
+        memcpy(t->records + i * t->record, t->request + 2 * i, 8);
+        memcpy(t->records + i * t->record + 8, t->answers[teacher] + t->asked[i] * t->classes,
                t->classes * sizeof(float));
-        place_logits(t, t->pairs[2 * i], t->pairs[2 * i + 1], t->fresh + i * t->classes, &at);
+        t->have[t->asked[i]] = true;
     }
     for (size_t done = 0; done < n; done += most) {
         kd_diag why = {0};
         /* A bank that cannot take them costs another job a teacher pass, no more. */
-        if (kd_exchange_put_logits(t->cfg.channel, ref, kd_stage_bank(t->cfg.stage),
+        if (kd_exchange_put_logits(t->cfg.channel, ref, kd_stage_bank(t->cfg.stage, teacher, clean),
                                    t->records + done * t->record,
                                    KD_MIN(most, n - done) * t->record, &why) != 0) {
             kd_warn("logits were not stored: %s", why.msg);
@@ -233,10 +239,125 @@ static int from_teacher(kd_teaching *t, const kd_stage_ref *ref, kd_diag *diag)
     return 0;
 }
 
+/* Logits of the listed pairs, of all teachers joined. */
+static int get_pairs(kd_teaching *t, const kd_stage_ref *ref, kd_diag *diag)
+{
+    int rc = 0;
+    for (int k = 0; k < t->n_teachers && rc == 0; k++) {
+        memset(t->have, 0, t->n_pairs * sizeof *t->have);
+        for (int clean = 0; clean < 2 && rc == 0; clean++) {
+            rc = from_bank(t, ref, k, clean, diag);
+            if (rc == 0)
+                rc = from_teacher(t, ref, k, clean, diag);
+        }
+    }
+    for (size_t i = 0; i < t->n_pairs && rc == 0; i++) {
+        const float *rows[KD_MAX_TEACHERS];
+        for (int k = 0; k < t->n_teachers; k++)
+            rows[k] = t->answers[k] + i * t->classes;
+        kd_stage_join_teachers(t->cfg.stage, rows, t->joined + i * t->classes);
+    }
+    return rc;
+}
+
+/* ---- training samples of a step */
+
+static int by_pair(const void *a, const void *b)
+{
+    const struct place *x = a, *y = b;
+    if (x->sample != y->sample)
+        return x->sample < y->sample ? -1 : 1;
+    return x->view < y->view ? -1 : x->view > y->view;
+}
+
+/* Logits that are in memory, NULL = none. */
+static const float *known(const kd_teaching *t, uint32_t sample, uint32_t view)
+{
+    if (view == KD_VIEW_CLEAN)
+        return kd_teaching_clean_row(t, sample);
+    size_t at = (size_t)view * t->n_train + sample;
+    return view < t->kept_views && t->kept_have[at] ? t->kept + at * t->classes : NULL;
+}
+
+static void keep(kd_teaching *t, uint32_t sample, uint32_t view, const float *logits)
+{
+    size_t bytes = t->classes * sizeof(float), at = (size_t)view * t->n_train + sample;
+    if (view == KD_VIEW_CLEAN && sample >= t->n_train) {
+        memcpy(t->clean + (sample - t->n_train) * t->classes, logits, bytes);
+        t->clean_have[sample - t->n_train] = true;
+    } else if (view < t->kept_views) {
+        memcpy(t->kept + at * t->classes, logits, bytes);
+        t->kept_have[at] = true;
+    }
+}
+
+/* Lists the places whose logits are not in memory, sorted; padding repeats samples. */
+static void list_wanted(kd_teaching *t, uint64_t step, uint32_t first, uint32_t count)
+{
+    t->n_want = 0;
+    for (uint32_t k = 0; k < count; k++) {
+        kd_stage_places(t->cfg.stage, step, first + k, t->places);
+        for (uint32_t i = 0; i < t->slot_batch; i++) {
+            size_t row = (size_t)k * t->slot_batch + i;
+            const kd_place *p = &t->places[i];
+            const float *logits = known(t, p->sample, p->teacher_view);
+            if (logits)
+                memcpy(t->rows + row * t->classes, logits, t->classes * sizeof(float));
+            else
+                t->want[t->n_want++] = (struct place){p->sample, p->teacher_view, row};
+        }
+    }
+    qsort(t->want, t->n_want, sizeof *t->want, by_pair);
+}
+
 int kd_teaching_fill(kd_teaching *t, const kd_stage_ref *ref, uint64_t step, uint32_t first,
                      uint32_t count, kd_diag *diag)
 {
     list_wanted(t, step, first, count);
-    int rc = t->n_want ? from_bank(t, ref, diag) : 0;
-    return rc == 0 && t->n_want ? from_teacher(t, ref, diag) : rc;
+    t->n_pairs = 0;
+    for (size_t i = 0; i < t->n_want; i++)
+        if (i == 0 || by_pair(&t->want[i], &t->want[i - 1]) != 0) {
+            t->pairs[2 * t->n_pairs] = t->want[i].sample;
+            t->pairs[2 * t->n_pairs++ + 1] = t->want[i].view;
+        }
+    int rc = t->n_pairs ? get_pairs(t, ref, diag) : 0;
+    for (size_t i = 0, at = 0; rc == 0 && i < t->n_pairs; i++) {
+        const float *logits = t->joined + i * t->classes;
+        keep(t, t->pairs[2 * i], t->pairs[2 * i + 1], logits);
+        for (; at < t->n_want && t->want[at].sample == t->pairs[2 * i] &&
+               t->want[at].view == t->pairs[2 * i + 1];
+             at++)
+            memcpy(t->rows + t->want[at].row * t->classes, logits, t->classes * sizeof(float));
+    }
+    return rc;
+}
+
+/* ---- clean pictures */
+
+int kd_teaching_clean(kd_teaching *t, const kd_stage_ref *ref, const uint32_t *samples, size_t n,
+                      kd_diag *diag)
+{
+    int rc = 0;
+    for (size_t at = 0; at < n && rc == 0;) {
+        t->n_pairs = 0;
+        for (; at < n && t->n_pairs < t->max_rows; at++) {
+            KD_BUG_ON(samples[at] < t->n_train || samples[at] - t->n_train >= t->n_clean);
+            if (t->clean_have[samples[at] - t->n_train])
+                continue;
+            t->pairs[2 * t->n_pairs] = samples[at];
+            t->pairs[2 * t->n_pairs++ + 1] = KD_VIEW_CLEAN;
+        }
+        rc = t->cfg.stopped(t->cfg.arg) ? -KD_ECANCELED : t->n_pairs ? get_pairs(t, ref, diag) : 0;
+        for (size_t i = 0; i < t->n_pairs && rc == 0; i++)
+            keep(t, t->pairs[2 * i], KD_VIEW_CLEAN, t->joined + i * t->classes);
+    }
+    return rc;
+}
+
+const float *kd_teaching_clean_row(const kd_teaching *t, uint32_t sample)
+{
+    if (sample < t->n_train || sample - t->n_train >= t->n_clean ||
+        !t->clean_have[sample - t->n_train])
+        return NULL;
+    return t->clean + (sample - t->n_train) * t->classes;
 }

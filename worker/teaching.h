@@ -1,7 +1,8 @@
-/* Teacher logits of the units of a step: from memory, else the bank, else the teacher itself, whose
- * answers go to the bank for everybody.
+/* Teacher logits: from memory, else the bank, else the teachers themselves, whose answers go to the
+ * bank for everybody. Of several teachers each has its bank; their logits are joined here.
  *
- * Threads: the runner's; the teacher runs on the pool. */
+ * Threads: the runner's; the teachers run on the pool. kd_teaching_clean_row may be called by
+ * compute threads for samples that were asked for before. */
 #ifndef KD_WORKER_TEACHING_H
 #define KD_WORKER_TEACHING_H
 
@@ -9,6 +10,11 @@
 #include "stage.h"
 
 #include <stdatomic.h>
+
+typedef struct kd_teaching_counts {
+    atomic_uint_fast64_t forwards, hits; /* of the stage: inferences, answers of the bank */
+    atomic_uint_fast64_t microseconds;   /* spent in inferences, summed over threads */
+} kd_teaching_counts;
 
 typedef struct kd_teaching_config {
     kd_stage *stage;
@@ -19,7 +25,7 @@ typedef struct kd_teaching_config {
     /* True when the step is no longer wanted. */
     bool (*stopped)(void *arg);
     void *arg;
-    atomic_uint_fast64_t *forwards, *hits; /* counted up */
+    kd_teaching_counts *counts; /* counted up */
 } kd_teaching_config;
 
 typedef struct kd_teaching kd_teaching;
@@ -30,5 +36,10 @@ int kd_teaching_fill(kd_teaching *t, const kd_stage_ref *ref, uint64_t step, uin
                      uint32_t count, kd_diag *diag) KD_MUST_CHECK;
 /* After fill: [slot_batch, classes] of the item-th of those slots. */
 const float *kd_teaching_rows(const kd_teaching *t, uint32_t item);
+/* Gets the logits of n clean pictures that are no training samples, and keeps them. */
+int kd_teaching_clean(kd_teaching *t, const kd_stage_ref *ref, const uint32_t *samples, size_t n,
+                      kd_diag *diag) KD_MUST_CHECK;
+/* [classes] of such a sample; NULL if it was not asked for. */
+const float *kd_teaching_clean_row(const kd_teaching *t, uint32_t sample);
 
 #endif

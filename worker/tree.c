@@ -96,6 +96,16 @@ void kd_reducer_give(kd_reducer *r, float *buffer)
     free(buffer);
 }
 
+static kd_tree_sums add_sums(const kd_tree_sums *a, const kd_tree_sums *b)
+{
+    kd_tree_sums s = {.loss = a->loss + b->loss,
+                      .correct = a->correct + b->correct,
+                      .samples = a->samples + b->samples};
+    for (int i = 0; i < KD_TREE_TERMS; i++)
+        s.terms[i] = a->terms[i] + b->terms[i];
+    return s;
+}
+
 float *kd_reducer_add(kd_reducer *r, uint32_t slot, float *gradient, const kd_tree_sums *sums,
                       uint32_t *out_node, kd_tree_sums *out_sums)
 {
@@ -127,8 +137,7 @@ float *kd_reducer_add(kd_reducer *r, uint32_t slot, float *gradient, const kd_tr
         for (size_t i = 0; i < r->floats; i++)
             a[i] += b[i];
         const kd_tree_sums *sa = left ? &s : &o, *sb = left ? &o : &s;
-        s = (kd_tree_sums){sa->loss + sb->loss, sa->correct + sb->correct,
-                           sa->samples + sb->samples};
+        s = add_sums(sa, sb);
         kd_reducer_give(r, b);
         gradient = a;
         at >>= 1;

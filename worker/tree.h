@@ -17,8 +17,12 @@
  * returns how many, at most 64. */
 int kd_tree_cover(uint32_t slots, uint32_t first, uint32_t count, uint32_t out[64]);
 
+/* What travels with a gradient: sums over a node's real samples, added in the same tree. terms:
+ * value and pull of each of the loss's terms in turn, the rest 0. */
+#define KD_TREE_TERMS 16
 typedef struct kd_tree_sums {
     double loss, correct, samples;
+    double terms[KD_TREE_TERMS];
 } kd_tree_sums;
 
 /* Adds up one step's gradients. Threads: any may add; buffers come from a pool

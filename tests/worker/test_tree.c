@@ -15,7 +15,9 @@ static void fill(float *g, kd_tree_sums *s, uint32_t slot)
     kd_rng_init(&r, 11, KD_RNG_TEST, slot, 0);
     for (int i = 0; i < FLOATS; i++)
         g[i] = (float)(kd_rng_normal(&r) * (i % 3 ? 1e-6 : 1e4));
-    *s = (kd_tree_sums){kd_rng_normal(&r), (double)(slot % 3), 1};
+    *s = (kd_tree_sums){.loss = kd_rng_normal(&r), .correct = (double)(slot % 3), .samples = 1};
+    for (int i = 0; i < KD_TREE_TERMS; i++)
+        s->terms[i] = kd_rng_normal(&r);
 }
 
 static void test_cover_is_exact_and_maximal(void **state)

@@ -336,8 +336,8 @@ static int jpeg_encode(struct jpeg_compress_struct *c, jpeg_work *work, const ui
     return 0;
 }
 
-int kd_image_write_jpeg(const char *path, const uint8_t *rgb, int w, int h, int quality,
-                        kd_diag *diag)
+int kd_image_encode_jpeg(const uint8_t *rgb, int w, int h, int quality, uint8_t **out,
+                         size_t *out_len, kd_diag *diag)
 {
     int rc = check_size("JPEG", w, h, diag);
     if (rc != 0)
@@ -349,8 +349,24 @@ int kd_image_write_jpeg(const char *path, const uint8_t *rgb, int w, int h, int 
     c.err = jpeg_errors(&work);
     rc = jpeg_encode(&c, &work, rgb, w, h, quality);
     jpeg_destroy_compress(&c);
-    rc = rc == 0 ? write_bytes(path, work.coded, work.coded_len, diag)
-                 : kd_fail(diag, rc, "cannot encode %s: %s", path, work.msg);
-    free(work.coded);
+    if (rc != 0) {
+        free(work.coded);
+        return kd_fail(diag, rc, "cannot encode a JPEG: %s", work.msg);
+    }
+    *out = work.coded;
+    *out_len = work.coded_len;
+    return 0;
+}
+
+int kd_image_write_jpeg(const char *path, const uint8_t *rgb, int w, int h, int quality,
+                        kd_diag *diag)
+{
+    uint8_t *coded;
+    size_t len;
+    int rc = kd_image_encode_jpeg(rgb, w, h, quality, &coded, &len, diag);
+    if (rc != 0)
+        return kd_fail_at(diag, rc, "%s", path);
+    rc = write_bytes(path, coded, len, diag);
+    free(coded);
     return rc;
 }

@@ -25,7 +25,9 @@ void kd_image_free(kd_image *im);
 /* Both write the file at once, without fsync: pictures can be made again. */
 int kd_image_write_png(const char *path, const uint8_t *rgb, int w, int h,
                        kd_diag *diag) KD_MUST_CHECK;
-/* quality 1..100 */
+/* quality 1..100; the bytes are the caller's to free. */
+int kd_image_encode_jpeg(const uint8_t *rgb, int w, int h, int quality, uint8_t **out,
+                         size_t *out_len, kd_diag *diag) KD_MUST_CHECK;
 int kd_image_write_jpeg(const char *path, const uint8_t *rgb, int w, int h, int quality,
                         kd_diag *diag) KD_MUST_CHECK;
 

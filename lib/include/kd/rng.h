@@ -18,6 +18,7 @@ enum kd_rng_purpose {
     KD_RNG_PROBE = 5,   /* made-up inputs of numeric fingerprints */
     KD_RNG_DRAW = 6,    /* synthetic pictures: a = class, b = picture */
     KD_RNG_SPLIT = 7,   /* stratified splits */
+    KD_RNG_SHOWN = 8,   /* samples that people are shown */
     KD_RNG_TEST = 99
 };
 

@@ -1,0 +1,65 @@
+/* What stage.c (units) and networks.c (where networks come from) share. */
+#ifndef KD_WORKER_STAGE_INTERNAL_H
+#define KD_WORKER_STAGE_INTERNAL_H
+
+#include "stage.h"
+
+#define KD_MAX_FINISHED (2 * KD_MAX_STAGES)
+
+/* What one compute thread has for itself. */
+struct context {
+    kd_plan *train, *infer, *teachers[KD_MAX_TEACHERS];
+    uint64_t train_tag, infer_tag; /* what the plans hold; 0 = nothing */
+    bool teacher_loaded[KD_MAX_TEACHERS];
+    uint8_t *raw, *view, *other, *small; /* [size, size, 3] */
+    float *input;                        /* [slot_batch, seen, seen, 3] of the network */
+    float *image;                        /* [size, size, 3] */
+    float *logits, *d_logits, *weight;
+    kd_target *targets;
+    kd_place *places;
+    uint32_t *keys;
+};
+
+/* One copy of an unlabelled sample in an epoch. */
+struct copy {
+    uint32_t sample;
+    uint8_t copy;
+};
+
+struct kd_stage {
+    const kd_session *session;
+    enum kd_stage_kind kind;
+    const kd_train_spec *train;
+    kd_net net; /* that is trained */
+    struct {
+        char name[32];
+        kd_net net;
+    } finished[KD_MAX_FINISHED];
+    int n_finished;
+    const kd_net *teachers[KD_MAX_TEACHERS]; /* among the finished */
+    kd_loss loss;
+    kd_optim optim;
+    kd_stage_shape shape;
+    kd_bank_ref banks[KD_MAX_TEACHERS][2]; /* of views, of clean pictures */
+    struct context *contexts;
+    int threads;
+    struct copy *extra; /* places n_train.. of an epoch */
+    struct {
+        uint32_t *samples;
+        uint32_t epoch;
+        bool made;
+    } orders[2];   /* of even and odd epochs: one is used while the next is looked
+                      ahead to */
+    double *stats; /* of a batch-coupled loss */
+    float *batch;  /* room for its values, column by column */
+};
+
+/* networks.c: the network that the stage trains, with the job's weights; those of earlier stages.
+ */
+int kd_net_new(const kd_stage_config *cfg, kd_stage *s, const char **out_problem,
+               kd_diag *diag) KD_MUST_CHECK;
+void kd_net_clear(kd_net *n);
+int kd_stage_load_finished(const kd_stage_config *cfg, kd_stage *s, kd_diag *diag) KD_MUST_CHECK;
+const kd_net *kd_stage_find_finished(const kd_stage *s, const char *name); /* NULL = none */
+
+#endif
