@@ -20,7 +20,7 @@ struct context {
     uint8_t *raw, *view;
     float *input, *image; /* [slot_batch or 1, size, size, 3] */
     float *logits, *d_logits, *weight;
-    int32_t *labels;
+    kd_target *targets;
     uint32_t *samples;
 };
 
@@ -150,34 +150,63 @@ static uint32_t chunk_floats_for(size_t floats)
 static void set_loss(kd_stage *s)
 {
     const kd_loss_spec *l = &s->train->loss;
-    s->loss = (kd_loss){.kd = l->kd,
-                        .ce = l->ce,
-                        .mse = l->mse,
+    s->loss = (kd_loss){.weight = {[KD_TERM_CE] = l->ce,
+                                   [KD_TERM_KD] = l->kd,
+                                   [KD_TERM_MSE] = l->mse,
+                                   [KD_TERM_DKD] = l->dkd,
+                                   [KD_TERM_DIST] = l->dist,
+                                   [KD_TERM_NKD] = l->nkd,
+                                   [KD_TERM_JSD] = l->jsd},
                         .temperature = l->temperature,
                         .t2 = l->t2 == KD_T2_NONE   ? KD_LOSS_T2_NONE
                               : l->t2 == KD_T2_SOFT ? KD_LOSS_T2_SOFT
                                                     : KD_LOSS_T2_ALL,
                         .mse_half = l->mse_kind == KD_MSE_HALF,
-                        .normalise = l->normalise};
+                        .normalise = l->normalise,
+                        .standardise = l->standardise,
+                        .smoothing = l->label_smoothing,
+                        .dkd_alpha = l->dkd_alpha,
+                        .dkd_beta = l->dkd_beta,
+                        .dist_inter = l->dist_inter,
+                        .dist_intra = l->dist_intra,
+                        .nkd_gamma = l->nkd_gamma,
+                        .nkd_temperature = l->nkd_temperature,
+                        .jsd_beta = l->jsd_beta};
 }
 
 static void set_optim(kd_stage *s)
 {
+    static const enum kd_optim_rule rules[] = {
+        [KD_SGD] = KD_OPTIM_SGD, [KD_ADAM] = KD_OPTIM_ADAM, [KD_ADAMW] = KD_OPTIM_ADAMW};
+    static const enum kd_optim_schedule schedules[] = {[KD_CONSTANT] = KD_OPTIM_CONSTANT,
+                                                       [KD_COSINE] = KD_OPTIM_COSINE,
+                                                       [KD_STEP] = KD_OPTIM_STEP,
+                                                       [KD_ONE_CYCLE] = KD_OPTIM_ONE_CYCLE};
+    _Static_assert(KD_MAX_MILESTONES == KD_OPTIM_MILESTONES, "as many as a job can name");
     const kd_optimizer_spec *o = &s->train->optimizer;
     double warm = o->warmup * (double)s->shape.epoch_steps;
-    s->optim =
-        (kd_optim){.rule = o->name == KD_ADAM ? KD_OPTIM_ADAM : KD_OPTIM_SGD,
-                   .lr = o->lr,
-                   .head_lr = o->head_lr,
-                   .momentum = o->momentum,
-                   .beta1 = o->beta1,
-                   .beta2 = o->beta2,
-                   .eps = o->eps,
-                   .weight_decay = o->weight_decay,
-                   .schedule = o->schedule == KD_COSINE ? KD_OPTIM_COSINE : KD_OPTIM_CONSTANT,
-                   .warmup_steps = (uint64_t)llround(warm),
-                   .total_steps = KD_MAX(s->shape.steps, (uint64_t)1),
-                   .frozen_statistics = s->train->batch_norm_frozen};
+    s->optim = (kd_optim){.rule = rules[o->name],
+                          .lr = o->lr,
+                          .head_lr = o->head_lr,
+                          .momentum = o->momentum,
+                          .beta1 = o->beta1,
+                          .beta2 = o->beta2,
+                          .eps = o->eps,
+                          .weight_decay = o->weight_decay,
+                          .nesterov = o->nesterov,
+                          .schedule = schedules[o->schedule],
+                          .warmup_steps = (uint64_t)llround(warm),
+                          .total_steps = KD_MAX(s->shape.steps, (uint64_t)1),
+                          .n_milestones = o->n_milestones,
+                          .gamma = o->gamma,
+                          .pct_start = o->pct_start,
+                          .div_factor = o->div_factor,
+                          .final_div_factor = o->final_div_factor,
+                          .frozen_statistics = s->train->batch_norm_frozen,
+                          .freeze_backbone = s->train->freeze == KD_FREEZE_BACKBONE,
+                          .ema = o->ema};
+    for (int i = 0; i < o->n_milestones; i++)
+        s->optim.milestones[i] = (uint64_t)o->milestones[i] * s->shape.epoch_steps;
 }
 
 static void set_shape(kd_stage *s)
@@ -207,10 +236,10 @@ static int make_context(kd_stage *s, struct context *c, kd_diag *diag)
     c->logits = malloc(KD_MAX(b, (size_t)1) * classes * sizeof(float));
     c->d_logits = malloc(KD_MAX(b, (size_t)1) * classes * sizeof(float));
     c->weight = malloc(KD_MAX(b, (size_t)1) * sizeof(float));
-    c->labels = malloc(KD_MAX(b, (size_t)1) * sizeof(int32_t));
+    c->targets = malloc(KD_MAX(b, (size_t)1) * sizeof *c->targets);
     c->samples = malloc(KD_MAX(b, (size_t)1) * sizeof(uint32_t));
     if (!c->raw || !c->view || !c->input || !c->image || !c->logits || !c->d_logits || !c->weight ||
-        !c->labels || !c->samples)
+        !c->targets || !c->samples)
         return kd_fail(diag, -KD_ENOMEM, "no memory for a compute thread's buffers");
     if (!s->net.graph)
         return 0;
@@ -316,7 +345,7 @@ void kd_stage_free(kd_stage *s)
         free(c->logits);
         free(c->d_logits);
         free(c->weight);
-        free(c->labels);
+        free(c->targets);
         free(c->samples);
     }
     free(s->contexts);
@@ -435,15 +464,15 @@ static int run_unit(kd_stage *s, struct context *c, uint64_t step, uint32_t slot
     for (uint32_t i = 0; i < b; i++) {
         bool good = make_view(s, c, c->samples[i], view);
         kd_view_to_float((int)s->net.preprocess, c->view, pixels, c->input + i * pixels * 3);
-        c->labels[i] = kd_data_label(ss->data, c->samples[i]);
+        c->targets[i] = (kd_target){kd_data_label(ss->data, c->samples[i]), -1, 1};
         c->weight[i] = i < real && good ? 1 : 0;
     }
     int rc = kd_plan_forward(c->train, c->input, c->logits, diag);
     if (rc != 0)
         return rc;
     kd_loss_sums sums;
-    kd_loss_apply(&s->loss, (int)b, ss->classes, c->logits, teacher, c->labels, c->weight,
-                  1.0 / all, c->d_logits, &sums);
+    kd_loss_apply(&s->loss, (int)b, ss->classes, c->logits, teacher, c->targets, c->weight,
+                  1.0 / all, NULL, c->d_logits, &sums);
     if (sums.bad >= 0 || !isfinite(sums.loss)) {
         const char *layer = kd_plan_find_nonfinite(c->train);
         int row = sums.bad >= 0 ? sums.bad : 0;
@@ -487,8 +516,6 @@ int kd_stage_eval(kd_stage *s, int thread, uint32_t unit, const float *vector, u
     if (rc != 0)
         return rc;
     c->infer_tag = tag;
-    static const kd_loss hard = {.ce = 1, .temperature = 1};
-    const float one = 1;
     for (int i = 0; i < n; i++) {
         size_t sample = ss->n_train + first + (size_t)i;
         kd_cache_get(ss->cache, sample, c->raw);
@@ -496,18 +523,14 @@ int kd_stage_eval(kd_stage *s, int thread, uint32_t unit, const float *vector, u
         rc = kd_plan_forward(c->infer, c->image, c->logits, diag);
         if (rc != 0)
             return rc;
-        int best = 0;
+        int best = kd_argmax(c->logits, ss->classes);
         int32_t label = kd_data_label(ss->data, sample);
-        for (int k = 1; k < ss->classes; k++)
-            if (c->logits[k] > c->logits[best])
-                best = k;
-        kd_loss_sums sums;
-        kd_loss_apply(&hard, 1, ss->classes, c->logits, NULL, &label, &one, 1, NULL, &sums);
-        if (sums.bad >= 0 || !isfinite(sums.loss))
+        double loss = kd_cross_entropy(c->logits, ss->classes, label);
+        if (!isfinite(loss))
             return kd_fail(diag, -KD_EDATA, "the logits of %.120s are not finite in validation",
                            kd_data_name(ss->data, sample));
         rows[2 * i] = best == label ? (float)best : (float)(-1 - best);
-        rows[2 * i + 1] = (float)sums.loss;
+        rows[2 * i + 1] = (float)loss;
     }
     return n;
 }

@@ -312,7 +312,7 @@ static void finish_step(kd_runner *r)
         float *slice = r->next.vector + first;
         memcpy(slice, r->now.vector + first, n * sizeof *slice);
         kd_optim_apply(kd_stage_optim(r->stage), kd_stage_graph(r->stage), step, first, n, slice,
-                       r->sums + first, state_of(r, k));
+                       r->sums + first, 1, state_of(r, k));
         publish(r, r->version + 1, k, slice, checkpoint);
         pthread_mutex_lock(&r->mu);
         r->next.have[k] = true;
