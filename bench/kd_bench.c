@@ -58,9 +58,12 @@ int main(int argc, char **argv)
     float *input = numbers((size_t)batch * SIZE * SIZE * 3, 2);
     float *teacher = numbers((size_t)batch * CLASSES, 3), logits[BATCH * CLASSES],
           d[BATCH * CLASSES];
-    int32_t labels[BATCH] = {0, 1, 2, 3, 4, 0, 1, 2};
+    kd_target targets[BATCH];
     float weight[BATCH] = {1, 1, 1, 1, 1, 1, 1, 1};
-    kd_loss loss = {.kd = 0.9, .ce = 0.1, .temperature = 5, .normalise = true};
+    for (int i = 0; i < BATCH; i++)
+        targets[i] = (kd_target){i % CLASSES, -1, 1};
+    kd_loss loss = {
+        .weight = {[KD_TERM_KD] = 0.9, [KD_TERM_CE] = 0.1}, .temperature = 5, .normalise = true};
     kd_optim optim = {.rule = KD_OPTIM_ADAM,
                       .lr = 1e-3,
                       .beta1 = 0.9,
@@ -81,10 +84,10 @@ int main(int argc, char **argv)
         check(kd_plan_forward(p, input, logits, &diag), &diag);
         if (train) {
             kd_loss_sums sums;
-            kd_loss_apply(&loss, batch, CLASSES, logits, teacher, labels, weight, 1.0 / batch, d,
-                          &sums);
+            kd_loss_apply(&loss, batch, CLASSES, logits, teacher, targets, weight, 1.0 / batch,
+                          NULL, d, &sums);
             check(kd_plan_backward(p, d, 1, grad, &diag), &diag);
-            kd_optim_apply(&optim, g, step, 0, g->vector_len, w, grad, state);
+            kd_optim_apply(&optim, g, step, 0, g->vector_len, w, grad, 1, state);
         }
         images += step >= 3 ? (uint64_t)batch : 0;
     }

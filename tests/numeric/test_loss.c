@@ -2,6 +2,7 @@
 #include "kd/rng.h"
 #include "kd_test.h"
 
+#include "entropy.h"
 #include "kd_golden.h"
 
 #include <math.h>
@@ -10,6 +11,17 @@
 #define MAX_ROWS 16
 #define MAX_CLASSES 1000
 
+/* kd_loss_apply on plain labels, of a loss that no batch couples. */
+static void apply(const kd_loss *l, int n, int classes, const float *z, const float *v,
+                  const int32_t *labels, const float *weight, double inv_batch, float *d_z,
+                  kd_loss_sums *out)
+{
+    kd_target targets[MAX_ROWS];
+    for (int i = 0; i < n; i++)
+        targets[i] = (kd_target){labels[i], -1, NAN};
+    kd_loss_apply(l, n, classes, z, v, targets, weight, inv_batch, NULL, d_z, out);
+}
+
 /* Value and gradient of the mean over n real rows. */
 static double mean_loss(const kd_loss *l, int n, int classes, const float *z, const float *v,
                         const int32_t *labels, float *d_z)
@@ -17,26 +29,45 @@ static double mean_loss(const kd_loss *l, int n, int classes, const float *z, co
     float weight[MAX_ROWS];
     for (int i = 0; i < n; i++)
         weight[i] = 1;
+    kd_target targets[MAX_ROWS];
+    for (int i = 0; i < n; i++)
+        targets[i] = (kd_target){labels[i], -1, NAN};
+    double *stats = malloc((size_t)classes * KD_LOSS_STATS * sizeof *stats);
     kd_loss_sums sums;
-    kd_loss_apply(l, n, classes, z, v, labels, weight, 1.0 / n, d_z, &sums);
+    kd_diag diag = {0};
+    if (kd_loss_needs_batch(l))
+        kd_assert_ok(kd_loss_couple(l, n, classes, z, v, weight, stats, &diag), &diag);
+    kd_loss_apply(l, n, classes, z, v, targets, weight, 1.0 / n,
+                  kd_loss_needs_batch(l) ? stats : NULL, d_z, &sums);
+    free(stats);
     assert_int_equal(sums.bad, -1);
     kd_assert_close(sums.samples, n, 0, 0);
     return sums.loss / n;
 }
 
-static kd_loss loss_from(const json_t *k, bool *out_kl)
+static kd_loss loss_from(const json_t *k)
 {
     const char *t2 = json_string_value(json_object_get(k, "t2"));
-    *out_kl = json_is_true(json_object_get(k, "kl"));
-    return (kd_loss){
-        .kd = kd_golden_option(k, "kd", 0),
-        .ce = kd_golden_option(k, "ce", 0),
-        .mse = kd_golden_option(k, "mse", 0),
+    kd_loss l = {
         .temperature = kd_golden_option(k, "temperature", 1),
-        .t2 = t2 && strcmp(t2, "soft") == 0 ? KD_LOSS_T2_SOFT : KD_LOSS_T2_NONE,
+        .t2 = !t2                       ? KD_LOSS_T2_NONE
+              : strcmp(t2, "soft") == 0 ? KD_LOSS_T2_SOFT
+                                        : KD_LOSS_T2_ALL,
         .mse_half = json_is_true(json_object_get(k, "mse_half")),
         .normalise = json_is_true(json_object_get(k, "normalise")),
+        .standardise = json_is_true(json_object_get(k, "standardise")),
+        .smoothing = kd_golden_option(k, "smoothing", 0),
+        .dkd_alpha = kd_golden_option(k, "dkd_alpha", NAN),
+        .dkd_beta = kd_golden_option(k, "dkd_beta", NAN),
+        .dist_inter = kd_golden_option(k, "dist_inter", NAN),
+        .dist_intra = kd_golden_option(k, "dist_intra", NAN),
+        .nkd_gamma = kd_golden_option(k, "nkd_gamma", NAN),
+        .nkd_temperature = kd_golden_option(k, "nkd_temperature", NAN),
+        .jsd_beta = kd_golden_option(k, "jsd_beta", NAN),
     };
+    for (int t = 0; t < KD_LOSS_TERMS; t++)
+        l.weight[t] = kd_golden_option(k, kd_loss_term_name((enum kd_loss_term)t), 0);
+    return l;
 }
 
 static void test_loss_golden(void **state)
@@ -50,18 +81,19 @@ static void test_loss_golden(void **state)
     assert_int_equal(kd_golden_flatten(kd_golden_get(root, "labels"), y, 0, 3), 3);
     const int32_t labels[3] = {(int32_t)y[0], (int32_t)y[1], (int32_t)y[2]};
     const json_t *cases = kd_golden_get(root, "cases");
-    assert_int_equal(json_array_size(cases), 11);
+    assert_int_equal(json_array_size(cases), 19);
     for (size_t c = 0; c < json_array_size(cases); c++) {
         const json_t *k = json_array_get(cases, c);
         print_message("%s\n", json_string_value(kd_golden_get(k, "name")));
-        bool kl;
-        const kd_loss l = loss_from(kd_golden_get(k, "loss"), &kl);
+        const json_t *options = kd_golden_get(k, "loss");
+        const kd_loss l = loss_from(options);
+        kd_diag diag = {0};
+        kd_assert_ok(kd_loss_check(&l, 5, &diag), &diag);
         double value = mean_loss(&l, 3, 5, z, v, labels, got);
-        /* Cross-entropy less its least value, at z = v, is the KL divergence. */
-        if (kl) {
-            kd_loss soft = l;
-            soft.ce = soft.mse = 0;
-            value -= mean_loss(&soft, 3, 5, v, v, labels, NULL);
+        if (json_is_true(json_object_get(options, "cross_entropy"))) {
+            const double square = l.t2 == KD_LOSS_T2_SOFT ? l.temperature * l.temperature : 1;
+            const double all = l.normalise ? l.weight[KD_TERM_KD] + l.weight[KD_TERM_CE] : 1;
+            value += l.weight[KD_TERM_KD] * square / all * mean_entropy(3, 5, v, l.temperature);
         }
         kd_assert_close(value, kd_golden_number(k, "value"), 1e-10, 1e-12);
         kd_golden_floats(k, "grad", want, 15);
@@ -77,7 +109,10 @@ static void draw(kd_rng *r, float *out, int n, double scale)
 }
 
 static const kd_loss mixed = {
-    .kd = 0.6, .ce = 0.3, .mse = 0.2, .temperature = 3, .t2 = KD_LOSS_T2_SOFT, .normalise = true};
+    .weight = {[KD_TERM_KD] = 0.6, [KD_TERM_CE] = 0.3, [KD_TERM_MSE] = 0.2},
+    .temperature = 3,
+    .t2 = KD_LOSS_T2_SOFT,
+    .normalise = true};
 
 static void test_loss_central_differences(void **state)
 {
@@ -139,7 +174,7 @@ static void test_loss_extremes(void **state)
         }
     /* Sure and wrong by 2e4: the hard loss is that difference itself. */
     const float sure[2] = {1e4f, -1e4f};
-    const kd_loss hard = {.ce = 1, .temperature = 1};
+    const kd_loss hard = {.weight = {[KD_TERM_CE] = 1}, .temperature = 1};
     kd_assert_close(mean_loss(&hard, 1, 2, sure, NULL, (int32_t[]){1}, d_z), 2e4, 1e-12, 0);
     kd_assert_close(d_z[0], 1, 0, 0);
     kd_assert_close(d_z[1], -1, 0, 0);
@@ -168,11 +203,10 @@ static void test_loss_hot_limit(void **state)
     }
     double before = INFINITY;
     for (double temperature = 1e2; temperature < 2e6; temperature *= 10) {
-        const kd_loss l = {.kd = 1, .temperature = temperature, .t2 = KD_LOSS_T2_SOFT};
-        const double worst_noise = 1e-15 * temperature * temperature;
-        const double kl = mean_loss(&l, 1, classes, z, v, (int32_t[]){-1}, d_z) -
-                          mean_loss(&l, 1, classes, v, v, (int32_t[]){-1}, NULL);
-        kd_assert_close(kl, limit, 10 / temperature, worst_noise);
+        const kd_loss l = {
+            .weight = {[KD_TERM_KD] = 1}, .temperature = temperature, .t2 = KD_LOSS_T2_SOFT};
+        const double kl = mean_loss(&l, 1, classes, z, v, (int32_t[]){-1}, d_z);
+        kd_assert_close(kl, limit, 10 / temperature, 0);
         double error = 0;
         for (int j = 0; j < classes; j++)
             error = fmax(error, fabs((double)d_z[j] - want[j]));
@@ -196,8 +230,8 @@ static void test_loss_padding(void **state)
     const int32_t labels[5] = {0, 3, 4, 2, -1};
     const float weight[5] = {1, 1, 1, 0, 0};
     kd_loss_sums padded, plain;
-    kd_loss_apply(&mixed, 5, classes, z, v, labels, weight, 1.0 / 3, all, &padded);
-    kd_loss_apply(&mixed, 3, classes, z, v, labels, weight, 1.0 / 3, alone, &plain);
+    apply(&mixed, 5, classes, z, v, labels, weight, 1.0 / 3, all, &padded);
+    apply(&mixed, 3, classes, z, v, labels, weight, 1.0 / 3, alone, &plain);
     assert_int_equal(padded.bad, -1);
     kd_assert_close(padded.samples, 3, 0, 0);
     assert_memory_equal(&padded.loss, &plain.loss, sizeof padded.loss);
@@ -206,7 +240,7 @@ static void test_loss_padding(void **state)
     for (int j = 15; j < 25; j++)
         assert_true(all[j] == 0 && !signbit(all[j]));
     /* All padding. */
-    kd_loss_apply(&mixed, 2, classes, z + 15, v + 15, labels, weight + 3, 1, all, &padded);
+    apply(&mixed, 2, classes, z + 15, v + 15, labels, weight + 3, 1, all, &padded);
     assert_true(padded.loss == 0 && padded.samples == 0 && padded.correct == 0 && padded.bad == -1);
 }
 
@@ -228,13 +262,13 @@ static void test_loss_rows_alone(void **state)
         weight[i] = 1;
     }
     kd_loss l = mixed;
-    l.mse = 0;
+    l.weight[KD_TERM_MSE] = 0;
     kd_loss_sums whole, one;
-    kd_loss_apply(&l, n, classes, z, v, labels, weight, 1.0 / n, all, &whole);
+    apply(&l, n, classes, z, v, labels, weight, 1.0 / n, all, &whole);
     double loss = 0;
     for (int i = 0; i < n; i++) {
         const size_t at = (size_t)(i * classes);
-        kd_loss_apply(&l, 1, classes, z + at, v + at, labels + i, weight, 1.0 / n, alone, &one);
+        apply(&l, 1, classes, z + at, v + at, labels + i, weight, 1.0 / n, alone, &one);
         assert_memory_equal(all + at, alone, sizeof alone);
         loss += one.loss;
         double sum = 0;
@@ -253,23 +287,23 @@ static void test_loss_counts(void **state)
     (void)state;
     const float z[] = {1, 3, 3, 0, 2, 2, 2, 2, -1, -5, -1, -9};
     const float weight[3] = {1, 1, 1};
-    const kd_loss l = {.ce = 1, .temperature = 1};
+    const kd_loss l = {.weight = {[KD_TERM_CE] = 1}, .temperature = 1};
     kd_loss_sums sums;
-    kd_loss_apply(&l, 3, 4, z, NULL, (int32_t[]){1, 0, 0}, weight, 1, NULL, &sums);
+    apply(&l, 3, 4, z, NULL, (int32_t[]){1, 0, 0}, weight, 1, NULL, &sums);
     kd_assert_close(sums.correct, 3, 0, 0);
-    kd_loss_apply(&l, 3, 4, z, NULL, (int32_t[]){2, 3, 2}, weight, 1, NULL, &sums);
+    apply(&l, 3, 4, z, NULL, (int32_t[]){2, 3, 2}, weight, 1, NULL, &sums);
     kd_assert_close(sums.correct, 0, 0, 0);
     /* Unlabelled rows count as samples, never as correct, and have no hard loss. */
     float d_z[12];
-    kd_loss_apply(&l, 3, 4, z, NULL, (int32_t[]){-1, 0, -1}, weight, 1, d_z, &sums);
+    apply(&l, 3, 4, z, NULL, (int32_t[]){-1, 0, -1}, weight, 1, d_z, &sums);
     kd_assert_close(sums.correct, 1, 0, 0);
     kd_assert_close(sums.samples, 3, 0, 0);
     kd_assert_close(sums.loss, log(4), 1e-12, 0);
     for (int j = 0; j < 4; j++)
         assert_true(d_z[j] == 0 && d_z[8 + j] == 0);
     assert_false(kd_loss_needs_teacher(&l));
-    assert_true(kd_loss_needs_teacher(&(kd_loss){.kd = 1}));
-    assert_true(kd_loss_needs_teacher(&(kd_loss){.mse = 1}));
+    assert_true(kd_loss_needs_teacher(&(kd_loss){.weight = {[KD_TERM_KD] = 1}}));
+    assert_true(kd_loss_needs_teacher(&(kd_loss){.weight = {[KD_TERM_MSE] = 1}}));
 }
 
 static void test_loss_nonfinite(void **state)
@@ -286,14 +320,14 @@ static void test_loss_nonfinite(void **state)
             const float weight[4] = {1, 1, 1, 1};
             const int32_t labels[4] = {0, 1, 2, 0};
             kd_loss_sums sums;
-            kd_loss_apply(&mixed, 4, 3, z, v, labels, weight, 0.25, d_z, &sums);
+            apply(&mixed, 4, 3, z, v, labels, weight, 0.25, d_z, &sums);
             assert_int_equal(sums.bad, 1);
             assert_true(isnan(sums.loss));
             for (int i = 0; i < 12; i++)
                 assert_true(isfinite(d_z[i]));
             /* The teacher's faults are nothing to a loss without it. */
-            const kd_loss hard = {.ce = 1, .temperature = 1};
-            kd_loss_apply(&hard, 4, 3, z, v, labels, weight, 0.25, d_z, &sums);
+            const kd_loss hard = {.weight = {[KD_TERM_CE] = 1}, .temperature = 1};
+            apply(&hard, 4, 3, z, v, labels, weight, 0.25, d_z, &sums);
             assert_int_equal(sums.bad, teacher ? -1 : 1);
         }
 }

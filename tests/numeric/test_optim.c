@@ -67,7 +67,7 @@ static void test_optim_torch(void **state)
         for (size_t t = 0; t < steps; t++) {
             memcpy(d + hidden, grad + t * 10, 6 * sizeof *d);
             memcpy(d + head, grad + t * 10 + 6, 4 * sizeof *d);
-            kd_optim_apply(&o, g, t, 0, g->vector_len, w, d, memory);
+            kd_optim_apply(&o, g, t, 0, g->vector_len, w, d, 1, memory);
             memcpy(got, w + hidden, 6 * sizeof *w);
             memcpy(got + 6, w + head, 4 * sizeof *w);
             /* A few float32 roundings a step, of values up to the largest weight (below 8). */
@@ -115,12 +115,12 @@ static void test_optim_slices(void **state)
             memset(kept, 0, 2 * n * sizeof *kept);
             for (uint64_t step = 0; step < 5; step++) {
                 draw(&r, grad, n, 0.3);
-                kd_optim_apply(&o, g, step, 0, n, whole, grad, memory);
+                kd_optim_apply(&o, g, step, 0, n, whole, grad, 1, memory);
                 for (size_t k = 0; k < parts; k++) {
                     const size_t first = n * k / parts, count = n * (k + 1) / parts - first;
                     for (size_t v = 0; v < vectors; v++)
                         memcpy(slice + v * count, kept + v * n + first, count * sizeof *slice);
-                    kd_optim_apply(&o, g, step, first, count, cut + first, grad + first, slice);
+                    kd_optim_apply(&o, g, step, first, count, cut + first, grad + first, 1, slice);
                     for (size_t v = 0; v < vectors; v++)
                         memcpy(kept + v * n + first, slice + v * count, count * sizeof *slice);
                 }
@@ -157,7 +157,7 @@ static void test_optim_statistics(void **state)
         grad[mean->offset] = 2;
         grad[var->offset] = 5;
         for (uint64_t t = 0; t < 20; t++) {
-            kd_optim_apply(&o, g, t, 0, g->vector_len, w, grad, memory);
+            kd_optim_apply(&o, g, t, 0, g->vector_len, w, grad, 1, memory);
             m = frozen ? 0 : 0.9 * m + 0.1 * 2;
             v = frozen ? 1 : 0.9 * v + 0.1 * 5;
             kd_assert_close(w[mean->offset], m, 2e-6, 0);
@@ -205,7 +205,7 @@ static void test_optim_adam_first_step(void **state)
     float w[64] = {0}, grad[64] = {0}, memory[128] = {0};
     for (size_t i = 0; i < g->vector_len; i++)
         grad[i] = (float)pow(-10, -(double)(i % 10));
-    kd_optim_apply(&o, g, 0, 0, g->vector_len, w, grad, memory);
+    kd_optim_apply(&o, g, 0, 0, g->vector_len, w, grad, 1, memory);
     for (int i = 0; i < g->n_params; i++)
         for (size_t k = 0; g->params[i].kind == KD_PARAM_TRAINED && k < g->params[i].count; k++) {
             const size_t at = g->params[i].offset + k;

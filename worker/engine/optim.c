@@ -1,31 +1,81 @@
 #include "engine/optim.h"
 
 #include <math.h>
+#include <string.h>
 
 #define STATISTIC_MOMENTUM 0.1
+#define CLIP_EPS 1e-6
 
-int kd_optim_vectors(const kd_optim *o)
+static int rule_vectors(const kd_optim *o)
 {
     switch (o->rule) {
     case KD_OPTIM_SGD:
         return o->momentum != 0 ? 1 : 0;
     case KD_OPTIM_ADAM:
+    case KD_OPTIM_ADAMW:
         return 2;
     }
     return 0;
 }
 
+int kd_optim_vectors(const kd_optim *o)
+{
+    return rule_vectors(o) + (o->ema != 0 ? 1 : 0);
+}
+
+/* ---- schedules */
+
+static double cosine_between(double from, double to, double progress)
+{
+    return to + (from - to) / 2 * (cos(M_PI * progress) + 1);
+}
+
+/* The ends of the two phases are real numbers, as in torch, so that the top may lie between two
+ * steps; where the first phase has no length the second starts before step 0. */
+static double one_cycle(const kd_optim *o, uint64_t step)
+{
+    const double low = 1 / o->div_factor, least = low / o->final_div_factor;
+    const double last = (double)o->total_steps - 1, top = o->pct_start * (double)o->total_steps - 1;
+    const double at = fmin((double)step, last);
+    if (at <= top)
+        return cosine_between(low, 1, top > 0 ? at / top : 1);
+    return cosine_between(1, least, (at - top) / (last - top));
+}
+
 double kd_optim_factor(const kd_optim *o, uint64_t step)
 {
+    if (o->schedule == KD_OPTIM_ONE_CYCLE)
+        return one_cycle(o, step);
     if (step < o->warmup_steps)
         return (double)(step + 1) / (double)o->warmup_steps;
-    if (o->schedule == KD_OPTIM_CONSTANT)
-        return 1;
-    if (step >= o->total_steps)
-        return 0;
-    double progress = (double)(step - o->warmup_steps) / (double)(o->total_steps - o->warmup_steps);
-    return 0.5 * (1 + cos(M_PI * progress));
+    double factor = 1;
+    switch (o->schedule) {
+    case KD_OPTIM_COSINE:
+        if (step >= o->total_steps)
+            return 0;
+        return 0.5 * (1 + cos(M_PI * ((double)(step - o->warmup_steps) /
+                                      (double)(o->total_steps - o->warmup_steps))));
+    case KD_OPTIM_STEP:
+        for (int i = 0; i < o->n_milestones; i++)
+            factor *= step >= o->milestones[i] ? o->gamma : 1;
+        return factor;
+    case KD_OPTIM_CONSTANT:
+    case KD_OPTIM_ONE_CYCLE:
+        break;
+    }
+    return factor;
 }
+
+double kd_optim_clip_scale(double clip_norm, double square_sum)
+{
+    KD_BUG_ON(square_sum < 0);
+    if (clip_norm == 0)
+        return 1;
+    const double scale = clip_norm / (sqrt(square_sum) + CLIP_EPS);
+    return scale < 1 ? scale : 1;
+}
+
+/* ---- rules */
 
 /* base^n by squaring. The C library's pow() has a variant for each kind of CPU whose last bits may
  * differ; products of doubles do not. */
@@ -40,79 +90,125 @@ static double power(double base, uint64_t n)
     return result;
 }
 
-static void sgd(size_t n, float lr, float momentum, float decay, float *restrict w,
-                const float *restrict grad, float *restrict velocity)
-{
-    if (!velocity) {
-        for (size_t i = 0; i < n; i++)
-            w[i] -= lr * (grad[i] + decay * w[i]);
-        return;
-    }
-    for (size_t i = 0; i < n; i++) {
-        velocity[i] = momentum * velocity[i] + (grad[i] + decay * w[i]);
-        w[i] -= lr * velocity[i];
-    }
-}
-
+/* Step-wide scalars of every rule, rounded once. */
 typedef struct {
+    float scale; /* of gradients */
+    float decay; /* added to the gradient, times the weight */
+    float keep;  /* AdamW: what decay leaves of the weight, 1 - lr * decay */
+    float lr, momentum;
     float beta1, beta2, rest1, rest2; /* rest = 1 - beta */
     float step_size;                  /* lr / (1 - beta1^t) */
     float root;                       /* 1 / sqrt(1 - beta2^t) */
-    float eps, decay;
-} adam_scalars;
+    float eps;
+} scalars;
 
-static void adam(size_t n, const adam_scalars *restrict s, float *restrict w,
-                 const float *restrict grad, float *restrict mean, float *restrict square)
+static scalars scalars_of(const kd_optim *o, uint64_t step, double lr, float scale)
 {
-    const adam_scalars k = *s;
+    const bool decoupled = o->rule == KD_OPTIM_ADAMW;
+    const double beta1_t = power(o->beta1, step + 1), beta2_t = power(o->beta2, step + 1);
+    return (scalars){
+        .scale = scale,
+        .decay = decoupled ? 0 : (float)o->weight_decay,
+        .keep = decoupled ? (float)(1 - lr * o->weight_decay) : 1,
+        .lr = (float)lr,
+        .momentum = (float)o->momentum,
+        .beta1 = (float)o->beta1,
+        .beta2 = (float)o->beta2,
+        .rest1 = (float)(1 - o->beta1),
+        .rest2 = (float)(1 - o->beta2),
+        .step_size = (float)(lr / (1 - beta1_t)),
+        .root = (float)(1 / sqrt(1 - beta2_t)),
+        .eps = (float)o->eps,
+    };
+}
+
+static void sgd(size_t n, const scalars *restrict s, bool nesterov, float *restrict w,
+                const float *restrict grad, float *restrict velocity)
+{
+    const scalars k = *s;
+    if (!velocity) {
+        for (size_t i = 0; i < n; i++)
+            w[i] -= k.lr * (k.scale * grad[i] + k.decay * w[i]);
+        return;
+    }
+    if (nesterov) {
+        for (size_t i = 0; i < n; i++) {
+            const float g = k.scale * grad[i] + k.decay * w[i];
+            velocity[i] = k.momentum * velocity[i] + g;
+            w[i] -= k.lr * (g + k.momentum * velocity[i]);
+        }
+        return;
+    }
     for (size_t i = 0; i < n; i++) {
-        float g = grad[i] + k.decay * w[i];
+        velocity[i] = k.momentum * velocity[i] + (k.scale * grad[i] + k.decay * w[i]);
+        w[i] -= k.lr * velocity[i];
+    }
+}
+
+static void adam(size_t n, const scalars *restrict s, float *restrict w, const float *restrict grad,
+                 float *restrict mean, float *restrict square)
+{
+    const scalars k = *s;
+    for (size_t i = 0; i < n; i++) {
+        const float g = k.scale * grad[i] + k.decay * w[i];
         mean[i] = k.beta1 * mean[i] + k.rest1 * g;
         square[i] = k.beta2 * square[i] + k.rest2 * (g * g);
-        w[i] -= k.step_size * (mean[i] / (sqrtf(square[i]) * k.root + k.eps));
+        w[i] = k.keep * w[i] - k.step_size * (mean[i] / (sqrtf(square[i]) * k.root + k.eps));
+    }
+}
+
+/* average + (1-d)(w - average): what does not move stays in the average bit for bit. */
+static void average(size_t n, double ema, float *restrict mean, const float *restrict w)
+{
+    const float rest = (float)(1 - ema);
+    for (size_t i = 0; i < n; i++)
+        mean[i] += rest * (w[i] - mean[i]);
+}
+
+static void update(const kd_optim *o, const kd_param *p, uint64_t step, size_t n, float *w,
+                   const float *grad, float scale, float *first, float *second)
+{
+    if (o->freeze_backbone && !(p->head && p->kind == KD_PARAM_TRAINED))
+        return;
+    if (p->kind == KD_PARAM_STATISTIC) {
+        const float keep = (float)(1 - STATISTIC_MOMENTUM), take = (float)STATISTIC_MOMENTUM;
+        for (size_t k = 0; !o->frozen_statistics && k < n; k++)
+            w[k] = keep * w[k] + take * grad[k];
+        return;
+    }
+    if (p->kind != KD_PARAM_TRAINED)
+        return;
+    const double lr = kd_optim_factor(o, step) * (p->head && o->head_lr != 0 ? o->head_lr : o->lr);
+    const scalars s = scalars_of(o, step, lr, scale);
+    switch (o->rule) {
+    case KD_OPTIM_SGD:
+        sgd(n, &s, o->nesterov, w, grad, first);
+        break;
+    case KD_OPTIM_ADAM:
+    case KD_OPTIM_ADAMW:
+        adam(n, &s, w, grad, first, second);
+        break;
     }
 }
 
 void kd_optim_apply(const kd_optim *o, const kd_graph *g, uint64_t step, size_t first, size_t count,
-                    float *w, const float *grad, float *state)
+                    float *w, const float *grad, float scale, float *state)
 {
     KD_BUG_ON(first > g->vector_len || count > g->vector_len - first);
-    const double factor = kd_optim_factor(o, step);
-    const double beta1_t = power(o->beta1, step + 1), beta2_t = power(o->beta2, step + 1);
-    float *second = kd_optim_vectors(o) == 2 ? state + count : NULL;
+    const int vectors = rule_vectors(o);
+    float *mean = o->ema != 0 ? state + (size_t)vectors * count : NULL;
+    if (mean && step == 0)
+        memcpy(mean, w, count * sizeof *mean);
     for (int i = 0; i < g->n_params; i++) {
         const kd_param *p = &g->params[i];
         const size_t from = KD_MAX(p->offset, first);
         const size_t to = KD_MIN(p->offset + p->count, first + count);
         if (from >= to)
             continue;
-        const size_t at = from - first, n = to - from;
-        if (p->kind == KD_PARAM_STATISTIC) {
-            const float keep = (float)(1 - STATISTIC_MOMENTUM), take = (float)STATISTIC_MOMENTUM;
-            for (size_t k = at; !o->frozen_statistics && k < at + n; k++)
-                w[k] = keep * w[k] + take * grad[k];
-            continue;
-        }
-        const double lr = factor * (p->head && o->head_lr != 0 ? o->head_lr : o->lr);
-        switch (o->rule) {
-        case KD_OPTIM_SGD:
-            sgd(n, (float)lr, (float)o->momentum, (float)o->weight_decay, w + at, grad + at,
-                kd_optim_vectors(o) ? state + at : NULL);
-            break;
-        case KD_OPTIM_ADAM: {
-            const adam_scalars s = {
-                .beta1 = (float)o->beta1,
-                .beta2 = (float)o->beta2,
-                .rest1 = (float)(1 - o->beta1),
-                .rest2 = (float)(1 - o->beta2),
-                .step_size = (float)(lr / (1 - beta1_t)),
-                .root = (float)(1 / sqrt(1 - beta2_t)),
-                .eps = (float)o->eps,
-                .decay = (float)o->weight_decay,
-            };
-            adam(n, &s, w + at, grad + at, state + at, second + at);
-            break;
-        }
-        }
+        const size_t at = from - first;
+        update(o, p, step, to - from, w + at, grad + at, scale, vectors > 0 ? state + at : NULL,
+               vectors > 1 ? state + count + at : NULL);
     }
+    if (mean)
+        average(count, o->ema, mean, w);
 }
