@@ -120,6 +120,10 @@ static void test_graph_init(void **state)
         case KD_INIT_NORMAL_001:
             sd = 0.01;
             break;
+        case KD_INIT_UNIFORM_OUT:
+            bound = 1 / sqrt(fan_out);
+            sd = bound / sqrt(3);
+            break;
         case KD_INIT_GLOROT_UNIFORM:
             bound = sqrt(6 / (fan_in + fan_out));
             sd = bound / sqrt(3);
