@@ -1,8 +1,5 @@
 /* What the engine is measured against: the same graph run by plain loops in double, one node after
- * the other, nothing fused. Values are NHWC. Slow, and meant to be read beside the formulas.
- *
- * Also the nets that the engine's tests share: one for each operator and its corners, and random
- * ones. Everything is a function of its seed. */
+ * the other, nothing fused. Values are NHWC. Slow, and meant to be read beside the formulas. */
 #ifndef KD_TESTS_REFERENCE_H
 #define KD_TESTS_REFERENCE_H
 
@@ -20,7 +17,11 @@ typedef struct ref_run {
     double
         *stats; /* [vector_len]: the batch's mean and unbiased variance at the statistics' places */
     int n, n_nodes;
+    bool noisy; /* training with the noise named by ref_noise_*: DROPOUT and DROP_PATH drop */
 } ref_run;
+
+enum { REF_NOISE_SEED = 21, REF_NOISE_STEP = 5 };
+static const uint32_t ref_noise_keys[4] = {17, 4000000000U, 0, 3};
 
 static inline size_t ref_count(const kd_node *node)
 {
@@ -105,10 +106,148 @@ static inline void ref_pool(const kd_node *in, const kd_node *node, int n, const
                 }
 }
 
+static inline double ref_activation(const kd_node *node, double x)
+{
+    const double a = (double)node->alpha, b = (double)node->beta;
+    switch (node->op) {
+    case KD_OP_RELU:
+        return fmax(x, 0);
+    case KD_OP_RELU6:
+        return fmin(fmax(x, 0), 6);
+    case KD_OP_SIGMOID:
+        return 1 / (1 + exp(-x));
+    case KD_OP_SILU:
+        return x / (1 + exp(-x));
+    case KD_OP_TANH:
+        return tanh(x);
+    case KD_OP_LEAKY_RELU:
+        return x >= 0 ? x : a * x;
+    case KD_OP_CLIP:
+        return fmin(fmax(x, a), b);
+    case KD_OP_HARD_SIGMOID:
+        return fmin(fmax(a * x + b, 0), 1);
+    default:
+        return x * fmin(fmax(x + 3, 0), 6) / 6;
+    }
+}
+
+/* Values of a node at (image, place), where a side of 1 stands for every place. */
+static inline double ref_at(const kd_node *node, const double *x, int b, int i, int j, int c)
+{
+    i = node->h == 1 ? 0 : i;
+    j = node->w == 1 ? 0 : j;
+    c = node->c == 1 ? 0 : c;
+    return x[((b * node->h + i) * node->w + j) * node->c + c];
+}
+
+static inline double ref_arithmetic(enum kd_op op, double a, double b)
+{
+    return op == KD_OP_ADD ? a + b : op == KD_OP_SUB ? a - b : op == KD_OP_MUL ? a * b : a / b;
+}
+
+/* Where element (image b, row i, column j, channel c) of a node comes from, for the operators that
+ * only move values. */
+static inline double ref_moved(const kd_graph *g, const kd_node *node, const ref_run *r, int b,
+                               int i, int j, int c)
+{
+    const kd_node *in = &g->nodes[node->in[0]];
+    const double *x = r->out[node->in[0]];
+    int at[3] = {c, i, j}, from[3] = {c, i, j};
+    const int side[3] = {in->c, in->h, in->w};
+    switch (node->op) {
+    case KD_OP_PAD:
+        for (int k = 0; k < 3; k++) {
+            from[k] = at[k] - node->start[k];
+            if (from[k] < 0 || from[k] >= side[k])
+                return (double)node->alpha;
+        }
+        break;
+    case KD_OP_SLICE:
+        for (int k = 0; k < 3; k++)
+            from[k] = node->start[k] + at[k] * node->step[k];
+        break;
+    case KD_OP_PERMUTE:
+        for (int k = 0; k < 3; k++)
+            from[node->of[k]] = at[k];
+        break;
+    case KD_OP_CONCAT:
+        if (at[node->axis] >= side[node->axis]) {
+            from[node->axis] -= side[node->axis];
+            in = &g->nodes[node->in[1]];
+            x = r->out[node->in[1]];
+        }
+        break;
+    default: { /* flatten, reshape */
+        const int k = (c * node->h + i) * node->w + j;
+        from[0] = k / (in->h * in->w);
+        from[1] = k / in->w % in->h;
+        from[2] = k % in->w;
+        break;
+    }
+    }
+    return x[((b * in->h + from[1]) * in->w + from[2]) * in->c + from[0]];
+}
+
+static inline void ref_each(const kd_graph *g, int at, const double *w, const ref_run *r)
+{
+    const kd_node *node = &g->nodes[at];
+    for (int b = 0; b < r->n; b++)
+        for (int i = 0; i < node->h; i++)
+            for (int j = 0; j < node->w; j++)
+                for (int c = 0; c < node->c; c++) {
+                    double *y = &r->out[at][((b * node->h + i) * node->w + j) * node->c + c];
+                    if (node->op == KD_OP_CONST)
+                        *y = w[g->params[node->weight].offset +
+                               (size_t)((c * node->h + i) * node->w + j)];
+                    else if (node->op == KD_OP_ADD || node->op == KD_OP_SUB ||
+                             node->op == KD_OP_MUL || node->op == KD_OP_DIV)
+                        *y = ref_arithmetic(
+                            node->op,
+                            ref_at(&g->nodes[node->in[0]], r->out[node->in[0]], b, i, j, c),
+                            ref_at(&g->nodes[node->in[1]], r->out[node->in[1]], b, i, j, c));
+                    else
+                        *y = ref_moved(g, node, r, b, i, j, c);
+                }
+}
+
+static inline void ref_softmax(const kd_node *node, int n, const double *x, double *y)
+{
+    for (int k = 0; k < n * node->h * node->w; k++, x += node->c, y += node->c) {
+        double most = x[0], sum = 0;
+        for (int c = 1; c < node->c; c++)
+            most = fmax(most, x[c]);
+        for (int c = 0; c < node->c; c++)
+            sum += y[c] = exp(x[c] - most);
+        for (int c = 0; c < node->c; c++)
+            y[c] /= sum;
+    }
+}
+
+static inline void ref_noise(const kd_graph *g, int at, const ref_run *r, const double *x,
+                             double *y)
+{
+    const kd_node *node = &g->nodes[at];
+    const double rate = (double)node->alpha;
+    for (int b = 0; b < r->n; b++) {
+        kd_rng rng;
+        kd_rng_init(&rng, REF_NOISE_SEED, KD_RNG_DROPOUT, REF_NOISE_STEP,
+                    (uint64_t)at << 32 | ref_noise_keys[b]);
+        double factor = 1;
+        for (int c = 0; c < node->c; c++)
+            for (int i = 0; i < node->h; i++)
+                for (int j = 0; j < node->w; j++) {
+                    if (r->noisy && (node->op == KD_OP_DROPOUT || c + i + j == 0))
+                        factor = kd_rng_float(&rng) >= node->alpha ? 1 / (1 - rate) : 0;
+                    const int k = ((b * node->h + i) * node->w + j) * node->c + c;
+                    y[k] = factor * x[k];
+                }
+    }
+}
+
 static inline void ref_node(const kd_graph *g, int at, int n, bool own, const double *w, ref_run *r)
 {
-    const kd_node *node = &g->nodes[at], *in = &g->nodes[node->in[0]];
-    const double *x = r->out[node->in[0]];
+    const kd_node *node = &g->nodes[at], *in = &g->nodes[KD_MAX(node->in[0], 0)];
+    const double *x = r->out[KD_MAX(node->in[0], 0)];
     double *y = r->out[at];
     const size_t all = (size_t)n * ref_count(node);
     switch (node->op) {
@@ -120,21 +259,10 @@ static inline void ref_node(const kd_graph *g, int at, int n, bool own, const do
     case KD_OP_BATCH_NORM:
         ref_batch_norm(g, node, n, own, w, x, y, r->stats);
         break;
-    case KD_OP_RELU:
-    case KD_OP_RELU6:
-        for (size_t i = 0; i < all; i++)
-            y[i] = fmin(fmax(x[i], 0), node->op == KD_OP_RELU6 ? 6 : INFINITY);
-        break;
     case KD_OP_MAX_POOL:
     case KD_OP_AVG_POOL:
     case KD_OP_GLOBAL_AVG_POOL:
         ref_pool(in, node, n, x, y);
-        break;
-    case KD_OP_FLATTEN:
-        for (int b = 0; b < n; b++)
-            for (int i = 0; i < in->h * in->w; i++)
-                for (int c = 0; c < in->c; c++)
-                    y[b * node->c + c * in->h * in->w + i] = x[(b * in->h * in->w + i) * in->c + c];
         break;
     case KD_OP_DENSE:
         for (int b = 0; b < n; b++)
@@ -146,12 +274,18 @@ static inline void ref_node(const kd_graph *g, int at, int n, bool own, const do
                 y[b * node->c + o] = sum;
             }
         break;
-    case KD_OP_ADD:
-        for (size_t i = 0; i < all; i++)
-            y[i] = x[i] + r->out[node->in[1]][i];
+    case KD_OP_SOFTMAX:
+        ref_softmax(node, n, x, y);
+        break;
+    case KD_OP_DROPOUT:
+    case KD_OP_DROP_PATH:
+        ref_noise(g, at, r, x, y);
         break;
     default:
-        fail();
+        for (size_t i = 0; kd_act_is(node->op) && i < all; i++)
+            y[i] = ref_activation(node, x[i]);
+        if (!kd_act_is(node->op))
+            ref_each(g, at, w, r);
     }
 }
 
@@ -183,314 +317,6 @@ static inline const double *ref_forward(const kd_graph *g, bool own, const doubl
     for (int i = 1; i < g->n_nodes; i++)
         ref_node(g, i, r->n, own, w, r);
     return r->out[g->output];
-}
-
-/* ---- nets */
-
-typedef struct ref_net {
-    const char *name;
-    kd_graph *g;
-    int batch;
-    float *vector, *input; /* random, running variances between 0.5 and 1.5 */
-    double *wide;          /* the vector in double */
-} ref_net;
-
-static inline ref_net ref_net_of(const char *name, kd_graph *g, int output, int batch)
-{
-    kd_diag diag = {0};
-    kd_assert_ok(kd_graph_finish(g, output, &diag), &diag);
-    ref_net net = {.name = name, .g = g, .batch = batch};
-    const size_t inputs = (size_t)batch * ref_count(&g->nodes[0]);
-    net.vector = kd_xalloc((g->vector_len + 1) * sizeof(float));
-    net.wide = kd_xalloc((g->vector_len + 1) * sizeof(double));
-    net.input = kd_xalloc(inputs * sizeof(float));
-    kd_rng r;
-    kd_rng_init(&r, 7, KD_RNG_TEST, 1, 0);
-    kd_graph_init(g, 3, net.vector);
-    for (int i = 0; i < g->n_params; i++)
-        for (size_t k = 0; k < g->params[i].count; k++) {
-            float *v = &net.vector[g->params[i].offset + k];
-            if (g->params[i].ndim == 1)
-                *v += (float)(kd_rng_double(&r) - 0.5);
-            net.wide[g->params[i].offset + k] = (double)*v;
-        }
-    for (size_t i = 0; i < inputs; i++)
-        net.input[i] = 2 * kd_rng_float(&r) - 1;
-    return net;
-}
-
-static inline void ref_net_free(ref_net *net)
-{
-    kd_graph_free(net->g);
-    free(net->vector);
-    free(net->wide);
-    free(net->input);
-}
-
-/* A net whose operator under test stands between a convolution, so that its input has a gradient
- * that shows, and a dense head. */
-enum {
-    REF_CONV,
-    REF_CONV_STRIDE_TF,
-    REF_CONV_ODD_PADDING,
-    REF_CONV_WIDE,
-    REF_CONV_1X1,
-    REF_CONV_1X1_STRIDE,
-    REF_CONV_GROUPS,
-    REF_CONV_GROUPS_WIDE,
-    REF_DEPTHWISE,
-    REF_DEPTHWISE_STRIDE_TF,
-    REF_DEPTHWISE_MULTIPLIER,
-    REF_BATCH_NORM,
-    REF_BATCH_NORM_FIRST,
-    REF_BATCH_NORM_TWICE,
-    REF_RELU_SHARED,
-    REF_RELU6,
-    REF_RELU_FIRST,
-    REF_MAX_POOL,
-    REF_MAX_POOL_RELU,
-    REF_MAX_POOL_RELU6,
-    REF_GLOBAL_AVG_POOL,
-    REF_FLATTEN,
-    REF_MLP,
-    REF_ADD,
-    REF_ADD_SELF,
-    REF_ADD_SHARED_RESIDUAL,
-    REF_ADD_LAYOUTS,
-    REF_INVERTED_RESIDUAL,
-    REF_STUDENT,
-    REF_NETS
-};
-
-static const int ref_pad0[4] = {0, 0, 0, 0}, ref_pad1[4] = {1, 1, 1, 1}, ref_tf[4] = {0, 0, 1, 1},
-                 ref_odd[4] = {2, 0, 1, 3};
-
-static inline int ref_head(kd_graph *g, int x)
-{
-    x = kd_graph_flatten(g, x);
-    return kd_graph_dense(g, x, "head", 3, true, KD_INIT_GLOROT_UNIFORM);
-}
-
-static inline int ref_conv_bn(kd_graph *g, int x, const char *name, int c, int k, const int *pad,
-                              int groups)
-{
-    char bn[64];
-    snprintf(bn, sizeof bn, "%s_bn", name);
-    x = kd_graph_conv(g, x, name, c, k, 1, pad, groups, false, KD_INIT_HE_NORMAL);
-    return kd_graph_batch_norm(g, x, bn, 1e-3F);
-}
-
-static inline ref_net ref_net_make(int which)
-{
-    const enum kd_param_init he = KD_INIT_HE_NORMAL;
-    const bool wide = which == REF_CONV_WIDE || which == REF_CONV_GROUPS_WIDE;
-    kd_graph *g = which == REF_STUDENT ? kd_graph_new(18, 18, 3) : kd_graph_new(7, 6, 3);
-    const char *name = "?";
-    int x = 0, y;
-    const bool bare = which == REF_BATCH_NORM_FIRST || which == REF_RELU_FIRST ||
-                      which == REF_STUDENT || which == REF_MLP;
-    if (!bare)
-        x = kd_graph_conv(g, 0, "pre", wide ? 32 : 6, 1, 1, ref_pad0, 1, false, he);
-    switch (which) {
-    case REF_CONV:
-        name = "convolution";
-        x = ref_head(g, kd_graph_conv(g, x, "op", 5, 3, 1, ref_pad1, 1, true, he));
-        break;
-    case REF_CONV_STRIDE_TF:
-        name = "convolution, stride 2, bottom and right padding";
-        x = ref_head(g, kd_graph_conv(g, x, "op", 8, 3, 2, ref_tf, 1, true, he));
-        break;
-    case REF_CONV_ODD_PADDING:
-        name = "5x5 convolution, stride 3, four paddings";
-        x = ref_head(g, kd_graph_conv(g, x, "op", 4, 5, 3, ref_odd, 1, false, he));
-        break;
-    case REF_CONV_WIDE:
-        name = "convolution of whole channel blocks";
-        x = ref_head(g, kd_graph_conv(g, x, "op", 16, 3, 1, ref_pad1, 1, true, he));
-        break;
-    case REF_CONV_1X1:
-        name = "1x1 convolution";
-        x = ref_head(g, kd_graph_conv(g, x, "op", 9, 1, 1, ref_pad0, 1, true, he));
-        break;
-    case REF_CONV_1X1_STRIDE:
-        name = "1x1 convolution, stride 2";
-        x = ref_head(g, kd_graph_conv(g, x, "op", 7, 1, 2, ref_pad0, 1, false, he));
-        break;
-    case REF_CONV_GROUPS:
-        name = "convolution in two groups";
-        x = ref_head(g, kd_graph_conv(g, x, "op", 4, 3, 1, ref_pad1, 2, true, he));
-        break;
-    case REF_CONV_GROUPS_WIDE:
-        name = "convolution in two groups of a channel block";
-        x = ref_head(g, kd_graph_conv(g, x, "op", 32, 3, 2, ref_pad1, 2, false, he));
-        break;
-    case REF_DEPTHWISE:
-        name = "depthwise convolution";
-        x = ref_head(g, kd_graph_conv(g, x, "op", 6, 3, 1, ref_pad1, 6, true, he));
-        break;
-    case REF_DEPTHWISE_STRIDE_TF:
-        name = "depthwise convolution, stride 2, bottom and right padding";
-        x = ref_head(g, kd_graph_conv(g, x, "op", 6, 3, 2, ref_tf, 6, false, he));
-        break;
-    case REF_DEPTHWISE_MULTIPLIER:
-        name = "depthwise convolution with two outputs a channel";
-        x = ref_head(g, kd_graph_conv(g, x, "op", 12, 3, 1, ref_pad0, 6, false, he));
-        break;
-    case REF_BATCH_NORM:
-        name = "batch norm";
-        x = ref_head(g, kd_graph_batch_norm(g, x, "op", 1e-3F));
-        break;
-    case REF_BATCH_NORM_FIRST:
-        name = "batch norm of the input";
-        x = ref_head(g, kd_graph_batch_norm(g, x, "op", 1e-5F));
-        break;
-    case REF_BATCH_NORM_TWICE:
-        name = "batch norm, ReLU, batch norm";
-        x = kd_graph_relu(g, kd_graph_batch_norm(g, x, "op", 1e-3F));
-        x = ref_head(g, kd_graph_batch_norm(g, x, "op2", 1e-3F));
-        break;
-    case REF_RELU_SHARED:
-        name = "ReLU of a value that others read";
-        x = ref_head(g, kd_graph_add(g, kd_graph_relu(g, x), x));
-        break;
-    case REF_RELU6:
-        name = "ReLU6";
-        x = kd_graph_batch_norm(g, x, "op", 1e-3F);
-        x = kd_graph_conv(g, x, "louder", 6, 3, 1, ref_pad1, 1, true, he);
-        x = kd_graph_add(g, x, x);
-        x = ref_head(g, kd_graph_relu6(g, kd_graph_add(g, x, x)));
-        break;
-    case REF_RELU_FIRST:
-        name = "ReLU of the input";
-        x = ref_head(g, kd_graph_relu(g, x));
-        break;
-    case REF_MAX_POOL:
-        name = "max pool with rows left over";
-        x = ref_head(g, kd_graph_max_pool(g, x, 3));
-        break;
-    case REF_MAX_POOL_RELU:
-        name = "ReLU, max pool";
-        x = ref_head(g, kd_graph_max_pool(g, kd_graph_relu(g, x), 2));
-        break;
-    case REF_MAX_POOL_RELU6:
-        name = "batch norm, ReLU6, max pool";
-        x = kd_graph_relu6(g, kd_graph_batch_norm(g, x, "op", 1e-3F));
-        x = ref_head(g, kd_graph_max_pool(g, x, 2));
-        break;
-    case REF_GLOBAL_AVG_POOL:
-        name = "global average pool";
-        x = ref_head(g, kd_graph_global_avg_pool(g, x));
-        break;
-    case REF_FLATTEN:
-        name = "flatten to the output";
-        x = kd_graph_flatten(g, x);
-        break;
-    case REF_MLP:
-        name = "flatten, dense, ReLU, dense";
-        x = kd_graph_dense(g, kd_graph_flatten(g, x), "h", 20, false, KD_INIT_GLOROT_UNIFORM);
-        x = kd_graph_dense(g, kd_graph_relu(g, x), "head", 5, true, KD_INIT_TORCH_UNIFORM);
-        break;
-    case REF_ADD:
-        name = "addition of two branches, ReLU";
-        y = ref_conv_bn(g, x, "left", 6, 3, ref_pad1, 1);
-        x = kd_graph_conv(g, x, "right", 6, 1, 1, ref_pad0, 1, true, he);
-        x = ref_head(g, kd_graph_relu(g, kd_graph_add(g, y, x)));
-        break;
-    case REF_ADD_SELF:
-        name = "addition of a value to itself";
-        x = ref_head(g, kd_graph_add(g, x, x));
-        break;
-    case REF_ADD_SHARED_RESIDUAL:
-        name = "residual that is read again later";
-        y = kd_graph_add(g, x, ref_conv_bn(g, x, "one", 6, 3, ref_pad1, 1));
-        x = ref_head(g, kd_graph_add(g, y, ref_conv_bn(g, x, "two", 6, 3, ref_pad1, 1)));
-        break;
-    case REF_ADD_LAYOUTS:
-        name = "addition to a flattened value";
-        y = kd_graph_flatten(g, kd_graph_global_avg_pool(g, x));
-        x = kd_graph_global_avg_pool(g, x);
-        x = ref_head(g, kd_graph_add(g, x, y));
-        break;
-    case REF_INVERTED_RESIDUAL:
-        name = "inverted residual blocks";
-        x = ref_conv_bn(g, x, "linear", 5, 1, ref_pad0, 1);
-        y = kd_graph_relu6(g, ref_conv_bn(g, x, "expand", 20, 1, ref_pad0, 1));
-        y = kd_graph_relu6(g, ref_conv_bn(g, y, "depth", 20, 3, ref_pad1, 20));
-        x = kd_graph_add(g, x, ref_conv_bn(g, y, "project", 5, 1, ref_pad0, 1));
-        y = kd_graph_relu6(g, ref_conv_bn(g, x, "expand2", 24, 1, ref_pad0, 1));
-        y = kd_graph_relu6(g, ref_conv_bn(g, y, "depth2", 24, 3, ref_pad1, 24));
-        x = kd_graph_add(g, x, ref_conv_bn(g, y, "project2", 5, 1, ref_pad0, 1));
-        x = ref_head(g, kd_graph_global_avg_pool(g, x));
-        break;
-    case REF_STUDENT:
-        name = "small student";
-        x = kd_graph_conv(g, x, "c1", 16, 3, 1, ref_pad0, 1, true, he);
-        x = kd_graph_max_pool(g, kd_graph_relu(g, x), 4);
-        x = kd_graph_relu(g, kd_graph_conv(g, x, "c2", 24, 3, 1, ref_pad0, 1, true, he));
-        x = kd_graph_flatten(g, kd_graph_global_avg_pool(g, x));
-        x = kd_graph_relu(g, kd_graph_dense(g, x, "d1", 32, false, KD_INIT_GLOROT_UNIFORM));
-        x = kd_graph_dense(g, x, "head", 5, true, KD_INIT_GLOROT_UNIFORM);
-        break;
-    default:
-        fail();
-    }
-    return ref_net_of(name, g, x, 3);
-}
-
-/* A net of random operators, so that every pair meets: fused, shared, in place or not. */
-static inline ref_net ref_net_random(uint64_t seed)
-{
-    static const int channels[] = {3, 8, 16, 20};
-    kd_rng r;
-    kd_rng_init(&r, seed, KD_RNG_TEST, 2, 0);
-    kd_graph *g = kd_graph_new(6 + (int)kd_rng_below(&r, 5), 6 + (int)kd_rng_below(&r, 5), 3);
-    int x = kd_graph_conv(g, 0, "pre", channels[kd_rng_below(&r, 4)], 3, 1, ref_pad1, 1, false,
-                          KD_INIT_HE_NORMAL);
-    int kept[16], n_kept = 0;
-    for (int i = 0; i < 9; i++) {
-        char name[16];
-        snprintf(name, sizeof name, "n%d", i);
-        const int c = g->nodes[x].c, smaller = KD_MIN(g->nodes[x].h, g->nodes[x].w);
-        switch (kd_rng_below(&r, 9)) {
-        case 0:
-        case 1:
-            x = kd_graph_conv(g, x, name, channels[kd_rng_below(&r, 4)], 3,
-                              1 + (int)kd_rng_below(&r, 2), ref_pad1, 1, kd_rng_below(&r, 2) == 0,
-                              KD_INIT_HE_NORMAL);
-            break;
-        case 2:
-            x = kd_graph_conv(g, x, name, c, 3, 1, ref_pad1, c, true, KD_INIT_HE_NORMAL);
-            break;
-        case 3:
-            x = ref_conv_bn(g, x, name, c, 1, ref_pad0, 1);
-            break;
-        case 4:
-            if (smaller >= 2)
-                x = kd_graph_batch_norm(g, x, name, 1e-2F);
-            break;
-        case 5:
-            x = kd_graph_relu(g, x);
-            break;
-        case 6:
-            x = kd_graph_relu6(g, x);
-            break;
-        case 7:
-            if (smaller >= 4)
-                x = kd_graph_max_pool(g, x, 2);
-            break;
-        default:
-            for (int k = 0; k < n_kept; k++) {
-                const kd_node *a = &g->nodes[kept[k]], *b = &g->nodes[x];
-                if (a->h == b->h && a->w == b->w && a->c == b->c) {
-                    x = kd_graph_add(g, kept[k], x);
-                    break;
-                }
-            }
-            break;
-        }
-        kept[n_kept++] = x;
-    }
-    return ref_net_of("random", g, ref_head(g, x), 4);
 }
 
 #endif

@@ -1,67 +1,10 @@
-/* Plans against the reference, against themselves and against misuse.
- *
- * Forward tolerance: a logit is a float32 sum through a few layers of at most about 300 terms each,
- * so its error is about 6e-8 * sqrt(300) * layers = 1e-5 of the size of the values in between, more
- * behind a batch norm with a small variance: 1e-4 (|z| + the largest |z|). */
+/* Plans against the reference, against themselves and against misuse. */
 #include <omp.h>
 #include <pthread.h>
 
-#include "reference.h"
+#include "checks.h"
 
 static const enum kd_plan_use uses[] = {KD_PLAN_INFER, KD_PLAN_TRAIN, KD_PLAN_TRAIN_FROZEN_BN};
-
-static size_t logits_of(const ref_net *net)
-{
-    return (size_t)net->batch * ref_count(&net->g->nodes[net->g->output]);
-}
-
-static kd_plan *plan_of(const ref_net *net, int batch, enum kd_plan_use use)
-{
-    kd_diag diag = {0};
-    kd_plan *p = NULL;
-    kd_assert_ok(kd_plan_new(net->g, batch, use, &p, &diag), &diag);
-    kd_assert_ok(kd_plan_load(p, net->vector, &diag), &diag);
-    return p;
-}
-
-/* Logits of a fresh plan; caller frees. */
-static float *logits_by(const ref_net *net, int batch, enum kd_plan_use use, const float *input)
-{
-    kd_diag diag = {0};
-    kd_plan *p = plan_of(net, batch, use);
-    float *z = kd_xalloc((size_t)batch * ref_count(&net->g->nodes[net->g->output]) * sizeof *z);
-    kd_assert_ok(kd_plan_forward(p, input, z, &diag), &diag);
-    assert_null(kd_plan_find_nonfinite(p));
-    kd_plan_free(p);
-    return z;
-}
-
-static void check_forward(const ref_net *net, enum kd_plan_use use)
-{
-    kd_diag diag = {0};
-    const size_t n = logits_of(net);
-    kd_plan *p = plan_of(net, net->batch, use);
-    float *z = kd_xalloc(n * sizeof *z), *again = kd_xalloc(n * sizeof *z);
-    ref_run r = ref_new(net->g, net->batch);
-    const double *expected = ref_forward(net->g, use == KD_PLAN_TRAIN, net->wide, net->input, &r);
-    double largest = 0;
-    for (size_t i = 0; i < n; i++)
-        largest = fmax(largest, fabs(expected[i]));
-    kd_assert_ok(kd_plan_forward(p, net->input, z, &diag), &diag);
-    kd_plan_poison(p);
-    kd_assert_ok(kd_plan_forward(p, net->input, again, &diag), &diag);
-    assert_memory_equal(z, again, n * sizeof *z);
-    for (size_t i = 0; i < n; i++)
-        if (!(fabs((double)z[i] - expected[i]) <= 1e-4 * (fabs(expected[i]) + largest))) {
-            print_error("%s, use %d: logit %zu is %.9g, the reference gives %.9g\n", net->name,
-                        (int)use, i, (double)z[i], expected[i]);
-            fail();
-        }
-    ref_free(&r);
-    free(again);
-    free(z);
-    kd_plan_free(p);
-}
 
 static void test_plan_operators_forward(void **state)
 {
@@ -325,7 +268,7 @@ static void test_plan_refuses_impossible_shapes(void **state)
         {REF_MAX_POOL, KD_OP_MAX_POOL, "Max pool"},
         {REF_FLATTEN, KD_OP_FLATTEN, "Flatten"},
         {REF_MLP, KD_OP_DENSE, "parameters"},
-        {REF_ADD_SELF, KD_OP_ADD, "Addition"},
+        {REF_ADD_SELF, KD_OP_ADD, "Arithmetic"},
         {REF_GLOBAL_AVG_POOL, KD_OP_GLOBAL_AVG_POOL, "Global"},
     };
     for (size_t i = 0; i < KD_COUNT(cases); i++) {

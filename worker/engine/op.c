@@ -4,14 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int not_built(const kd_graph *g, const kd_node *node, kd_diag *diag)
-{
-    (void)g;
-    return kd_fail(diag, -KD_EUNSUP, "The operator of '%s' is not built yet.", node->name);
-}
-
-static const kd_op_impl unbuilt = {.name = "operator", .check = not_built};
-
 const kd_op_impl *kd_op_of(enum kd_op op)
 {
     static const kd_op_impl *const table[] = {
@@ -24,27 +16,27 @@ const kd_op_impl *kd_op_of(enum kd_op op)
         [KD_OP_GLOBAL_AVG_POOL] = &kd_op_global_avg_pool,
         [KD_OP_FLATTEN] = &kd_op_flatten,
         [KD_OP_DENSE] = &kd_op_dense,
-        [KD_OP_ADD] = &kd_op_add,
-        [KD_OP_SIGMOID] = &unbuilt,
-        [KD_OP_SILU] = &unbuilt,
-        [KD_OP_TANH] = &unbuilt,
-        [KD_OP_LEAKY_RELU] = &unbuilt,
-        [KD_OP_CLIP] = &unbuilt,
-        [KD_OP_HARD_SIGMOID] = &unbuilt,
-        [KD_OP_HARD_SWISH] = &unbuilt,
+        [KD_OP_ADD] = &kd_op_arithmetic,
+        [KD_OP_SIGMOID] = &kd_op_activation,
+        [KD_OP_SILU] = &kd_op_activation,
+        [KD_OP_TANH] = &kd_op_activation,
+        [KD_OP_LEAKY_RELU] = &kd_op_activation,
+        [KD_OP_CLIP] = &kd_op_activation,
+        [KD_OP_HARD_SIGMOID] = &kd_op_activation,
+        [KD_OP_HARD_SWISH] = &kd_op_activation,
         [KD_OP_AVG_POOL] = &kd_op_avg_pool,
-        [KD_OP_SUB] = &unbuilt,
-        [KD_OP_MUL] = &unbuilt,
-        [KD_OP_DIV] = &unbuilt,
-        [KD_OP_CONST] = &unbuilt,
-        [KD_OP_PAD] = &unbuilt,
-        [KD_OP_CONCAT] = &unbuilt,
-        [KD_OP_SLICE] = &unbuilt,
-        [KD_OP_RESHAPE] = &unbuilt,
-        [KD_OP_PERMUTE] = &unbuilt,
-        [KD_OP_SOFTMAX] = &unbuilt,
-        [KD_OP_DROPOUT] = &unbuilt,
-        [KD_OP_DROP_PATH] = &unbuilt,
+        [KD_OP_SUB] = &kd_op_arithmetic,
+        [KD_OP_MUL] = &kd_op_arithmetic,
+        [KD_OP_DIV] = &kd_op_arithmetic,
+        [KD_OP_CONST] = &kd_op_const,
+        [KD_OP_PAD] = &kd_op_pad,
+        [KD_OP_CONCAT] = &kd_op_concat,
+        [KD_OP_SLICE] = &kd_op_slice,
+        [KD_OP_RESHAPE] = &kd_op_reshape,
+        [KD_OP_PERMUTE] = &kd_op_permute,
+        [KD_OP_SOFTMAX] = &kd_op_softmax,
+        [KD_OP_DROPOUT] = &kd_op_noise,
+        [KD_OP_DROP_PATH] = &kd_op_noise,
     };
     return (size_t)op < KD_COUNT(table) ? table[op] : NULL;
 }
@@ -168,7 +160,7 @@ int kd_plan_make_value(kd_plan *p, kd_task *t, const dnnl_memory_desc_t *md, int
                        kd_diag *diag)
 {
     kd_value *v = &p->values[t->result];
-    const bool is_output = t->result == p->graph->output;
+    const bool is_output = t->result == p->output;
     const int first = kd_tick_forward(t), back = kd_tick_backward(p, t);
     /* In training a value lives until its producer's backward: later than every reader's. */
     const int last = p->training ? back : is_output ? p->n_tasks - 1 : KD_MAX(v->last_use, first);

@@ -30,6 +30,11 @@ typedef struct kd_prim {
     int n_args;
 } kd_prim;
 
+/* An activation's primitives in the order in which they run, NULL = none. */
+typedef struct kd_act_prims {
+    kd_prim *forward[2], *backward[2];
+} kd_act_prims;
+
 /* The output of a task, numbered by the graph node it is the output of. */
 typedef struct kd_value {
     int producer;    /* task; -1 = never materialised */
@@ -47,11 +52,11 @@ typedef struct kd_task {
     int in[2];             /* values read, -1 = none */
     int residual;          /* value added before the activation, -1 = none */
     int bn;                /* batch norm folded into the weights, -1 = none */
-    enum kd_op act;        /* KD_OP_RELU or KD_OP_RELU6 on the result, KD_OP_INPUT = none */
+    int act;               /* node of the activation on the result, -1 = none */
     bool act_inside;       /* the operator applies act forward itself */
     dnnl_memory_t d_in[2]; /* where backward writes the inputs' gradients, NULL = not wanted */
     bool d_in_adds[2];     /* the plan adds it to the value's gradient afterwards */
-    kd_prim *act_forward, *act_backward;
+    kd_act_prims act_prims;
     void *state; /* the operator's own */
 } kd_task;
 
@@ -69,7 +74,8 @@ typedef struct kd_op_impl {
 
 /* One row an operator, by enum kd_op; KD_OP_INPUT's is the copy of the caller's pictures. */
 extern const kd_op_impl kd_op_input, kd_op_conv, kd_op_batch_norm, kd_op_activation, kd_op_max_pool,
-    kd_op_avg_pool, kd_op_global_avg_pool, kd_op_flatten, kd_op_dense, kd_op_add;
+    kd_op_avg_pool, kd_op_global_avg_pool, kd_op_flatten, kd_op_reshape, kd_op_permute, kd_op_dense,
+    kd_op_arithmetic, kd_op_const, kd_op_pad, kd_op_slice, kd_op_concat, kd_op_softmax, kd_op_noise;
 /* NULL for a number outside the enum. */
 const kd_op_impl *kd_op_of(enum kd_op op);
 
@@ -77,9 +83,10 @@ struct kd_plan {
     const kd_graph *graph;
     enum kd_plan_use use;
     bool training;
-    int batch; /* images the caller hands over */
-    int n;     /* images a primitive sees: batch, or 1 for inference, which runs image by image so
-                  that no image's bits can depend on its neighbours */
+    int output; /* node whose value is the graph's output */
+    int batch;  /* images the caller hands over */
+    int n;      /* images a primitive sees: batch, or 1 for inference, which runs image by image so
+                   that no image's bits can depend on its neighbours */
     kd_task *tasks;
     int n_tasks;
     kd_value *values; /* [graph->n_nodes] */
@@ -176,10 +183,19 @@ int kd_plan_into(kd_plan *p, const dnnl_memory_desc_t *from_md, const dnnl_memor
                  dnnl_memory_t to, int tick, dnnl_memory_t *out_mem, kd_prim **out_prim,
                  kd_diag *diag) KD_MUST_CHECK;
 
-/* In ops/relu.c: the oneDNN algorithm of an activation whose backward looks at its own output. */
-dnnl_alg_kind_t kd_act_alg(enum kd_op act, bool backward, float *out_alpha, float *out_beta);
-/* Makes t->act_forward / act_backward, in place on the result. */
+/* In ops/activation.c: an activation as one or two of oneDNN's element-wise operations, one after
+ * the other. */
+typedef struct kd_act_step {
+    dnnl_alg_kind_t alg;
+    float alpha, beta;
+} kd_act_step;
+int kd_act_steps(const kd_node *act, kd_act_step out[2]);
+bool kd_act_is(enum kd_op op);
+/* Its gradient can be told from its output, so that it may overwrite its input. */
+bool kd_act_by_output(const kd_node *act);
+/* Makes t->act_prims, in place on the result. */
 int kd_act_prepare(kd_plan *p, kd_task *t, kd_diag *diag) KD_MUST_CHECK;
+int kd_act_run(kd_plan *p, kd_prim *const prims[2], kd_diag *diag) KD_MUST_CHECK;
 /* In ops/conv.c: the layout of its input a convolution would choose for itself. */
 int kd_conv_wish(kd_plan *p, const kd_task *t, dnnl_memory_desc_t *out,
                  kd_diag *diag) KD_MUST_CHECK;

@@ -15,12 +15,14 @@
 
 typedef struct {
     const kd_graph *g;
-    bool *needed;          /* the output depends on the node */
-    int *uses;             /* readers of the node among the needed ones, the caller included */
-    int *user;             /* the last of them */
-    bool *absorbed;        /* runs inside an earlier task */
-    int *value;            /* node -> the value that holds its output */
-    enum kd_op *later_act; /* activation moved behind this node, KD_OP_INPUT = none */
+    int output;     /* node whose value the caller gets */
+    int *same;      /* node -> the node whose output it passes on as it is, itself for most */
+    bool *needed;   /* the output depends on the node */
+    int *uses;      /* readers of the node among the needed ones, the caller included */
+    int *user;      /* the last of them */
+    bool *absorbed; /* runs inside an earlier task */
+    int *value;     /* node -> the value that holds its output */
+    int *later_act; /* activation moved behind this node, -1 = none */
 } fusing;
 
 static int inputs_of(const kd_node *node)
@@ -40,15 +42,22 @@ static int inputs_of(const kd_node *node)
     }
 }
 
+/* The node that gives input k, past those that change nothing. */
+static int input_of(const fusing *f, const kd_node *node, int k)
+{
+    return f->same[node->in[k]];
+}
+
+static bool changes_nothing(const kd_plan *p, const kd_node *node)
+{
+    return (node->op == KD_OP_DROPOUT || node->op == KD_OP_DROP_PATH) &&
+           (!p->training || !(node->alpha > 0));
+}
+
 /* The only reader of a node's output, -1 if there are others or the caller reads it. */
 static int only_user(const fusing *f, int node)
 {
-    return f->uses[node] == 1 && node != f->g->output ? f->user[node] : -1;
-}
-
-static bool is_activation(const fusing *f, int node)
-{
-    return node >= 0 && (f->g->nodes[node].op == KD_OP_RELU || f->g->nodes[node].op == KD_OP_RELU6);
+    return f->uses[node] == 1 && node != f->output ? f->user[node] : -1;
 }
 
 static void absorb(fusing *f, kd_task *t, int node)
@@ -74,8 +83,8 @@ static void fuse_inference_conv(fusing *f, kd_plan *p, kd_task *t)
     }
     if (next < 0 || g->nodes[next].op != KD_OP_ADD)
         return;
-    const int *in = g->nodes[next].in;
-    const int other_node = in[0] == t->result ? in[1] : in[0];
+    const int first = input_of(f, &g->nodes[next], 0);
+    const int other_node = first == t->result ? input_of(f, &g->nodes[next], 1) : first;
     if (!same_shape(&g->nodes[other_node], &g->nodes[t->result]))
         return; /* broadcast */
     const int other = f->value[other_node];
@@ -87,27 +96,38 @@ static void fuse_inference_conv(fusing *f, kd_plan *p, kd_task *t)
 }
 
 /* max-pool(act(x)) = act(max-pool(x)) for a rising act, bit for bit and in the gradient too, where
- * act is flat below its threshold. Behind the pool it has kernel^2 times less to do. RELU6 is flat
- * above as well, where ties would send the gradient elsewhere, but that gradient is zero. */
+ * act is flat below its threshold. Behind the pool it has less to do. RELU6 is flat above as well,
+ * where ties would send the gradient elsewhere, but that gradient is zero. Others that rise may
+ * round two inputs to one output, with a gradient. */
 static bool move_behind_pool(fusing *f, const kd_task *t, int act)
 {
     const int pool = only_user(f, act);
+    if (f->g->nodes[act].op != KD_OP_RELU && f->g->nodes[act].op != KD_OP_RELU6)
+        return false;
     if (pool < 0 || f->g->nodes[pool].op != KD_OP_MAX_POOL)
         return false;
     f->absorbed[act] = true;
     f->value[act] = t->result;
-    f->later_act[pool] = f->g->nodes[act].op;
+    f->later_act[pool] = act;
     return true;
+}
+
+/* In training: the activation does without its input, the producer without its output. */
+static bool may_overwrite(const fusing *f, const kd_task *t, int act)
+{
+    return kd_act_by_output(&f->g->nodes[act]) && f->g->nodes[t->node].op != KD_OP_SOFTMAX;
 }
 
 static void fuse_activation(fusing *f, const kd_plan *p, kd_task *t)
 {
     const int next = only_user(f, t->result);
-    if (!is_activation(f, next) || t->act != KD_OP_INPUT)
+    if (next < 0 || !kd_act_is(f->g->nodes[next].op) || t->act >= 0)
+        return;
+    if (p->training && !may_overwrite(f, t, next))
         return;
     if (p->training && move_behind_pool(f, t, next))
         return;
-    t->act = f->g->nodes[next].op;
+    t->act = next;
     absorb(f, t, next);
 }
 
@@ -124,14 +144,14 @@ static void make_task(fusing *f, kd_plan *p, int n)
                    .act = f->later_act[n]};
     bool wants_grad = node->weight >= 0 && node->op != KD_OP_CONST;
     for (int k = 0; k < inputs_of(node); k++) {
-        t->in[k] = f->value[node->in[k]];
+        t->in[k] = f->value[input_of(f, node, k)];
         kd_value *in = &p->values[t->in[k]];
         in->last_use = t->index;
         wants_grad = wants_grad || in->wants_grad;
     }
     if (node->op == KD_OP_CONV && !p->training)
         fuse_inference_conv(f, p, t);
-    if (node->op != KD_OP_INPUT && !is_activation(f, n))
+    if (node->op != KD_OP_INPUT && node->op != KD_OP_CONST && !kd_act_is(node->op))
         fuse_activation(f, p, t);
     if (t->residual >= 0)
         p->values[t->residual].last_use = t->index;
@@ -143,7 +163,7 @@ static void make_task(fusing *f, kd_plan *p, int n)
 
 /* Marks what the output needs and counts readers. A graph may come from a file: edges and shapes
  * are checked here once for everything after. */
-static int survey(fusing *f, kd_diag *diag)
+static int survey(fusing *f, kd_plan *p, kd_diag *diag)
 {
     const kd_graph *g = f->g;
     for (int n = 0; n < g->n_nodes; n++) {
@@ -166,13 +186,15 @@ static int survey(fusing *f, kd_diag *diag)
         const int rc = kd_op_of(node->op)->check(g, node, diag);
         if (rc)
             return rc;
+        f->same[n] = changes_nothing(p, node) ? input_of(f, node, 0) : n;
     }
-    f->needed[g->output] = true;
+    p->output = f->output = f->same[g->output];
+    f->needed[f->output] = true;
     for (int n = g->n_nodes - 1; n >= 0; n--) {
         if (!f->needed[n])
             continue;
         for (int k = 0; k < inputs_of(&g->nodes[n]); k++) {
-            const int in = g->nodes[n].in[k];
+            const int in = input_of(f, &g->nodes[n], k);
             f->needed[in] = true;
             if (f->uses[in]++ == 0)
                 f->user[in] = n;
@@ -186,6 +208,7 @@ static int make_tasks(kd_plan *p, kd_diag *diag)
 {
     const size_t n = (size_t)p->graph->n_nodes;
     fusing f = {.g = p->graph,
+                .same = calloc(n, sizeof *f.same),
                 .needed = calloc(n, sizeof *f.needed),
                 .uses = calloc(n, sizeof *f.uses),
                 .user = calloc(n, sizeof *f.user),
@@ -195,18 +218,19 @@ static int make_tasks(kd_plan *p, kd_diag *diag)
     p->tasks = calloc(n, sizeof *p->tasks);
     p->values = calloc(n, sizeof *p->values);
     int rc = 0;
-    if (!f.needed || !f.uses || !f.user || !f.absorbed || !f.value || !f.later_act || !p->tasks ||
-        !p->values)
+    if (!f.same || !f.needed || !f.uses || !f.user || !f.absorbed || !f.value || !f.later_act ||
+        !p->tasks || !p->values)
         rc = kd_fail(diag, -KD_ENOMEM, "Out of memory for a graph of %zu nodes.", n);
     for (size_t i = 0; !rc && i < n; i++) {
-        f.value[i] = -1;
+        f.value[i] = f.later_act[i] = -1;
         p->values[i] = (kd_value){.producer = -1, .last_use = -1, .block = -1, .d_block = -1};
     }
     if (!rc)
-        rc = survey(&f, diag);
+        rc = survey(&f, p, diag);
     for (int i = 0; !rc && i < p->graph->n_nodes; i++)
         if (f.needed[i] && !f.absorbed[i])
             make_task(&f, p, i);
+    free(f.same);
     free(f.needed);
     free(f.uses);
     free(f.user);
@@ -246,7 +270,7 @@ static int prepare_tasks(kd_plan *p, kd_diag *diag)
         int rc = p->training ? place_input_gradients(p, t, diag) : 0;
         if (!rc)
             rc = kd_op_of(node->op)->prepare(p, t, diag);
-        if (!rc && t->act != KD_OP_INPUT)
+        if (!rc && t->act >= 0)
             rc = kd_act_prepare(p, t, diag);
         if (rc)
             return kd_fail_at(diag, rc, "%s '%s'", kd_op_of(node->op)->name, node->name);
@@ -257,8 +281,8 @@ static int prepare_tasks(kd_plan *p, kd_diag *diag)
 /* Logits leave and their gradient enters in the plain order. */
 static int prepare_edges(kd_plan *p, kd_diag *diag)
 {
-    const kd_node *node = &p->graph->nodes[p->graph->output];
-    const kd_value *v = &p->values[p->graph->output];
+    const kd_node *node = &p->graph->nodes[p->output];
+    const kd_value *v = &p->values[p->output];
     const dnnl_memory_desc_t plain = kd_plan_desc(p, node->c, node->h, node->w, dnnl_nchw);
     const int out = p->n_tasks - 1, in = p->n_tasks;
     int rc = kd_plan_new_memory(p, &plain, out, out, &p->logits, &p->logits_block, diag);
@@ -457,7 +481,7 @@ static int run_forward(kd_plan *p, const float *input, float *logits, size_t cla
         const kd_task *t = &p->tasks[i];
         rc = kd_op_of(p->graph->nodes[t->node].op)->forward(p, t, diag);
         if (!rc)
-            rc = kd_prim_run(p, t->act_forward, diag);
+            rc = kd_act_run(p, t->act_prims.forward, diag);
     }
     p->input = NULL;
     if (!rc)
@@ -486,7 +510,7 @@ int kd_plan_forward(kd_plan *p, const float *input, float *logits, kd_diag *diag
     if (!p->loaded)
         return kd_fail(diag, -KD_ESTATE, "The plan has no weights: kd_plan_load() comes first.");
     const size_t picture = floats_of(&p->graph->nodes[0]);
-    const size_t classes = floats_of(&p->graph->nodes[p->graph->output]);
+    const size_t classes = floats_of(&p->graph->nodes[p->output]);
     p->ran_forward = p->bad_output = false;
     for (int i = 0; !rc && i < p->batch; i += p->n)
         rc = run_forward(p, input + (size_t)i * picture, logits + (size_t)i * classes, classes,
@@ -518,23 +542,28 @@ int kd_plan_backward(kd_plan *p, const float *d_logits, float stat_weight, float
     p->ran_forward = false; /* activations are overwritten on the way */
     /* Parameters that the output does not depend on have no task to write their zero. */
     memset(gradient, 0, p->graph->vector_len * sizeof(float));
-    const kd_value *out = &p->values[p->graph->output];
+    const kd_value *out = &p->values[p->output];
     if (!out->d_mem)
         return 0;
-    const size_t classes = floats_of(&p->graph->nodes[p->graph->output]);
+    const size_t classes = floats_of(&p->graph->nodes[p->output]);
     memcpy(kd_plan_data(p, p->d_logits_block), d_logits, (size_t)p->n * classes * sizeof(float));
     rc = kd_prim_run(p, p->d_logits_in, diag);
     for (int i = p->n_tasks - 1; !rc && i >= 0; i--) {
         const kd_task *t = &p->tasks[i];
         if (!p->values[t->result].wants_grad)
             continue;
-        rc = kd_prim_run(p, t->act_backward, diag);
+        rc = kd_act_run(p, t->act_prims.backward, diag);
         if (!rc)
             rc = kd_op_of(p->graph->nodes[t->node].op)->backward(p, t, stat_weight, gradient, diag);
         for (int k = 0; !rc && k < 2; k++)
             if (t->d_in_adds[k])
                 add_gradient(p, &p->values[t->in[k]], t->d_in[k]);
         p->clock = kd_tick_backward(p, t);
+    }
+    for (int i = 0; i < p->graph->n_params; i++) {
+        const kd_param *param = &p->graph->params[i];
+        if (param->kind == KD_PARAM_FIXED)
+            memset(gradient + param->offset, 0, param->count * sizeof *gradient);
     }
     return rc;
 }
@@ -552,7 +581,7 @@ const char *kd_plan_find_nonfinite(const kd_plan *p)
             if (!isfinite(x[k]))
                 return p->graph->nodes[t->node].name;
     }
-    return p->bad_output ? p->graph->nodes[p->graph->output].name : NULL;
+    return p->bad_output ? p->graph->nodes[p->output].name : NULL;
 }
 
 size_t kd_plan_arena_bytes(const kd_plan *p)

@@ -88,7 +88,7 @@ static int check(const kd_graph *g, const kd_node *node, kd_diag *diag)
     return 0;
 }
 
-static int post_ops(const kd_task *t, dnnl_post_ops_t *out, kd_diag *diag)
+static int post_ops(const kd_plan *p, const kd_task *t, dnnl_post_ops_t *out, kd_diag *diag)
 {
     *out = NULL;
     if (t->residual < 0 && !t->act_inside)
@@ -96,12 +96,12 @@ static int post_ops(const kd_task *t, dnnl_post_ops_t *out, kd_diag *diag)
     int rc = kd_onednn(dnnl_post_ops_create(out), "post-operations", diag);
     if (!rc && t->residual >= 0)
         rc = kd_onednn(dnnl_post_ops_append_sum(*out, 1.0F), "residual", diag);
-    if (!rc && t->act_inside) {
-        float alpha, beta;
-        const dnnl_alg_kind_t alg = kd_act_alg(t->act, false, &alpha, &beta);
-        rc = kd_onednn(dnnl_post_ops_append_eltwise(*out, 1.0F, alg, alpha, beta), "activation",
-                       diag);
-    }
+    kd_act_step steps[2];
+    const int n = t->act_inside ? kd_act_steps(&p->graph->nodes[t->act], steps) : 0;
+    for (int i = 0; !rc && i < n; i++)
+        rc = kd_onednn(
+            dnnl_post_ops_append_eltwise(*out, 1.0F, steps[i].alg, steps[i].alpha, steps[i].beta),
+            "activation", diag);
     return rc;
 }
 
@@ -111,7 +111,7 @@ static int forward_desc(kd_plan *p, const kd_task *t, const dnnl_memory_desc_t *
 {
     const geometry geo = geometry_of(p, t);
     dnnl_post_ops_t post;
-    int rc = post_ops(t, &post, diag);
+    int rc = post_ops(p, t, &post, diag);
     dnnl_convolution_desc_t desc;
     if (!rc)
         rc = kd_onednn(dnnl_dilated_convolution_forward_desc_init(
@@ -203,8 +203,8 @@ static int prepare_forward(kd_plan *p, kd_task *t, state *s, const geometry *geo
         /* The sum is made in place: the residual's memory becomes the result's, unless the
          * convolution itself still reads it. */
         const kd_value *r = &p->values[t->residual];
-        if (r->last_use == t->index && t->residual != t->in[0] && t->residual != p->graph->output &&
-            kd_desc_equal(&r->md, &dst_md))
+        if (r->last_use == t->index && t->residual != t->in[0] && t->residual != p->output &&
+            p->blocks[r->block].last != KD_TICK_EVER && kd_desc_equal(&r->md, &dst_md))
             share = r->block;
     }
     int rc = kd_plan_make_value(p, t, &dst_md, share, diag);
@@ -348,7 +348,7 @@ static int prepare(kd_plan *p, kd_task *t, kd_diag *diag)
     const kd_node *node = &p->graph->nodes[t->node];
     const geometry geo = geometry_of(p, t);
     s->bias = s->d_bias = -1;
-    t->act_inside = t->act != KD_OP_INPUT;
+    t->act_inside = t->act >= 0;
     dnnl_primitive_desc_t pd;
     int rc = choose_forward(p, t, &pd, diag);
     if (rc)
