@@ -3,7 +3,6 @@
 #include "stage_internal.h"
 
 #include "models/models.h"
-#include "store/safetensors.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -28,6 +27,10 @@ static int build(const kd_session *ss, const kd_model_spec *m, uint64_t seed, kd
                            .width = m->width,
                            .hidden = m->hidden,
                            .n_hidden = m->n_hidden,
+                           .layers = m->layers,
+                           .n_layers = m->n_layers,
+                           .dropout = m->dropout,
+                           .drop_path = m->drop_path,
                            .pad_tf = m->padding == KD_PAD_TF,
                            .size = net->size,
                            .channels = 3,
@@ -44,44 +47,74 @@ void kd_net_clear(kd_net *n)
 }
 
 /* Class names in a weights file must be the data's, in their order. */
-static int check_classes(const kd_session *ss, const uint8_t *file, size_t len, const char *name,
+static int check_classes(const kd_session *ss, const kd_model_file_info *info, const char *name,
                          kd_diag *diag)
 {
-    kd_st_file *f = NULL;
-    int rc = kd_st_open_memory(file, len, name, &f, diag);
-    if (rc != 0)
-        return rc;
-    const char *classes = kd_st_metadata(f, "classes");
-    kd_buf mine;
+    bool same = info->n_classes == ss->classes;
+    for (int i = 0; i < info->n_classes && same; i++)
+        same = strcmp(info->classes[i], kd_data_class_name(ss->data, i)) == 0;
+    if (!info->classes || same)
+        return 0;
+    kd_buf theirs, mine;
+    kd_buf_init(&theirs, 1 << 20);
     kd_buf_init(&mine, 1 << 20);
+    for (int i = 0; i < info->n_classes; i++)
+        kd_buf_printf(&theirs, "%s%s", i ? "," : "", info->classes[i]);
     for (int i = 0; i < ss->classes; i++)
         kd_buf_printf(&mine, "%s%s", i ? "," : "", kd_data_class_name(ss->data, i));
-    if (classes && mine.data && strcmp(classes, mine.data) != 0)
-        rc = kd_fail(diag, -KD_EINVAL,
-                     "the teacher knows the classes %.200s, the data has %.200s; use a teacher of "
-                     "these classes or fine-tune it",
-                     classes, mine.data);
+    int rc = kd_fail(diag, -KD_EINVAL,
+                     "%.100s: the teacher knows the classes %.200s, the data has %.200s; use a "
+                     "teacher of these classes or fine-tune it",
+                     name, theirs.data ? theirs.data : "", mine.data ? mine.data : "");
+    kd_buf_clear(&theirs);
     kd_buf_clear(&mine);
-    kd_st_close(f);
     return rc;
+}
+
+/* A smoothed teacher says little about the wrong classes, and at a raised temperature the student
+ * learns from just that (docs/jobs.md). */
+static int check_smoothing(const kd_stage_config *cfg, const kd_stage *s,
+                           const kd_model_file_info *info, const char *name, kd_diag *diag)
+{
+    const kd_job *job = &cfg->session->job;
+    int teacher = kd_stage_teacher(s->kind);
+    if (teacher < 0 || info->label_smoothing <= 0 || job->distill.loss.temperature <= 1 ||
+        job->distill.loss.kd <= 0 || job->teachers[teacher].allow_label_smoothing)
+        return 0;
+    return kd_fail(diag, -KD_EINVAL,
+                   "%.100s was trained with label smoothing %.3g; at temperature %g its student "
+                   "would learn worse: use temperature 1, another teacher, or set "
+                   "allow_label_smoothing: true for it",
+                   name, info->label_smoothing, job->distill.loss.temperature);
 }
 
 static int load_weights(const kd_stage_config *cfg, kd_stage *s, const kd_model_spec *m,
                         const char **problem, kd_diag *diag)
 {
     bool new_head = false;
+    kd_model_file_info info;
     *problem = "BAD_WEIGHTS";
-    int rc = kd_model_load(s->net.graph, cfg->weights, cfg->weights_len, m->weights, s->net.vector,
-                           &new_head, diag);
-    if (rc != 0 || s->train->epochs > 0)
+    int rc = kd_model_file_info_read(cfg->weights, cfg->weights_len, m->weights, &info, diag);
+    if (rc != 0)
         return rc;
-    *problem = "BAD_CLASSES";
-    if (new_head)
-        return kd_fail(diag, -KD_EINVAL,
-                       "%s was made for another number of classes than the %d of the data; add "
-                       "`fine_tune` to the teacher, or use a teacher of these classes",
-                       m->weights, cfg->session->classes);
-    return check_classes(cfg->session, cfg->weights, cfg->weights_len, m->weights, diag);
+    rc = kd_model_file_info_check(&info, m->weights, m->model, m->padding == KD_PAD_TF,
+                                  m->preprocess, diag);
+    if (rc == 0)
+        rc = check_smoothing(cfg, s, &info, m->weights, diag);
+    if (rc == 0)
+        rc = kd_model_load(s->net.graph, cfg->weights, cfg->weights_len, m->weights, s->net.vector,
+                           &new_head, diag);
+    if (rc == 0 && s->train->epochs == 0) {
+        *problem = "BAD_CLASSES";
+        rc = new_head ? kd_fail(diag, -KD_EINVAL,
+                                "%s was made for another number of classes than the %d of the "
+                                "data; add `fine_tune` to the teacher, or use a teacher of these "
+                                "classes",
+                                m->weights, cfg->session->classes)
+                      : check_classes(cfg->session, &info, m->weights, diag);
+    }
+    kd_model_file_info_clear(&info);
+    return rc;
 }
 
 int kd_net_new(const kd_stage_config *cfg, kd_stage *s, const char **out_problem, kd_diag *diag)
