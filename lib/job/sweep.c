@@ -40,6 +40,16 @@ static int no_memory(sweeper *s)
 
 /* ---- text of a value */
 
+/* Bytes of a text that make whole characters and are at most max. */
+static int whole_chars(const char *text, size_t max)
+{
+    size_t n = strnlen(text, max + 1);
+    if (n > max)
+        for (n = max; n > 0 && ((unsigned char)text[n] & 0xc0) == 0x80;)
+            n--;
+    return (int)n;
+}
+
 /* Words and numbers stay as they are; everything else is quoted. */
 static void put_scalar(kd_buf *b, const yaml_node_t *n)
 {
@@ -59,8 +69,11 @@ static void put_scalar(kd_buf *b, const yaml_node_t *n)
     kd_buf_str(b, "\"");
     for (size_t i = 0; i < len; i++) {
         unsigned char c = (unsigned char)v[i];
+        bool c1 = c == 0xc2 && i + 1 < len && (unsigned char)v[i + 1] < 0xa0;
         if (c < 0x20 || c == 0x7f)
             kd_buf_printf(b, "\\x%02x", c);
+        else if (c1) /* U+0080 to U+009F steer terminals too */
+            kd_buf_printf(b, "\\x%02x", (unsigned char)v[++i]);
         else if (c == '"' || c == '\\')
             kd_buf_printf(b, "\\%c", c);
         else
@@ -299,11 +312,9 @@ static int name_child(sweeper *s, int number, kd_sweep_child *c)
         kd_buf_printf(&set, "%s=", a->key);
         put_flow(&set, s->tree, node);
         const char *shown = set.failed ? "" : set.data + strlen(a->key) + 1;
-        size_t len = strlen(shown), cut = KD_MIN(len, (size_t)SHOWN_VALUE);
-        while (cut < len && cut > 0 && ((unsigned char)shown[cut] & 0xc0) == 0x80)
-            cut--;
-        kd_buf_printf(&label, "%s%s=%.*s", i ? " " : "", a->key, (int)cut, shown);
-        if (cut < len)
+        int cut = whole_chars(shown, SHOWN_VALUE);
+        kd_buf_printf(&label, "%s%s=%.*s", i ? " " : "", a->key, cut, shown);
+        if (shown[cut])
             kd_buf_printf(&label, "...#%d", choice_of(s, number, i) + 1);
         if (add_set(c, &set) != 0)
             rc = kd_tree_fail(s->tree, node, "matrix", s->diag, -KD_ELIMIT,
@@ -346,9 +357,8 @@ static int try_child(sweeper *s, const kd_sweep_child *c, bool *listed)
         return 0;
     if (!s->matrix)
         return kd_fail(s->diag, rc, "%s", diag.msg);
-    char shown[256];
-    snprintf(shown, sizeof shown, "%.250s", c->group);
-    return kd_tree_fail(s->tree, s->matrix, "matrix", s->diag, rc, "with %s: %s", shown, diag.msg);
+    return kd_tree_fail(s->tree, s->matrix, "matrix", s->diag, rc, "with %.*s: %s",
+                        whole_chars(c->group, 250), c->group, diag.msg);
 }
 
 /* The seeds of data and teachers stay as the first child has them, so that all share one bank. */

@@ -92,6 +92,17 @@ static void test_sweep_matrix(void **state)
     kd_sweep_free(&s);
 }
 
+/* What steers a terminal is not in a label, but comes through to the job's check. */
+static void test_sweep_hostile_text(void **state)
+{
+    (void)state;
+    refuse_sweep(TEACHER "matrix: {name: [\"a\\e[2J\"]}\n",
+                 "matrix: with name=\"a\\x1b[2J\": --set");
+    refuse_sweep(TEACHER "matrix: {name: [\"a\\x9b2J\"]}\n",
+                 "matrix: with name=\"a\\x9b2J\": --set");
+    refuse_sweep(TEACHER "matrix: {name: [\"a\\0b\"]}\n", "matrix: with name=\"a\\x00b\"");
+}
+
 /* Every kind of value comes through: lists, mappings, texts that need quotes. */
 static void test_sweep_values(void **state)
 {
@@ -241,7 +252,8 @@ static void test_sweep_refused(void **state)
                  "distill.loss.temperature=0: distill.loss.temperature: expected a number");
     refuse_sweep(MATRIX("{distill.batch: [64, 65]}"),
                  "with distill.batch=65: --set distill.batch=65: distill.slots: 8 slots do not");
-    refuse_sweep(MATRIX("{teacher.0.weight: [1]}"), "with teacher.0.weight=1: --set teacher.0.weight=1: teacher.0: unknown key");
+    refuse_sweep(MATRIX("{teacher.0.weight: [1]}"),
+                 "with teacher.0.weight=1: --set teacher.0.weight=1: teacher.0: unknown key");
     /* What is wrong without the matrix too is said as ever. */
     refuse_sweep(TEACHER "seeds: 2\nsed: 1\n", "job.yaml:7:1: sed: unknown key");
     refuse_sweep(TEACHER "seeds: 0\n",
@@ -281,9 +293,10 @@ static void test_sweep_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sweep_none),      cmocka_unit_test(test_sweep_matrix),
-        cmocka_unit_test(test_sweep_values),    cmocka_unit_test(test_sweep_seeds),
-        cmocka_unit_test(test_sweep_overrides), cmocka_unit_test(test_sweep_refused),
+        cmocka_unit_test(test_sweep_none),    cmocka_unit_test(test_sweep_matrix),
+        cmocka_unit_test(test_sweep_values),  cmocka_unit_test(test_sweep_hostile_text),
+        cmocka_unit_test(test_sweep_seeds),   cmocka_unit_test(test_sweep_overrides),
+        cmocka_unit_test(test_sweep_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
