@@ -1,4 +1,4 @@
-#include "load.h"
+#include "items.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -20,6 +20,8 @@ void kd_load_derive(kd_job *j)
             j->teachers[i].train.epochs = 0;
     }
     derive_hard(&j->scratch_train.loss);
+    if (!j->export_onnx)
+        j->onnx_opset = 17;
     /* The twin is the same student on the same pictures in the same order. */
     j->distill.seed = j->scratch_train.seed = j->seed;
     j->scratch_train.batch_norm_frozen = j->distill.batch_norm_frozen;
@@ -91,8 +93,8 @@ static int least_size(const char *model)
         int size;
     } least[] = {
         {"shallow_cnn", 14},      /* 3x3 valid, 4x4 pool, 3x3 valid */
-        {"shallow_cnn_deep", 22}, /* and one more 3x3 valid */
-        {"lenet", 14},            /* 5x5 padded by 2, 2x2 pool, 5x5 valid, 2x2 pool */
+        {"shallow_cnn_deep", 58}, /* and another 4x4 pool and 3x3 valid */
+        {"lenet", 12},            /* 5x5 padded by 2, 2x2 pool, 5x5 valid, 2x2 pool */
     };
     for (size_t i = 0; i < KD_COUNT(least); i++)
         if (strcmp(model, least[i].model) == 0)
@@ -102,11 +104,21 @@ static int least_size(const char *model)
 
 static int check_model(kd_loader *l, const char *prefix, const kd_model_spec *m)
 {
-    char key[128];
+    char key[128], onnx[128];
     snprintf(key, sizeof key, "%s.weights", prefix);
     if (kd_job_is_ref(m->weights) && !valid_job_ref(m->weights))
         return bad(l, kd_load_node(l, key), key,
                    "expected job:ID or job:ID/NAME of a file that the job made");
+    snprintf(onnx, sizeof onnx, "%s.onnx", prefix);
+    if (*kd_load_at(l, kd_schema_find(onnx, strlen(onnx))) &&
+        *kd_load_at(l, kd_schema_find(key, strlen(key))))
+        return bad(l, kd_load_node(l, key), key, "given beside %s.onnx, which is the file", prefix);
+    if (strcmp(m->model, "onnx") == 0 && !m->weights[0])
+        return bad(l, kd_load_node(l, prefix), key, "missing: the ONNX file (%s)", onnx);
+    if (strcmp(m->model, "layers") == 0 && m->n_layers == 0) {
+        snprintf(key, sizeof key, "%s.layers", prefix);
+        return bad(l, kd_load_node(l, prefix), key, "missing: the list of layers");
+    }
     snprintf(key, sizeof key, "%s.weights_digest", prefix);
     if (m->weights_digest[0] && !m->weights[0])
         return bad(l, kd_load_node(l, key), key, "given without %s.weights", prefix);
@@ -122,7 +134,7 @@ static int check_model(kd_loader *l, const char *prefix, const kd_model_spec *m)
                    "%d pixels are too few for %s (%s.model); it needs %d", m->size, m->model,
                    prefix, least_size(m->model));
     }
-    return 0;
+    return m->n_layers > 0 ? kd_items_check_layers(l, prefix, m) : 0;
 }
 
 /* ---- data */
@@ -168,10 +180,11 @@ static int check_data(kd_loader *l)
         return bad(l, kd_load_node(l, "data.labelled.test_share"), "data.labelled.test_share",
                    "%g and a val_share of %g leave too little to train on; at most 0.95 together",
                    d->test_share, d->val_share);
-    if (d->augment.crop_pad > d->size)
-        return bad(l, kd_load_node(l, "data.augment"), "data.augment.crop.pad",
-                   "%d pixels are more than the picture has (data.labelled.size: %d)",
-                   d->augment.crop_pad, d->size);
+    int most = KD_MAX(d->augment.crop_pad, d->augment.cutout);
+    if (most > d->size)
+        return bad(l, kd_load_node(l, "data.augment"), "data.augment",
+                   "%s of %d pixels, more than the picture has (data.labelled.size: %d)",
+                   most == d->augment.crop_pad ? "a crop" : "a cutout", most, d->size);
     return 0;
 }
 

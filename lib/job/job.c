@@ -98,7 +98,7 @@ static void note(struct notes *to, const char *fmt, ...)
     va_end(ap);
 }
 
-static void note_model(struct notes *to, const char *key, const kd_model_spec *m)
+static void note_network(struct notes *to, const char *key, const kd_model_spec *m)
 {
     if (strcmp(m->model, "mobilenet_v2") == 0 && m->weights[0] && m->preprocess == KD_PRE_UNIT)
         note(
@@ -108,33 +108,78 @@ static void note_model(struct notes *to, const char *key, const kd_model_spec *m
             key);
 }
 
-int kd_job_notes(const kd_job *job, char notes[][256], int max)
+/* A run of this network; parts that stay as they are must be worth keeping. */
+static void note_run(struct notes *to, const char *key, const char *model_key,
+                     const kd_model_spec *m, const kd_train_spec *t)
 {
-    struct notes to = {.text = notes, .max = max};
+    if (t->batch_norm_frozen && !m->weights[0])
+        note(to,
+             "%s.batch_norm is frozen, but without %s.weights there are no statistics worth "
+             "keeping; `trained` fits better",
+             key, model_key);
+    if (t->freeze == KD_FREEZE_BACKBONE && !m->weights[0])
+        note(to,
+             "%s.freeze is backbone, but without %s.weights its features stay random; `none` fits "
+             "better",
+             key, model_key);
+    if (t->patience >= t->epochs && t->patience > 0 && t->eval_every == 0)
+        note(to,
+             "%s.early_stop.patience (%d evaluations, one an epoch) is never used up in %d epochs",
+             key, t->patience, t->epochs);
+    const kd_optimizer_spec *o = &t->optimizer;
+    if (o->n_milestones > 0 && o->milestones[o->n_milestones - 1] >= t->epochs)
+        note(to, "%s.optimizer.milestones: epoch %d is never over in a run of %d", key,
+             o->milestones[o->n_milestones - 1], t->epochs);
+}
+
+static void note_loss(struct notes *to, const kd_job *job)
+{
     const kd_loss_spec *loss = &job->distill.loss;
     if (loss->kd > 0 && loss->ce >= loss->kd)
-        note(&to,
+        note(to,
              "distill.loss: the hard weight ce (%g) is not below the soft one kd (%g); a "
              "considerably lower hard weight usually gives the better student (Hinton et al. 2015)",
              loss->ce, loss->kd);
-    if (loss->kd > 0 && loss->temperature > 1 && loss->t2 == KD_T2_NONE)
-        note(&to,
+    if ((loss->kd > 0 || loss->dkd > 0) && loss->temperature > 1 && loss->t2 == KD_T2_NONE)
+        note(to,
              "distill.loss.t2 is none: at temperature %g the soft loss's gradients shrink by about "
              "1/T^2 = %.3g; `soft` multiplies them back",
              loss->temperature, 1 / (loss->temperature * loss->temperature));
-    if (job->teachers[0].model.model[0] && !(loss->kd > 0) && !(loss->mse > 0))
-        note(&to, "distill.loss: kd and mse are 0, so the student learns nothing from the teacher");
-    if (job->teachers[0].fine_tune && !job->teachers[0].model.weights[0] &&
-        job->teachers[0].train.batch_norm_frozen)
-        note(&to,
-             "teacher.fine_tune.batch_norm is frozen, but without teacher.weights there are no "
-             "statistics worth keeping; `trained` fits better");
-    note_model(&to, "teacher", &job->teachers[0].model);
-    note_model(&to, "student", &job->student);
-    bool changed = job->data.augment.flip || job->data.augment.crop_pad > 0;
+    bool other = loss->dkd > 0 || loss->nkd > 0 || loss->jsd > 0;
+    if (loss->kd > 0 && other)
+        note(to, "distill.loss: kd (%g) is minimised beside %s; write kd: 0 for that one alone",
+             loss->kd,
+             loss->dkd > 0   ? "dkd"
+             : loss->nkd > 0 ? "nkd"
+                             : "jsd");
+    if (job->n_teachers > 0 && !(loss->kd > 0) && !(loss->mse > 0) && !(loss->dist > 0) && !other)
+        note(to,
+             "distill.loss: only ce is above 0, so the student learns nothing from the teacher");
+}
+
+int kd_job_notes(const kd_job *job, char notes[][256], int max)
+{
+    struct notes to = {.text = notes, .max = max};
+    char key[64], run[80];
+    note_loss(&to, job);
+    for (int i = 0; i < job->n_teachers; i++) {
+        const kd_teacher_spec *t = &job->teachers[i];
+        snprintf(key, sizeof key, "teacher");
+        if (job->n_teachers > 1)
+            snprintf(key, sizeof key, "teacher[%d]", i);
+        snprintf(run, sizeof run, "%s.fine_tune", key);
+        if (t->fine_tune)
+            note_run(&to, run, key, &t->model, &t->train);
+        note_network(&to, key, &t->model);
+    }
+    note_run(&to, "distill", "student", &job->student, &job->distill);
+    note_network(&to, "student", &job->student);
+    /* The loader leaves padding zero, so this compares values. */
+    static const kd_augment_spec nothing;
+    bool changed = memcmp(&job->data.augment, &nothing, sizeof nothing) != 0;
     if (!changed && job->distill.views != 1)
         note(&to, "distill.views: without data.augment all views of a sample are the same picture");
-    if (changed && job->distill.views == 0 && job->teachers[0].model.model[0])
+    if (changed && job->distill.views == 0 && job->n_teachers > 0)
         note(&to,
              "distill.views is fresh: the teacher runs on every sample in every epoch, since no "
              "logits of it are met again");

@@ -1,4 +1,4 @@
-#include "load.h"
+#include "items.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -183,6 +183,7 @@ static int walk(kd_loader *l, int map, const char *prefix)
         int *at = kd_load_at(l, row);
         if (*at) {
             const yaml_node_t *first = kd_tree_node(l->tree, *at);
+            l->listed &= prefix[0] != '\0'; /* else it is not about one of the teachers */
             return kd_load_bad(l, p->key, key, "written twice; the first one is in line %zu",
                                first->start_mark.line + 1);
         }
@@ -215,74 +216,6 @@ static int read_ints(kd_loader *l, const kd_key *k, int node)
     return 0;
 }
 
-static bool is_word(const yaml_node_t *n, const char *word)
-{
-    return n->type == YAML_SCALAR_NODE && n->data.scalar.length == strlen(word) &&
-           memcmp(n->data.scalar.value, word, n->data.scalar.length) == 0;
-}
-
-/* The only pair of a mapping if its key is this word. */
-static const yaml_node_pair_t *only_pair(kd_loader *l, int node, const char *word)
-{
-    const yaml_node_t *m = kd_tree_node(l->tree, node);
-    if (m->type != YAML_MAPPING_NODE ||
-        m->data.mapping.pairs.top - m->data.mapping.pairs.start != 1 ||
-        !is_word(kd_tree_node(l->tree, m->data.mapping.pairs.start->key), word))
-        return NULL;
-    return m->data.mapping.pairs.start;
-}
-
-static int read_augment(kd_loader *l, const kd_key *k, int node)
-{
-    const yaml_node_t *list = kd_tree_node(l->tree, node);
-    kd_data_spec *d = &l->job.data;
-    if (list->type != YAML_SEQUENCE_NODE)
-        return kd_load_bad_value(l, node, k->key, k);
-    for (yaml_node_item_t *i = list->data.sequence.items.start; i < list->data.sequence.items.top;
-         i++) {
-        const yaml_node_t *item = kd_tree_node(l->tree, *i);
-        const yaml_node_pair_t *crop = only_pair(l, *i, "crop");
-        bool flip = is_word(item, "flip");
-        if ((flip && d->augment.flip) || (crop && d->augment.crop_pad))
-            return kd_load_bad(l, *i, k->key, "`%s` is listed twice", flip ? "flip" : "crop");
-        d->augment.flip |= flip;
-        if (flip)
-            continue;
-        const yaml_node_pair_t *pad = crop ? only_pair(l, crop->value, "pad") : NULL;
-        const yaml_node_t *value = pad ? kd_tree_node(l->tree, pad->value) : NULL;
-        if (!pad)
-            return kd_load_bad_value(l, *i, k->key, k);
-        if (!kd_value_int(value, k, &d->augment.crop_pad)) {
-            char found[120];
-            found_text(value, found, sizeof found);
-            return kd_load_bad(l, pad->value, "data.augment.crop.pad",
-                               "expected a whole number from %.0f to %.0f, found %s", k->lo, k->hi,
-                               found);
-        }
-    }
-    return 0;
-}
-
-static int read_export(kd_loader *l, const kd_key *k, int node)
-{
-    const yaml_node_t *list = kd_tree_node(l->tree, node);
-    bool there = false;
-    if (list->type != YAML_SEQUENCE_NODE)
-        return kd_load_bad_value(l, node, k->key, k);
-    for (yaml_node_item_t *i = list->data.sequence.items.start; i < list->data.sequence.items.top;
-         i++) {
-        const yaml_node_t *item = kd_tree_node(l->tree, *i);
-        if (is_word(item, "onnx"))
-            return kd_load_bad(l, *i, k->key, "onnx is not built yet; safetensors is");
-        if (!is_word(item, k->choices))
-            return kd_load_bad_value(l, *i, k->key, k);
-        if (there)
-            return kd_load_bad(l, *i, k->key, "`%s` is listed twice", k->choices);
-        there = true;
-    }
-    return there ? 0 : kd_load_bad(l, node, k->key, "the list is empty; `%s` is built", k->choices);
-}
-
 /* ---- rows */
 
 static char *field_of(kd_loader *l, const kd_key *k)
@@ -294,10 +227,10 @@ static int read_row(kd_loader *l, const kd_key *k, int node)
 {
     if (k->type == KD_KEY_INTS)
         return read_ints(l, k, node);
-    if (k->type == KD_KEY_AUGMENT)
-        return read_augment(l, k, node);
-    if (k->type == KD_KEY_EXPORT)
-        return read_export(l, k, node);
+    if (kd_items_of(k))
+        return kd_items_read(l, k, node);
+    if (k->type == KD_KEY_SWEEP)
+        return 0;
     if (!kd_value_node(field_of(l, k), k, kd_tree_node(l->tree, node)))
         return kd_load_bad_value(l, node, k->key, k);
     return 0;
@@ -321,6 +254,20 @@ static int not_here(kd_loader *l, int row)
                        k->only + n + 1);
 }
 
+/* `layers: [...]` says that the model is layers, `onnx: FILE` that it is onnx. */
+static int imply_row(kd_loader *l, int row)
+{
+    const kd_key *k = &kd_schema[row];
+    if (!(k->flags & KD_KEY_IMPLIES) || !*kd_load_at(l, row))
+        return 0;
+    int sibling = kd_schema_sibling(k);
+    const kd_key *s = &kd_schema[sibling];
+    const char *word = strchr(k->only, '=') + 1;
+    if (!*kd_load_at(l, sibling) && !field_of(l, s)[0])
+        KD_BUG_ON(!kd_value_store(field_of(l, s), s, word, strlen(word), false));
+    return 0;
+}
+
 /* Fills the row's field, of the teacher that is looked at, from its node, else from its default. */
 static int fill_row(kd_loader *l, int row)
 {
@@ -336,7 +283,8 @@ static int fill_row(kd_loader *l, int row)
     }
     if (node)
         return read_row(l, k, node);
-    if (k->flags & KD_KEY_REQUIRED && applies && (parent < 0 || *kd_load_at(l, parent)))
+    if (k->flags & KD_KEY_REQUIRED && applies && (parent < 0 || *kd_load_at(l, parent)) &&
+        !(k->type == KD_KEY_WORD && field_of(l, k)[0]))
         return missing(l, row);
     if (k->def && k->def[0] && k->def[0] != '=' && applies)
         KD_BUG_ON(!kd_value_store(field_of(l, k), k, k->def, strlen(k->def), false));
@@ -368,8 +316,8 @@ static int each_row(kd_loader *l, int (*what)(kd_loader *l, int row))
     return rc;
 }
 
-int kd_job_load(const char *text, size_t len, const char *file, const char *const *sets, int n_sets,
-                kd_job *out, kd_diag *diag)
+int kd_load_job(const char *text, size_t len, const char *file, const char *const *sets, int n_sets,
+                kd_job *out, bool *out_listed, kd_diag *diag)
 {
     kd_loader *l = calloc(1, sizeof *l);
     if (!l)
@@ -379,6 +327,8 @@ int kd_job_load(const char *text, size_t len, const char *file, const char *cons
     if (rc == 0)
         rc = walk(l, 1, "");
     if (rc == 0)
+        rc = each_row(l, imply_row);
+    if (rc == 0)
         rc = each_row(l, fill_row);
     /* What they copy is there by now. */
     if (rc == 0)
@@ -387,9 +337,18 @@ int kd_job_load(const char *text, size_t len, const char *file, const char *cons
         kd_load_derive(&l->job);
         rc = kd_load_check(l);
     }
-    if (rc == 0)
+    if (rc == 0) {
         memcpy(out, &l->job, sizeof *out); /* padding too: equal jobs are equal bytes */
+        *out_listed = l->listed;
+    }
     kd_tree_free(l->tree);
     free(l);
     return rc;
+}
+
+int kd_job_load(const char *text, size_t len, const char *file, const char *const *sets, int n_sets,
+                kd_job *out, kd_diag *diag)
+{
+    bool listed;
+    return kd_load_job(text, len, file, sets, n_sets, out, &listed, diag);
 }

@@ -27,6 +27,10 @@ int kd_load_bad(kd_loader *l, int node, const char *key, const char *fmt, ...) K
 /* "expected ..., found ...". `key` is shown, `k` says what was expected. */
 int kd_load_bad_value(kd_loader *l, int node, const char *key, const kd_key *k);
 
+/* kd_job_load, which also tells whether teachers are written as a list. */
+int kd_load_job(const char *text, size_t len, const char *file, const char *const *sets, int n_sets,
+                kd_job *out, bool *out_listed, kd_diag *diag) KD_MUST_CHECK;
+
 /* ---- value.c */
 /* Reads one scalar (NUL-terminated, len bytes) into the row's field. quoted: not a plain scalar, so
  * never a number. False: not a value of this row. */

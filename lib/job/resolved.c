@@ -1,6 +1,5 @@
-#include "schema.h"
+#include "items.h"
 
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,25 +10,12 @@ static json_t *choice_value(const kd_key *k, int n)
     return kd_schema_choice_text(k->choices, n, word, sizeof word) ? json_string(word) : NULL;
 }
 
-static json_t *augment_value(const kd_data_spec *d)
+json_t *kd_value_json(const kd_key *k, const char *field)
 {
-    json_t *list = json_array();
-    if (d->augment.flip)
-        json_array_append_new(list, json_string("flip"));
-    if (d->augment.crop_pad)
-        json_array_append_new(list, json_pack("{s:{s:i}}", "crop", "pad", d->augment.crop_pad));
-    return list;
-}
-
-/* NULL: memory ran out. An empty text is json_null, for "leave it out". */
-static json_t *row_value(const kd_key *k, const kd_job *job, int inst)
-{
-    const char *field = kd_schema_const_field(job, k, inst);
     int whole;
     bool yes;
     double real;
     uint64_t seed;
-    json_t *list;
     switch (k->type) {
     case KD_KEY_NAME:
     case KD_KEY_PATH:
@@ -50,32 +36,53 @@ static json_t *row_value(const kd_key *k, const kd_job *job, int inst)
     case KD_KEY_INT:
         memcpy(&whole, field, sizeof whole);
         return k->type == KD_KEY_VIEWS && whole == 0 ? json_string("fresh") : json_integer(whole);
+    case KD_KEY_EDGE:
+        memcpy(&whole, field, sizeof whole);
+        return whole < 0    ? json_string("same")
+               : whole == 0 ? json_string("valid")
+                            : json_integer(whole);
     case KD_KEY_SEED:
         memcpy(&seed, field, sizeof seed);
         return json_integer((json_int_t)seed);
     case KD_KEY_REAL:
         memcpy(&real, field, sizeof real);
         return json_real(real);
-    case KD_KEY_INTS:
-        list = json_array();
-        memcpy(&whole, field + KD_INTS_MAX * sizeof(int), sizeof whole);
-        for (int i = 0, v; i < whole && i < KD_INTS_MAX; i++) {
-            memcpy(&v, field + (size_t)i * sizeof v, sizeof v);
-            json_array_append_new(list, json_integer(v));
-        }
-        return list;
-    case KD_KEY_AUGMENT:
-        return augment_value(&job->data);
-    case KD_KEY_EXPORT:
-        list = json_array();
-        json_array_append_new(list, json_string(k->def));
-        return list;
-    case KD_KEY_MAP:
-        return json_object();
-    case KD_KEY_SOON:
-        break;
+    default:
+        return json_null();
     }
-    return json_null();
+}
+
+static json_t *ints_value(const char *field)
+{
+    json_t *list = json_array();
+    int count;
+    memcpy(&count, field + KD_INTS_MAX * sizeof(int), sizeof count);
+    for (int i = 0, v; i < count && i < KD_INTS_MAX; i++) {
+        memcpy(&v, field + (size_t)i * sizeof v, sizeof v);
+        json_array_append_new(list, json_integer(v));
+    }
+    return list;
+}
+
+/* NULL: memory ran out. An empty text is json_null, for "leave it out". */
+static json_t *row_value(const kd_key *k, const kd_job *job, int inst)
+{
+    const char *field = kd_schema_const_field(job, k, inst);
+    if (kd_items_of(k))
+        return kd_items_json(k, job, inst);
+    if (k->type == KD_KEY_INTS)
+        return ints_value(field);
+    return k->type == KD_KEY_MAP ? json_object() : kd_value_json(k, field);
+}
+
+/* Raises the number of digits until this real number comes back. */
+static void need_digits(void *arg, double v)
+{
+    int *digits = arg;
+    char text[64];
+    while (*digits < 17 && snprintf(text, sizeof text, "%.*g", *digits, v) &&
+           strtod(text, NULL) != v)
+        ++*digits;
 }
 
 /* The least number of digits that brings back every real number of the job: 15 for what people
@@ -86,13 +93,14 @@ static size_t digits_needed(const kd_job *job)
     for (int i = 0; i < kd_schema_count; i++) {
         const kd_key *k = &kd_schema[i];
         int n = kd_schema_each(k) ? job->n_teachers : 1;
-        for (int inst = 0; k->type == KD_KEY_REAL && inst < n; inst++) {
+        for (int inst = 0; inst < n; inst++) {
             double v;
-            char text[64];
+            if (kd_items_of(k))
+                kd_items_reals(k, job, inst, need_digits, &digits);
+            if (k->type != KD_KEY_REAL)
+                continue;
             memcpy(&v, kd_schema_const_field(job, k, inst), sizeof v);
-            while (digits < 17 && snprintf(text, sizeof text, "%.*g", digits, v) &&
-                   strtod(text, NULL) != v)
-                digits++;
+            need_digits(&digits, v);
         }
     }
     return (size_t)digits;
@@ -112,7 +120,8 @@ static bool put_row(objects *o, int row, int inst, const kd_job *job)
     json_t *into = o->root;
     if (parent >= 0)
         into = o->of[kd_schema_each(&kd_schema[parent]) ? inst : 0][parent];
-    if (!into || k->type == KD_KEY_SOON || !kd_schema_applies(k, job, inst))
+    if (!into || k->type == KD_KEY_SOON || k->type == KD_KEY_SWEEP || k->flags & KD_KEY_ALIAS ||
+        !kd_schema_applies(k, job, inst))
         return true;
     if (k->flags & KD_KEY_OPTIONAL && *kd_schema_const_field(job, k, inst) == 0)
         return true;

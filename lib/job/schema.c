@@ -1,7 +1,5 @@
 #include "schema.h"
 
-#include "kd/buf.h"
-
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +17,9 @@
                    "a list of whole numbers has its count behind it")
 COUNT_FOLLOWS(kd_model_spec, hidden, n_hidden);
 COUNT_FOLLOWS(kd_optimizer_spec, milestones, n_milestones);
+_Static_assert(offsetof(kd_model_spec, n_layers) ==
+                   offsetof(kd_model_spec, layers) + KD_MAX_LAYERS * sizeof(kd_layer_spec),
+               "the count of KD_KEY_LAYERS follows its array");
 
 /* One row each; `field` is a member of kd_job. */
 #define ROW(name, kind, bits, text, ...)                                                           \
@@ -46,9 +47,16 @@ COUNT_FOLLOWS(kd_optimizer_spec, milestones, n_milestones);
 
 /* clang-format off */
 #define MODEL(p, f, preprocess_def)                                                                \
-    ROW(p ".model", WORD, KD_KEY_REQUIRED, "network", .choices = BUILT, AT(f.model)),              \
-    REAL(p ".width", ABOVE_0, 4, "1", "model=" MOBILE "|cheap_cnn", f.width,                       \
-         "multiplier of the channels"),                                                            \
+    ROW(p ".model", WORD, KD_KEY_REQUIRED, "network", .choices = BUILT "|layers|onnx",             \
+        AT(f.model)),                                                                              \
+    ROW(p ".onnx", FILE, KD_KEY_IMPLIES | KD_KEY_ALIAS,                                            \
+        "a network from an ONNX file: model onnx with these weights", .def = "",                   \
+        .only = "model=onnx", AT(f.weights)),                                                      \
+    ROW(p ".layers", LAYERS, KD_KEY_IMPLIES,                                                       \
+        "a network as a list, which a dense layer of the classes follows", .def = "",              \
+        .only = "model=layers", AT(f.layers)),                                                     \
+    ROW(p ".width", REAL, 0, "multiplier of the channels", .lo = 0.05, .hi = 4, .def = "1",        \
+        .only = "model=" MOBILE "|cheap_cnn", AT(f.width)),                                        \
     ROW(p ".hidden", INTS, 0, "units of each hidden layer", .lo = 1, .hi = 65536, .def = "256",    \
         .only = "model=mlp", AT(f.hidden)),                                                        \
     CHOICE(p ".padding", CHOICE, "tf|torch", "tf", "model=" MOBILE "|efficientnet_b0", f.padding,  \
@@ -62,7 +70,7 @@ COUNT_FOLLOWS(kd_optimizer_spec, milestones, n_milestones);
     REAL(p ".drop_path", BELOW_1, 1, "0", "model=" RESIDUAL, f.drop_path,                          \
          "share of pictures for which training skips the last residual block, less before it"),    \
     TEXT(p ".weights", FILE, 0, "", f.weights,                                                     \
-         "safetensors file to start from, uploaded at submit; or job:ID, job:ID/NAME"),            \
+         "file to start from (safetensors, or ONNX with model onnx), uploaded at submit; or job:ID, job:ID/NAME"),            \
     TEXT(p ".weights_digest", DIGEST, 0, "", f.weights_digest,                                     \
          "digest of that file; filled in at submit")
 
@@ -167,9 +175,8 @@ const kd_key kd_schema[] = {
            "train on so many samples, chosen by the seed; 0 = all"),
     NUMBER("data.labelled.max_bad_images", REAL, 0, 1, "0.001", data.max_bad_images,
            "share of unreadable pictures past which the job fails"),
-    ROW("data.augment", AUGMENT, 0,
-        "flip: mirrored half the time; crop: padded by so many pixels, then cut at random",
-        .lo = 1, .hi = 512, .def = ""),
+    ROW("data.augment", AUGMENT, 0, "what makes the views of a sample", .def = "",
+        AT(data.augment)),
     MAP_IF("data.unlabelled", 0, data.unlabelled.path,
            "pictures without classes, whose soft targets the teacher gives"),
     TEXT("data.unlabelled.path", PATH, KD_KEY_REQUIRED, NULL, data.unlabelled.path,
@@ -185,7 +192,6 @@ const kd_key kd_schema[] = {
 
     MAP_IF("teacher", 0, teachers[0].model.model, "the network that is learnt from"),
     MODEL("teacher", teachers[0].model, "symmetric"),
-    SOON("teacher.onnx", "a network from an ONNX file"),
     REAL("teacher.weight", ABOVE_0, 1e6, "1", NULL, teachers[0].weight,
          "share in an ensemble, divided by the sum of all"),
     BOOL("teacher.allow_label_smoothing", "false", NULL, teachers[0].allow_label_smoothing,
@@ -204,8 +210,6 @@ const kd_key kd_schema[] = {
 
     MAP("student", KD_KEY_REQUIRED, "the network that is trained"),
     MODEL("student", student, "unit"),
-    SOON("student.onnx", "a network from an ONNX file"),
-    SOON("student.layers", "a network written as a list of layers"),
 
     MAP("distill", 0, "how the student is trained"),
     MAP("distill.loss", 0, "what is minimised"),
@@ -269,9 +273,11 @@ const kd_key kd_schema[] = {
     NUMBER("cluster.checkpoint_every", INT, 1, 1e6, "50", checkpoint_every,
            "updates between two checkpoints"),
 
-    ROW("export", EXPORT, 0, "file formats of the student", .choices = "safetensors",
-        .def = "safetensors"),
-    SOON("matrix", "a sweep: one job for each combination"),
+    ROW("export", EXPORT, 0, "file formats of the student", .def = "", .at = 0),
+    ROW("matrix", SWEEP, 0, "a sweep: one job for each combination of values of these keys",
+        .def = "", .at = 0),
+    ROW("seeds", SWEEP, 0, "a sweep: one job for each of so many seeds, on the same data",
+        .lo = 1, .hi = 256, .def = "", .at = 0),
     SOON("compress", "pruning and int8 after distillation"),
 };
 /* clang-format on */
@@ -329,17 +335,24 @@ char *kd_schema_field(kd_job *job, const kd_key *k, int inst)
     return (char *)job + (kd_schema_const_field(job, k, inst) - (const char *)job);
 }
 
-bool kd_schema_applies(const kd_key *k, const kd_job *job, int inst)
+int kd_schema_sibling(const kd_key *k)
 {
-    if (!k->only)
-        return true;
     const char *equals = strchr(k->only, '='), *dot = strrchr(k->key, '.');
-    char key[128], word[KD_JOB_WORD];
+    char key[128];
     int n = snprintf(key, sizeof key, "%.*s.%.*s", (int)(dot - k->key), k->key,
                      (int)(equals - k->only), k->only);
     int row = kd_schema_find(key, (size_t)n);
     KD_BUG_ON(row < 0);
-    const kd_key *sibling = &kd_schema[row];
+    return row;
+}
+
+bool kd_schema_applies(const kd_key *k, const kd_job *job, int inst)
+{
+    if (!k->only)
+        return true;
+    const char *equals = strchr(k->only, '=');
+    const kd_key *sibling = &kd_schema[kd_schema_sibling(k)];
+    char word[KD_JOB_WORD];
     const char *field = kd_schema_const_field(job, sibling, inst);
     int chosen;
     if (sibling->type == KD_KEY_WORD)
@@ -355,6 +368,7 @@ size_t kd_schema_size(const kd_key *k)
     case KD_KEY_CHOICE:
     case KD_KEY_INT:
     case KD_KEY_VIEWS:
+    case KD_KEY_EDGE:
         return sizeof(int);
     case KD_KEY_FLAG:
     case KD_KEY_BOOL:
@@ -387,172 +401,4 @@ int kd_schema_distance(const char *a, const char *b)
         }
     }
     return rows[n % 3][m];
-}
-
-/* "from 1 to 64", "above 0, up to 1000", "from 0 to below 1" */
-static void range_text(const kd_key *k, char *out, size_t size)
-{
-    if (k->type == KD_KEY_SEED)
-        snprintf(out, size, "from 0 to 2^63-1");
-    else
-        snprintf(out, size, "%s %.10g%s %.10g", k->flags & KD_KEY_LO_OPEN ? "above" : "from", k->lo,
-                 k->flags & KD_KEY_HI_OPEN   ? " to below"
-                 : k->flags & KD_KEY_LO_OPEN ? ", up to"
-                                             : " to",
-                 k->hi);
-}
-
-void kd_schema_expected(const kd_key *k, char *out, size_t size)
-{
-    char range[80];
-    range_text(k, range, sizeof range);
-    switch (k->type) {
-    case KD_KEY_MAP:
-        snprintf(out, size, "a mapping of keys");
-        break;
-    case KD_KEY_SOON:
-        snprintf(out, size, "nothing");
-        break;
-    case KD_KEY_NAME:
-        snprintf(out, size, "1 to %d letters, digits, dots, dashes or underscores",
-                 KD_JOB_NAME - 1);
-        break;
-    case KD_KEY_PATH:
-        snprintf(out, size, "a relative path without `..`, of up to %d bytes", KD_JOB_PATH - 1);
-        break;
-    case KD_KEY_FILE:
-        snprintf(out, size, "the path of a local file, of up to %d bytes", KD_JOB_PATH - 1);
-        break;
-    case KD_KEY_DIGEST:
-        snprintf(out, size, "32 hex digits");
-        break;
-    case KD_KEY_WORD:
-    case KD_KEY_CHOICE:
-    case KD_KEY_FLAG:
-        snprintf(out, size, "one of %s", k->choices);
-        break;
-    case KD_KEY_BOOL:
-        snprintf(out, size, "true or false");
-        break;
-    case KD_KEY_INT:
-    case KD_KEY_SEED:
-        snprintf(out, size, "a whole number %s", range);
-        break;
-    case KD_KEY_REAL:
-        snprintf(out, size, "a number %s", range);
-        break;
-    case KD_KEY_INTS:
-        snprintf(out, size, "a list of up to %d whole numbers %s", KD_INTS_MAX, range);
-        break;
-    case KD_KEY_VIEWS:
-        snprintf(out, size, "`fresh` or a whole number %s", range);
-        break;
-    case KD_KEY_AUGMENT:
-        snprintf(out, size, "a list of `flip` and `{crop: {pad: N}}`");
-        break;
-    case KD_KEY_EXPORT:
-        snprintf(out, size, "a list of formats (%s)", k->choices);
-        break;
-    }
-}
-
-/* The default column: what a key is without being written. */
-static void default_text(const kd_key *k, char *out, size_t size)
-{
-    if (k->type == KD_KEY_SOON)
-        snprintf(out, size, "not built yet");
-    else if (k->flags & KD_KEY_REQUIRED)
-        snprintf(out, size, "required");
-    else if (k->type == KD_KEY_MAP)
-        snprintf(out, size, "%s", k->flags & KD_KEY_OPTIONAL ? "none" : "");
-    else if (!k->def[0])
-        snprintf(out, size, "none");
-    else if (k->def[0] == '=')
-        snprintf(out, size, "as %s", k->def + 1);
-    else if (k->type == KD_KEY_INTS || k->type == KD_KEY_EXPORT)
-        snprintf(out, size, "[%s]", k->def);
-    else
-        snprintf(out, size, "%s", k->def);
-}
-
-/* The value column: type and range in few words. */
-static void value_text(const kd_key *k, char *out, size_t size)
-{
-    char range[80];
-    range_text(k, range, sizeof range);
-    switch (k->type) {
-    case KD_KEY_MAP:
-    case KD_KEY_SOON:
-        snprintf(out, size, "%s", "");
-        break;
-    case KD_KEY_NAME:
-        snprintf(out, size, "letters, digits . - _");
-        break;
-    case KD_KEY_PATH:
-        snprintf(out, size, "relative path");
-        break;
-    case KD_KEY_FILE:
-        snprintf(out, size, "local path");
-        break;
-    case KD_KEY_INTS:
-        snprintf(out, size, "list of whole numbers");
-        break;
-    case KD_KEY_VIEWS:
-        snprintf(out, size, "fresh, or from %.0f", k->lo);
-        break;
-    case KD_KEY_AUGMENT:
-        snprintf(out, size, "[flip, {crop: {pad: N}}]");
-        break;
-    case KD_KEY_INT:
-    case KD_KEY_SEED:
-        snprintf(out, size, "whole, %s", range);
-        break;
-    case KD_KEY_REAL:
-        snprintf(out, size, "number, %s", range);
-        break;
-    case KD_KEY_WORD:
-    case KD_KEY_CHOICE:
-    case KD_KEY_FLAG:
-    case KD_KEY_EXPORT:
-        snprintf(out, size, "%s", k->choices);
-        break;
-    case KD_KEY_DIGEST:
-    case KD_KEY_BOOL:
-        kd_schema_expected(k, out, size);
-        break;
-    }
-}
-
-int kd_job_schema(char **out_text)
-{
-    kd_buf b;
-    char value[80], def[80];
-    int wide[3] = {3, 5, 7}; /* of the headings */
-    kd_buf_init(&b, 64u << 10);
-    for (int i = 0; i < kd_schema_count; i++) {
-        value_text(&kd_schema[i], value, sizeof value);
-        default_text(&kd_schema[i], def, sizeof def);
-        wide[0] = KD_MAX(wide[0], (int)strlen(kd_schema[i].key));
-        wide[1] = KD_MAX(wide[1], (int)strlen(value));
-        wide[2] = KD_MAX(wide[2], (int)strlen(def));
-    }
-    kd_buf_printf(&b, "%-*s  %-*s  %-*s  MEANING\n", wide[0], "KEY", wide[1], "VALUE", wide[2],
-                  "DEFAULT");
-    for (int i = 0; i < kd_schema_count; i++) {
-        const kd_key *k = &kd_schema[i];
-        value_text(k, value, sizeof value);
-        default_text(k, def, sizeof def);
-        kd_buf_printf(&b, "%-*s  %-*s  %-*s  %s", wide[0], k->key, wide[1], value, wide[2], def,
-                      k->meaning);
-        if (k->only) {
-            int n = (int)strcspn(k->only, "=");
-            kd_buf_printf(&b, " (only with %.*s: %s)", n, k->only, k->only + n + 1);
-        }
-        kd_buf_str(&b, "\n");
-    }
-    char *text = kd_buf_take(&b);
-    if (!text)
-        return -KD_ENOMEM;
-    *out_text = text;
-    return 0;
 }

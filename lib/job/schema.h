@@ -26,8 +26,11 @@ enum kd_key_type {
     KD_KEY_REAL,    /* double, lo..hi */
     KD_KEY_INTS,    /* int[8] and a count after it, each lo..hi */
     KD_KEY_VIEWS,   /* int, "fresh" = 0 */
-    KD_KEY_AUGMENT, /* list for data.flip and data.crop_pad */
-    KD_KEY_EXPORT   /* list of formats; only safetensors is built */
+    KD_KEY_EDGE,    /* int, "same" = -1, "valid" = 0, or lo..hi */
+    KD_KEY_AUGMENT, /* kd_augment_spec from a list; items.h has the tables of these three */
+    KD_KEY_LAYERS,  /* kd_layer_spec[KD_MAX_LAYERS] and a count after it */
+    KD_KEY_EXPORT,  /* export_onnx and onnx_opset */
+    KD_KEY_SWEEP    /* matrix and seeds: sweep.c reads them, a job is one child */
 };
 
 enum {
@@ -35,7 +38,9 @@ enum {
     KD_KEY_LO_OPEN = 2,  /* lo itself is out of range */
     KD_KEY_HI_OPEN = 4,
     KD_KEY_OPTIONAL = 8, /* mapping may be absent: the byte at `at` is then 0 */
-    KD_KEY_STORED = 16   /* its presence is stored as a bool at `at` */
+    KD_KEY_STORED = 16,  /* its presence is stored as a bool at `at` */
+    KD_KEY_IMPLIES = 32, /* written without the sibling in `only`, it chooses that for it */
+    KD_KEY_ALIAS = 64    /* another way to write a row's value; never printed */
 };
 
 typedef struct kd_key {
@@ -62,6 +67,9 @@ int kd_schema_find(const char *key, size_t len);
 int kd_schema_parent(int row);
 /* "a whole number from 1 to 65536" */
 void kd_schema_expected(const kd_key *k, char *out, size_t size);
+/* The optimizer that `distill help job` prints; it refers to it for the others, whose keys, ranges
+ * and defaults are the same. */
+#define KD_HELP_OPTIMIZER "distill.optimizer"
 /* Number of word in choices, -1 = none of them. */
 int kd_schema_choice(const char *choices, const char *word);
 /* Copies choice number n; false past the last one. */
@@ -75,6 +83,8 @@ bool kd_schema_each(const kd_key *k);
 /* The row's field; inst is the number of the teacher, for rows that have one each. */
 char *kd_schema_field(kd_job *job, const kd_key *k, int inst);
 const char *kd_schema_const_field(const kd_job *job, const kd_key *k, int inst);
+/* Row of the sibling that the row's `only` names. */
+int kd_schema_sibling(const kd_key *k);
 /* False if the row's `only` does not hold for this job. */
 bool kd_schema_applies(const kd_key *k, const kd_job *job, int inst);
 /* Edit distance (insert, delete, replace, swap of neighbours; Damerau 1964) of words of up to 63
@@ -101,6 +111,8 @@ int kd_tree_new(const char *text, size_t len, const char *file, const char *cons
 void kd_tree_free(kd_tree *t);
 /* Borrowed until kd_tree_free. */
 const yaml_node_t *kd_tree_node(kd_tree *t, int node);
+/* Node of a mapping's value, 0 = no such key. */
+int kd_tree_find(kd_tree *t, int map, const char *key);
 /* An absent value: plain and empty, `~` or `null`. */
 bool kd_tree_is_null(const yaml_node_t *n);
 /* "FILE:LINE:COLUMN: key: ..." or "--set a.b=c: key: ..."; node 0 = no position. Returns code. */

@@ -279,6 +279,12 @@ static yaml_node_pair_t *find(kd_tree *t, int map, const char *key, size_t len)
     return NULL;
 }
 
+int kd_tree_find(kd_tree *t, int map, const char *key)
+{
+    const yaml_node_pair_t *pair = find(t, map, key, strlen(key));
+    return pair ? pair->value : 0;
+}
+
 /* Puts value at key of map, or makes a mapping there (value 0). Returns the node now there. */
 static int put(kd_tree *t, int map, const char *key, size_t len, int value, int set)
 {
@@ -295,49 +301,108 @@ static int put(kd_tree *t, int map, const char *key, size_t len, int value, int 
     return name && yaml_document_append_mapping_pair(&t->doc, map, name, value) ? value : 0;
 }
 
-static int set_place(kd_tree *t, const struct source *s, const char *key, size_t len,
-                     yaml_document_t *value, kd_diag *diag)
+static bool is_word_char(char c)
 {
-    int map = 1;
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+           c == '-';
+}
+
+/* Bytes of the name or number that a dotted key begins with. */
+static size_t part_len(const char *key)
+{
+    size_t n = 0;
+    while (is_word_char(key[n]))
+        n++;
+    return n;
+}
+
+/* a.b, a[0].b and a.0.b; the texts of a number are words too. */
+static bool dotted_key(const char *key, size_t len)
+{
+    size_t i = 0;
     for (;;) {
-        size_t n = strcspn(key, ".=");
-        if (n == len) {
-            const yaml_node_t *root = yaml_document_get_root_node(value);
-            int made = root ? copy(t, value, 1, s->set)
-                            : add_scalar(t, "", 0, YAML_PLAIN_SCALAR_STYLE, s->set);
-            if (!made || !put(t, map, key, n, made, s->set))
-                return source_fail(s, NULL, diag, -KD_ELIMIT, "more than %d values", KD_TREE_NODES);
-            return 0;
+        size_t n = part_len(key + i);
+        if (n == 0)
+            return false;
+        i += n;
+        while (key[i] == '[') {
+            n = strspn(key + i + 1, "0123456789");
+            if (n == 0 || key[i + 1 + n] != ']')
+                return false;
+            i += n + 2;
         }
-        const yaml_node_pair_t *pair = find(t, map, key, n);
-        const yaml_node_t *below = pair ? kd_tree_node(t, pair->value) : NULL;
-        if (!below || kd_tree_is_null(below))
-            map = put(t, map, key, n, 0, s->set);
-        else if (below->type != YAML_MAPPING_NODE)
-            return source_fail(s, NULL, diag, -KD_EINVAL, "`%.*s` has no keys below it",
-                               (int)KD_MIN(n, (size_t)60), key);
-        else
-            map = pair->value;
-        if (!map)
-            return source_fail(s, NULL, diag, -KD_ELIMIT, "more than %d values", KD_TREE_NODES);
-        key += n + 1;
-        len -= n + 1;
+        if (i == len)
+            return len <= 128;
+        if (key[i++] != '.')
+            return false;
     }
 }
 
-static bool dotted_key(const char *key, size_t len)
+/* The list's element that a part of a key names, NULL = none. */
+static yaml_node_item_t *element(const yaml_node_t *list, const char *part, size_t n)
 {
-    bool empty = true;
-    for (size_t i = 0; i < len; i++) {
-        char c = key[i];
-        if (c == '.' && empty)
-            return false;
-        empty = c == '.';
-        bool word = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
-        if (!word && c != '_' && c != '-' && c != '.')
-            return false;
+    size_t count = (size_t)(list->data.sequence.items.top - list->data.sequence.items.start);
+    size_t index = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (part[i] < '0' || part[i] > '9' || index > KD_TREE_NODES)
+            return NULL;
+        index = index * 10 + (size_t)(part[i] - '0');
     }
-    return !empty && len <= 128;
+    return index < count ? &list->data.sequence.items.start[index] : NULL;
+}
+
+static int too_many(const struct source *s, kd_diag *diag)
+{
+    return source_fail(s, NULL, diag, -KD_ELIMIT, "more than %d values", KD_TREE_NODES);
+}
+
+/* Puts the value at a dotted key of len bytes, making mappings on the way. */
+static int set_place(kd_tree *t, const struct source *s, const char *key, size_t len,
+                     yaml_document_t *value, kd_diag *diag)
+{
+    int at = 1; /* the mapping or list that holds the next part */
+    for (const char *part = key; part < key + len;) {
+        size_t n = part_len(part);
+        bool last = part + n + strspn(part + n, "]") == key + len;
+        int before = (int)KD_MIN(part > key ? (size_t)(part - key) - 1 : 0, (size_t)60);
+        const yaml_node_t *holder = kd_tree_node(t, at);
+        yaml_node_item_t *item = NULL;
+        yaml_node_pair_t *pair = NULL;
+        if (holder->type == YAML_SEQUENCE_NODE) {
+            item = element(holder, part, n);
+            if (!item)
+                return source_fail(
+                    s, NULL, diag, -KD_EINVAL,
+                    "`%.*s` is a list of %td; name an element, as in %.*s[0]", before, key,
+                    holder->data.sequence.items.top - holder->data.sequence.items.start, before,
+                    key);
+        } else if (part > key && part[-1] == '[') {
+            return source_fail(s, NULL, diag, -KD_EINVAL, "`%.*s` is no list", before, key);
+        } else {
+            pair = find(t, at, part, n);
+        }
+        if (last) {
+            const yaml_node_t *root = yaml_document_get_root_node(value);
+            int made = root ? copy(t, value, 1, s->set)
+                            : add_scalar(t, "", 0, YAML_PLAIN_SCALAR_STYLE, s->set);
+            if (made && item)
+                *item = made;
+            return made && (item || put(t, at, part, n, made, s->set)) ? 0 : too_many(s, diag);
+        }
+        int below = item ? *item : pair ? pair->value : 0;
+        const yaml_node_t *child = below ? kd_tree_node(t, below) : NULL;
+        if (!item && (!child || kd_tree_is_null(child)))
+            below = put(t, at, part, n, 0, s->set);
+        else if (child->type == YAML_SCALAR_NODE)
+            return source_fail(s, NULL, diag, -KD_EINVAL, "`%.*s` has no keys below it",
+                               (int)KD_MIN(n, (size_t)60), part);
+        if (!below)
+            return too_many(s, diag);
+        at = below;
+        part += n;
+        part += strspn(part, "].[");
+    }
+    return 0;
 }
 
 static int apply_set(kd_tree *t, int set, kd_diag *diag)

@@ -151,7 +151,16 @@ bool kd_value_store(char *field, const kd_key *k, const char *s, size_t len, boo
     case KD_KEY_VIEWS:
         if (k->type == KD_KEY_VIEWS && strcmp(s, "fresh") == 0)
             whole = 0;
+        else if (k->choices && kd_schema_choice(k->choices, s) < 0)
+            return false;
         else if (quoted || !read_int(s, k->lo, k->hi, &whole))
+            return false;
+        memcpy(field, &(int){(int)whole}, sizeof(int));
+        return true;
+    case KD_KEY_EDGE:
+        if (strcmp(s, "same") == 0)
+            whole = -1;
+        else if (strcmp(s, "valid") != 0 && (quoted || !read_int(s, k->lo, k->hi, &whole)))
             return false;
         memcpy(field, &(int){(int)whole}, sizeof(int));
         return true;
@@ -171,8 +180,9 @@ bool kd_value_store(char *field, const kd_key *k, const char *s, size_t len, boo
         memcpy(field + KD_INTS_MAX * sizeof(int), (int[]){1}, sizeof(int));
         return true;
     case KD_KEY_AUGMENT:
+    case KD_KEY_LAYERS:
     case KD_KEY_EXPORT:
-        return true; /* their default is what zeros mean */
+    case KD_KEY_SWEEP:
     case KD_KEY_MAP:
     case KD_KEY_SOON:
         break;

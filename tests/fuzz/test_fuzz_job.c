@@ -2,7 +2,7 @@
  * a refusal must say something, and whatever is accepted must resolve to the same job. */
 #include "kd_test.h"
 
-#include "job/job.h"
+#include "job/sweep.h"
 #include "kd/file.h"
 #include "kd/rng.h"
 
@@ -26,6 +26,17 @@ static const char *const g_seeds[] = {
     "\"val\": \"v\"}},\n"
     "\"student\": {\"model\": \"mlp\"}, \"distill\": {\"loss\": {\"kd\": 0}}, \"export\": "
     "[\"safetensors\"]}\n",
+    "name: d\ndata:\n  labelled: {path: p, val_share: 0.2, test_share: 0.1, size: 32}\n"
+    "  augment: [flip, {rotate: 10}, {resized_crop: {area: 0.5}}, {mixup: 0.2}, randaugment]\n"
+    "  unlabelled: {path: more, per_class: 7}\n"
+    "teacher:\n- {onnx: a.onnx, weight: 2}\n- {model: lenet, fine_tune: {epochs: 1, loss: "
+    "{label_smoothing: 0}}}\n"
+    "student: {layers: [{conv: {channels: 8, padding: valid}}, relu, {max_pool: 2}, flatten, "
+    "{dense: 4}]}\n"
+    "distill: {loss: {dist: 1, jsd: 0.5}, optimizer: {schedule: step, milestones: [1, 2]}, "
+    "early_stop: {patience: 3}}\n"
+    "export: [{onnx: {opset: 13}}]\nmatrix: {distill.epochs: [1, 2], distill.loss: [{kd: 1}]}\n"
+    "seeds: 2\n",
 };
 static const char *const g_pieces[] = {":",
                                        " ",
@@ -67,12 +78,25 @@ static const char *const g_pieces[] = {":",
                                        "\xef\xbb\xbf",
                                        "\xff",
                                        "\xc2\x85",
-                                       "<<: "};
+                                       "<<: ",
+                                       "same",
+                                       "relu, ",
+                                       "{dropout: 0.5}",
+                                       "{cutmix: 1}",
+                                       "{}",
+                                       "[]"};
 static const char *const g_sets[] = {"seed=3",
                                      "distill.loss={kd: 0, ce: 1}",
                                      "teacher.fine_tune.optimizer.lr=1e-5",
                                      "data.augment=[flip, {crop: {pad: 3}}]",
                                      "a.b.c.d=e",
+                                     "teacher[1].fine_tune={slots: 2}",
+                                     "teacher.0.onnx=b",
+                                     "student={layers: [{avg_pool: {kernel: 3, stride: 2}}, "
+                                     "global_avg_pool]}",
+                                     "data.augment[1]=cutout",
+                                     "matrix.distill.batch=[16, 32]",
+                                     "seeds=3",
                                      "scratch="};
 
 static size_t mutate(kd_rng *r, char *text, size_t len)
@@ -115,6 +139,35 @@ static size_t mutate(kd_rng *r, char *text, size_t len)
     return len;
 }
 
+/* Every child of a sweep loads, and no two have the same name. */
+static void check_sweep(const char *text, size_t len, const char *const *sets, int n, int *accepted)
+{
+    kd_sweep sweep = {0};
+    kd_diag diag = {0};
+    int rc = kd_sweep_load(text, len, "fuzz", sets, n, &sweep, &diag);
+    if (rc != 0) {
+        assert_true(rc == -KD_EINVAL || rc == -KD_ELIMIT);
+        assert_int_equal(diag.code, rc);
+        for (const char *p = diag.msg; *p; p++)
+            assert_true((unsigned char)*p >= 0x20 && *p != 0x7f);
+        return;
+    }
+    *accepted += sweep.n > 0;
+    for (int i = 0; i < sweep.n; i++) {
+        const kd_sweep_child *c = &sweep.child[i];
+        const char *all[64];
+        kd_job job = {0};
+        int k = 0;
+        for (; k < n; k++)
+            all[k] = sets[k];
+        for (int s = 0; s < c->n_sets; s++)
+            all[k++] = c->sets[s];
+        kd_assert_ok(kd_job_load(text, len, "fuzz", all, k, &job, &diag), &diag);
+        assert_true(job.seed == c->seed);
+    }
+    kd_sweep_free(&sweep);
+}
+
 static void check(const char *text, size_t len, const char *const *sets, int n, int *accepted)
 {
     kd_job job = {0}, again = {0};
@@ -149,7 +202,7 @@ static void test_fuzz_job_file(void **state)
                  &diag);
     char *text = malloc(MAX_TEXT);
     assert_non_null(text);
-    int accepted = 0, rounds = 6000;
+    int accepted = 0, swept = 0, rounds = 6000;
     for (int i = 0; i < rounds; i++) {
         kd_rng r;
         kd_rng_init(&r, 11, KD_RNG_TEST, (uint64_t)i, 0);
@@ -163,10 +216,13 @@ static void test_fuzz_job_file(void **state)
         assert_non_null(exact);
         memcpy(exact, text, len);
         check(exact, len, NULL, 0, &accepted);
+        if (i % 2 == 0)
+            check_sweep(exact, len, NULL, 0, &swept);
         free(exact);
     }
     /* Both ways must be tried: mutations that all fail early would test little. */
     assert_in_range(accepted, rounds / 50, rounds - rounds / 4);
+    assert_in_range(swept, rounds / 400, rounds);
     free(text);
     free(report);
 }
@@ -175,7 +231,7 @@ static void test_fuzz_job_overrides(void **state)
 {
     (void)state;
     char text[512];
-    int accepted = 0, rounds = 4000;
+    int accepted = 0, swept = 0, rounds = 4000;
     for (int i = 0; i < rounds; i++) {
         kd_rng r;
         kd_rng_init(&r, 12, KD_RNG_TEST, (uint64_t)i, 0);
@@ -188,8 +244,11 @@ static void test_fuzz_job_overrides(void **state)
         sets[1] = text;
         const char *seed = g_seeds[kd_rng_below(&r, KD_COUNT(g_seeds))];
         check(seed, strlen(seed), sets, 2, &accepted);
+        if (i % 2 == 0)
+            check_sweep(seed, strlen(seed), sets, 2, &swept);
     }
     assert_in_range(accepted, rounds / 50, rounds - rounds / 4);
+    assert_in_range(swept, rounds / 400, rounds);
 }
 
 int main(void)

@@ -349,7 +349,8 @@ static void test_job_rules_between_keys(void **state)
            "job.yaml:6:24: cluster.min_workers: 9 is more than cluster.max_workers, 8");
     refuse(TEACHER "distill: {optimizer: {momentum: 0.9}}\n",
            "job.yaml:6:33: distill.optimizer.momentum: only with `name: sgd`");
-    refuse(TEACHER "distill: {optimizer: {name: sgd, beta1: 0.9}}\n", "only with `name: adam|adamw`");
+    refuse(TEACHER "distill: {optimizer: {name: sgd, beta1: 0.9}}\n",
+           "only with `name: adam|adamw`");
     refuse(TEACHER "distill: {epochs: 2, optimizer: {warmup: 3}}\n",
            "distill.optimizer.warmup: a warm-up of 3 epochs in a run of 2");
     refuse(
@@ -364,7 +365,7 @@ static void test_job_rules_between_keys(void **state)
     refuse("name: x\ndata: {labelled: {path: p, train: t, val: v, size: 14}, augment: [{crop: "
            "{pad: 15}}]}\n"
            "student: {model: shallow_cnn}\ndistill: {loss: {kd: 0}}\n",
-           "data.augment.crop.pad: 15 pixels are more than the picture has");
+           "data.augment: a crop of 15 pixels, more than the picture has");
     refuse(
         PLAIN
         "teacher: {model: mlp, fine_tune: {}, weights_digest: 00112233445566778899aabbccddeeff}\n",
@@ -374,47 +375,9 @@ static void test_job_rules_between_keys(void **state)
            "teacher.weights_digest: expected 32 hex digits");
 }
 
-static void test_job_lists(void **state)
-{
-    (void)state;
-#define DATA(augment)                                                                              \
-    "name: x\nstudent: {model: mlp}\ndistill: {loss: {kd: 0}}\n"                                   \
-    "data: {labelled: {path: p, train: t, val: v}, augment: " augment "}\n"
-    kd_job j;
-    accept(DATA("[]"), &j);
-    assert_false(j.data.augment.flip);
-    accept(DATA("[{crop: {pad: 2}}]"), &j);
-    assert_false(j.data.augment.flip);
-    assert_int_equal(j.data.augment.crop_pad, 2);
-    refuse(DATA("flip"),
-           "data.augment: expected a list of `flip` and `{crop: {pad: N}}`, found `flip`");
-    refuse(DATA("[flip, flip]"), "`flip` is listed twice");
-    refuse(DATA("[{crop: {pad: 1}}, {crop: {pad: 1}}]"), "`crop` is listed twice");
-    refuse(DATA("[{crop: {pad: 0}}]"),
-           "data.augment.crop.pad: expected a whole number from 1 to 512");
-    refuse(DATA("[{crop: {pad: [1]}}]"), "found a list");
-    refuse(DATA("[{crop: {}}]"), "found a mapping");
-    refuse(DATA("[{crop: {pad: 1, x: 2}}]"), "data.augment: expected");
-    refuse(DATA("[mixup]"), "found `mixup`");
-    refuse(LEAST "export: [safetensors, onnx]\n", "job.yaml:5:23: export: onnx is not built yet");
-    refuse(LEAST "export: [pickle]\n",
-           "export: expected a list of formats (safetensors), found `pickle`");
-    refuse(LEAST "export: []\n", "export: the list is empty");
-    refuse(LEAST "export: safetensors\n", "export: expected a list");
-    refuse(PLAIN "teacher: {model: mlp, hidden: [1,2,3,4,5,6,7,8,9]}\n",
-           "a list of up to 8 whole numbers");
-    refuse(PLAIN "teacher: {model: mlp, hidden: [0]}\n", "teacher.hidden: expected");
-    refuse(PLAIN "teacher: {model: mlp, hidden: 3}\n", "teacher.hidden: expected");
-#undef DATA
-}
-
 static void test_job_parts_not_built(void **state)
 {
     (void)state;
-    refuse("teacher: {onnx: a.onnx}\n", "teacher.onnx: not built yet");
-    refuse("student: {onnx: a.onnx}\n", "student.onnx: not built yet");
-    refuse("student: {layers: []}\n", "student.layers: not built yet");
-    refuse("matrix: {}\n", "job.yaml:1:1: matrix: not built yet");
     refuse("compress: {}\n", "compress: not built yet");
 }
 
@@ -535,7 +498,24 @@ static void test_job_overrides(void **state)
     refuse_set(PLAIN, "seed=[1", "--set seed=[1: not valid YAML");
     refuse_set(PLAIN, "seed=*a", "aliases");
     refuse_set(PLAIN, "seed=!x 1", "tags");
-    refuse_set(PLAIN, "matrix.seed=[1,2]", "--set matrix.seed=[1,2]: matrix: not built yet");
+    refuse_set(PLAIN, "compress.x=1", "--set compress.x=1: compress: not built yet");
+    /* Elements of lists, in two ways of writing. */
+    static const char *const elements[] = {"data.augment=[flip, {rotate: 1}]",
+                                           "data.augment[1]={rotate: 7}",
+                                           "data.augment.0=resized_crop"};
+    accept_sets(PLAIN, elements, (int)KD_COUNT(elements), &j);
+    assert_false(j.data.augment.flip);
+    kd_assert_close(j.data.augment.rotate, 7, 0, 0);
+    kd_assert_close(j.data.augment.resized_crop, 0.35, 0, 0);
+    refuse_set(PLAIN "export: [safetensors]\n", "export[1]=onnx",
+               "--set export[1]=onnx: `export` is a list of 1; name an element, as in export[0]");
+    refuse_set(PLAIN "export: [safetensors]\n", "export.a=onnx", "`export` is a list of 1");
+    refuse_set(PLAIN "export: [safetensors]\n", "export[0].a=1", "`0` has no keys below it");
+    refuse_set(PLAIN, "student[0].model=mlp", "`student` is no list");
+    refuse_set(PLAIN, "student[x]=mlp", "expected key=value");
+    refuse_set(PLAIN, "student[0=mlp", "expected key=value");
+    refuse_set(PLAIN, "student[]=mlp", "expected key=value");
+    refuse_set(PLAIN, "[0]=mlp", "expected key=value");
     refuse_set(PLAIN, "distill.batch=12",
                "--set distill.batch=12: distill.slots: 8 slots do not divide");
     refuse_set(PLAIN, "seed=\n\n- 1", "--set seed=?\?- 1: seed: expected");
@@ -562,6 +542,52 @@ static void test_job_notes(void **state)
     assert_int_equal(kd_job_notes(&j, notes, 8), 2);
     assert_non_null(strstr(notes[0], "learns nothing from the teacher"));
     assert_non_null(strstr(notes[1], "teacher.preprocess is unit"));
+    /* Each of the others, alone. */
+    static const struct {
+        const char *text, *note;
+    } alone[] = {
+        {"distill: {loss: {dkd: 1, kd: 0.9}}\n", "kd (0.9) is minimised beside dkd"},
+        {"distill: {loss: {nkd: 1}}\n", "beside nkd"},
+        {"distill: {loss: {jsd: 1}}\n", "beside jsd"},
+        {"distill: {loss: {kd: 0, dkd: 1, t2: none}}\n", "1/T^2 = 0.04"},
+        {"distill: {batch_norm: frozen}\n",
+         "distill.batch_norm is frozen, but without student.weights"},
+        {"distill: {freeze: backbone}\n",
+         "distill.freeze is backbone, but without student.weights"},
+        {"distill: {epochs: 5, early_stop: {patience: 5}}\n",
+         "distill.early_stop.patience (5 evaluations, one an epoch) is never used up in 5"},
+        {"distill: {epochs: 5, optimizer: {schedule: step, milestones: [2, 5]}}\n",
+         "distill.optimizer.milestones: epoch 5 is never over in a run of 5"},
+        {"distill: {views: fresh}\n", "without data.augment"},
+    };
+    for (size_t i = 0; i < KD_COUNT(alone); i++) {
+        char text[512];
+        snprintf(text, sizeof text, TEACHER "%s", alone[i].text);
+        accept(text, &j);
+        assert_int_equal(kd_job_notes(&j, notes, 8), 1);
+        assert_non_null(strstr(notes[0], alone[i].note));
+    }
+    static const char *const quiet[] = {
+        "distill: {loss: {kd: 0, dkd: 1}}\n", "distill: {loss: {kd: 0, dist: 1}}\n",
+        "distill: {loss: {kd: 0, mse: 1}}\n",
+        "distill: {epochs: 5, early_stop: {patience: 5}, eval_every: 9}\n",
+        "distill: {epochs: 6, optimizer: {schedule: step, milestones: [2, 5]}}\n"};
+    for (size_t i = 0; i < KD_COUNT(quiet); i++) {
+        char text[512];
+        snprintf(text, sizeof text, TEACHER "%s", quiet[i]);
+        accept(text, &j);
+        assert_int_equal(kd_job_notes(&j, notes, 8), 0);
+    }
+    accept(LEAST "teacher: [{model: lenet, weights: w},\n"
+                 "  {model: lenet, fine_tune: {freeze: backbone, batch_norm: frozen}}]\n",
+           &j);
+    assert_int_equal(kd_job_notes(&j, notes, 8), 2);
+    assert_non_null(strstr(notes[0], "teacher[1].fine_tune.batch_norm is frozen"));
+    assert_non_null(strstr(notes[1], "teacher[1].fine_tune.freeze is backbone"));
+    static const char *const views[] = {"data.augment=[{mixup: 1}]", "distill.views=fresh"};
+    accept_sets(TEACHER, views, 2, &j);
+    assert_int_equal(kd_job_notes(&j, notes, 8), 1);
+    assert_non_null(strstr(notes[0], "distill.views is fresh: the teacher runs"));
 }
 
 static void test_job_schema(void **state)
@@ -571,6 +597,12 @@ static void test_job_schema(void **state)
     assert_int_equal(kd_job_schema(&text), 0);
     assert_non_null(strstr(text, "\ndata.labelled.size "));
     assert_non_null(strstr(text, "whole, from 8 to 1024"));
+    assert_non_null(strstr(text, "\ndistill.optimizer.ema "));
+    assert_non_null(strstr(text, "the keys of distill.optimizer"));
+    assert_null(strstr(text, "scratch.optimizer.lr"));
+    assert_non_null(strstr(text, "{resized_crop: {area: N, ratio: N}}"));
+    assert_non_null(strstr(text, "global_avg_pool"));
+    assert_non_null(strstr(text, "\nseeds "));
     assert_non_null(strstr(text, "as distill.batch"));
     assert_non_null(strstr(text, "not built yet"));
     free(text);
@@ -590,7 +622,6 @@ int main(void)
         cmocka_unit_test(test_job_paths),
         cmocka_unit_test(test_job_missing_keys),
         cmocka_unit_test(test_job_rules_between_keys),
-        cmocka_unit_test(test_job_lists),
         cmocka_unit_test(test_job_parts_not_built),
         cmocka_unit_test(test_job_yaml_refused),
         cmocka_unit_test(test_job_limits),

@@ -347,9 +347,9 @@ static void test_job_keys_networks(void **state)
 #define SIZED(data, model)                                                                         \
     "name: x\ndistill: {loss: {kd: 0}}\ndata: {labelled: {path: p, val: v, size: " data "}}\n"     \
     "student: {" model "}\n"
-    accept(SIZED("22", "model: shallow_cnn_deep"), &j);
-    refuse(SIZED("21", "model: shallow_cnn_deep"), "21 pixels are too few for shallow_cnn_deep");
-    refuse(SIZED("13", "model: lenet"), "13 pixels are too few for lenet");
+    accept(SIZED("58", "model: shallow_cnn_deep"), &j);
+    refuse(SIZED("57", "model: shallow_cnn_deep"), "57 pixels are too few for shallow_cnn_deep");
+    refuse(SIZED("11", "model: lenet"), "11 pixels are too few for lenet");
     refuse(SIZED("64", "model: shallow_cnn, size: 13"),
            "job.yaml:4:37: student.size: 13 pixels are too few for shallow_cnn (student.model)");
     refuse(SIZED("64", "model: mlp, size: 65"),

@@ -1,0 +1,111 @@
+/* Job files that are shown or shipped load as they are: the examples of docs/jobs.md, which between
+ * them must use every key, and all files of docs/report and deploy. */
+#include "job_case.h"
+
+#include "job/sweep.h"
+#include "kd/file.h"
+
+#include <dirent.h>
+#include <stdio.h>
+
+static void load_all(const char *text, size_t len, const char *file)
+{
+    kd_job j = {0};
+    kd_sweep sweep = {0};
+    kd_diag diag = {0};
+    kd_assert_ok(kd_job_load(text, len, file, NULL, 0, &j, &diag), &diag);
+    round_trip(&j);
+    kd_assert_ok(kd_sweep_load(text, len, file, NULL, 0, &sweep, &diag), &diag);
+    kd_sweep_free(&sweep);
+}
+
+static void test_job_docs_examples(void **state)
+{
+    (void)state;
+    static const char open[] = "\n```yaml\n", close[] = "\n```\n";
+    char *text = NULL, name[64];
+    size_t len = 0;
+    int n = 0;
+    kd_diag diag = {0};
+    kd_assert_ok(kd_file_read("docs/jobs.md", 1 << 18, &text, &len, &diag), &diag);
+    for (char *p = text; (p = strstr(p, open));) {
+        p += sizeof open - 1;
+        char *end = strstr(p, close);
+        assert_non_null(end);
+        snprintf(name, sizeof name, "docs/jobs.md, example %d", ++n);
+        load_all(p, (size_t)(end - p) + 1, name);
+        p = end;
+    }
+    assert_true(n >= 12);
+    free(text);
+}
+
+/* The page tells of every key of the schema by its last part. */
+static void test_job_docs_complete(void **state)
+{
+    (void)state;
+    char *page = NULL, *table = NULL, *more = NULL;
+    size_t len = 0;
+    kd_diag diag = {0};
+    kd_assert_ok(kd_file_read("docs/jobs.md", 1 << 18, &page, &len, &diag), &diag);
+    assert_int_equal(kd_job_schema(&table), 0);
+    int keys = 0;
+    for (char *line = strtok_r(table, "\n", &more); line; line = strtok_r(NULL, "\n", &more)) {
+        char *key = line, *leaf;
+        line[strcspn(line, " ")] = '\0';
+        if (!key[0] || strcmp(key, "KEY") == 0 || strcmp(key, "compress") == 0)
+            continue;
+        leaf = strrchr(key, '.') ? strrchr(key, '.') + 1 : key;
+        /* The server fills this one in. */
+        if (strcmp(leaf, "weights_digest") == 0)
+            continue;
+        keys++;
+        if (!strstr(page, leaf))
+            fail_msg("docs/jobs.md does not mention %s", key);
+    }
+    assert_true(keys > 100);
+    free(page);
+    free(table);
+}
+
+static int load_folder(const char *folder)
+{
+    DIR *dir = opendir(folder);
+    int n = 0;
+    assert_non_null(dir);
+    for (struct dirent *e; (e = readdir(dir));) {
+        size_t name_len = strlen(e->d_name);
+        char path[512], *text = NULL;
+        size_t len = 0;
+        kd_diag diag = {0};
+        if (name_len < 6 || strcmp(e->d_name + name_len - 5, ".yaml") != 0)
+            continue;
+        snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
+        kd_assert_ok(kd_file_read(path, 1 << 18, &text, &len, &diag), &diag);
+        /* Other programs' files live there too. */
+        if (strncmp(text, "name:", 5) == 0 || strstr(text, "\nname:")) {
+            load_all(text, len, path);
+            n++;
+        }
+        free(text);
+    }
+    closedir(dir);
+    return n;
+}
+
+static void test_job_docs_files(void **state)
+{
+    (void)state;
+    assert_true(load_folder("docs/report") >= 1);
+    assert_true(load_folder("deploy") >= 2);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_job_docs_examples),
+        cmocka_unit_test(test_job_docs_complete),
+        cmocka_unit_test(test_job_docs_files),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
