@@ -4,10 +4,12 @@
  *   resize.h   antialiased, in integers
  *   view.h     augmented versions, preprocessing
  *   sampler.h  the order of an epoch
+ *   balance.h  which pseudo-labelled pictures are trained on
  *   flowers.h  pictures drawn by our own code */
 #ifndef KD_DATA_H
 #define KD_DATA_H
 
+#include "data/balance.h"
 #include "data/dataset.h"
 #include "data/decode.h"
 #include "data/flowers.h"
