@@ -24,6 +24,7 @@ const kd_exit_row kd_exit_codes[] = {
     {KD_EXIT_CONFLICT, "conflict or wrong state: already finished, key reused with another job"},
     {KD_EXIT_JOB_FAILED, "the job failed (with --wait, --watch, wait and watch)"},
     {KD_EXIT_JOB_CANCELLED, "the job was cancelled (likewise)"},
+    {KD_EXIT_DIFFERENT, "replay: a stage came out with another digest"},
     {KD_EXIT_UNREACHABLE, "coordinator unreachable"},
     {KD_EXIT_TEMPORARY, "temporary trouble of the coordinator; the same command may work later"},
     {KD_EXIT_CONFIG, "bad configuration: the job file or a file it names"},
@@ -33,9 +34,9 @@ const kd_exit_row kd_exit_codes[] = {
 const int kd_n_exit_codes = KD_COUNT(kd_exit_codes);
 
 const kd_verb *const kd_verbs[] = {
-    &kd_verb_submit,  &kd_verb_jobs, &kd_verb_show,    &kd_verb_watch, &kd_verb_logs,
-    &kd_verb_events,  &kd_verb_wait, &kd_verb_cancel,  &kd_verb_rm,    &kd_verb_fetch,
-    &kd_verb_workers, &kd_verb_data, &kd_verb_version, &kd_verb_help,
+    &kd_verb_submit, &kd_verb_jobs,    &kd_verb_show,   &kd_verb_watch,   &kd_verb_logs,
+    &kd_verb_events, &kd_verb_wait,    &kd_verb_cancel, &kd_verb_rm,      &kd_verb_fetch,
+    &kd_verb_report, &kd_verb_workers, &kd_verb_data,   &kd_verb_version, &kd_verb_help,
 };
 const int kd_n_verbs = KD_COUNT(kd_verbs);
 
@@ -116,7 +117,7 @@ static void look_around(kd_cli *cli)
 }
 
 /* Settings from flags and environment. Returns an exit code. */
-static int apply_globals(kd_cli *cli, const kd_args *args)
+static int apply_globals(kd_cli *cli, const kd_verb *verb, const kd_args *args)
 {
     kd_diag diag = {0};
     const char *flag = kd_args_value(args, "server");
@@ -131,7 +132,10 @@ static int apply_globals(kd_cli *cli, const kd_args *args)
     if (flag)
         snprintf(cli->server_flag, sizeof cli->server_flag, " --server %s", cli->server);
     const char *output = kd_args_value(args, "output");
-    if (output && strcmp(output, "json") != 0 && strcmp(output, "table") != 0)
+    bool own = false;
+    for (int i = 0; i < verb->n_opts; i++)
+        own = own || strcmp(verb->opts[i].name, "output") == 0;
+    if (output && !own && strcmp(output, "json") != 0 && strcmp(output, "table") != 0)
         return kd_usage(cli, NULL, "-o table or -o json", "unknown output format \"%s\"", output);
     cli->json = output && strcmp(output, "json") == 0;
     return KD_EXIT_OK;
@@ -211,7 +215,7 @@ static int run_verb(kd_cli *cli, int argc, char **argv)
     else if (!verb)
         rc = kd_usage(cli, NULL, NULL, "no verb was given");
     else
-        rc = apply_globals(cli, &args);
+        rc = apply_globals(cli, verb, &args);
     if (rc == KD_EXIT_OK && verb && !kd_args_has(&args, "help"))
         rc = check_operands(cli, verb, &args);
     if (rc == KD_EXIT_OK && verb && !kd_args_has(&args, "help"))

@@ -21,6 +21,7 @@ enum kd_exit {
     KD_EXIT_CONFLICT = 5,
     KD_EXIT_JOB_FAILED = 7,
     KD_EXIT_JOB_CANCELLED = 8,
+    KD_EXIT_DIFFERENT = 9,
     KD_EXIT_UNREACHABLE = 69,
     KD_EXIT_TEMPORARY = 75,
     KD_EXIT_CONFIG = 78,
@@ -41,8 +42,8 @@ extern const int kd_n_exit_codes;
 typedef struct kd_cli {
     char server[KD_CLI_SERVER_MAX];           /* host:port */
     char server_flag[KD_CLI_SERVER_MAX + 16]; /* " --server host:port" if it was a flag, else "" */
-    bool json;
-    bool tty_out, tty_err;     /* a terminal that understands control sequences */
+    bool json;             /* -o json; a verb with an `output` flag of its own reads that itself */
+    bool tty_out, tty_err; /* a terminal that understands control sequences */
     bool color_out, color_err; /* likewise, and neither NO_COLOR nor --no-color */
     bool utf8;                 /* the terminal's character set */
 } kd_cli;
@@ -61,7 +62,7 @@ typedef struct kd_verb {
 
 extern const kd_verb kd_verb_submit, kd_verb_jobs, kd_verb_show, kd_verb_watch, kd_verb_logs,
     kd_verb_events, kd_verb_wait, kd_verb_cancel, kd_verb_rm, kd_verb_workers, kd_verb_fetch,
-    kd_verb_data, kd_verb_version, kd_verb_help;
+    kd_verb_data, kd_verb_version, kd_verb_help, kd_verb_report;
 extern const kd_verb *const kd_verbs[]; /* in the order of `distill help` */
 extern const int kd_n_verbs;
 const kd_verb *kd_verb_find(const char *name); /* NULL if there is none */

@@ -1,5 +1,6 @@
 /* fetch: a job's artefacts into a folder, each whole and checked or not at all. */
 #include "args.h"
+#include "artefact.h"
 #include "connect.h"
 #include "format.h"
 #include "json.h"
@@ -7,7 +8,6 @@
 #include "progress.h"
 #include "views.h"
 
-#include "kd/clock.h"
 #include "kd/file.h"
 #include "kd/hash.h"
 
@@ -19,7 +19,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define PATIENCE_MS 60000 /* of an outage in the middle of a file */
 #define RESULT "result.json"
 
 static const kd_opt g_opts[] = {
@@ -83,82 +82,24 @@ typedef struct fetcher {
     json_t *list; /* of what was fetched, for -o json */
 } fetcher;
 
-static int piece_error(const fetcher *f, const char *name, const char *what)
+typedef struct target {
+    kd_conn *c;
+    int fd;
+    const char *path;
+} target;
+
+static int write_piece(void *arg, const uint8_t *bytes, size_t len)
 {
-    kd_error(f->c->cli, "%s came damaged: %s", name, what);
-    kd_hint(f->c->cli, "try again; if it happens twice, the coordinator's copy is damaged");
+    const target *t = arg;
+    if (write_all(t->fd, bytes, len))
+        return KD_EXIT_OK;
+    int err = errno;
+    if (kd_cli_signal() != 0)
+        return kd_cli_signal_exit();
+    kd_error(t->c->cli, "cannot write %s: %s", t->path, strerror(err));
+    if (err == ENOSPC || err == EDQUOT)
+        kd_hint(t->c->cli, "choose another folder with -O DIR");
     return KD_EXIT_FAILURE;
-}
-
-/* Checks one piece against what was asked for. Returns an exit code. */
-static int check_piece(const fetcher *f, const Distill__V1__Artefact *a, uint64_t offset,
-                       const Distill__V1__BlobChunk *chunk, const uint8_t *payload, size_t len)
-{
-    if (chunk->size != a->size || strcmp(chunk->digest, a->digest) != 0)
-        return piece_error(f, a->name, "it changed while it was fetched");
-    if (chunk->offset != offset || len == 0 || len > a->size - offset)
-        return piece_error(f, a->name, "a piece is not the one that was asked for");
-    if (kd_crc32c(0, payload, len) != chunk->crc32c)
-        return piece_error(f, a->name, "the checksum of a piece is wrong");
-    return KD_EXIT_OK;
-}
-
-static int receive(const fetcher *f, const Distill__V1__Artefact *a, int fd, const char *path,
-                   kd_bar *bar)
-{
-    kd_hasher *h = kd_hasher_new();
-    kd_failure why;
-    kd_time_ms lost_at = 0;
-    int pause_ms = 500, rc = h ? KD_EXIT_OK : KD_EXIT_FAILURE;
-    uint64_t at = 0;
-    while (rc == KD_EXIT_OK && at < a->size) {
-        Distill__V1__FetchRequest request = DISTILL__V1__FETCH_REQUEST__INIT;
-        request.job = (char *)f->job;
-        request.name = a->name;
-        request.offset = at;
-        ProtobufCMessage *reply = NULL;
-        uint8_t *bytes = NULL;
-        const uint8_t *payload = NULL;
-        size_t len = 0;
-        if (kd_conn_fetch_bulk(f->c, "Fetch", &request, &distill__v1__blob_chunk__descriptor,
-                               &reply, &bytes, &payload, &len, &why) != 0) {
-            kd_time_ms now = kd_clock_ms();
-            lost_at = lost_at ? lost_at : now;
-            if (!kd_conn_passing(&why) || now - lost_at > PATIENCE_MS)
-                rc = kd_conn_report(f->c, &why, f->job);
-            else if (!kd_conn_pause(pause_ms))
-                rc = kd_cli_signal_exit();
-            pause_ms = KD_MIN(pause_ms * 2, 5000);
-            continue;
-        }
-        lost_at = 0;
-        pause_ms = 500;
-        rc = check_piece(f, a, at, (const Distill__V1__BlobChunk *)reply, payload, len);
-        if (rc == KD_EXIT_OK && !write_all(fd, payload, len)) {
-            int err = errno;
-            rc = kd_cli_signal() ? kd_cli_signal_exit() : KD_EXIT_FAILURE;
-            if (kd_cli_signal() == 0)
-                kd_error(f->c->cli, "cannot write %s: %s", path, strerror(err));
-            if (err == ENOSPC || err == EDQUOT)
-                kd_hint(f->c->cli, "choose another folder with -O DIR");
-        }
-        if (rc == KD_EXIT_OK) {
-            kd_hasher_add(h, payload, len);
-            at += len;
-            kd_bar_set(bar, at);
-        }
-        kd_wire_free(reply);
-        free(bytes);
-    }
-    if (rc == KD_EXIT_OK) {
-        char hex[KD_DIGEST_HEX];
-        kd_digest d = kd_hasher_digest(h);
-        kd_digest_hex(&d, hex);
-        if (strcmp(hex, a->digest) != 0)
-            rc = piece_error(f, a->name, "its digest is not the one that the coordinator gave");
-    }
-    kd_hasher_free(h);
-    return rc;
 }
 
 /* Makes what was received durable under its own name. errno on failure. */
@@ -214,7 +155,9 @@ static int fetch_one(const fetcher *f, const Distill__V1__Artefact *a)
     } else {
         kd_bar bar;
         kd_bar_start(&bar, cli, KD_BAR_BYTES, a->name, a->size, 0);
-        rc = receive(f, a, fd, path, &bar);
+        target to = {.c = f->c, .fd = fd, .path = path};
+        rc = kd_artefact_receive(f->c, f->job, a,
+                                 &(kd_artefact_sink){.take = write_piece, .arg = &to, .bar = &bar});
         kd_bar_end(&bar);
         if (rc == KD_EXIT_OK && !settle(fd, temporary, path)) {
             kd_error(cli, "cannot write %s: %s", path, strerror(errno));
@@ -255,14 +198,6 @@ static int write_result(const fetcher *f, const char *text)
     return rc;
 }
 
-static const Distill__V1__Artefact *find(const Distill__V1__JobDetail *d, const char *name)
-{
-    for (size_t i = 0; i < d->n_artefacts; i++)
-        if (strcmp(d->artefacts[i]->name, name) == 0)
-            return d->artefacts[i];
-    return NULL;
-}
-
 static int no_such(const fetcher *f, const Distill__V1__JobDetail *d, const char *name)
 {
     const char *names[64];
@@ -280,7 +215,7 @@ static int no_such(const fetcher *f, const Distill__V1__JobDetail *d, const char
 
 static int fetch_all(fetcher *f, const kd_args *args, const Distill__V1__JobDetail *d)
 {
-    bool text_result = d->result[0] && !find(d, RESULT);
+    bool text_result = d->result[0] && !kd_artefact_find(d, RESULT);
     if (d->n_artefacts == 0 && !text_result) {
         kd_error(f->c->cli, "job %s has no artefacts: it is %s", d->summary->job,
                  kd_state_word(d->summary->state));
@@ -292,7 +227,8 @@ static int fetch_all(fetcher *f, const kd_args *args, const Distill__V1__JobDeta
     }
     /* Names are checked before anything is written. */
     for (int i = 1; i < args->n_operands; i++)
-        if (!find(d, args->operands[i]) && !(text_result && strcmp(args->operands[i], RESULT) == 0))
+        if (!kd_artefact_find(d, args->operands[i]) &&
+            !(text_result && strcmp(args->operands[i], RESULT) == 0))
             return no_such(f, d, args->operands[i]);
     kd_diag diag = {0};
     struct stat st;
@@ -308,7 +244,7 @@ static int fetch_all(fetcher *f, const kd_args *args, const Distill__V1__JobDeta
             rc = write_result(f, d->result);
     }
     for (int i = 1; rc == KD_EXIT_OK && i < args->n_operands; i++) {
-        const Distill__V1__Artefact *a = find(d, args->operands[i]);
+        const Distill__V1__Artefact *a = kd_artefact_find(d, args->operands[i]);
         rc = a ? fetch_one(f, a) : write_result(f, d->result);
     }
     return rc;

@@ -68,6 +68,7 @@ static json_t *progress(const Distill__V1__Progress *p)
     set(o, "eta_seconds", known(p->eta_seconds));
     set(o, "workers", whole(p->workers));
     set(o, "phase", kd_json_text(p->phase));
+    set(o, "learning_rate", p->learning_rate > 0 ? number(p->learning_rate) : json_null());
     return o;
 }
 
@@ -82,6 +83,15 @@ json_t *kd_json_summary(const Distill__V1__JobSummary *s)
     set(o, "started", kd_json_time(s->started_ms));
     set(o, "finished", kd_json_time(s->finished_ms));
     set(o, "progress", progress(s->progress));
+    /* What only sweeps and their children have stands in theirs alone. */
+    if (s->sweep[0]) {
+        set(o, "sweep", kd_json_text(s->sweep));
+        set(o, "label", kd_json_text(s->label));
+    }
+    if (s->children > 0) {
+        set(o, "children", whole(s->children));
+        set(o, "children_over", whole(s->children_over));
+    }
     return o;
 }
 
@@ -95,9 +105,17 @@ static json_t *interval(uint64_t correct, uint64_t samples)
     return a;
 }
 
+static json_t *numbers(const double *v, size_t n)
+{
+    json_t *a = json_array();
+    for (size_t i = 0; i < n; i++)
+        (void)json_array_append_new(a, number(v[i]));
+    return a;
+}
+
 static json_t *stage(const Distill__V1__StageRecord *s)
 {
-    json_t *o = json_object(), *epochs = json_array();
+    json_t *o = json_object(), *epochs = json_array(), *terms = json_array();
     for (size_t i = 0; i < s->n_epochs; i++) {
         const Distill__V1__EpochRecord *e = s->epochs[i];
         json_t *row = json_object();
@@ -111,8 +129,18 @@ static json_t *stage(const Distill__V1__StageRecord *s)
             e->val_samples ? number((double)e->val_correct / e->val_samples) : json_null());
         set(row, "val_interval",
             e->val_samples ? interval(e->val_correct, e->val_samples) : json_null());
+        bool taught = kd_view_taught(e);
+        set(row, "step", whole(e->step));
+        set(row, "val_agree", taught ? whole(e->val_agree) : json_null());
+        set(row, "val_kl", taught ? number(e->val_kl) : json_null());
+        set(row, "shares", numbers(e->shares, e->n_shares));
+        set(row, "term_losses", numbers(e->term_losses, e->n_term_losses));
+        set(row, "learning_rate", e->learning_rate > 0 ? number(e->learning_rate) : json_null());
+        set(row, "best", json_boolean(e->best));
         (void)json_array_append_new(epochs, row);
     }
+    for (size_t i = 0; i < s->n_terms; i++)
+        (void)json_array_append_new(terms, kd_json_text(s->terms[i]));
     set(o, "name", kd_json_text(s->name));
     set(o, "state", kd_json_text(s->state));
     set(o, "digest", kd_json_text(s->digest));
@@ -123,6 +151,12 @@ static json_t *stage(const Distill__V1__StageRecord *s)
     set(o, "seconds", number(s->seconds));
     set(o, "teacher_forwards", whole(s->teacher_forwards));
     set(o, "bank_hits", whole(s->bank_hits));
+    set(o, "teacher_seconds", number(s->teacher_seconds));
+    set(o, "best_digest", kd_json_text(s->best_digest));
+    set(o, "best_epoch", whole(s->best_epoch));
+    set(o, "shared", s->shared[0] ? kd_json_text(s->shared) : json_null());
+    set(o, "stopped_early", s->stopped_early ? whole(s->stopped_early) : json_null());
+    set(o, "terms", terms);
     set(o, "epochs", epochs);
     return o;
 }
@@ -143,6 +177,14 @@ json_t *kd_json_detail(const Distill__V1__JobDetail *d)
     set(o, "artefacts", artefacts);
     set(o, "resolved", kd_json_parse(d->resolved));
     set(o, "result", kd_json_parse(d->result));
+    set(o, "continued", d->continued[0] ? kd_json_text(d->continued) : json_null());
+    set(o, "replayed", d->replayed[0] ? kd_json_text(d->replayed) : json_null());
+    if (d->n_jobs > 0) {
+        json_t *jobs = json_array();
+        for (size_t i = 0; i < d->n_jobs; i++)
+            (void)json_array_append_new(jobs, kd_json_summary(d->jobs[i]));
+        set(o, "jobs", jobs);
+    }
     return o;
 }
 

@@ -144,6 +144,13 @@ void kd_view_progress(const Distill__V1__Progress *p, int width, bool bar, bool 
 int kd_view_best(const Distill__V1__StageRecord *s)
 {
     int best = -1;
+    /* The coordinator marks each record that was the best so far: the last mark counts. */
+    for (size_t i = 0; i < s->n_epochs; i++)
+        if (s->epochs[i]->best && s->epochs[i]->val_samples > 0 &&
+            s->epochs[i]->val_correct <= s->epochs[i]->val_samples)
+            best = (int)i;
+    if (best >= 0)
+        return best;
     for (size_t i = 0; i < s->n_epochs; i++) {
         const Distill__V1__EpochRecord *e = s->epochs[i];
         if (e->val_samples == 0 || e->val_correct > e->val_samples)
@@ -154,6 +161,12 @@ int kd_view_best(const Distill__V1__StageRecord *s)
             best = (int)i;
     }
     return best;
+}
+
+bool kd_view_taught(const Distill__V1__EpochRecord *e)
+{
+    return e->val_samples > 0 && e->val_kl >= 0 && e->val_agree <= e->val_samples &&
+           (e->val_kl > 0 || e->val_agree > 0);
 }
 
 static double real_of(const json_t *o, const char *key)

@@ -24,8 +24,10 @@ bool kd_view_result(const kd_cli *cli, const char *result_json);
 /* What watch, submit and wait print when the job ended: table or reason, and with `hints` what to
  * do next. Returns the job's exit code. */
 int kd_view_end(const kd_cli *cli, const Distill__V1__JobDetail *d, bool hints);
-/* The epoch with the most right answers in validation, the first of equals; -1 if none was
- * validated. */
+/* The best record by validation: what the coordinator marks, else the one with the most right
+ * answers, the first of equals; -1 if none was validated. */
 int kd_view_best(const Distill__V1__StageRecord *s);
+/* Does the record tell agreement and KL with a teacher? (All zero: a coordinator that does not.) */
+bool kd_view_taught(const Distill__V1__EpochRecord *e);
 
 #endif
