@@ -1,7 +1,8 @@
-# kd_proto(<target> <proto>...): protobuf-c code and one descriptor set (for server reflection).
+# kd_proto_c(<target> <proto>...): protobuf-c code as a library.
+# kd_proto(<target> <proto>...): the same and one descriptor set (for server reflection).
 find_program(PROTOC protoc REQUIRED)
 find_program(PROTOC_C protoc-c REQUIRED)
-function(kd_proto target)
+function(kd_proto_c target)
   set(out ${CMAKE_BINARY_DIR}/gen)
   file(MAKE_DIRECTORY ${out})
   set(srcs)
@@ -11,9 +12,17 @@ function(kd_proto target)
       OUTPUT ${out}/${stem}.pb-c.c ${out}/${stem}.pb-c.h
       COMMAND ${PROTOC_C} --c_out=${out} -I ${CMAKE_SOURCE_DIR}/proto ${CMAKE_SOURCE_DIR}/proto/${p}
       DEPENDS ${CMAKE_SOURCE_DIR}/proto/${p} VERBATIM)
-    list(APPEND srcs ${out}/${stem}.pb-c.c)
-    list(APPEND protos ${CMAKE_SOURCE_DIR}/proto/${p})
+    list(APPEND srcs ${out}/${stem}.pb-c.c ${out}/${stem}.pb-c.h)
   endforeach()
+  add_library(${target} STATIC ${srcs})
+  target_include_directories(${target} SYSTEM PUBLIC ${out})
+  target_compile_options(${target} PRIVATE -w)
+  target_link_libraries(${target} PUBLIC PkgConfig::libprotobuf_c)
+endfunction()
+function(kd_proto target)
+  kd_proto_c(${target} ${ARGN})
+  set(out ${CMAKE_BINARY_DIR}/gen)
+  list(TRANSFORM ARGN PREPEND ${CMAKE_SOURCE_DIR}/proto/ OUTPUT_VARIABLE protos)
   add_custom_command(
     OUTPUT ${out}/descriptor_set.bin ${out}/descriptor_set.h
     COMMAND ${PROTOC} --include_imports --descriptor_set_out=${out}/descriptor_set.bin
@@ -21,8 +30,5 @@ function(kd_proto target)
     COMMAND ${CMAKE_COMMAND} -DIN=${out}/descriptor_set.bin -DOUT=${out}/descriptor_set.h
             -P ${CMAKE_SOURCE_DIR}/cmake/EmbedFile.cmake
     DEPENDS ${protos} VERBATIM)
-  add_library(${target} STATIC ${srcs} ${out}/descriptor_set.h)
-  target_include_directories(${target} SYSTEM PUBLIC ${out})
-  target_compile_options(${target} PRIVATE -w)
-  target_link_libraries(${target} PUBLIC PkgConfig::libprotobuf_c)
+  target_sources(${target} PRIVATE ${out}/descriptor_set.h)
 endfunction()

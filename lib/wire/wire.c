@@ -1,7 +1,7 @@
 #include "wire/wire.h"
+#include "wire/pb.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define MAX_DEPTH 8    /* no message type of ours contains itself; deeper is not ours */
@@ -90,64 +90,6 @@ static size_t limit_of(const ProtobufCMessageDescriptor *desc, const ProtobufCFi
     return general;
 }
 
-/* ---- the wire format (https://protobuf.dev/programming-guides/encoding) */
-
-struct cursor {
-    const uint8_t *p, *end;
-};
-
-/* An empty message may come without an address. */
-static struct cursor cursor_of(const void *bytes, size_t len)
-{
-    const uint8_t *p = len ? bytes : (const uint8_t *)"";
-    return (struct cursor){p, p + len};
-}
-
-static bool read_varint(struct cursor *c, uint64_t *out)
-{
-    uint64_t v = 0;
-    for (unsigned shift = 0; shift < 64 && c->p < c->end; shift += 7) {
-        uint8_t b = *c->p++;
-        v |= (uint64_t)(b & 0x7f) << shift;
-        if (!(b & 0x80)) {
-            *out = v;
-            return true;
-        }
-    }
-    return false;
-}
-
-static bool skip_bytes(struct cursor *c, uint64_t n)
-{
-    if (n > (uint64_t)(c->end - c->p))
-        return false;
-    c->p += n;
-    return true;
-}
-
-static bool valid_text(const uint8_t *p, size_t n)
-{
-    for (size_t i = 0; i < n;) {
-        uint8_t b = p[i];
-        size_t more = b < 0x80                ? 0
-                      : b >= 0xc2 && b < 0xe0 ? 1
-                      : b >= 0xe0 && b < 0xf0 ? 2
-                      : b >= 0xf0 && b < 0xf5 ? 3
-                                              : 9;
-        if (b == 0 || more > n - i - 1)
-            return false;
-        for (size_t k = 1; k <= more; k++)
-            if ((p[i + k] & 0xc0) != 0x80)
-                return false;
-        /* Overlong forms, surrogates and what lies above U+10FFFF. */
-        if ((b == 0xe0 && p[i + 1] < 0xa0) || (b == 0xed && p[i + 1] > 0x9f) ||
-            (b == 0xf0 && p[i + 1] < 0x90) || (b == 0xf4 && p[i + 1] > 0x8f))
-            return false;
-        i += more + 1;
-    }
-    return true;
-}
-
 static int check_string(const ProtobufCMessageDescriptor *desc, const ProtobufCFieldDescriptor *f,
                         const uint8_t *p, size_t n, kd_diag *diag)
 {
@@ -156,7 +98,7 @@ static int check_string(const ProtobufCMessageDescriptor *desc, const ProtobufCF
     if (n > limit)
         return kd_fail(diag, -KD_ELIMIT, "%s.%s has %zu bytes, at most %zu are accepted",
                        desc->short_name, f->name, n, limit);
-    if (!valid_text(p, n))
+    if (!kd_pb_text(p, n))
         return kd_fail(diag, -KD_EINVAL, "%s.%s is not UTF-8 text without NUL", desc->short_name,
                        f->name);
     for (size_t i = 0; i < KD_COUNT(g_digests) && n > 0; i++) {
@@ -187,36 +129,15 @@ static bool finite_bits(const uint8_t *p, bool wide)
 
 static const char g_torn[] = "the message is cut off inside %s.%s";
 
-static int scan(const ProtobufCMessageDescriptor *desc, struct cursor c, int depth, kd_diag *diag);
-
-/* The wire type that a field's own type has. */
-static unsigned wire_type(ProtobufCType t)
-{
-    switch (t) {
-    case PROTOBUF_C_TYPE_STRING:
-    case PROTOBUF_C_TYPE_BYTES:
-    case PROTOBUF_C_TYPE_MESSAGE:
-        return 2;
-    case PROTOBUF_C_TYPE_SFIXED64:
-    case PROTOBUF_C_TYPE_FIXED64:
-    case PROTOBUF_C_TYPE_DOUBLE:
-        return 1;
-    case PROTOBUF_C_TYPE_SFIXED32:
-    case PROTOBUF_C_TYPE_FIXED32:
-    case PROTOBUF_C_TYPE_FLOAT:
-        return 5;
-    default:
-        return 0;
-    }
-}
+static int scan(const ProtobufCMessageDescriptor *desc, kd_pb_cursor c, int depth, kd_diag *diag);
 
 static int scan_value(const ProtobufCMessageDescriptor *desc, const ProtobufCFieldDescriptor *f,
-                      unsigned type, struct cursor *c, int depth, kd_diag *diag)
+                      unsigned type, kd_pb_cursor *c, int depth, kd_diag *diag)
 {
     uint64_t v = 0;
     const uint8_t *at = c->p;
     if (type == 0) {
-        if (!read_varint(c, &v))
+        if (!kd_pb_varint(c, &v))
             return kd_fail(diag, -KD_EDATA, g_torn, desc->short_name, f->name);
         if (f->type == PROTOBUF_C_TYPE_ENUM &&
             (v > INT32_MAX || !protobuf_c_enum_descriptor_get_value(f->descriptor, (int)v)))
@@ -225,7 +146,7 @@ static int scan_value(const ProtobufCMessageDescriptor *desc, const ProtobufCFie
         return 0;
     }
     if (type == 1 || type == 5) {
-        if (!skip_bytes(c, type == 1 ? 8 : 4))
+        if (!kd_pb_skip(c, type == 1 ? 8 : 4))
             return kd_fail(diag, -KD_EDATA, g_torn, desc->short_name, f->name);
         if ((f->type == PROTOBUF_C_TYPE_DOUBLE || f->type == PROTOBUF_C_TYPE_FLOAT) &&
             !finite_bits(at, type == 1))
@@ -233,18 +154,17 @@ static int scan_value(const ProtobufCMessageDescriptor *desc, const ProtobufCFie
                            f->name);
         return 0;
     }
-    if (!read_varint(c, &v) || v > (uint64_t)(c->end - c->p))
+    kd_pb_cursor bytes;
+    if (!kd_pb_bytes(c, &bytes))
         return kd_fail(diag, -KD_EDATA, g_torn, desc->short_name, f->name);
-    at = c->p;
-    c->p += v;
     if (f->type == PROTOBUF_C_TYPE_MESSAGE)
-        return scan(f->descriptor, (struct cursor){at, at + v}, depth + 1, diag);
+        return scan(f->descriptor, bytes, depth + 1, diag);
     if (f->type == PROTOBUF_C_TYPE_STRING)
-        return check_string(desc, f, at, (size_t)v, diag);
+        return check_string(desc, f, bytes.p, (size_t)(bytes.end - bytes.p), diag);
     return 0;
 }
 
-static int scan(const ProtobufCMessageDescriptor *desc, struct cursor c, int depth, kd_diag *diag)
+static int scan(const ProtobufCMessageDescriptor *desc, kd_pb_cursor c, int depth, kd_diag *diag)
 {
     uint32_t counts[MAX_FIELDS] = {0}, unknown = 0, oneofs = 0;
     KD_BUG_ON(desc->n_fields > MAX_FIELDS);
@@ -252,19 +172,13 @@ static int scan(const ProtobufCMessageDescriptor *desc, struct cursor c, int dep
         return kd_fail(diag, -KD_ELIMIT, "messages nested deeper than %d", MAX_DEPTH);
     while (c.p < c.end) {
         uint64_t tag;
-        if (!read_varint(&c, &tag) || tag >> 3 == 0 || tag >> 3 > 536870911)
+        if (!kd_pb_varint(&c, &tag) || tag >> 3 == 0 || tag >> 3 > 536870911)
             return kd_fail(diag, -KD_EDATA, "%s has a damaged field tag", desc->short_name);
         unsigned type = (unsigned)(tag & 7);
         const ProtobufCFieldDescriptor *f =
             protobuf_c_message_descriptor_get_field(desc, (unsigned)(tag >> 3));
         if (!f) {
-            uint64_t n;
-            bool ok =
-                ++unknown <= MAX_UNKNOWN && (type == 0   ? read_varint(&c, &n)
-                                             : type == 1 ? skip_bytes(&c, 8)
-                                             : type == 5 ? skip_bytes(&c, 4)
-                                             : type == 2 ? read_varint(&c, &n) && skip_bytes(&c, n)
-                                                         : false);
+            bool ok = ++unknown <= MAX_UNKNOWN && kd_pb_skip_value(&c, type);
             if (!ok)
                 return kd_fail(diag, -KD_EDATA, "%s has damaged or too many unknown fields",
                                desc->short_name);
@@ -272,16 +186,13 @@ static int scan(const ProtobufCMessageDescriptor *desc, struct cursor c, int dep
         }
         size_t index = (size_t)(f - desc->fields);
         bool repeated = f->label == PROTOBUF_C_LABEL_REPEATED;
-        bool packed = repeated && type == 2 && wire_type(f->type) != 2;
-        struct cursor values = c;
+        bool packed = repeated && type == 2 && kd_pb_wire_type(f->type) != 2;
+        kd_pb_cursor values = c;
         if (packed) {
-            uint64_t n;
-            if (!read_varint(&c, &n) || n > (uint64_t)(c.end - c.p))
+            if (!kd_pb_bytes(&c, &values))
                 return kd_fail(diag, -KD_EDATA, g_torn, desc->short_name, f->name);
-            values = (struct cursor){c.p, c.p + n};
-            c.p += n;
-            type = wire_type(f->type);
-        } else if (type != wire_type(f->type)) {
+            type = kd_pb_wire_type(f->type);
+        } else if (type != kd_pb_wire_type(f->type)) {
             return kd_fail(diag, -KD_EDATA, "%s.%s has wire type %u", desc->short_name, f->name,
                            type);
         }
@@ -312,21 +223,6 @@ static int scan(const ProtobufCMessageDescriptor *desc, struct cursor c, int dep
 
 /* ---- unpacking under a budget */
 
-static void *budget_alloc(void *data, size_t size)
-{
-    size_t *left = data;
-    if (size > *left)
-        return NULL;
-    *left -= size;
-    return malloc(size ? size : 1);
-}
-
-static void budget_free(void *data, void *p)
-{
-    (void)data;
-    free(p);
-}
-
 int kd_wire_unpack(const ProtobufCMessageDescriptor *desc, const void *bytes, size_t len,
                    ProtobufCMessage **out, kd_diag *diag)
 {
@@ -337,12 +233,11 @@ int kd_wire_unpack(const ProtobufCMessageDescriptor *desc, const void *bytes, si
     if (len > limit)
         return kd_fail(diag, -KD_ELIMIT, "%s of %zu bytes, at most %zu are accepted",
                        desc->short_name, len, limit);
-    int rc = scan(desc, cursor_of(bytes, len), 0, diag);
+    int rc = scan(desc, kd_pb_cursor_of(bytes, len), 0, diag);
     if (rc != 0)
         return rc;
     size_t budget = KD_MAX_UNPACK_BYTES;
-    ProtobufCAllocator alloc = {budget_alloc, budget_free, &budget};
-    ProtobufCMessage *m = protobuf_c_message_unpack(desc, &alloc, len, bytes);
+    ProtobufCMessage *m = kd_pb_unpack(desc, bytes, len, &budget);
     if (!m)
         return kd_fail(diag, budget < KD_MAX_UNPACK_BYTES / 2 ? -KD_ELIMIT : -KD_EDATA,
                        "%s does not parse, or takes more than %u bytes of memory", desc->short_name,
@@ -353,9 +248,7 @@ int kd_wire_unpack(const ProtobufCMessageDescriptor *desc, const void *bytes, si
 
 void kd_wire_free(ProtobufCMessage *msg)
 {
-    ProtobufCAllocator alloc = {budget_alloc, budget_free, NULL};
-    if (msg)
-        protobuf_c_message_free_unpacked(msg, &alloc);
+    kd_pb_free(msg);
 }
 
 int kd_wire_pack(const void *msg, kd_buf *out)
@@ -375,45 +268,30 @@ int kd_wire_pack(const void *msg, kd_buf *out)
 int kd_wire_split(const void *bytes, size_t len, size_t *out_head, const uint8_t **out_payload,
                   size_t *out_payload_len, kd_diag *diag)
 {
-    struct cursor c = cursor_of(bytes, len);
+    kd_pb_cursor c = kd_pb_cursor_of(bytes, len);
     while (c.p < c.end) {
         const uint8_t *start = c.p;
-        uint64_t tag, n;
-        if (!read_varint(&c, &tag))
+        uint64_t tag;
+        kd_pb_cursor value;
+        if (!kd_pb_varint(&c, &tag))
             return kd_fail(diag, -KD_EDATA, "a bulk message has a damaged field tag");
-        bool ok = true;
-        switch (tag & 7) {
-        case 0:
-            ok = read_varint(&c, &n);
-            break;
-        case 1:
-            ok = skip_bytes(&c, 8);
-            break;
-        case 5:
-            ok = skip_bytes(&c, 4);
-            break;
-        case 2:
-            ok = read_varint(&c, &n) && n <= (uint64_t)(c.end - c.p);
-            if (ok && tag == PAYLOAD_TAG) {
-                if (n != (uint64_t)(c.end - c.p))
-                    return kd_fail(diag, -KD_EDATA, "the payload is not the end of its message");
-                if (n > KD_MAX_PAYLOAD_BYTES)
-                    return kd_fail(diag, -KD_ELIMIT,
-                                   "a payload of %llu bytes, at most %u are "
-                                   "accepted",
-                                   (unsigned long long)n, KD_MAX_PAYLOAD_BYTES);
-                *out_head = (size_t)(start - (const uint8_t *)bytes);
-                *out_payload = n ? c.p : NULL;
-                *out_payload_len = (size_t)n;
-                return 0;
-            }
-            ok = ok && skip_bytes(&c, n);
-            break;
-        default:
-            ok = false;
+        if (tag != PAYLOAD_TAG) {
+            if (!kd_pb_skip_value(&c, tag & 7))
+                return kd_fail(diag, -KD_EDATA, "a bulk message is cut off");
+            continue;
         }
-        if (!ok)
+        if (!kd_pb_bytes(&c, &value))
             return kd_fail(diag, -KD_EDATA, "a bulk message is cut off");
+        if (value.end != c.end)
+            return kd_fail(diag, -KD_EDATA, "the payload is not the end of its message");
+        size_t n = (size_t)(value.end - value.p);
+        if (n > KD_MAX_PAYLOAD_BYTES)
+            return kd_fail(diag, -KD_ELIMIT, "a payload of %zu bytes, at most %u are accepted", n,
+                           KD_MAX_PAYLOAD_BYTES);
+        *out_head = (size_t)(start - (const uint8_t *)bytes);
+        *out_payload = n ? value.p : NULL;
+        *out_payload_len = n;
+        return 0;
     }
     *out_head = len;
     *out_payload = NULL;
