@@ -1,5 +1,5 @@
-/* kd_golden_weights FILE MODEL WIDTH tf|torch SIZE CLASSES IMAGES SEED: the weights, inputs,
- * teacher logits and labels of a golden case as safetensors, for make_golden.py. */
+/* kd_golden_weights FILE MODEL WIDTH tf|torch SIZE CLASSES IMAGES SEED [apart]: the weights,
+ * inputs, teacher logits and labels of a golden case as safetensors, for make_golden.py. */
 #include "models/models.h"
 #include "recipe.h"
 #include "store/safetensors.h"
@@ -8,7 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int emit(const char *path, const kd_graph *g, int images, uint64_t seed, kd_diag *diag)
+static int emit(const char *path, const kd_graph *g, int images, uint64_t seed, bool apart,
+                kd_diag *diag)
 {
     const kd_node *in = &g->nodes[0];
     const int classes = g->nodes[g->output].c;
@@ -20,6 +21,8 @@ static int emit(const char *path, const kd_graph *g, int images, uint64_t seed, 
     int32_t *classes_of = kd_xalloc(n * sizeof *classes_of);
     kd_st_item *items = kd_xalloc(((size_t)g->n_params + 3) * sizeof *items);
     kd_golden_vector(g, seed, vector);
+    if (apart)
+        kd_golden_apart(g, seed, vector);
     kd_golden_samples(g, seed, images, input, teacher, classes_of);
     for (int i = 0; i < images; i++)
         labels[i] = (float)classes_of[i];
@@ -47,8 +50,10 @@ static int emit(const char *path, const kd_graph *g, int images, uint64_t seed, 
 
 int main(int argc, char **argv)
 {
-    if (argc != 9) {
-        fprintf(stderr, "usage: %s FILE MODEL WIDTH tf|torch SIZE CLASSES IMAGES SEED\n", argv[0]);
+    const bool apart = argc == 10 && strcmp(argv[9], "apart") == 0;
+    if (argc != 9 && !apart) {
+        fprintf(stderr, "usage: %s FILE MODEL WIDTH tf|torch SIZE CLASSES IMAGES SEED [apart]\n",
+                argv[0]);
         return 2;
     }
     const kd_model_config cfg = {
@@ -65,7 +70,7 @@ int main(int argc, char **argv)
     int rc = images < 1 || images > 4096 ? kd_fail(&diag, -KD_EINVAL, "1 to 4096 images")
                                          : kd_model_build(&cfg, &g, &diag);
     if (!rc)
-        rc = emit(argv[1], g, (int)images, strtoull(argv[8], NULL, 10), &diag);
+        rc = emit(argv[1], g, (int)images, strtoull(argv[8], NULL, 10), apart, &diag);
     kd_graph_free(g);
     if (rc)
         fprintf(stderr, "%s: %s\n", argv[0], diag.msg);

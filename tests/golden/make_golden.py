@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Makes the golden files of this folder with PyTorch (Debian's python3-torch).
+"""Makes optim.json, mobilenet_v2.json and shallow_cnn.json with PyTorch (Debian's python3-torch).
 
     cmake --build build/dev --target kd_golden_weights
     tests/golden/make_golden.py build/dev/tests/kd_golden_weights
@@ -139,9 +139,9 @@ def divisible(v):
     return new + 8 if new < 0.9 * v else new
 
 
-def same(size, stride):
-    """Padding of TensorFlow's "SAME" for a 3x3 kernel on one side of `size` pixels."""
-    total = max((-(-size // stride) - 1) * stride + 3 - size, 0)
+def same(size, stride, kernel=3):
+    """Padding of TensorFlow's "SAME" on one side of `size` pixels."""
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
 
 
@@ -370,4 +370,5 @@ def main():
         students(sys.argv[1])
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -38,6 +38,28 @@ static inline void kd_golden_vector(const kd_graph *g, uint64_t seed, float *vec
     }
 }
 
+/* Keeps the inputs of each ReLU6 away from its corners in a training step, where a batch norm before
+ * it makes values of deviation 1: most channels stay between 0 and 6, an eighth below and an eighth
+ * above. Without this some of a million values always lie so close to a corner that rounding decides
+ * their derivative. */
+static inline void kd_golden_apart(const kd_graph *g, uint64_t seed, float *vector)
+{
+    for (int i = 0; i < g->n_nodes; i++) {
+        const kd_node *n = &g->nodes[i];
+        if (n->op != KD_OP_RELU6 || g->nodes[n->in[0]].op != KD_OP_BATCH_NORM)
+            continue;
+        const kd_node *norm = &g->nodes[n->in[0]];
+        kd_rng r;
+        kd_rng_init(&r, seed, KD_RNG_TEST, (uint64_t)i, 1);
+        for (int c = 0; c < n->c; c++) {
+            const uint32_t where = kd_rng_below(&r, 8);
+            vector[g->params[norm->weight].offset + (size_t)c] =
+                (float)(0.5 + 0.2 * kd_rng_double(&r));
+            vector[g->params[norm->bias].offset + (size_t)c] = where == 0 ? -3 : where == 1 ? 9 : 3;
+        }
+    }
+}
+
 /* images pictures [h,w,c] in [-1, 1), teacher logits [classes] of deviation 3, and labels. */
 static inline void kd_golden_samples(const kd_graph *g, uint64_t seed, int images, float *input,
                                      float *teacher, int32_t *labels)
