@@ -18,27 +18,28 @@
 #define KD_ONNX_MAX_NODES 16384u
 
 enum { /* TensorProto.data_type */
-    KD_ONNX_FLOAT = 1,
-    KD_ONNX_UINT8 = 2,
-    KD_ONNX_INT8 = 3,
-    KD_ONNX_INT32 = 6,
-    KD_ONNX_INT64 = 7,
-    KD_ONNX_BOOL = 9,
-    KD_ONNX_FLOAT16 = 10,
-    KD_ONNX_DOUBLE = 11,
-    KD_ONNX_BFLOAT16 = 16
+       KD_ONNX_FLOAT = 1,
+       KD_ONNX_UINT8 = 2,
+       KD_ONNX_INT8 = 3,
+       KD_ONNX_INT32 = 6,
+       KD_ONNX_INT64 = 7,
+       KD_ONNX_BOOL = 9,
+       KD_ONNX_FLOAT16 = 10,
+       KD_ONNX_DOUBLE = 11,
+       KD_ONNX_BFLOAT16 = 16
 };
 enum { /* AttributeProto.type */
-    KD_ONNX_ATTR_FLOAT = 1,
-    KD_ONNX_ATTR_INT = 2,
-    KD_ONNX_ATTR_STRING = 3,
-    KD_ONNX_ATTR_TENSOR = 4,
-    KD_ONNX_ATTR_FLOATS = 6,
-    KD_ONNX_ATTR_INTS = 7,
-    KD_ONNX_ATTR_STRINGS = 8
+       KD_ONNX_ATTR_FLOAT = 1,
+       KD_ONNX_ATTR_INT = 2,
+       KD_ONNX_ATTR_STRING = 3,
+       KD_ONNX_ATTR_TENSOR = 4,
+       KD_ONNX_ATTR_FLOATS = 6,
+       KD_ONNX_ATTR_INTS = 7,
+       KD_ONNX_ATTR_STRINGS = 8
 };
 
-/* bytes are borrowed until free; `name` is for messages. Absent text is "". Errors: -KD_EDATA, -KD_ELIMIT, -KD_ENOMEM. */
+/* bytes are borrowed until free; `name` is for messages. Absent text is "". Errors: -KD_EDATA,
+ * -KD_ELIMIT, -KD_ENOMEM. */
 int kd_onnx_unpack(const uint8_t *bytes, size_t len, const char *name, Onnx__ModelProto **out,
                    kd_diag *diag) KD_MUST_CHECK;
 void kd_onnx_free(Onnx__ModelProto *m); /* NULL allowed */
