@@ -7,8 +7,8 @@
 #include "kd_test.h"
 #include "models/models.h"
 
-#include "entropy.h"
 #include "kd_golden.h"
+#include "losses.h"
 #include "recipe.h"
 
 #include <math.h>

@@ -1,14 +1,10 @@
-#include "distill/loss.h"
-#include "kd/rng.h"
-#include "kd_test.h"
+#include "losses.h"
 
-#include "entropy.h"
 #include "kd_golden.h"
 
 #include <math.h>
 #include <string.h>
 
-#define MAX_ROWS 16
 #define MAX_CLASSES 1000
 
 /* kd_loss_apply on plain labels, of a loss that no batch couples. */
@@ -20,29 +16,6 @@ static void apply(const kd_loss *l, int n, int classes, const float *z, const fl
     for (int i = 0; i < n; i++)
         targets[i] = (kd_target){labels[i], -1, NAN};
     kd_loss_apply(l, n, classes, z, v, targets, weight, inv_batch, NULL, d_z, out);
-}
-
-/* Value and gradient of the mean over n real rows. */
-static double mean_loss(const kd_loss *l, int n, int classes, const float *z, const float *v,
-                        const int32_t *labels, float *d_z)
-{
-    float weight[MAX_ROWS];
-    for (int i = 0; i < n; i++)
-        weight[i] = 1;
-    kd_target targets[MAX_ROWS];
-    for (int i = 0; i < n; i++)
-        targets[i] = (kd_target){labels[i], -1, NAN};
-    double *stats = malloc((size_t)classes * KD_LOSS_STATS * sizeof *stats);
-    kd_loss_sums sums;
-    kd_diag diag = {0};
-    if (kd_loss_needs_batch(l))
-        kd_assert_ok(kd_loss_couple(l, n, classes, z, v, weight, stats, &diag), &diag);
-    kd_loss_apply(l, n, classes, z, v, targets, weight, 1.0 / n,
-                  kd_loss_needs_batch(l) ? stats : NULL, d_z, &sums);
-    free(stats);
-    assert_int_equal(sums.bad, -1);
-    kd_assert_close(sums.samples, n, 0, 0);
-    return sums.loss / n;
 }
 
 static kd_loss loss_from(const json_t *k)
@@ -332,6 +305,20 @@ static void test_loss_nonfinite(void **state)
         }
 }
 
+/* Finite logits whose gradient does not fit a float. */
+static void test_loss_overflow(void **state)
+{
+    (void)state;
+    const float z[4] = {1, 2, 3e38f, 3e38f}, v[4] = {2, 1, -3e38f, 3e38f}, weight[2] = {1, 1};
+    float d_z[4];
+    const kd_loss l = {.weight = {[KD_TERM_MSE] = 1}, .mse_half = true};
+    kd_loss_sums sums;
+    apply(&l, 2, 2, z, v, (int32_t[]){0, 1}, weight, 1, d_z, &sums);
+    assert_int_equal(sums.bad, 1);
+    assert_true(isnan(sums.loss));
+    assert_true(d_z[0] == -1 && d_z[1] == 1 && d_z[2] == 0 && d_z[3] == 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -339,6 +326,7 @@ int main(void)
         cmocka_unit_test(test_loss_extremes), cmocka_unit_test(test_loss_hot_limit),
         cmocka_unit_test(test_loss_padding),  cmocka_unit_test(test_loss_rows_alone),
         cmocka_unit_test(test_loss_counts),   cmocka_unit_test(test_loss_nonfinite),
+        cmocka_unit_test(test_loss_overflow),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

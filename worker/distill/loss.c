@@ -133,12 +133,12 @@ static int parts_of(const double *factor, const kd_row *row, const kd_target *ta
     return n;
 }
 
-/* Overwrites d_z with scale * gradient and adds each part's L1 norm to pull; false, with d_z zero,
+/* Overwrites d_z with scale * gradient and adds each term's L1 norm to pull; false, with d_z zero,
  * when a number does not fit a float. */
 static bool gradient(const part *parts, int n_parts, int classes, double scale, float *d_z,
                      double pull[KD_LOSS_TERMS])
 {
-    double sum[BLOCK], d[BLOCK];
+    double sum[BLOCK], whole[BLOCK], d[BLOCK];
     bool finite = true;
     for (int from = 0; from < classes; from += BLOCK) {
         const int to = KD_MIN(from + BLOCK, classes), n = to - from;
@@ -146,9 +146,14 @@ static bool gradient(const part *parts, int n_parts, int classes, double scale, 
         for (int k = 0; k < n_parts; k++) {
             const part *p = &parts[k];
             terms[p->term]->slope(&p->row, &p->memo, p->coef, from, to, d);
-            for (int j = 0; j < n; j++) {
-                sum[j] += d[j];
-                pull[p->term] += fabs(d[j]);
+            /* Both labels' parts of a mixed sample are one term. */
+            const bool first = k == 0 || parts[k - 1].term != p->term;
+            const bool last = k == n_parts - 1 || parts[k + 1].term != p->term;
+            for (int j = 0; j < n; j++)
+                whole[j] = first ? d[j] : whole[j] + d[j];
+            for (int j = 0; last && j < n; j++) {
+                sum[j] += whole[j];
+                pull[p->term] += fabs(whole[j]);
             }
         }
         for (int j = 0; j < n; j++) {
