@@ -6,6 +6,7 @@
 #include "json.h"
 #include "output.h"
 #include "progress.h"
+#include "sweep.h"
 #include "views.h"
 
 #include "kd/file.h"
@@ -250,6 +251,56 @@ static int fetch_all(fetcher *f, const kd_args *args, const Distill__V1__JobDeta
     return rc;
 }
 
+/* "ID_distill.loss.temperature=2_seed=1": what a folder may be called anywhere. */
+static void child_folder(const Distill__V1__JobSummary *s, char *out, size_t size)
+{
+    int n = snprintf(out, size, "%.16s_%s", s->job, s->label);
+    for (int i = 0; i < n && out[i]; i++) {
+        char c = out[i];
+        bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                     strchr("._=-+", c);
+        if (!plain)
+            out[i] = '_';
+    }
+    if (out[0] == '.')
+        out[0] = '_';
+}
+
+/* Each child into its own folder; one without files is told and passed over. */
+static int fetch_sweep(fetcher *f, const kd_args *args, const Distill__V1__JobDetail *d)
+{
+    const char *dir = f->dir, *sweep = f->job;
+    char folder[160];
+    int rc = KD_EXIT_OK, worst = KD_EXIT_OK;
+    if (args->n_operands == 1 && (d->n_artefacts > 0 || d->result[0]))
+        rc = fetch_all(f, args, d);
+    for (size_t i = 0; rc == KD_EXIT_OK && i < d->n_jobs; i++) {
+        Distill__V1__JobDetail *child = NULL;
+        char *path = NULL;
+        child_folder(d->jobs[i], folder, sizeof folder);
+        if (asprintf(&path, "%s/%s", dir, folder) < 0) {
+            kd_error(f->c->cli, "no memory for a path");
+            return KD_EXIT_FAILURE;
+        }
+        rc = kd_conn_job(f->c, d->jobs[i]->job, &child);
+        if (rc == KD_EXIT_OK) {
+            f->dir = path;
+            f->job = child->summary->job;
+            int one = fetch_all(f, args, child);
+            /* A job that failed has no files; the others are wanted all the same. */
+            if (one == KD_EXIT_CONFLICT || one == KD_EXIT_NO_JOB)
+                worst = one;
+            else
+                rc = one;
+            kd_wire_free(&child->base);
+        }
+        free(path);
+    }
+    f->dir = dir;
+    f->job = sweep;
+    return rc != KD_EXIT_OK ? rc : worst;
+}
+
 static int run(kd_cli *cli, const kd_args *args)
 {
     const char *dir = kd_args_value(args, "output-dir");
@@ -265,7 +316,8 @@ static int run(kd_cli *cli, const kd_args *args)
     kd_cli_catch_signals();
     rc = kd_conn_job(&conn, f.job, &detail);
     if (rc == KD_EXIT_OK) {
-        rc = fetch_all(&f, args, detail);
+        rc = kd_is_sweep(detail->summary) ? fetch_sweep(&f, args, detail)
+                                          : fetch_all(&f, args, detail);
         kd_wire_free(&detail->base);
     }
     kd_conn_close(&conn);
@@ -285,7 +337,10 @@ const kd_verb kd_verb_fetch = {
         "Without NAME all of them: networks as safetensors, result.json. Each is written under a\n"
         "temporary name, checked against its digest and then renamed, so a file of its own name "
         "is\n"
-        "whole. What is here already, with the same digest, is not fetched again.",
+        "whole. What is here already, with the same digest, is not fetched again. Of a sweep each "
+        "job "
+        "gets\n"
+        "a folder of its own, named by its id and values.",
     .opts = g_opts,
     .n_opts = KD_COUNT(g_opts),
     .min_operands = 1,

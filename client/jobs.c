@@ -4,21 +4,65 @@
 #include "format.h"
 #include "json.h"
 #include "output.h"
+#include "sweep.h"
 #include "views.h"
 
 #include "kd/clock.h"
 
+#include <stdlib.h>
 #include <string.h>
+
+#define LIST_MAX 1000 /* of one answer */
 
 static const kd_opt g_opts[] = {
     {"limit", 'n', "N", "at most so many jobs, the newest (100)"},
     {"state", 0, "STATE", "only jobs that are queued, running, succeeded, failed or cancelled"},
     {"quiet", 'q', NULL, "print ids only"},
+    {"all", 'a', NULL, "the jobs of sweeps too, below their sweep"},
+    {"sweep", 0, "ID", "only the jobs of this sweep"},
 };
 
-static bool wanted(const Distill__V1__JobSummary *s, const char *state)
+typedef struct selection {
+    const char *state, *sweep; /* NULL = any */
+    bool all, quiet;
+    size_t limit;
+} selection;
+
+static bool starts(const char *id, const char *beginning)
 {
-    return !state || strcmp(state, kd_state_word(s->state)) == 0;
+    return strncasecmp(id, beginning, strlen(beginning)) == 0;
+}
+
+/* As its own row, in its place. */
+static bool wanted(const selection *w, const Distill__V1__JobSummary *s)
+{
+    if (w->state && strcmp(w->state, kd_state_word(s->state)) != 0)
+        return false;
+    return w->sweep ? s->sweep[0] && starts(s->sweep, w->sweep) : !s->sweep[0];
+}
+
+/* Below its sweep. */
+static bool child_wanted(const selection *w, const Distill__V1__JobSummary *s, const char *sweep)
+{
+    bool state = !w->state || strcmp(w->state, kd_state_word(s->state)) == 0;
+    return w->all && !w->sweep && state && strcmp(s->sweep, sweep) == 0;
+}
+
+/* The rows in order, numbers of list->jobs into out [n_jobs]; returns how many. A sweep's jobs
+ * stand in the order of its combinations, which is that of submission. */
+static size_t choose(const selection *w, const Distill__V1__ListReply *list, size_t *out)
+{
+    size_t n = 0, top = 0;
+    for (size_t i = 0; i < list->n_jobs && top < w->limit; i++) {
+        if (wanted(w, list->jobs[i])) {
+            out[n++] = i;
+            top++;
+        }
+        for (size_t k = list->n_jobs; list->jobs[i]->children > 0 && k-- > 0;)
+            if (child_wanted(w, list->jobs[k], list->jobs[i]->job))
+                out[n++] = k;
+    }
+    return n;
 }
 
 static void add_row(kd_table *t, const Distill__V1__JobSummary *s, int64_t now)
@@ -26,7 +70,7 @@ static void add_row(kd_table *t, const Distill__V1__JobSummary *s, int64_t now)
     char a[KD_FMT];
     const Distill__V1__Progress *p = s->progress;
     kd_table_add(t, KD_PLAIN, "%s", s->job);
-    kd_table_add(t, KD_PLAIN, "%s", s->name);
+    kd_table_add(t, KD_PLAIN, "%s%s", s->sweep[0] ? "  " : "", s->label[0] ? s->label : s->name);
     kd_table_add(t, kd_state_color(s->state), "%s", kd_state_word(s->state));
     if (p) {
         bool steps = p->steps > 0;
@@ -44,42 +88,50 @@ static void add_row(kd_table *t, const Distill__V1__JobSummary *s, int64_t now)
         kd_table_add(t, KD_PLAIN, "%s", kd_fmt_duration(p->eta_seconds, a));
         kd_table_add(t, KD_PLAIN, "%u", p->workers);
     } else {
-        for (int i = 0; i < 6; i++)
+        char count[64];
+        bool sweep = kd_is_sweep(s);
+        kd_table_add(t, KD_PLAIN, "%s", sweep ? "sweep" : "-");
+        kd_table_add(t, KD_PLAIN, "%s", sweep ? kd_sweep_count(s, count, sizeof count) : "-");
+        for (int i = 0; i < 4; i++)
             kd_table_add(t, KD_PLAIN, "-");
     }
     kd_table_add(t, KD_PLAIN, "%s", kd_fmt_age(s->submitted_ms, now, a));
     kd_table_add(t, KD_PLAIN, "%s", s->reason);
 }
 
-static int print(kd_cli *cli, const Distill__V1__ListReply *list, const char *state, bool quiet)
+static int print(kd_cli *cli, const Distill__V1__ListReply *list, const selection *w)
 {
+    size_t *rows = calloc(list->n_jobs + 1, sizeof *rows);
+    if (!rows) {
+        kd_error(cli, "no memory for the list");
+        return KD_EXIT_FAILURE;
+    }
+    size_t n = choose(w, list, rows);
     if (cli->json) {
         json_t *all = json_array();
-        for (size_t i = 0; i < list->n_jobs; i++)
-            if (wanted(list->jobs[i], state))
-                (void)json_array_append_new(all, kd_json_summary(list->jobs[i]));
+        for (size_t i = 0; i < n; i++)
+            (void)json_array_append_new(all, kd_json_summary(list->jobs[rows[i]]));
+        free(rows);
         return kd_json_print(cli, json_pack("{s:o}", "jobs", all), false);
     }
     kd_table t;
-    kd_table_init(&t,
-                  quiet ? "ID" : "ID|NAME|STATE|STAGE|STEP>|LOSS>|RATE>|ETA>|WORKERS>|AGE>|REASON");
+    kd_table_init(&t, w->quiet ? "ID"
+                               : "ID|NAME|STATE|STAGE|STEP>|LOSS>|RATE>|ETA>|WORKERS>|AGE>|REASON");
     int64_t now = kd_clock_wall_ms();
-    size_t shown = 0;
-    for (size_t i = 0; i < list->n_jobs; i++) {
-        if (!wanted(list->jobs[i], state))
-            continue;
-        shown++;
-        if (quiet)
-            kd_out(cli, "%s", list->jobs[i]->job);
+    for (size_t i = 0; i < n; i++) {
+        if (w->quiet)
+            kd_out(cli, "%s", list->jobs[rows[i]]->job);
         else
-            add_row(&t, list->jobs[i], now);
+            add_row(&t, list->jobs[rows[i]], now);
     }
-    if (quiet || shown == 0)
+    if (w->quiet || n == 0)
         kd_table_clear(&t);
     else
         kd_table_print(cli, &t, 0);
-    if (shown == 0)
-        kd_say(cli, "no %s%sjobs at %s", state ? state : "", state ? " " : "", cli->server);
+    if (n == 0)
+        kd_say(cli, "no %s%sjobs %s%s", w->state ? w->state : "", w->state ? " " : "",
+               w->sweep ? "of sweep " : "at ", w->sweep ? w->sweep : cli->server);
+    free(rows);
     return kd_out_flush(cli);
 }
 
@@ -87,21 +139,28 @@ static int run(kd_cli *cli, const kd_args *args)
 {
     kd_diag diag = {0};
     uint64_t limit;
-    const char *state = kd_args_value(args, "state");
+    selection w = {.state = kd_args_value(args, "state"),
+                   .sweep = kd_args_value(args, "sweep"),
+                   .all = kd_args_has(args, "all"),
+                   .quiet = kd_args_has(args, "quiet")};
     static const char *const states[] = {"queued", "running", "succeeded", "failed", "cancelled"};
-    bool known = !state;
-    for (size_t i = 0; state && i < KD_COUNT(states); i++)
-        known = known || strcmp(state, states[i]) == 0;
+    bool known = !w.state;
+    for (size_t i = 0; w.state && i < KD_COUNT(states); i++)
+        known = known || strcmp(w.state, states[i]) == 0;
     if (!known)
-        return kd_usage(cli, "jobs", NULL, "there is no state \"%s\"", state);
-    if (kd_args_u64(args, "limit", 1, 10000, 0, &limit, &diag) != 0)
+        return kd_usage(cli, "jobs", NULL, "there is no state \"%s\"", w.state);
+    if (kd_args_u64(args, "limit", 1, 1000, 100, &limit, &diag) != 0)
         return kd_usage(cli, "jobs", NULL, "%s", diag.msg);
+    w.limit = w.sweep ? SIZE_MAX : (size_t)limit;
+    int rc = w.sweep ? kd_conn_check_id(cli, w.sweep) : KD_EXIT_OK;
+    if (rc != KD_EXIT_OK)
+        return rc;
     kd_conn conn;
-    int rc = kd_conn_open(cli, &conn);
+    rc = kd_conn_open(cli, &conn);
     if (rc != KD_EXIT_OK)
         return rc;
     Distill__V1__ListRequest request = DISTILL__V1__LIST_REQUEST__INIT;
-    request.limit = (uint32_t)limit;
+    request.limit = LIST_MAX; /* the jobs of sweeps, which are folded, count there too */
     ProtobufCMessage *reply = NULL;
     kd_failure why;
     kd_cli_catch_signals();
@@ -109,7 +168,7 @@ static int run(kd_cli *cli, const kd_args *args)
                      KD_CONN_TIMEOUT_MS, false, &reply, &why) != 0)
         rc = kd_conn_report(&conn, &why, NULL);
     else
-        rc = print(cli, (const Distill__V1__ListReply *)reply, state, kd_args_has(args, "quiet"));
+        rc = print(cli, (const Distill__V1__ListReply *)reply, &w);
     kd_wire_free(reply);
     kd_conn_close(&conn);
     return rc;
@@ -118,6 +177,8 @@ static int run(kd_cli *cli, const kd_args *args)
 const kd_verb kd_verb_jobs = {.name = "jobs",
                               .operands = "",
                               .summary = "list jobs, newest first",
+                              .help = "A sweep is one row, its jobs are folded: --all unfolds "
+                                      "them, --sweep ID lists those of one.",
                               .opts = g_opts,
                               .n_opts = KD_COUNT(g_opts),
                               .run = run};

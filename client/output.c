@@ -12,7 +12,8 @@
 
 #define MAX_TEXT (64u << 20) /* one table or one line; messages are bounded at 16 MiB */
 
-static bool g_live;     /* a live line stands on the terminal */
+static bool g_live;     /* a live block stands on the terminal */
+static int g_live_up;   /* lines of it above the one that the cursor is in */
 static int g_out_error; /* errno of the first failed write to standard output */
 
 int kd_terminal_width(int fd)
@@ -287,15 +288,37 @@ int kd_usage(const kd_cli *cli, const char *verb, const char *hint, const char *
     return KD_EXIT_USAGE;
 }
 
+/* To the first column of the live block's first line. */
+static void go_home(void)
+{
+    if (g_live && g_live_up > 0)
+        fprintf(stderr, "\r\033[%dA", g_live_up);
+    else
+        fputs("\r", stderr);
+    g_live_up = 0;
+}
+
 void kd_live_set(const kd_cli *cli, const char *text)
 {
     if (!cli->tty_err)
         return;
     if (cli->tty_out)
         fflush(stdout);
-    /* The last column stays free: some terminals wrap as soon as it is filled. */
-    size_t len = kd_text_cut(text, kd_terminal_width(STDERR_FILENO) - 1);
-    fprintf(stderr, "\r%.*s%s\033[K", (int)len, text, kd_color_end(cli->color_err));
+    int width = kd_terminal_width(STDERR_FILENO) - 1;
+    go_home();
+    for (const char *line = text; line;) {
+        const char *end = strchr(line, '\n');
+        size_t n = end ? (size_t)(end - line) : strlen(line);
+        char *one = strndup(line, n);
+        /* The last column stays free: some terminals wrap as soon as it is filled. */
+        size_t len = one ? kd_text_cut(one, width) : 0;
+        fprintf(stderr, "%.*s%s\033[K%s", (int)len, one ? one : "", kd_color_end(cli->color_err),
+                end ? "\n" : "");
+        free(one);
+        g_live_up += end != NULL;
+        line = end ? end + 1 : NULL;
+    }
+    fputs("\033[J", stderr);
     fflush(stderr);
     g_live = true;
 }
@@ -304,7 +327,8 @@ void kd_live_clear(const kd_cli *cli)
 {
     if (!g_live || !cli->tty_err)
         return;
-    fputs("\r\033[K", stderr);
+    go_home();
+    fputs("\033[J", stderr);
     fflush(stderr);
     g_live = false;
 }

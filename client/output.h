@@ -65,9 +65,9 @@ void kd_hint(const kd_cli *cli, const char *fmt, ...) KD_PRINTF(2, 3);
 int kd_usage(const kd_cli *cli, const char *verb, const char *hint, const char *fmt, ...)
     KD_PRINTF(4, 5);
 
-/* ---- the live line: one line at the bottom of a terminal, on standard error */
-/* Draws text (which may hold colours), cut to the terminal. Nothing unless standard error is one.
- */
+/* ---- the live block: a line or more at the bottom of a terminal, on standard error */
+/* Draws text (which may hold colours and line breaks), each line cut to the terminal, which must
+ * have room for all of them. Nothing unless standard error is one. */
 void kd_live_set(const kd_cli *cli, const char *text);
 void kd_live_clear(const kd_cli *cli);
 bool kd_live_shown(void);

@@ -5,6 +5,7 @@
 #include "format.h"
 #include "output.h"
 #include "report_page.h"
+#include "sweep.h"
 #include "views.h"
 
 #include "kd/clock.h"
@@ -122,49 +123,37 @@ static int read_evaluation(reporter *r, kd_report_job *j)
     return rc;
 }
 
-static int add_job(reporter *r, Distill__V1__JobDetail *detail, int sweep)
-{
-    kd_diag diag = {0};
-    kd_report_job *j = NULL;
-    if (kd_report_add_job(&r->report, detail, sweep, &j, &diag) != 0) {
-        kd_error(r->cli, "%s", diag.msg);
-        return KD_EXIT_FAILURE;
-    }
-    bool wanted = r->format == FORMAT_JSON || r->format == FORMAT_HTML;
-    return wanted ? read_evaluation(r, j) : KD_EXIT_OK;
-}
-
-static int add_sweep(reporter *r, Distill__V1__JobDetail *detail)
-{
-    kd_diag diag = {0};
-    int number = -1;
-    if (kd_report_add_sweep(&r->report, detail, &number, &diag) != 0) {
-        kd_error(r->cli, "%s", diag.msg);
-        return KD_EXIT_FAILURE;
-    }
-    int rc = KD_EXIT_OK;
-    for (size_t i = 0; rc == KD_EXIT_OK && i < detail->n_jobs; i++) {
-        Distill__V1__JobDetail *child = NULL;
-        rc = kd_conn_job(&r->conn, detail->jobs[i]->job, &child);
-        if (rc == KD_EXIT_OK)
-            rc = add_job(r, child, number);
-    }
-    return rc;
-}
-
 static int collect(reporter *r, const kd_args *args)
 {
+    kd_diag diag = {0};
     int rc = KD_EXIT_OK;
     for (int i = 0; rc == KD_EXIT_OK && i < args->n_operands; i++) {
         Distill__V1__JobDetail *detail = NULL;
         rc = kd_conn_job(&r->conn, args->operands[i], &detail);
-        if (rc == KD_EXIT_OK)
-            rc = detail->n_jobs > 0 ? add_sweep(r, detail) : add_job(r, detail, -1);
+        if (rc == KD_EXIT_OK && kd_is_sweep(detail->summary)) {
+            rc = kd_sweep_collect(&r->conn, detail, &r->report);
+        } else if (rc == KD_EXIT_OK &&
+                   kd_report_add_job(&r->report, detail, -1, NULL, &diag) != 0) {
+            kd_error(r->cli, "%s", diag.msg);
+            rc = KD_EXIT_FAILURE;
+        }
     }
-    for (size_t i = 0; rc == KD_EXIT_OK && r->format == FORMAT_HTML && i < r->report.n_jobs &&
-                       r->report.n_jobs <= KD_PAGE_FULL;
-         i++)
-        rc = read_log(r, r->report.jobs[i]);
+    return rc;
+}
+
+/* What only jobs shown in full need; a program gets all of it. */
+static int deepen(reporter *r)
+{
+    bool full[KD_REPORT_JOBS] = {false};
+    int rc = KD_EXIT_OK;
+    if (r->format == FORMAT_HTML)
+        (void)kd_page_choose(&r->report, full);
+    for (size_t i = 0; rc == KD_EXIT_OK && i < r->report.n_jobs; i++) {
+        if (r->format == FORMAT_JSON || full[i])
+            rc = read_evaluation(r, r->report.jobs[i]);
+        if (rc == KD_EXIT_OK && full[i])
+            rc = read_log(r, r->report.jobs[i]);
+    }
     return rc;
 }
 
@@ -262,14 +251,15 @@ static int run(kd_cli *cli, const kd_args *args)
     kd_cli_catch_signals();
     r.report.now_ms = kd_clock_wall_ms();
     rc = collect(&r, args);
+    kd_report_finish(&r.report);
+    if (rc == KD_EXIT_OK)
+        rc = deepen(&r);
     if (rc == KD_EXIT_OK)
         ask_version(&r);
     kd_buf out;
     kd_buf_init(&out, KD_PAGE_BYTES);
-    if (rc == KD_EXIT_OK) {
-        kd_report_finish(&r.report);
+    if (rc == KD_EXIT_OK)
         rc = make(&r, &out);
-    }
     if (rc == KD_EXIT_OK && !file && r.format == FORMAT_HTML && cli->tty_out) {
         snprintf(own, sizeof own, "%.32s.html", args->operands[0]);
         file = own;

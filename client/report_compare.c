@@ -10,9 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define CAPTION(what)                                                                              \
+    what "; accuracy of the best version on test where there is a test split, else of the last "   \
+         "version on validation"
 #define MAX_DIFFERENT 12 /* keys of jobs that were set differently */
 
-static const kd_score *last_score(const kd_report_job *j, const char *network)
+static const kd_score *score_of_network(const kd_report_job *j, const char *network)
 {
     const kd_network *n = kd_report_network(j, network);
     const kd_score *s = n ? kd_report_score(j, n) : NULL;
@@ -146,17 +149,14 @@ static void jobs_table(kd_page *p, int sweep, const char *caption)
     kd_grid g;
     char label[256], interval[64];
     kd_grid_open(&g, p->out, caption,
-                 sweep < 0 ? "Job|Id|State|Teacher>|Student, last>|95 % interval>|"
-                             "Student, best by validation>|95 % interval>|Twin>|95 % interval>|"
+                 sweep < 0 ? "Job|Id|State|Teacher>|Student>|95 % interval>|Twin>|95 % interval>|"
                              "Student − twin>|95 % interval>|Verdict|Took>"
-                           : "Values|Id|State|Teacher>|Student, last>|95 % interval>|"
-                             "Student, best by validation>|95 % interval>|Twin>|95 % interval>|"
-                             "Student − twin>|95 % interval>|Verdict|Took>");
+                           : "Values|Id|State|Teacher>|Student>|95 % interval>|Twin>|"
+                             "95 % interval>|Student − twin>|95 % interval>|Verdict|Took>");
     for (size_t i = 0; i < p->report->n_jobs; i++) {
         const kd_report_job *j = p->report->jobs[i];
         const Distill__V1__JobSummary *s = j->detail->summary;
-        const kd_network *student = kd_report_network(j, "student");
-        const kd_score *teacher = last_score(j, "teacher");
+        const kd_score *teacher = score_of_network(j, "teacher");
         const kd_pair *q = kd_report_twin_pair(j);
         char a[KD_FMT];
         if (sweep >= 0 && j->sweep != sweep)
@@ -167,11 +167,8 @@ static void jobs_table(kd_page *p, int sweep, const char *caption)
         kd_grid_cell(&g, "%s", s->job);
         kd_grid_cell(&g, "%s", kd_state_word(s->state));
         kd_grid_cell(&g, "%s", teacher ? kd_fmt_percent(teacher->accuracy, a) : "");
-        score_cells(&g, last_score(j, "student"));
-        score_cells(&g, !student                   ? NULL
-                        : student->test_best.there ? &student->test_best
-                                                   : &student->best);
-        score_cells(&g, last_score(j, "scratch"));
+        score_cells(&g, score_of_network(j, "student"));
+        score_cells(&g, score_of_network(j, "scratch"));
         if (q) {
             kd_grid_cell(&g, "%+.1f", q->difference * 100);
             kd_page_interval(interval, sizeof interval, q->lo, q->hi, true);
@@ -201,7 +198,7 @@ static void intervals_of_jobs(kd_page *p, int sweep, const char *title)
     }
     for (size_t i = 0; i < p->report->n_jobs && n < 2 * 40; i++) {
         const kd_report_job *j = p->report->jobs[i];
-        const kd_score *s = last_score(j, "student"), *twin = last_score(j, "scratch");
+        const kd_score *s = score_of_network(j, "student"), *twin = score_of_network(j, "scratch");
         if (sweep >= 0 && j->sweep != sweep)
             continue;
         job_label(j, i + 1, labels[i], sizeof labels[i]);
@@ -265,9 +262,11 @@ static void add_point(key_line *line, double x, const kd_group *g, bool test)
     line->hi[at] = m->hi;
     if (m->n == 1) {
         const kd_network *s = kd_report_network(g->first, "student");
-        const kd_score *score = !s     ? NULL
-                                : test ? (s->test_best.there ? &s->test_best : &s->test)
-                                       : (s->best.there ? &s->best : &s->val);
+        bool best = kd_report_tested(g->first);
+        const kd_score *score = !s                      ? NULL
+                                : test                  ? kd_report_score(g->first, s)
+                                : best && s->best.there ? &s->best
+                                                        : &s->val;
         line->lo[at] = score ? score->lo : NAN;
         line->hi[at] = score ? score->hi : NAN;
     }
@@ -431,11 +430,11 @@ void kd_page_sweep(kd_page *p, int sweep)
         if (strcmp(v->key, "seed") != 0)
             key_chart(p, v->key, groups, n);
     }
-    intervals_of_jobs(p, sweep, "Students, last version");
+    intervals_of_jobs(p, sweep, "Students");
     (void)kd_buf_str(p->out, "</div>\n");
     if (seeds)
         groups_table(p, groups, n);
-    jobs_table(p, sweep, "Children; accuracy on test where there is one, else on validation");
+    jobs_table(p, sweep, CAPTION("Children"));
     (void)kd_buf_str(p->out, "</section>\n");
     free(groups);
 }
@@ -443,9 +442,9 @@ void kd_page_sweep(kd_page *p, int sweep)
 void kd_page_compare(kd_page *p)
 {
     (void)kd_buf_str(p->out, "<section><h2>Side by side</h2>\n<div class=\"charts\">\n");
-    intervals_of_jobs(p, -1, "Students, last version");
+    intervals_of_jobs(p, -1, "Students");
     (void)kd_buf_str(p->out, "</div>\n");
-    jobs_table(p, -1, "Jobs; accuracy on test where there is one, else on validation");
+    jobs_table(p, -1, CAPTION("Jobs"));
     differences(p, p->report->n_jobs);
     (void)kd_buf_str(p->out, "</section>\n");
 }

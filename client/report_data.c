@@ -98,12 +98,22 @@ const kd_network *kd_report_network(const kd_report_job *j, const char *name)
     return NULL;
 }
 
+bool kd_report_tested(const kd_report_job *j)
+{
+    bool test = false;
+    for (int i = 0; i < j->n_networks; i++) {
+        const kd_network *n = &j->networks[i];
+        bool has = n->test.there || n->test_best.there;
+        if (n->val.there && !has)
+            return false;
+        test = test || has;
+    }
+    return test;
+}
+
 const kd_score *kd_report_score(const kd_report_job *j, const kd_network *n)
 {
-    bool test = true;
-    for (int i = 0; i < j->n_networks; i++)
-        test = test && (j->networks[i].test.there || !j->networks[i].val.there);
-    return test ? &n->test : &n->val;
+    return !kd_report_tested(j) ? &n->val : n->test_best.there ? &n->test_best : &n->test;
 }
 
 static kd_score epoch_score(const Distill__V1__EpochRecord *e)
@@ -198,22 +208,31 @@ static void read_pairs(kd_report_job *j, const json_t *list)
             count_at(o, "only_b", &p.counts.only_b) && count_at(o, "neither", &p.counts.neither);
         if (!counted || !p.a[0] || !p.b[0] || j->n_pairs == KD_REPORT_PAIRS)
             continue;
-        kd_paired_difference(&p.counts, &p.difference, &p.lo, &p.hi);
+        /* The twin stands behind the student, whichever way they come. */
+        if (strncmp(p.a, "scratch", 7) == 0 && strncmp(p.b, "student", 7) == 0)
+            p = (kd_pair){
+                .a = p.b,
+                .b = p.a,
+                .split = p.split,
+                .counts = {p.counts.both, p.counts.only_b, p.counts.only_a, p.counts.neither}};
+        kd_paired_interval(&p.counts, &p.difference, &p.lo, &p.hi);
         j->pairs[j->n_pairs++] = p;
     }
 }
 
 const kd_pair *kd_report_twin_pair(const kd_report_job *j)
 {
-    const kd_pair *found = NULL;
-    for (int i = 0; i < j->n_pairs; i++) {
-        const kd_pair *p = &j->pairs[i];
-        if (strcmp(p->a, "student") != 0 || strcmp(p->b, "scratch") != 0)
-            continue;
-        if (!found || strcmp(p->split, "test") == 0)
-            found = p;
-    }
-    return found;
+    static const char *const wanted[][3] = {{"test", "student.best", "scratch.best"},
+                                            {"test", "student", "scratch"},
+                                            {"val", "student", "scratch"}};
+    for (size_t w = 0; w < KD_COUNT(wanted); w++)
+        for (int i = 0; i < j->n_pairs; i++) {
+            const kd_pair *p = &j->pairs[i];
+            if (strcmp(p->split, wanted[w][0]) == 0 && strcmp(p->a, wanted[w][1]) == 0 &&
+                strcmp(p->b, wanted[w][2]) == 0)
+                return p;
+        }
+    return NULL;
 }
 
 static kd_bank_account bank_at(const json_t *o)
@@ -503,6 +522,24 @@ static void sum_banks(const kd_report *r, int sweep, kd_bank_account *out)
     }
 }
 
+enum figure { FIGURE_VAL, FIGURE_TEST, FIGURE_DIFFERENCE };
+
+/* NAN = unknown. */
+static double figure_of(const kd_report_job *j, enum figure what)
+{
+    const kd_network *student = kd_report_network(j, "student");
+    const kd_network *twin = kd_report_network(j, "scratch");
+    bool test = kd_report_tested(j);
+    if (!student || (what == FIGURE_TEST && !test))
+        return NAN;
+    if (what == FIGURE_VAL)
+        return test && student->best.there ? student->best.accuracy : student->val.accuracy;
+    double accuracy = kd_report_score(j, student)->accuracy;
+    if (what == FIGURE_TEST)
+        return accuracy;
+    return twin ? accuracy - kd_report_score(j, twin)->accuracy : NAN;
+}
+
 void kd_report_finish(kd_report *r)
 {
     for (size_t s = 0; s < r->n_sweeps; s++) {
@@ -513,11 +550,7 @@ void kd_report_finish(kd_report *r)
             kd_report_job *j = r->jobs[i];
             if (j->sweep != (int)s)
                 continue;
-            const kd_network *student = kd_report_network(j, "student");
-            double a = !student              ? -1
-                       : student->best.there ? student->best.accuracy
-                       : student->val.there  ? student->val.accuracy
-                                             : -1;
+            double a = figure_of(j, FIGURE_VAL);
             if (named[0] ? strcmp(named, j->detail->summary->job) == 0 : a > accuracy) {
                 best = j;
                 accuracy = a;
@@ -576,25 +609,6 @@ static void group_label(const kd_report_job *j, char *out, size_t size)
                                   j->values[i].text);
 }
 
-enum figure { FIGURE_VAL, FIGURE_TEST, FIGURE_DIFFERENCE };
-
-static double figure_of(const kd_report_job *j, enum figure what)
-{
-    const kd_network *student = kd_report_network(j, "student");
-    const kd_network *twin = kd_report_network(j, "scratch");
-    if (!student)
-        return NAN;
-    if (what == FIGURE_VAL)
-        return student->best.there ? student->best.accuracy : student->val.accuracy;
-    if (what == FIGURE_TEST)
-        return student->test_best.there ? student->test_best.accuracy : student->test.accuracy;
-    if (!twin)
-        return NAN;
-    if (student->test.there && twin->test.there)
-        return student->test.accuracy - twin->test.accuracy;
-    return student->val.there && twin->val.there ? student->val.accuracy - twin->val.accuracy : NAN;
-}
-
 static struct kd_mean mean_of(const kd_report *r, int sweep, const char *label, enum figure what)
 {
     double values[KD_REPORT_JOBS];
@@ -636,6 +650,9 @@ kd_group *kd_report_groups(const kd_report *r, int sweep, size_t *out_n)
         groups[g].val = mean_of(r, sweep, groups[g].label, FIGURE_VAL);
         groups[g].test = mean_of(r, sweep, groups[g].label, FIGURE_TEST);
         groups[g].difference = mean_of(r, sweep, groups[g].label, FIGURE_DIFFERENCE);
+        const kd_pair *p = groups[g].n == 1 ? kd_report_twin_pair(groups[g].first) : NULL;
+        if (p)
+            groups[g].difference = (struct kd_mean){1, p->difference, p->lo, p->hi};
     }
     *out_n = n;
     if (n == 0) {

@@ -135,12 +135,14 @@ void kd_report_finish(kd_report *r);
 
 /* NULL if the job has none of that name. */
 const kd_network *kd_report_network(const kd_report_job *j, const char *name);
-/* Accuracy of the last version on the split that the job is judged by: test where every network has
- * one, so that they compare, else validation. */
+/* The accuracy that counts: where every network has a test split, that of its best version by
+ * validation as measured on test, else that of its last version on validation (the best of many
+ * validations would flatter). server/sweep_result.h has the same rule. */
 const kd_score *kd_report_score(const kd_report_job *j, const kd_network *n);
+bool kd_report_tested(const kd_report_job *j);
 /* "teacher", "student", "from-scratch twin"; else the name. */
 const char *kd_network_title(const char *name);
-/* Student against twin on test if it is there, else validation; last versions. NULL = unknown. */
+/* Student against twin, versions and split as in kd_report_score. NULL = unknown. */
 const kd_pair *kd_report_twin_pair(const kd_report_job *j);
 /* What a stage's network is called: "teacher2" of teacher2, "student" of distill; NULL = none. */
 const char *kd_stage_network(const char *stage);

@@ -54,9 +54,7 @@ static void contents(kd_page *p, const bool *full)
     (void)kd_buf_str(p->out, "</ol></nav>\n");
 }
 
-/* A page of hundreds of jobs would be too large to open: the sweeps' best ones come first, then the
- * others in order. */
-static size_t choose(const kd_report *r, bool full[KD_REPORT_JOBS])
+size_t kd_page_choose(const kd_report *r, bool full[KD_REPORT_JOBS])
 {
     size_t n = 0;
     for (int pass = 0; pass < 2; pass++)
@@ -70,7 +68,7 @@ int kd_report_html(const kd_report *r, kd_buf *out)
 {
     kd_page p = {.out = out, .report = r};
     bool full[KD_REPORT_JOBS] = {false};
-    size_t n_full = choose(r, full);
+    size_t n_full = kd_page_choose(r, full);
     char title[256];
     const Distill__V1__JobSummary *s = r->n_sweeps ? r->sweeps[0].detail->summary
                                        : r->n_jobs ? r->jobs[0]->detail->summary

@@ -23,8 +23,11 @@ static void card(kd_buf *out, const kd_report_job *j, const kd_network *n)
     (void)kd_buf_printf(out, "</h4><b>%s</b><span>", kd_fmt_percent(s->accuracy, a));
     if (s->there)
         (void)kd_buf_printf(out, "%s, 95 %% interval %s, %llu of %llu</span><span>",
-                            s == &n->test ? "test" : "validation", interval,
-                            (unsigned long long)s->correct, (unsigned long long)s->samples);
+                            s == &n->test_best ? "test, best version"
+                            : s == &n->test    ? "test"
+                                               : "validation",
+                            interval, (unsigned long long)s->correct,
+                            (unsigned long long)s->samples);
     kd_html_text(out, n->model);
     if (isfinite(n->parameters))
         (void)kd_buf_printf(out, "%s%s parameters", n->model[0] ? ", " : "",

@@ -53,6 +53,9 @@ void kd_page_evaluation(kd_page *p, const kd_report_job *j);
 void kd_page_sweep(kd_page *p, int sweep);
 void kd_page_compare(kd_page *p);
 
+/* Marks the jobs to show in full, returns how many: a page of hundreds would be too large to open.
+ * The sweeps' best ones come first, then the others in order. full: all false before. */
+size_t kd_page_choose(const kd_report *r, bool full[KD_REPORT_JOBS]);
 /* The whole page. -KD_ELIMIT, -KD_ENOMEM. */
 int kd_report_html(const kd_report *r, kd_buf *out) KD_MUST_CHECK;
 /* One row a (job, stage, epoch). */

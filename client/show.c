@@ -1,15 +1,21 @@
 /* show: everything about one job. */
 #include "args.h"
+#include "artefact.h"
 #include "connect.h"
 #include "format.h"
 #include "json.h"
 #include "output.h"
+#include "report_page.h"
+#include "sweep.h"
 #include "views.h"
 
 #include "kd/clock.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+
+#define SHARE_ROWS 6 /* of a table of shares, without --full */
 
 /* "label   text", the text cleaned. */
 static void line(const kd_cli *cli, const char *label, enum kd_color color, const char *text)
@@ -101,12 +107,57 @@ static void print_digests(const kd_cli *cli, const Distill__V1__JobDetail *d)
     kd_table_print(cli, &t, 2);
 }
 
+/* What the table of stages has no room for. */
+static void print_remarks(const kd_cli *cli, const Distill__V1__JobDetail *d)
+{
+    char text[256], a[KD_FMT];
+    for (size_t i = 0; i < d->n_stages; i++) {
+        const Distill__V1__StageRecord *s = d->stages[i];
+        int best = kd_view_best(s);
+        if (s->shared[0])
+            kd_out_clean(cli, "  %s: taken over from job %s of the same sweep", s->name, s->shared);
+        if (best >= 0 && s->n_epochs > 1) {
+            const Distill__V1__EpochRecord *e = s->epochs[best];
+            snprintf(text, sizeof text, "best by validation at epoch %u, %s", e->epoch,
+                     kd_fmt_percent((double)e->val_correct / e->val_samples, a));
+            kd_out_clean(cli, "  %s: %s%s%s", s->name, text, s->best_digest[0] ? ", digest " : "",
+                         s->best_digest);
+        }
+        if (s->stopped_early)
+            kd_out_clean(cli, "  %s: stopped early at step %llu, since validation got no better",
+                         s->name, (unsigned long long)s->stopped_early);
+    }
+}
+
+static void print_bank(const kd_cli *cli, const kd_bank_account *b)
+{
+    char asked[KD_FMT], served[KD_FMT], computed[KD_FMT], time[KD_FMT], saved[KD_FMT];
+    if (!b->there || !(b->asked >= 0) || !(b->served >= 0) || !(b->computed >= 0))
+        return;
+    kd_out(cli, "\nlogit bank");
+    kd_out(cli, "  %s views asked: %s served from the bank, %s computed by the teacher",
+           kd_fmt_count((uint64_t)b->asked, asked), kd_fmt_count((uint64_t)b->served, served),
+           kd_fmt_count((uint64_t)b->computed, computed));
+    if (b->seconds >= 0)
+        kd_out(cli, "  teacher's time %s, saved %s", kd_fmt_duration(b->seconds, time),
+               kd_fmt_duration(b->seconds_saved, saved));
+}
+
+/* Agreement, KL and learning rate have columns only where they are known. */
 static void print_epochs(const kd_cli *cli, const Distill__V1__StageRecord *s)
 {
     kd_table t;
-    char a[KD_FMT];
+    char a[KD_FMT], spec[160];
     int best = kd_view_best(s);
-    kd_table_init(&t, "EPOCH>|TRAIN LOSS>|TRAIN ACC>|VAL LOSS>|VAL ACC>|95 % INTERVAL>|CORRECT>|");
+    bool taught = false, rate = false;
+    for (size_t i = 0; i < s->n_epochs; i++) {
+        taught = taught || kd_view_taught(s->epochs[i]);
+        rate = rate || s->epochs[i]->learning_rate > 0;
+    }
+    snprintf(spec, sizeof spec,
+             "EPOCH>|TRAIN LOSS>|TRAIN ACC>|VAL LOSS>|VAL ACC>|95 %% INTERVAL>|CORRECT>|%s%s",
+             taught ? "AGREES>|KL>|" : "", rate ? "LR>|" : "");
+    kd_table_init(&t, spec);
     for (size_t i = 0; i < s->n_epochs; i++) {
         const Distill__V1__EpochRecord *e = s->epochs[i];
         bool last = i + 1 == s->n_epochs, is_best = (int)i == best;
@@ -126,6 +177,16 @@ static void print_epochs(const kd_cli *cli, const Distill__V1__StageRecord *s)
             for (int k = 0; k < 4; k++)
                 kd_table_add(&t, color, "-");
         }
+        if (taught && kd_view_taught(e)) {
+            kd_table_add(&t, color, "%s", kd_fmt_percent((double)e->val_agree / e->val_samples, a));
+            kd_table_add(&t, color, "%s", kd_fmt_figure(e->val_kl, a));
+        } else if (taught) {
+            kd_table_add(&t, color, "-");
+            kd_table_add(&t, color, "-");
+        }
+        if (rate)
+            kd_table_add(&t, color, "%s",
+                         e->learning_rate > 0 ? kd_fmt_figure(e->learning_rate, a) : "-");
         kd_table_add(&t, color, "%s",
                      last && is_best ? "last, best by validation"
                      : last          ? "last"
@@ -135,6 +196,81 @@ static void print_epochs(const kd_cli *cli, const Distill__V1__StageRecord *s)
     kd_out(cli, "%s", "");
     kd_out_clean(cli, "epochs of %s", s->name);
     kd_table_print(cli, &t, 2);
+}
+
+/* Which term of the loss drives the gradient: at first, at last and a few times between; `full`:
+ * at every evaluation. */
+static void print_shares(const kd_cli *cli, const Distill__V1__StageRecord *s, bool full)
+{
+    kd_table t;
+    kd_buf spec;
+    char a[KD_FMT];
+    size_t terms = KD_MIN(s->n_terms, (size_t)(KD_TABLE_COLUMNS - 1)), n = s->n_epochs;
+    size_t rows = full ? n : KD_MIN(n, (size_t)SHARE_ROWS);
+    bool known = false;
+    for (size_t i = 0; i < n; i++)
+        known = known || s->epochs[i]->n_shares > 0;
+    if (terms == 0 || !known)
+        return;
+    kd_buf_init(&spec, 4096);
+    (void)kd_buf_str(&spec, "EPOCH>");
+    for (size_t k = 0; k < terms; k++) {
+        (void)kd_buf_str(&spec, "|");
+        kd_text_clean(&spec, s->terms[k]);
+        (void)kd_buf_str(&spec, ">");
+    }
+    kd_table_init(&t, spec.data ? spec.data : "");
+    for (size_t r = 0; r < rows; r++) {
+        const Distill__V1__EpochRecord *e = s->epochs[rows > 1 ? r * (n - 1) / (rows - 1) : 0];
+        kd_table_add(&t, KD_PLAIN, "%u", e->epoch);
+        for (size_t k = 0; k < terms; k++)
+            kd_table_add(&t, KD_PLAIN, "%s",
+                         k < e->n_shares ? kd_fmt_percent(e->shares[k], a) : "-");
+    }
+    kd_out(cli, "%s", "");
+    kd_out_clean(cli, "gradient shares of the loss terms in %s", s->name);
+    kd_table_print(cli, &t, 2);
+    kd_buf_clear(&spec);
+}
+
+static const char *class_name(const kd_report_job *j, int c, char number[16])
+{
+    if (c < j->n_classes)
+        return j->classes[c];
+    snprintf(number, 16, "%d", c);
+    return number;
+}
+
+/* Columns are numbered, since names would not fit. */
+static void print_confusion(const kd_cli *cli, const kd_report_job *j, const kd_eval *e)
+{
+    char number[16], a[KD_FMT];
+    kd_out(cli, "%s", "");
+    kd_out_clean(cli, "classes of %s on %s: %s right", kd_network_title(e->network),
+                 strcmp(e->split, "val") == 0 ? "validation" : e->split,
+                 kd_fmt_percent(e->score.accuracy, a));
+    bool matrix = e->confusion && e->n_classes <= KD_TABLE_COLUMNS - 4;
+    kd_buf spec;
+    kd_buf_init(&spec, 4096);
+    (void)kd_buf_str(&spec, "#>|CLASS|ACCURACY>|CORRECT>");
+    for (int c = 0; matrix && c < e->n_classes; c++)
+        (void)kd_buf_printf(&spec, "|AS %d>", c);
+    kd_table t;
+    kd_table_init(&t, spec.data ? spec.data : "");
+    for (int c = 0; e->samples && c < e->n_classes; c++) {
+        kd_table_add(&t, KD_PLAIN, "%d", c);
+        kd_table_add(&t, KD_BOLD, "%s", class_name(j, c, number));
+        kd_table_add(
+            &t, KD_PLAIN, "%s",
+            e->samples[c] ? kd_fmt_percent((double)e->correct[c] / (double)e->samples[c], a) : "-");
+        kd_table_add(&t, KD_PLAIN, "%llu/%llu", (unsigned long long)e->correct[c],
+                     (unsigned long long)e->samples[c]);
+        for (int k = 0; matrix && k < e->n_classes; k++)
+            kd_table_add(&t, k == c ? KD_GREEN : KD_PLAIN, "%llu",
+                         (unsigned long long)e->confusion[c * e->n_classes + k]);
+    }
+    kd_table_print(cli, &t, 2);
+    kd_buf_clear(&spec);
 }
 
 static void print_artefacts(const kd_cli *cli, const Distill__V1__JobDetail *d)
@@ -153,29 +289,100 @@ static void print_artefacts(const kd_cli *cli, const Distill__V1__JobDetail *d)
 
 static const kd_opt g_opts[] = {
     {"resolved", 0, NULL, "print only the job file with every default filled in, as JSON"},
+    {"full", 0, NULL, "also accuracy by class, what is confused, shares at every evaluation"},
 };
 
-static int print(kd_cli *cli, const kd_args *args, const Distill__V1__JobDetail *d)
+static int print_classes(kd_conn *c, kd_report_job *j)
 {
-    if (kd_args_has(args, "resolved"))
-        return kd_json_print(cli, kd_json_parse(d->resolved), false);
-    if (cli->json)
-        return kd_json_print(cli, kd_json_detail(d), false);
+    const char *job = j->detail->summary->job;
+    const Distill__V1__Artefact *a = kd_artefact_find(j->detail, "evaluation.json");
+    kd_diag diag = {0};
+    char *text = NULL;
+    size_t len = 0;
+    if (!a) {
+        kd_say(c->cli, "job %s has no evaluation.json: nothing is known of its classes", job);
+        return KD_EXIT_OK;
+    }
+    int rc = kd_artefact_read(c, job, a, KD_REPORT_EVALUATION, &text, &len);
+    if (rc == KD_EXIT_OK && kd_report_evaluation(j, text, len, &diag) != 0) {
+        kd_error(c->cli, "%s", diag.msg);
+        rc = KD_EXIT_FAILURE;
+    }
+    free(text);
+    for (int i = 0; rc == KD_EXIT_OK && i < j->n_evals; i++)
+        print_confusion(c->cli, j, &j->evals[i]);
+    return rc;
+}
+
+static int print_job(kd_conn *c, kd_report_job *j, bool full)
+{
+    const kd_cli *cli = c->cli;
+    const Distill__V1__JobDetail *d = j->detail;
+    char sentence[320];
     print_summary(cli, d->summary);
+    if (d->continued[0])
+        line(cli, "continues", KD_PLAIN, d->continued);
+    if (d->replayed[0])
+        line(cli, "replays", KD_PLAIN, d->replayed);
     if (d->n_stages > 0)
         print_stages(cli, d);
+    print_remarks(cli, d);
     print_digests(cli, d);
     for (size_t i = 0; i < d->n_stages; i++)
-        if (d->stages[i]->n_epochs > 0)
+        if (d->stages[i]->n_epochs > 0) {
             print_epochs(cli, d->stages[i]);
+            print_shares(cli, d->stages[i], full);
+        }
+    print_bank(cli, &j->bank);
     if (d->n_artefacts > 0)
         print_artefacts(cli, d);
     if (d->result[0]) {
         kd_out(cli, "\nresult");
         if (!kd_view_result(cli, d->result))
             kd_error(cli, "the job's result is no JSON object");
+        if (kd_pair_sentence(kd_report_twin_pair(j), sentence, sizeof sentence))
+            kd_out(cli, "%s", sentence);
     }
-    return kd_out_flush(cli);
+    int rc = full ? print_classes(c, j) : KD_EXIT_OK;
+    int flushed = kd_out_flush(cli);
+    return rc != KD_EXIT_OK ? rc : flushed;
+}
+
+/* Ownership of d moves in. */
+static int print(kd_conn *c, const kd_args *args, Distill__V1__JobDetail *d)
+{
+    kd_cli *cli = c->cli;
+    kd_report r = {0};
+    kd_report_job *j = NULL;
+    kd_diag diag = {0};
+    bool sweep = kd_is_sweep(d->summary);
+    int rc;
+    if (kd_args_has(args, "resolved") || cli->json) {
+        rc = kd_json_print(cli,
+                           cli->json && !kd_args_has(args, "resolved") ? kd_json_detail(d)
+                                                                       : kd_json_parse(d->resolved),
+                           false);
+        kd_wire_free(&d->base);
+        return rc;
+    }
+    if (sweep) {
+        char count[64];
+        print_summary(cli, d->summary);
+        line(cli, "jobs", KD_PLAIN, kd_sweep_count(d->summary, count, sizeof count));
+        rc = kd_sweep_collect(c, d, &r);
+        kd_report_finish(&r);
+        if (rc == KD_EXIT_OK) {
+            kd_sweep_table(cli, &r, 0);
+            rc = kd_out_flush(cli);
+        }
+    } else if (kd_report_add_job(&r, d, -1, &j, &diag) != 0) {
+        kd_error(cli, "%s", diag.msg);
+        rc = KD_EXIT_FAILURE;
+    } else {
+        rc = print_job(c, j, kd_args_has(args, "full"));
+    }
+    kd_report_clear(&r);
+    return rc;
 }
 
 static int run(kd_cli *cli, const kd_args *args)
@@ -187,10 +394,8 @@ static int run(kd_cli *cli, const kd_args *args)
     Distill__V1__JobDetail *detail = NULL;
     kd_cli_catch_signals();
     rc = kd_conn_job(&conn, args->operands[0], &detail);
-    if (rc == KD_EXIT_OK) {
-        rc = print(cli, args, detail);
-        kd_wire_free(&detail->base);
-    }
+    if (rc == KD_EXIT_OK)
+        rc = print(&conn, args, detail);
     kd_conn_close(&conn);
     return rc;
 }
@@ -201,7 +406,10 @@ const kd_verb kd_verb_show = {
     .summary = "show a job: stages, digests, epochs, artefacts, result",
     .help =
         "Per epoch: loss and accuracy in training, accuracy over the whole validation split with\n"
-        "its 95 % Wilson interval. Both the last epoch and the best by validation are marked.",
+        "its 95 % Wilson interval, agreement with the teacher and KL from it at T = 1, learning "
+        "rate.\n"
+        "The last epoch and the best by validation are marked. Of each loss term its share in the\n"
+        "gradient on the logits. A sweep is shown as a table of its jobs.",
     .opts = g_opts,
     .n_opts = KD_COUNT(g_opts),
     .min_operands = 1,

@@ -4,7 +4,7 @@
 
 #include <math.h>
 
-void kd_paired_difference(const kd_paired *p, double *difference, double *lo, double *hi)
+void kd_paired_interval(const kd_paired *p, double *difference, double *lo, double *hi)
 {
     double a = (double)p->both, b = (double)p->only_a, c = (double)p->only_b,
            d = (double)p->neither;

@@ -14,7 +14,7 @@ typedef struct kd_paired {
 /* Accuracy of a minus accuracy of b and its interval: Newcombe (1998), Statistics in Medicine 17,
  * 2635-2650, method 10: square-and-add on Wilson limits with the paired correlation, continuity
  * corrected. Without pictures: 0 and [-1, 1]. */
-void kd_paired_difference(const kd_paired *p, double *difference, double *lo, double *hi);
+void kd_paired_interval(const kd_paired *p, double *difference, double *lo, double *hi);
 
 /* Mean of n values and Student's t interval over them; n = 1: lo = hi = NAN, n = 0: all NAN. */
 void kd_mean_interval(const double *values, size_t n, double *mean, double *lo, double *hi);

@@ -1,27 +1,22 @@
 /* submit: a job file to the coordinator, with the local files it names. */
 #include "args.h"
 #include "connect.h"
-#include "format.h"
 #include "job/job.h"
 #include "json.h"
 #include "output.h"
+#include "submission.h"
 #include "upload.h"
-#include "verbs.h"
 
-#include "kd/clock.h"
 #include "kd/file.h"
 
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 #define MAX_SETS 64
-#define MAX_KEY 64
 #define MAX_FILES KD_JOB_MAX_FILES
-#define PATIENCE_MS 30000 /* for the answer, once the coordinator has been reached */
 
 static const kd_opt g_opts[] = {
     {"set", 0, "KEY=VALUE", "override a key of the job file, e.g. distill.epochs=3 (repeatable)"},
@@ -40,8 +35,8 @@ typedef struct submission {
     size_t len;
     const char *sets[MAX_SETS];
     int n_sets;
-    char key[MAX_KEY + 1];
-    bool key_given, dry_run, quiet;
+    char key[KD_SUBMISSION_KEY + 1];
+    bool dry_run, quiet;
     kd_job job;
     kd_local_file files[MAX_FILES];
     int n_files;
@@ -96,33 +91,6 @@ static int find_files(submission *s)
     return KD_EXIT_OK;
 }
 
-static int make_key(submission *s, const char *given)
-{
-    if (given) {
-        size_t n = strlen(given);
-        bool plain = n >= 1 && n <= MAX_KEY;
-        for (size_t i = 0; plain && i < n; i++)
-            plain = given[i] > ' ' && given[i] < 0x7f;
-        if (!plain)
-            return kd_usage(s->cli, "submit", NULL,
-                            "--key: 1 to %d printable ASCII characters without blanks are expected",
-                            MAX_KEY);
-        snprintf(s->key, sizeof s->key, "%s", given);
-        s->key_given = true;
-        return KD_EXIT_OK;
-    }
-    uint8_t random[12];
-    if (getrandom(random, sizeof random, 0) != (ssize_t)sizeof random) {
-        kd_error(s->cli,
-                 "the system gives no random numbers for the job's key; name one with --key");
-        return KD_EXIT_FAILURE;
-    }
-    for (size_t i = 0; i < sizeof random; i++)
-        snprintf(s->key + 2 * i, 3, "%02x", random[i]);
-    return KD_EXIT_OK;
-}
-
-/* The same key makes every repeat harmless, so an answer that was lost is asked for again. */
 static int call_submit(kd_conn *c, submission *s, Distill__V1__SubmitReply **out)
 {
     Distill__V1__SubmitRequest request = DISTILL__V1__SUBMIT_REQUEST__INIT;
@@ -142,98 +110,27 @@ static int call_submit(kd_conn *c, submission *s, Distill__V1__SubmitReply **out
         blobs[i].digest = s->files[i].digest;
         list[i] = &blobs[i];
     }
-    ProtobufCMessage *reply = NULL;
-    kd_failure why;
-    kd_time_ms begun = kd_clock_ms();
-    int pause_ms = 500;
-    bool sent = false; /* an answer may have been lost on its way */
-    while (kd_conn_call(c, "Submit", &request, &distill__v1__submit_reply__descriptor,
-                        2 * KD_CONN_TIMEOUT_MS, false, &reply, &why) != 0) {
-        sent = sent || why.code == -KD_ETIMEOUT || c->reached;
-        bool again = kd_conn_passing(&why) && sent && kd_clock_ms() - begun < PATIENCE_MS;
-        if (again && kd_conn_pause(pause_ms)) {
-            pause_ms = KD_MIN(pause_ms * 2, 5000);
-            continue;
-        }
-        if (why.code == -KD_EINVAL && kd_cli_signal() == 0) {
-            kd_error(s->cli, "%s", why.text);
-            kd_hint(s->cli, "`distill help job` lists the keys");
-            return KD_EXIT_CONFIG;
-        }
-        int rc = kd_conn_report(c, &why, NULL);
-        if (sent && (kd_conn_passing(&why) || kd_cli_signal() != 0) && !s->dry_run)
-            kd_say(s->cli,
-                   "it may have been stored all the same: repeat with --key %s to be sure that "
-                   "there is one job only",
-                   s->key);
-        return rc;
-    }
-    *out = (Distill__V1__SubmitReply *)reply;
-    return KD_EXIT_OK;
-}
-
-static void print_notes(const submission *s, const Distill__V1__SubmitReply *r)
-{
-    for (size_t i = 0; i < r->n_notes; i++)
-        kd_say(s->cli, "note: %s", r->notes[i]);
+    return kd_submission_call(c, &request, out);
 }
 
 static int print_dry_run(const submission *s, const Distill__V1__SubmitReply *r)
 {
-    print_notes(s, r);
+    kd_submission_notes(s->cli, r);
     int rc = kd_json_print(s->cli, kd_json_parse(r->resolved), false);
     if (!s->quiet)
         kd_say(s->cli, "%s is a good job file; nothing was stored", s->file);
     return rc;
 }
 
-static int print_reply(const submission *s, const Distill__V1__SubmitReply *r, bool stays,
-                       bool compact)
-{
-    kd_cli *cli = s->cli;
-    if (cli->json) {
-        json_t *notes = json_array(), *o = json_object();
-        for (size_t i = 0; i < r->n_notes; i++)
-            (void)json_array_append_new(notes, kd_json_text(r->notes[i]));
-        json_object_set_new(o, "job", kd_json_text(r->job));
-        json_object_set_new(o, "key", kd_json_text(s->key));
-        json_object_set_new(o, "existed", json_boolean(r->existed));
-        json_object_set_new(o, "queue_position", json_integer(r->queue_position));
-        json_object_set_new(o, "notes", notes);
-        if (compact)
-            json_object_set_new(o, "kind", json_string("accepted"));
-        else
-            json_object_set_new(o, "resolved", kd_json_parse(r->resolved));
-        return kd_json_print(cli, o, compact);
-    }
-    if (s->quiet) {
-        kd_out_clean(cli, "%s", r->job);
-        return kd_out_flush(cli);
-    }
-    print_notes(s, r);
-    char place[48] = "";
-    if (r->queue_position)
-        snprintf(place, sizeof place, "   queue position %u", r->queue_position);
-    kd_out_clean(cli, "job %s %s (durable, key %s)%s", r->job,
-                 r->existed ? "was submitted before" : "accepted", s->key, place);
-    int rc = kd_out_flush(cli);
-    if (!stays)
-        kd_say(cli,
-               "  watch  distill watch %s%s\n  logs   distill logs %s -f%s\n"
-               "  fetch  distill fetch %s%s\n  stop   distill cancel %s%s",
-               r->job, cli->server_flag, r->job, cli->server_flag, r->job, cli->server_flag, r->job,
-               cli->server_flag);
-    return rc;
-}
-
-static int submit(submission *s, const kd_args *args, double timeout_s)
+static int submit(submission *s, const kd_submission_after *after)
 {
     kd_conn conn;
     int rc = kd_conn_open(s->cli, &conn);
     if (rc != KD_EXIT_OK)
         return rc;
     Distill__V1__SubmitReply *reply = NULL;
-    bool watch = kd_args_has(args, "watch"), wait = kd_args_has(args, "wait");
+    kd_submission_style style = {
+        .quiet = s->quiet, .stays = after->watch || after->wait, .compact = after->watch};
     for (int i = 0; rc == KD_EXIT_OK && i < s->n_files && !s->dry_run; i++)
         rc = kd_upload(&conn, &s->files[i]);
     if (rc == KD_EXIT_OK)
@@ -241,11 +138,9 @@ static int submit(submission *s, const kd_args *args, double timeout_s)
     if (rc == KD_EXIT_OK && s->dry_run)
         rc = print_dry_run(s, reply);
     else if (rc == KD_EXIT_OK)
-        rc = print_reply(s, reply, watch || wait, watch);
-    if (rc == KD_EXIT_OK && !s->dry_run && watch)
-        rc = kd_watch_run(&conn, reply->job, !s->quiet);
-    else if (rc == KD_EXIT_OK && !s->dry_run && wait)
-        rc = kd_wait_run(&conn, reply->job, timeout_s, !s->quiet && !s->cli->json);
+        rc = kd_submission_print(&conn, reply, s->key, &style);
+    if (rc == KD_EXIT_OK && !s->dry_run)
+        rc = kd_submission_follow(&conn, reply->job, after, s->quiet);
     if (reply)
         kd_wire_free(&reply->base);
     kd_conn_close(&conn);
@@ -254,8 +149,7 @@ static int submit(submission *s, const kd_args *args, double timeout_s)
 
 static int run(kd_cli *cli, const kd_args *args)
 {
-    kd_diag diag = {0};
-    double timeout_s;
+    kd_submission_after after;
     /* A kd_job holds several KiB. */
     submission *s = kd_xalloc(sizeof *s);
     s->cli = cli;
@@ -270,21 +164,17 @@ static int run(kd_cli *cli, const kd_args *args)
         if (!strchr(s->sets[i], '=') || s->sets[i][0] == '=')
             rc = kd_usage(cli, "submit", "for example --set distill.epochs=3",
                           "--set %s: KEY=VALUE is expected", s->sets[i]);
-    if (rc == KD_EXIT_OK && kd_args_has(args, "watch") && kd_args_has(args, "wait"))
-        rc = kd_usage(cli, "submit", NULL, "--watch and --wait exclude each other");
-    if (rc == KD_EXIT_OK && kd_args_duration(args, "timeout", &timeout_s, &diag) != 0)
-        rc = kd_usage(cli, "submit", NULL, "%s", diag.msg);
-    if (rc == KD_EXIT_OK && timeout_s >= 0 && !kd_args_has(args, "wait"))
-        rc = kd_usage(cli, "submit", NULL, "--timeout goes with --wait");
     if (rc == KD_EXIT_OK)
-        rc = make_key(s, kd_args_value(args, "key"));
+        rc = kd_submission_flags(cli, "submit", args, &after);
+    if (rc == KD_EXIT_OK)
+        rc = kd_submission_key(cli, "submit", kd_args_value(args, "key"), s->key);
     kd_cli_catch_signals();
     if (rc == KD_EXIT_OK)
         rc = read_job(s);
     if (rc == KD_EXIT_OK)
         rc = find_files(s);
     if (rc == KD_EXIT_OK)
-        rc = submit(s, args, timeout_s);
+        rc = submit(s, &after);
     for (int i = 0; i < s->n_files; i++)
         kd_local_file_clear(&s->files[i]);
     free(s->text);

@@ -5,6 +5,7 @@
 #include "format.h"
 #include "json.h"
 #include "output.h"
+#include "sweep.h"
 #include "verbs.h"
 #include "views.h"
 
@@ -23,6 +24,14 @@ static int ignore_event(const Distill__V1__Event *e, void *arg)
 
 int kd_wait_run(kd_conn *c, const char *job, double timeout_s, bool table)
 {
+    Distill__V1__JobDetail *now = NULL;
+    int asked = kd_conn_job(c, job, &now);
+    if (asked != KD_EXIT_OK)
+        return asked;
+    bool sweep = kd_is_sweep(now->summary);
+    kd_wire_free(&now->base);
+    if (sweep)
+        return kd_sweep_wait(c, job, timeout_s, table);
     kd_follow f = {.job = job,
                    .from_seq = INT64_MAX, /* no stored event, only the end */
                    .follow = true,
@@ -66,14 +75,15 @@ static int run(kd_cli *cli, const kd_args *args)
     return rc;
 }
 
-const kd_verb kd_verb_wait = {.name = "wait",
-                              .operands = "JOB",
-                              .summary = "wait until a job ends; the exit code tells how",
-                              .help = "Exit code 0 succeeded, 7 failed, 8 cancelled, 124 not yet "
-                                      "after --timeout. A restart of the\n"
-                                      "coordinator is waited for.",
-                              .opts = g_opts,
-                              .n_opts = KD_COUNT(g_opts),
-                              .min_operands = 1,
-                              .max_operands = 1,
-                              .run = run};
+const kd_verb kd_verb_wait = {
+    .name = "wait",
+    .operands = "JOB",
+    .summary = "wait until a job ends; the exit code tells how",
+    .help = "Exit code 0 succeeded, 7 failed, 8 cancelled, 124 not yet "
+            "after --timeout. A restart of the\n"
+            "coordinator is waited for. A sweep is over when all its jobs are.",
+    .opts = g_opts,
+    .n_opts = KD_COUNT(g_opts),
+    .min_operands = 1,
+    .max_operands = 1,
+    .run = run};

@@ -5,6 +5,7 @@
 #include "format.h"
 #include "json.h"
 #include "output.h"
+#include "sweep.h"
 #include "verbs.h"
 #include "views.h"
 
@@ -122,6 +123,14 @@ static int print_end(const watcher *w, const Distill__V1__JobDetail *d, bool hin
 
 int kd_watch_run(kd_conn *c, const char *job, bool hints)
 {
+    Distill__V1__JobDetail *now = NULL;
+    int asked = kd_conn_job(c, job, &now);
+    if (asked != KD_EXIT_OK)
+        return asked;
+    bool sweep = kd_is_sweep(now->summary);
+    kd_wire_free(&now->base);
+    if (sweep)
+        return kd_sweep_watch(c, job, hints);
     watcher w = {.cli = c->cli, .job = job, .printed_at = -PLAIN_MS};
     kd_buf_init(&w.live, 8192);
     kd_follow f = {.job = job,
@@ -171,7 +180,9 @@ const kd_verb kd_verb_watch = {
         "On a terminal the last line shows the running stage; elsewhere a progress line comes "
         "every\n"
         "ten seconds. A restart of the coordinator is waited for. Ctrl-C stops watching only: the\n"
-        "job goes on. With -o json: one JSON object a line, the last of kind `end`.",
+        "job goes on. With -o json: one JSON object a line, the last of kind `end`. Of a sweep "
+        "each\n"
+        "job has a line of its own.",
     .min_operands = 1,
     .max_operands = 1,
     .run = run};

@@ -291,7 +291,7 @@ static void test_output_json(void **state)
             "\"progress\":{\"stage\":\"distill\",\"stage_index\":1,\"stage_count\":5,\"step\":1,"
             "\"steps\":780,\"epoch\":3,\"epochs\":10,\"loss\":null,\"accuracy\":null,"
             "\"samples_per_second\":612.39999999999998,\"eta_seconds\":null,\"workers\":2,"
-            "\"phase\":\"training\"}}");
+            "\"phase\":\"training\",\"learning_rate\":null}}");
     Distill__V1__Event e = DISTILL__V1__EVENT__INIT;
     e.kind = (char *)"epoch";
     e.data = (char *)"{\"epoch\":1}";

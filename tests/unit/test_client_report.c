@@ -165,17 +165,17 @@ static void test_report_paired_interval(void **state)
                  {{30, 0, 0, 0}, 0, -0.113513, 0.113513},
                  {{380, 66, 31, 74}, 0.063521, 0.028689, 0.098495}};
     for (size_t i = 0; i < KD_COUNT(cases); i++) {
-        kd_paired_difference(&cases[i].counts, &d, &lo, &hi);
+        kd_paired_interval(&cases[i].counts, &d, &lo, &hi);
         kd_assert_close(d, cases[i].d, 0, 1e-6);
         kd_assert_close(lo, cases[i].lo, 0, 1e-6);
         kd_assert_close(hi, cases[i].hi, 0, 1e-6);
     }
     kd_paired none = {0};
-    kd_paired_difference(&none, &d, &lo, &hi);
+    kd_paired_interval(&none, &d, &lo, &hi);
     assert_true(d == 0 && lo == -1 && hi == 1);
     /* The other way round is the mirror. */
     kd_paired swapped = {53, 1, 0, 0};
-    kd_paired_difference(&swapped, &d, &lo, &hi);
+    kd_paired_interval(&swapped, &d, &lo, &hi);
     kd_assert_close(d, 0.018519, 0, 1e-6);
     kd_assert_close(hi, 0.097714, 0, 1e-6);
 }
