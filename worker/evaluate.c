@@ -4,7 +4,8 @@
 
 #include "kd/log.h"
 #include "kd/rng.h"
-#include "models/models.h"
+#include "models/onnx.h"
+#include "wire/limits.h"
 
 #include <jansson.h>
 #include <math.h>
@@ -423,6 +424,48 @@ static int evaluate_all(kd_runner *r, const Distill__V1__Measure *q, kd_diag *di
     return rc;
 }
 
+/* ---- ONNX */
+
+static int put_onnx(kd_runner *r, const Distill__V1__Measure *q, const kd_net *net,
+                    const char *name, kd_diag *diag)
+{
+    const kd_session *ss = r->session;
+    char file[48], digest[KD_DIGEST_HEX];
+    kd_digest d = kd_digest_of(net->vector, net->graph->vector_len * sizeof(float));
+    kd_digest_hex(&d, digest);
+    snprintf(file, sizeof file, "%s.onnx", name);
+    const char **names = kd_xalloc((size_t)ss->classes * sizeof *names);
+    for (int c = 0; c < ss->classes; c++)
+        names[c] = kd_data_class_name(ss->data, c);
+    const kd_onnx_write_options opt = {.opset = ss->job.onnx_opset,
+                                       .model = ss->job.student.model,
+                                       .classes = names,
+                                       .n_classes = ss->classes,
+                                       .preprocess = (int)net->preprocess,
+                                       .digest = digest};
+    kd_buf bytes;
+    kd_buf_init(&bytes, KD_MAX_ARTEFACT_BYTES);
+    int rc = kd_onnx_write(net->graph, net->vector, &opt, &bytes, diag);
+    if (rc == 0)
+        rc = kd_exchange_put_artefact(r->cfg.channel, q->job, q->stage, file, bytes.data, bytes.len,
+                                      diag);
+    kd_buf_clear(&bytes);
+    free(names);
+    return rc;
+}
+
+static int export_onnx(kd_runner *r, const Distill__V1__Measure *q, kd_diag *diag)
+{
+    int rc = 0;
+    for (int i = 0; i < kd_stage_n_finished(r->stage) && rc == 0; i++) {
+        const char *name;
+        const kd_net *net = kd_stage_finished_net(r->stage, i, &name);
+        if (strncmp(name, "student", 7) == 0)
+            rc = put_onnx(r, q, net, name, diag);
+    }
+    return rc;
+}
+
 /* ---- what an inference costs */
 
 static int by_size(const void *a, const void *b)
@@ -503,6 +546,8 @@ void kd_runner_measure(kd_runner *r, const Distill__V1__Measure *q)
         kd_runner_phase(r, "evaluating", 0);
         rc = evaluate_all(r, q, &diag);
     }
+    if (rc == 0 && r->session->job.export_onnx)
+        rc = export_onnx(r, q, &diag);
     if (rc == -KD_ECANCELED)
         return;
     if (rc != 0) {

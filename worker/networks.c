@@ -2,7 +2,9 @@
  * stages. */
 #include "stage_internal.h"
 
+#include "models/loaded.h"
 #include "models/models.h"
+#include "models/onnx.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -88,6 +90,14 @@ static int check_smoothing(const kd_stage_config *cfg, const kd_stage *s,
                    name, info->label_smoothing, job->distill.loss.temperature);
 }
 
+static int other_classes(const kd_session *ss, const char *name, kd_diag *diag)
+{
+    return kd_fail(diag, -KD_EINVAL,
+                   "%s was made for another number of classes than the %d of the data; add "
+                   "`fine_tune` to the teacher, or use a teacher of these classes",
+                   name, ss->classes);
+}
+
 static int load_weights(const kd_stage_config *cfg, kd_stage *s, const kd_model_spec *m,
                         const char **problem, kd_diag *diag)
 {
@@ -106,14 +116,45 @@ static int load_weights(const kd_stage_config *cfg, kd_stage *s, const kd_model_
                            &new_head, diag);
     if (rc == 0 && s->train->epochs == 0) {
         *problem = "BAD_CLASSES";
-        rc = new_head ? kd_fail(diag, -KD_EINVAL,
-                                "%s was made for another number of classes than the %d of the "
-                                "data; add `fine_tune` to the teacher, or use a teacher of these "
-                                "classes",
-                                m->weights, cfg->session->classes)
+        rc = new_head ? other_classes(cfg->session, m->weights, diag)
                       : check_classes(cfg->session, &info, m->weights, diag);
     }
     kd_model_file_info_clear(&info);
+    return rc;
+}
+
+/* A network from an ONNX file is all that the file says; there is nothing to build first. */
+static int read_onnx(const kd_stage_config *cfg, kd_stage *s, const kd_model_spec *m,
+                     const char **problem, kd_diag *diag)
+{
+    const kd_session *ss = cfg->session;
+    const kd_onnx_read_options opt = {.size = m->size ? m->size : ss->size,
+                                      .classes = ss->classes,
+                                      .seed = s->train->seed,
+                                      .folder_fd = -1};
+    kd_onnx_info info;
+    bool new_head = false;
+    *problem = "BAD_WEIGHTS";
+    if (!cfg->weights)
+        return kd_fail(diag, -KD_EINVAL, "no ONNX file came with the job");
+    int rc = kd_onnx_read(cfg->weights, cfg->weights_len, m->weights, &opt, &s->net.graph,
+                          &s->net.vector, &new_head, &info, diag);
+    if (rc != 0)
+        return rc;
+    s->net.size = info.size;
+    s->net.preprocess = m->preprocess;
+    if (info.preprocess >= 0 && info.preprocess != (int)m->preprocess)
+        rc = kd_fail(diag, -KD_EINVAL,
+                     "%.100s says that it wants pixels as preprocess: %s, the job feeds it %s",
+                     m->weights, kd_preprocess_word(info.preprocess),
+                     kd_preprocess_word((int)m->preprocess));
+    const kd_model_file_info names = {.classes = info.classes, .n_classes = info.n_classes};
+    if (rc == 0 && s->train->epochs == 0 && kd_stage_teacher(s->kind) >= 0) {
+        *problem = "BAD_CLASSES";
+        rc = new_head ? other_classes(ss, m->weights, diag)
+                      : check_classes(ss, &names, m->weights, diag);
+    }
+    kd_onnx_info_clear(&info);
     return rc;
 }
 
@@ -121,6 +162,8 @@ int kd_net_new(const kd_stage_config *cfg, kd_stage *s, const char **out_problem
 {
     const kd_model_spec *m = kd_job_model(&cfg->session->job, s->kind);
     *out_problem = "BAD_MODEL";
+    if (strcmp(m->model, "onnx") == 0)
+        return read_onnx(cfg, s, m, out_problem, diag);
     int rc = build(cfg->session, m, s->train->seed, &s->net, diag);
     if (rc == 0 && cfg->weights)
         rc = load_weights(cfg, s, m, out_problem, diag);
@@ -129,33 +172,29 @@ int kd_net_new(const kd_stage_config *cfg, kd_stage *s, const char **out_problem
 
 /* ---- networks of earlier stages */
 
-/* "student.best" is made as "student" is. */
-static const kd_model_spec *spec_of(const kd_job *job, const char *name)
-{
-    for (int i = 0; i < job->n_teachers; i++) {
-        const char *teacher = kd_stage_name((enum kd_stage_kind)(KD_STAGE_TEACHER + i));
-        size_t n = strlen(teacher);
-        if (strncmp(name, teacher, n) == 0 && (name[n] == '\0' || name[n] == '.'))
-            return &job->teachers[i].model;
-    }
-    return &job->student;
-}
-
+/* Their files tell all there is to know of them. */
 int kd_stage_load_finished(const kd_stage_config *cfg, kd_stage *s, kd_diag *diag)
 {
-    const kd_session *ss = cfg->session;
     int rc = 0;
     for (size_t i = 0; i < cfg->n_finished && i < KD_MAX_FINISHED && rc == 0; i++) {
         const kd_finished *f = &cfg->finished[i];
-        kd_net *net = &s->finished[s->n_finished].net;
+        kd_loaded file = {0};
+        rc = kd_loaded_open(f->bytes, f->len, f->name, &file, diag);
+        if (rc != 0)
+            break;
         memcpy(s->finished[s->n_finished].name, f->name, sizeof f->name);
-        s->n_finished++;
-        bool new_head = false;
-        rc = build(ss, spec_of(&ss->job, f->name), 0, net, diag);
-        if (rc == 0)
-            rc = kd_model_load(net->graph, f->bytes, f->len, f->name, net->vector, &new_head, diag);
-        if (rc == 0 && new_head)
-            rc = kd_fail(diag, -KD_EDATA, "the finished %s has other classes", f->name);
+        s->finished[s->n_finished++].net =
+            (kd_net){.graph = file.graph,
+                     .vector = file.vector,
+                     .preprocess = (enum kd_preprocess)file.preprocess,
+                     .size = file.size};
+        int classes = file.graph->nodes[file.graph->output].c;
+        file.graph = NULL;
+        file.vector = NULL;
+        kd_loaded_clear(&file);
+        if (classes != cfg->session->classes)
+            rc = kd_fail(diag, -KD_EDATA, "the finished %s has %d classes, the data has %d",
+                         f->name, classes, cfg->session->classes);
     }
     return rc;
 }
@@ -183,29 +222,30 @@ const kd_net *kd_stage_finished_net(const kd_stage *s, int i, const char **out_n
 
 char *kd_stage_metadata(const kd_stage *s)
 {
-    static const char *const preprocess[] = {"unit", "symmetric", "imagenet"};
     const kd_session *ss = s->session;
     const kd_model_spec *m = kd_job_model(&ss->job, s->kind);
+    kd_loaded_meta meta;
+    kd_diag diag = {0};
+    char number[32], *text = NULL;
+    const char **names = kd_xalloc((size_t)ss->classes * sizeof *names);
+    for (int c = 0; c < ss->classes; c++)
+        names[c] = kd_data_class_name(ss->data, c);
     json_t *o = json_object();
-    kd_buf classes;
-    char number[32];
-    kd_buf_init(&classes, 1 << 20);
-    for (int i = 0; i < ss->classes; i++)
-        kd_buf_printf(&classes, "%s%s", i ? "," : "", kd_data_class_name(ss->data, i));
-    json_object_set_new(o, "model", json_string(m->model));
-    snprintf(number, sizeof number, "%.9g", m->width);
-    json_object_set_new(o, "width", json_string(number));
-    json_object_set_new(o, "padding", json_string(m->padding == KD_PAD_TF ? "tf" : "torch"));
-    json_object_set_new(o, "preprocess", json_string(preprocess[s->net.preprocess]));
-    snprintf(number, sizeof number, "%d", s->net.size);
-    json_object_set_new(o, "size", json_string(number));
-    json_object_set_new(o, "classes", json_string(classes.data ? classes.data : ""));
-    if (s->train->loss.label_smoothing > 0) {
-        snprintf(number, sizeof number, "%.9g", s->train->loss.label_smoothing);
-        json_object_set_new(o, "label_smoothing", json_string(number));
+    if (kd_loaded_describe(s->net.graph, m->model, (int)s->net.preprocess, s->net.size, names,
+                           ss->classes, &meta, &diag) == 0) {
+        for (size_t i = 0; i < meta.n_pairs; i++)
+            json_object_set_new(o, meta.pairs[i].key, json_string(meta.pairs[i].value));
+        kd_loaded_meta_clear(&meta);
+        if (kd_model_has_padding(m->model))
+            json_object_set_new(o, "padding",
+                                json_string(m->padding == KD_PAD_TF ? "tf" : "torch"));
+        if (s->train->loss.label_smoothing > 0) {
+            snprintf(number, sizeof number, "%.9g", s->train->loss.label_smoothing);
+            json_object_set_new(o, "label_smoothing", json_string(number));
+        }
+        text = json_dumps(o, JSON_COMPACT);
     }
-    kd_buf_clear(&classes);
-    char *text = json_dumps(o, JSON_COMPACT);
     json_decref(o);
+    free(names);
     return text;
 }
