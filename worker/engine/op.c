@@ -207,11 +207,18 @@ int kd_plan_desc_create(kd_plan *p, const void *op_desc, dnnl_post_ops_t post,
                             : rc;
 }
 
-int kd_desc_quality(dnnl_primitive_desc_t pd)
+const char *kd_desc_implementation(dnnl_primitive_desc_t pd)
 {
     const char *name = NULL;
-    if (dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, (void *)&name) != dnnl_success ||
-        !name || strncmp(name, "ref", 3) == 0)
+    if (dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, (void *)&name) != dnnl_success)
+        return "";
+    return name ? name : "";
+}
+
+int kd_desc_quality(dnnl_primitive_desc_t pd)
+{
+    const char *name = kd_desc_implementation(pd);
+    if (!name[0] || strncmp(name, "ref", 3) == 0)
         return 0;
     return strncmp(name, "gemm", 4) == 0 ? 1 : 2;
 }

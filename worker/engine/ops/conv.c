@@ -19,6 +19,7 @@ typedef struct {
     kd_prim *weights, *weights_reorder_x, *weights_reorder_d_y;
     kd_prim *unpack; /* its layout -> plain */
     int d_bias;      /* block */
+    int scratch;     /* block; -1 = the weights' gradient is oneDNN's */
 } state;
 
 typedef struct {
@@ -313,6 +314,11 @@ static int prepare_weights(kd_plan *p, kd_task *t, state *s, const geometry *geo
     int rc = choose_backward(p, t, geo, true, hint, &pd, diag);
     if (rc)
         return rc;
+    if (!strstr(kd_desc_implementation(pd), "dw") && kd_depthwise_fits(p, t)) {
+        dnnl_primitive_desc_destroy(pd);
+        s->scratch = kd_plan_block(p, kd_depthwise_scratch(p, t), back, back, diag);
+        return KD_MIN(s->scratch, 0);
+    }
     const dnnl_memory_desc_t x_md = kd_desc_query(pd, dnnl_query_src_md);
     const dnnl_memory_desc_t y_md = kd_desc_query(pd, dnnl_query_diff_dst_md);
     const dnnl_memory_desc_t w_md = kd_desc_query(pd, dnnl_query_diff_weights_md);
@@ -347,7 +353,7 @@ static int prepare(kd_plan *p, kd_task *t, kd_diag *diag)
         return kd_fail(diag, -KD_ENOMEM, "Out of memory for a convolution.");
     const kd_node *node = &p->graph->nodes[t->node];
     const geometry geo = geometry_of(p, t);
-    s->bias = s->d_bias = -1;
+    s->bias = s->d_bias = s->scratch = -1;
     t->act_inside = t->act >= 0;
     dnnl_primitive_desc_t pd;
     int rc = choose_forward(p, t, &pd, diag);
@@ -440,6 +446,12 @@ static int backward(kd_plan *p, const kd_task *t, float stat_weight, float *grad
         rc = kd_prim_run(p, s->data, diag);
     if (!rc)
         rc = kd_prim_run(p, s->data_reorder_d_x, diag);
+    if (!rc && s->scratch >= 0) {
+        kd_depthwise_weights(p, t, kd_plan_data(p, s->scratch),
+                             gradient + params[node->weight].offset,
+                             node->bias >= 0 ? gradient + params[node->bias].offset : NULL);
+        return 0;
+    }
     if (!rc)
         rc = kd_prim_run(p, s->weights_reorder_x, diag);
     if (!rc)
