@@ -78,6 +78,7 @@ extern const kd_op_impl kd_op_input, kd_op_conv, kd_op_batch_norm, kd_op_activat
     kd_op_arithmetic, kd_op_const, kd_op_pad, kd_op_slice, kd_op_concat, kd_op_softmax, kd_op_noise;
 /* NULL for a number outside the enum. */
 const kd_op_impl *kd_op_of(enum kd_op op);
+int kd_node_inputs(const kd_node *node);
 
 struct kd_plan {
     const kd_graph *graph;

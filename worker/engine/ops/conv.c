@@ -1,6 +1,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "engine/graph_internal.h"
 #include "engine/op.h"
 
 /* 2-d convolution (cross-correlation, as PyTorch). Forward and both backwards may each want their
@@ -65,9 +66,12 @@ static int check(const kd_graph *g, const kd_node *node, kd_diag *diag)
 {
     const kd_node *in = &g->nodes[node->in[0]];
     const int64_t kh = node->kernel_h, kw = node->kernel_w;
-    bool fits = kh >= 1 && kw >= 1 && node->stride_h >= 1 && node->stride_w >= 1 &&
-                node->dilation_h >= 1 && node->dilation_w >= 1 && node->groups >= 1 &&
-                in->c % node->groups == 0 && node->c % node->groups == 0 && node->weight >= 0;
+    bool fits = node->groups >= 1 && in->c % node->groups == 0 && node->c % node->groups == 0 &&
+                node->weight >= 0;
+    const int sides[] = {node->kernel_h, node->kernel_w,   node->stride_h,
+                         node->stride_w, node->dilation_h, node->dilation_w};
+    for (size_t i = 0; i < KD_COUNT(sides); i++)
+        fits = fits && kd_graph_in_range(sides[i]);
     if (fits) {
         const int64_t high = (kh - 1) * node->dilation_h + 1,
                       wide = (kw - 1) * node->dilation_w + 1;
