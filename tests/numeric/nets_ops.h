@@ -117,6 +117,12 @@ OPS_NET(conv_dilated_uneven, return ops_conv2(g, x, 5, 1, ops_dilated_uneven, tr
 OPS_NET(conv_dilated_groups, return ops_conv2(g, x, 10, 5, ops_dilated, true);)
 OPS_NET(depthwise_row, return ops_conv2(g, x, c, c, ops_row, true);)
 OPS_NET(depthwise_dilated, return ops_conv2(g, x, c, c, ops_dilated, false);)
+OPS_NET(depthwise_5x5, const int five[10] = {5, 5, 1, 1, 1, 1, 2, 2, 2, 2};
+        return ops_conv2(g, x, c, c, five, true);)
+OPS_NET(depthwise_7x5_stride, const int seven[10] = {7, 5, 2, 3, 1, 1, 2, 4, 3, 1};
+        return ops_conv2(g, x, c, c, seven, false);)
+OPS_NET(depthwise_dilated_stride, const int wide[10] = {2, 4, 2, 1, 3, 2, 3, 5, 0, 6};
+        return ops_conv2(g, x, c, c, wide, true);)
 OPS_NET(conv_wide_pad, return ops_conv2(g, x, 6, 1, ops_wide_pad, true);)
 OPS_NET(conv_row_bn_tanh,
         return kd_graph_tanh(g, ops_batch_norm(g, ops_conv2(g, x, 9, 1, ops_row, true)));)
@@ -269,6 +275,9 @@ static const ops_net ops_nets[] = {OPS_ROW(sigmoid),
                                    OPS_ROW(conv_dilated_groups),
                                    OPS_ROW(depthwise_row),
                                    OPS_ROW(depthwise_dilated),
+                                   OPS_ROW(depthwise_5x5),
+                                   OPS_ROW(depthwise_7x5_stride),
+                                   OPS_ROW(depthwise_dilated_stride),
                                    OPS_ROW(conv_wide_pad),
                                    OPS_ROW(conv_row_bn_tanh),
                                    OPS_ROW(add_channels),

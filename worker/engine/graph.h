@@ -175,6 +175,9 @@ int kd_graph_drop_path(kd_graph *g, int in, float rate);
 int kd_graph_finish(kd_graph *g, int output, kd_diag *diag) KD_MUST_CHECK;
 /* The same for an output of any shape. */
 int kd_graph_finish_any(kd_graph *g, int output, kd_diag *diag) KD_MUST_CHECK;
+/* Every rule that the builders keep, for a graph that comes from elsewhere: edges, shapes, places
+ * of parameters. Plans check it themselves. -KD_EINVAL with the node. */
+int kd_graph_check(const kd_graph *g, kd_diag *diag) KD_MUST_CHECK;
 const kd_param *kd_graph_param(const kd_graph *g, const char *name); /* NULL if absent */
 /* Initial vector from the counter generator: value i of a parameter depends on (seed, its name, i).
  * Running variance starts at 1. He normal: std sqrt(2/fan_in), HE_NORMAL_OUT sqrt(2/fan_out) (He et

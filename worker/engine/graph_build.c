@@ -36,11 +36,6 @@ static int or_one(int x)
     return x == 0 ? 1 : x;
 }
 
-static bool in_range(int x)
-{
-    return x >= 1 && x <= KD_GRAPH_SIDE;
-}
-
 /* Paddings that a convolution cannot have itself go into a node before it. */
 static int pad_apart(kd_graph *g, int in, kd_node *n)
 {
@@ -68,8 +63,9 @@ int kd_graph_conv2(kd_graph *g, int in, const char *name, const kd_conv_spec *sp
         if (want.pad[i] < 0 || want.pad[i] > KD_GRAPH_SIDE)
             return kd_graph_fail(g, "%s: padding %d is not in 0..%d", name, want.pad[i],
                                  KD_GRAPH_SIDE);
-    if (!in_range(want.kernel_h) || !in_range(want.kernel_w) || !in_range(want.stride_h) ||
-        !in_range(want.stride_w) || !in_range(want.dilation_h) || !in_range(want.dilation_w))
+    if (!kd_graph_in_range(want.kernel_h) || !kd_graph_in_range(want.kernel_w) ||
+        !kd_graph_in_range(want.stride_h) || !kd_graph_in_range(want.stride_w) ||
+        !kd_graph_in_range(want.dilation_h) || !kd_graph_in_range(want.dilation_w))
         return kd_graph_fail(g, "%s: kernel %dx%d, stride %dx%d, dilation %dx%d: each is 1..%d",
                              name, want.kernel_h, want.kernel_w, want.stride_h, want.stride_w,
                              want.dilation_h, want.dilation_w, KD_GRAPH_SIDE);
@@ -275,8 +271,8 @@ int kd_graph_pool(kd_graph *g, int in, const kd_pool_spec *spec)
     n->stride_w = or_one(spec->stride_w);
     n->count_pad = spec->count_pad;
     memcpy(n->pad, spec->pad, sizeof n->pad);
-    if (!in_range(n->kernel_h) || !in_range(n->kernel_w) || !in_range(n->stride_h) ||
-        !in_range(n->stride_w))
+    if (!kd_graph_in_range(n->kernel_h) || !kd_graph_in_range(n->kernel_w) ||
+        !kd_graph_in_range(n->stride_h) || !kd_graph_in_range(n->stride_w))
         return kd_graph_fail(g, "%s: kernel %dx%d, stride %dx%d: each is 1..%d", n->name,
                              n->kernel_h, n->kernel_w, n->stride_h, n->stride_w, KD_GRAPH_SIDE);
     for (int i = 0; i < 4; i++)

@@ -16,6 +16,12 @@ kd_node *kd_graph_node(kd_graph *g, enum kd_op op, int in, const char *name);
 int kd_graph_new_param(kd_graph *g, const char *node, const char *suffix, enum kd_param_kind kind,
                        enum kd_param_init init, int ndim, const int64_t *shape, bool head);
 
+/* A kernel's side, a stride or a dilation. */
+static inline bool kd_graph_in_range(int x)
+{
+    return x >= 1 && x <= KD_GRAPH_SIDE;
+}
+
 /* The size of one axis of a and b together; 0 if they do not fit. */
 static inline int kd_broadcast(int a, int b)
 {

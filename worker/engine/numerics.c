@@ -55,9 +55,17 @@ void kd_engine_thread(void)
 
 /* ---- the battery */
 
-/* Every operator and kernel family once, small: strided, depthwise, 1x1 and plain convolutions,
- * both batch norms, pools, residual, dense. */
-static kd_graph *battery_graph(kd_diag *diag)
+static kd_graph *finished(kd_graph *g, int output, kd_diag *diag)
+{
+    if (kd_graph_finish(g, output, diag) == 0)
+        return g;
+    kd_graph_free(g);
+    return NULL;
+}
+
+/* The kernel families of small networks once: strided, depthwise, 1x1 and plain convolutions, both
+ * batch norms, pools, residual, dense. */
+static kd_graph *battery_plain(kd_diag *diag)
 {
     kd_graph *g = kd_graph_new(33, 33, 3);
     const int same2[4] = {0, 0, 1, 1}, same[4] = {1, 1, 1, 1}, none[4] = {0, 0, 0, 0};
@@ -75,10 +83,39 @@ static kd_graph *battery_graph(kd_diag *diag)
     x = kd_graph_flatten(g, kd_graph_global_avg_pool(g, x));
     x = kd_graph_relu(g, kd_graph_dense(g, x, "hidden", 96, false, KD_INIT_GLOROT_UNIFORM));
     x = kd_graph_dense(g, x, "head", 10, true, KD_INIT_GLOROT_UNIFORM);
-    if (kd_graph_finish(g, x, diag) == 0)
-        return g;
-    kd_graph_free(g);
-    return NULL;
+    return finished(g, x, diag);
+}
+
+/* The others: activations that need exp, squeeze-excite, large depthwise and dilated kernels,
+ * windows that overlap, broadcasts, softmax. */
+static kd_graph *battery_rich(kd_diag *diag)
+{
+    kd_graph *g = kd_graph_new(33, 33, 3);
+    const int same[4] = {1, 1, 1, 1}, two[4] = {2, 2, 2, 2}, none[4] = {0, 0, 0, 0};
+    const kd_conv_spec dilated = {.out_channels = 32,
+                                  .kernel_h = 3,
+                                  .kernel_w = 3,
+                                  .dilation_h = 2,
+                                  .dilation_w = 2,
+                                  .pad = {2, 2, 2, 2}};
+    const kd_pool_spec max = {
+        .kernel_h = 3, .kernel_w = 3, .stride_h = 2, .stride_w = 2, .pad = {1, 1, 1, 1}};
+    kd_pool_spec average = max;
+    average.average = true;
+    int x = kd_graph_conv(g, 0, "stem", 32, 3, 2, same, 1, false, KD_INIT_HE_NORMAL);
+    x = kd_graph_silu(g, kd_graph_batch_norm(g, x, "stem_bn", 1e-3F));
+    x = kd_graph_conv(g, x, "depthwise", 32, 5, 1, two, 32, false, KD_INIT_HE_NORMAL);
+    x = kd_graph_hard_swish(g, kd_graph_batch_norm(g, x, "depthwise_bn", 1e-3F));
+    int s = kd_graph_global_avg_pool(g, x);
+    s = kd_graph_tanh(g, kd_graph_conv(g, s, "squeeze", 8, 1, 1, none, 1, true, KD_INIT_HE_NORMAL));
+    s = kd_graph_conv(g, s, "excite", 32, 1, 1, none, 1, true, KD_INIT_HE_NORMAL);
+    x = kd_graph_mul(g, x, kd_graph_sigmoid(g, s));
+    const int y = kd_graph_leaky_relu(g, kd_graph_conv2(g, x, "dilated", &dilated), 0.1F);
+    x = kd_graph_concat(g, kd_graph_pool(g, x, &max), kd_graph_pool(g, y, &average), KD_AXIS_C);
+    x = kd_graph_div(g, kd_graph_softmax(g, x), kd_graph_sigmoid(g, x));
+    x = kd_graph_flatten(g, x);
+    x = kd_graph_dense(g, x, "head", 10, true, KD_INIT_GLOROT_UNIFORM);
+    return finished(g, x, diag);
 }
 
 enum { BATTERY_BATCH = 4, BATTERY_CLASSES = 10, BATTERY_PICTURE = 33 * 33 * 3 };
@@ -130,35 +167,44 @@ static int battery_gemm(kd_rng *r, kd_hasher *h, kd_diag *diag)
     return 0;
 }
 
-static int battery(kd_digest *out, kd_diag *diag)
+/* Takes the graph, NULL with the reason in diag. */
+static int battery_net(kd_graph *g, kd_rng *r, kd_hasher *h, kd_diag *diag)
 {
-    kd_graph *g = battery_graph(diag);
+    static const enum kd_plan_use uses[] = {KD_PLAN_INFER, KD_PLAN_TRAIN, KD_PLAN_TRAIN_FROZEN_BN};
     if (!g)
         return diag && diag->code ? diag->code : -KD_EINTERNAL;
     const size_t inputs = (size_t)BATTERY_BATCH * BATTERY_PICTURE;
     float *vector = malloc(sizeof(float) * (2 * g->vector_len + inputs));
-    kd_hasher *h = kd_hasher_new();
-    int rc = vector && h ? 0 : kd_fail(diag, -KD_ENOMEM, "Out of memory for the fingerprint.");
+    int rc = vector ? 0 : kd_fail(diag, -KD_ENOMEM, "Out of memory for the fingerprint.");
     if (!rc) {
         float *gradient = vector + g->vector_len, *input = gradient + g->vector_len;
-        static const enum kd_plan_use uses[] = {KD_PLAN_INFER, KD_PLAN_TRAIN,
-                                                KD_PLAN_TRAIN_FROZEN_BN};
-        kd_rng r;
-        kd_rng_init(&r, 1, KD_RNG_PROBE, 0, 0);
         kd_graph_init(g, 1, vector);
         for (size_t i = 0; i < inputs; i++)
-            input[i] = 2 * kd_rng_float(&r) - 1;
+            input[i] = 2 * kd_rng_float(r) - 1;
         for (size_t i = 0; !rc && i < KD_COUNT(uses); i++)
             rc = battery_run(g, uses[i], vector, input, gradient, h, diag);
-        if (!rc)
-            rc = battery_gemm(&r, h, diag);
-        battery_math(&r, h);
-        if (!rc)
-            *out = kd_hasher_digest(h);
     }
-    kd_hasher_free(h);
     free(vector);
     kd_graph_free(g);
+    return rc;
+}
+
+static int battery(kd_digest *out, kd_diag *diag)
+{
+    kd_hasher *h = kd_hasher_new();
+    if (!h)
+        return kd_fail(diag, -KD_ENOMEM, "Out of memory for the fingerprint.");
+    kd_rng r;
+    kd_rng_init(&r, 1, KD_RNG_PROBE, 0, 0);
+    int rc = battery_net(battery_plain(diag), &r, h, diag);
+    if (!rc)
+        rc = battery_net(battery_rich(diag), &r, h, diag);
+    if (!rc)
+        rc = battery_gemm(&r, h, diag);
+    battery_math(&r, h);
+    if (!rc)
+        *out = kd_hasher_digest(h);
+    kd_hasher_free(h);
     return rc;
 }
 

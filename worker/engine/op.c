@@ -41,6 +41,102 @@ const kd_op_impl *kd_op_of(enum kd_op op)
     return (size_t)op < KD_COUNT(table) ? table[op] : NULL;
 }
 
+static int no_memory(kd_diag *diag)
+{
+    return kd_fail(diag, -KD_ENOMEM, "Out of memory while a plan is made.");
+}
+
+int kd_node_inputs(const kd_node *node)
+{
+    switch (node->op) {
+    case KD_OP_INPUT:
+    case KD_OP_CONST:
+        return 0;
+    case KD_OP_ADD:
+    case KD_OP_SUB:
+    case KD_OP_MUL:
+    case KD_OP_DIV:
+    case KD_OP_CONCAT:
+        return 2;
+    default:
+        return 1;
+    }
+}
+
+static int check_params(const kd_graph *g, kd_diag *diag)
+{
+    size_t end = 0;
+    for (int i = 0; i < g->n_params; i++) {
+        const kd_param *p = &g->params[i];
+        size_t count = 1;
+        bool fits = p->ndim >= 1 && p->ndim <= 4 && p->offset == end;
+        for (int k = 0; fits && k < p->ndim; k++)
+            fits = p->shape[k] >= 1 && kd_mul_size(count, (size_t)p->shape[k], &count);
+        if (!fits || count != p->count || __builtin_add_overflow(end, count, &end))
+            return kd_fail(diag, -KD_EINVAL, "Parameter '%s' has no proper place in the vector.",
+                           p->name);
+    }
+    if (end != g->vector_len)
+        return kd_fail(diag, -KD_EINVAL, "The parameters have %zu values, the vector %zu.", end,
+                       g->vector_len);
+    return 0;
+}
+
+static int check_node(const kd_graph *g, int n, kd_diag *diag)
+{
+    const kd_node *node = &g->nodes[n];
+    const kd_op_impl *op = kd_op_of(node->op);
+    if (!op)
+        return kd_fail(diag, -KD_EINVAL, "Node '%s' has no known operator.", node->name);
+    if (node->h < 1 || node->w < 1 || node->c < 1 ||
+        (int64_t)node->h * node->w > INT32_MAX / node->c)
+        return kd_fail(diag, -KD_EINVAL, "Node '%s' has an impossible shape [%d,%d,%d].",
+                       node->name, node->h, node->w, node->c);
+    for (int k = 0; k < kd_node_inputs(node); k++)
+        if (node->in[k] < 0 || node->in[k] >= n)
+            return kd_fail(diag, -KD_EINVAL, "Node '%s' reads node %d, which is not before it.",
+                           node->name, node->in[k]);
+    const int params[] = {node->weight, node->bias, node->mean, node->var};
+    for (size_t i = 0; i < KD_COUNT(params); i++)
+        if (params[i] >= g->n_params)
+            return kd_fail(diag, -KD_EINVAL, "Node '%s' has no parameter %d.", node->name,
+                           params[i]);
+    return op->check(g, node, diag);
+}
+
+/* A parameter of two nodes would get the gradient of one. */
+static int check_owners(const kd_graph *g, kd_diag *diag)
+{
+    bool *owned = calloc((size_t)g->n_params + 1, sizeof *owned);
+    if (!owned)
+        return no_memory(diag);
+    int rc = 0;
+    for (int n = 0; !rc && n < g->n_nodes; n++) {
+        const kd_node *node = &g->nodes[n];
+        const int params[] = {node->weight, node->bias, node->mean, node->var};
+        for (size_t i = 0; !rc && i < KD_COUNT(params); i++) {
+            if (params[i] < 0)
+                continue;
+            if (owned[params[i]])
+                rc = kd_fail(diag, -KD_EINVAL, "Parameter '%s' belongs to two nodes.",
+                             g->params[params[i]].name);
+            owned[params[i]] = true;
+        }
+    }
+    free(owned);
+    return rc;
+}
+
+int kd_graph_check(const kd_graph *g, kd_diag *diag)
+{
+    if (g->n_nodes < 1 || g->nodes[0].op != KD_OP_INPUT || g->output < 0 || g->output >= g->n_nodes)
+        return kd_fail(diag, -KD_EINVAL, "The graph has no input or no output.");
+    int rc = check_params(g, diag);
+    for (int n = 0; !rc && n < g->n_nodes; n++)
+        rc = check_node(g, n, diag);
+    return rc ? rc : check_owners(g, diag);
+}
+
 int kd_onednn(dnnl_status_t status, const char *what, kd_diag *diag)
 {
     switch (status) {
@@ -73,11 +169,6 @@ static bool grow(void *table, int n, int *cap, size_t element)
     memcpy(table, &fresh, sizeof fresh);
     *cap = next;
     return true;
-}
-
-static int no_memory(kd_diag *diag)
-{
-    return kd_fail(diag, -KD_ENOMEM, "Out of memory while a plan is made.");
 }
 
 void *kd_plan_alloc(kd_plan *p, size_t bytes)
@@ -207,11 +298,18 @@ int kd_plan_desc_create(kd_plan *p, const void *op_desc, dnnl_post_ops_t post,
                             : rc;
 }
 
-int kd_desc_quality(dnnl_primitive_desc_t pd)
+const char *kd_desc_implementation(dnnl_primitive_desc_t pd)
 {
     const char *name = NULL;
-    if (dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, (void *)&name) != dnnl_success ||
-        !name || strncmp(name, "ref", 3) == 0)
+    if (dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, (void *)&name) != dnnl_success)
+        return "";
+    return name ? name : "";
+}
+
+int kd_desc_quality(dnnl_primitive_desc_t pd)
+{
+    const char *name = kd_desc_implementation(pd);
+    if (!name[0] || strncmp(name, "ref", 3) == 0)
         return 0;
     return strncmp(name, "gemm", 4) == 0 ? 1 : 2;
 }

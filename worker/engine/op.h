@@ -78,6 +78,7 @@ extern const kd_op_impl kd_op_input, kd_op_conv, kd_op_batch_norm, kd_op_activat
     kd_op_arithmetic, kd_op_const, kd_op_pad, kd_op_slice, kd_op_concat, kd_op_softmax, kd_op_noise;
 /* NULL for a number outside the enum. */
 const kd_op_impl *kd_op_of(enum kd_op op);
+int kd_node_inputs(const kd_node *node);
 
 struct kd_plan {
     const kd_graph *graph;
@@ -161,6 +162,8 @@ int kd_plan_desc_create(kd_plan *p, const void *op_desc, dnnl_post_ops_t post,
 int kd_plan_desc_try(kd_plan *p, const void *op_desc, dnnl_post_ops_t post,
                      dnnl_primitive_desc_t hint, dnnl_primitive_desc_t *out,
                      kd_diag *diag) KD_MUST_CHECK;
+/* oneDNN's name of the implementation, "" if it has none. */
+const char *kd_desc_implementation(dnnl_primitive_desc_t pd);
 /* 0 reference, 1 through a matrix product with copies, 2 a kernel made for it. */
 int kd_desc_quality(dnnl_primitive_desc_t pd);
 dnnl_memory_desc_t kd_desc_query(dnnl_primitive_desc_t pd, dnnl_query_t what);
@@ -199,6 +202,13 @@ int kd_act_run(kd_plan *p, kd_prim *const prims[2], kd_diag *diag) KD_MUST_CHECK
 /* In ops/conv.c: the layout of its input a convolution would choose for itself. */
 int kd_conv_wish(kd_plan *p, const kd_task *t, dnnl_memory_desc_t *out,
                  kd_diag *diag) KD_MUST_CHECK;
+
+/* In ops/depthwise.c: weights' gradient of a depthwise convolution by loops of our own, where its
+ * layouts allow and oneDNN has none made for it. The bias may be NULL. */
+bool kd_depthwise_fits(const kd_plan *p, const kd_task *t);
+size_t kd_depthwise_scratch(const kd_plan *p, const kd_task *t); /* bytes */
+void kd_depthwise_weights(const kd_plan *p, const kd_task *t, float *scratch, float *weights,
+                          float *bias);
 
 /* ---- running */
 

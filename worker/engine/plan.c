@@ -25,23 +25,6 @@ typedef struct {
     int *later_act; /* activation moved behind this node, -1 = none */
 } fusing;
 
-static int inputs_of(const kd_node *node)
-{
-    switch (node->op) {
-    case KD_OP_INPUT:
-    case KD_OP_CONST:
-        return 0;
-    case KD_OP_ADD:
-    case KD_OP_SUB:
-    case KD_OP_MUL:
-    case KD_OP_DIV:
-    case KD_OP_CONCAT:
-        return 2;
-    default:
-        return 1;
-    }
-}
-
 /* The node that gives input k, past those that change nothing. */
 static int input_of(const fusing *f, const kd_node *node, int k)
 {
@@ -143,7 +126,7 @@ static void make_task(fusing *f, kd_plan *p, int n)
                    .bn = -1,
                    .act = f->later_act[n]};
     bool wants_grad = node->weight >= 0 && node->op != KD_OP_CONST;
-    for (int k = 0; k < inputs_of(node); k++) {
+    for (int k = 0; k < kd_node_inputs(node); k++) {
         t->in[k] = f->value[input_of(f, node, k)];
         kd_value *in = &p->values[t->in[k]];
         in->last_use = t->index;
@@ -161,39 +144,21 @@ static void make_task(fusing *f, kd_plan *p, int n)
     p->n_tasks++;
 }
 
-/* Marks what the output needs and counts readers. A graph may come from a file: edges and shapes
- * are checked here once for everything after. */
+/* Marks what the output needs and counts readers. */
 static int survey(fusing *f, kd_plan *p, kd_diag *diag)
 {
     const kd_graph *g = f->g;
-    for (int n = 0; n < g->n_nodes; n++) {
-        const kd_node *node = &g->nodes[n];
-        if (!kd_op_of(node->op))
-            return kd_fail(diag, -KD_EINVAL, "Node '%s' has no known operator.", node->name);
-        if (node->h < 1 || node->w < 1 || node->c < 1 ||
-            (int64_t)node->h * node->w > INT32_MAX / node->c)
-            return kd_fail(diag, -KD_EINVAL, "Node '%s' has an impossible shape [%d,%d,%d].",
-                           node->name, node->h, node->w, node->c);
-        for (int k = 0; k < inputs_of(node); k++)
-            if (node->in[k] < 0 || node->in[k] >= n)
-                return kd_fail(diag, -KD_EINVAL, "Node '%s' reads node %d, which is not before it.",
-                               node->name, node->in[k]);
-        const int params[] = {node->weight, node->bias, node->mean, node->var};
-        for (size_t i = 0; i < KD_COUNT(params); i++)
-            if (params[i] >= g->n_params)
-                return kd_fail(diag, -KD_EINVAL, "Node '%s' has no parameter %d.", node->name,
-                               params[i]);
-        const int rc = kd_op_of(node->op)->check(g, node, diag);
-        if (rc)
-            return rc;
-        f->same[n] = changes_nothing(p, node) ? input_of(f, node, 0) : n;
-    }
+    const int rc = kd_graph_check(g, diag);
+    if (rc)
+        return rc;
+    for (int n = 0; n < g->n_nodes; n++)
+        f->same[n] = changes_nothing(p, &g->nodes[n]) ? input_of(f, &g->nodes[n], 0) : n;
     p->output = f->output = f->same[g->output];
     f->needed[f->output] = true;
     for (int n = g->n_nodes - 1; n >= 0; n--) {
         if (!f->needed[n])
             continue;
-        for (int k = 0; k < inputs_of(&g->nodes[n]); k++) {
+        for (int k = 0; k < kd_node_inputs(&g->nodes[n]); k++) {
             const int in = input_of(f, &g->nodes[n], k);
             f->needed[in] = true;
             if (f->uses[in]++ == 0)

@@ -1,3 +1,5 @@
+#include <math.h>
+
 #include "engine/op.h"
 
 bool kd_act_is(enum kd_op op)
@@ -175,9 +177,9 @@ static int check(const kd_graph *g, const kd_node *node, kd_diag *diag)
     const kd_node *in = &g->nodes[node->in[0]];
     if (in->h != node->h || in->w != node->w || in->c != node->c)
         return kd_fail(diag, -KD_EINVAL, "Activation '%s' changes the shape.", node->name);
-    const bool limits = node->op == KD_OP_CLIP;
-    if (limits ? !(node->alpha <= node->beta)
-               : !(node->alpha - node->alpha == 0) || !(node->beta - node->beta == 0))
+    const bool fits = node->op == KD_OP_CLIP ? node->alpha <= node->beta
+                                             : isfinite(node->alpha) && isfinite(node->beta);
+    if (!fits)
         return kd_fail(diag, -KD_EINVAL, "Activation '%s' cannot have the parameters %g and %g.",
                        node->name, (double)node->alpha, (double)node->beta);
     return 0;

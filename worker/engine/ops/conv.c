@@ -1,6 +1,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "engine/graph_internal.h"
 #include "engine/op.h"
 
 /* 2-d convolution (cross-correlation, as PyTorch). Forward and both backwards may each want their
@@ -19,6 +20,7 @@ typedef struct {
     kd_prim *weights, *weights_reorder_x, *weights_reorder_d_y;
     kd_prim *unpack; /* its layout -> plain */
     int d_bias;      /* block */
+    int scratch;     /* block; -1 = the weights' gradient is oneDNN's */
 } state;
 
 typedef struct {
@@ -64,9 +66,12 @@ static int check(const kd_graph *g, const kd_node *node, kd_diag *diag)
 {
     const kd_node *in = &g->nodes[node->in[0]];
     const int64_t kh = node->kernel_h, kw = node->kernel_w;
-    bool fits = kh >= 1 && kw >= 1 && node->stride_h >= 1 && node->stride_w >= 1 &&
-                node->dilation_h >= 1 && node->dilation_w >= 1 && node->groups >= 1 &&
-                in->c % node->groups == 0 && node->c % node->groups == 0 && node->weight >= 0;
+    bool fits = node->groups >= 1 && in->c % node->groups == 0 && node->c % node->groups == 0 &&
+                node->weight >= 0;
+    const int sides[] = {node->kernel_h, node->kernel_w,   node->stride_h,
+                         node->stride_w, node->dilation_h, node->dilation_w};
+    for (size_t i = 0; i < KD_COUNT(sides); i++)
+        fits = fits && kd_graph_in_range(sides[i]);
     if (fits) {
         const int64_t high = (kh - 1) * node->dilation_h + 1,
                       wide = (kw - 1) * node->dilation_w + 1;
@@ -313,6 +318,11 @@ static int prepare_weights(kd_plan *p, kd_task *t, state *s, const geometry *geo
     int rc = choose_backward(p, t, geo, true, hint, &pd, diag);
     if (rc)
         return rc;
+    if (!strstr(kd_desc_implementation(pd), "dw") && kd_depthwise_fits(p, t)) {
+        dnnl_primitive_desc_destroy(pd);
+        s->scratch = kd_plan_block(p, kd_depthwise_scratch(p, t), back, back, diag);
+        return KD_MIN(s->scratch, 0);
+    }
     const dnnl_memory_desc_t x_md = kd_desc_query(pd, dnnl_query_src_md);
     const dnnl_memory_desc_t y_md = kd_desc_query(pd, dnnl_query_diff_dst_md);
     const dnnl_memory_desc_t w_md = kd_desc_query(pd, dnnl_query_diff_weights_md);
@@ -347,7 +357,7 @@ static int prepare(kd_plan *p, kd_task *t, kd_diag *diag)
         return kd_fail(diag, -KD_ENOMEM, "Out of memory for a convolution.");
     const kd_node *node = &p->graph->nodes[t->node];
     const geometry geo = geometry_of(p, t);
-    s->bias = s->d_bias = -1;
+    s->bias = s->d_bias = s->scratch = -1;
     t->act_inside = t->act >= 0;
     dnnl_primitive_desc_t pd;
     int rc = choose_forward(p, t, &pd, diag);
@@ -440,6 +450,12 @@ static int backward(kd_plan *p, const kd_task *t, float stat_weight, float *grad
         rc = kd_prim_run(p, s->data, diag);
     if (!rc)
         rc = kd_prim_run(p, s->data_reorder_d_x, diag);
+    if (!rc && s->scratch >= 0) {
+        kd_depthwise_weights(p, t, kd_plan_data(p, s->scratch),
+                             gradient + params[node->weight].offset,
+                             node->bias >= 0 ? gradient + params[node->bias].offset : NULL);
+        return 0;
+    }
     if (!rc)
         rc = kd_prim_run(p, s->weights_reorder_x, diag);
     if (!rc)

@@ -1,3 +1,4 @@
+#include <math.h>
 #include <string.h>
 
 #include "engine/op.h"
@@ -41,6 +42,8 @@ static int check_pad(const kd_graph *g, const kd_node *node, kd_diag *diag)
     int from[3], to[3];
     sides_of(&g->nodes[node->in[0]], from);
     sides_of(node, to);
+    if (!isfinite(node->alpha))
+        return refuse(g, node, "Padding", diag);
     for (int i = 0; i < 3; i++)
         if (node->start[i] < 0 || (int64_t)node->start[i] + from[i] > to[i])
             return refuse(g, node, "Padding", diag);

@@ -1,3 +1,4 @@
+#include "engine/graph_internal.h"
 #include "engine/op.h"
 
 /* Max pooling keeps the place of each maximum in a workspace for its backward; the global average
@@ -32,8 +33,9 @@ static geometry geometry_of(const kd_graph *g, const kd_node *node)
 static int check_windows(const kd_graph *g, const kd_node *node, kd_diag *diag)
 {
     const kd_node *in = &g->nodes[node->in[0]];
-    bool fits = node->c == in->c && node->kernel_h >= 1 && node->kernel_w >= 1 &&
-                node->stride_h >= 1 && node->stride_w >= 1;
+    bool fits = node->c == in->c && kd_graph_in_range(node->kernel_h) &&
+                kd_graph_in_range(node->kernel_w) && kd_graph_in_range(node->stride_h) &&
+                kd_graph_in_range(node->stride_w);
     /* A padding smaller than the kernel leaves each window a value. */
     for (int i = 0; i < 4; i++)
         fits =
