@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Makes optim.json, mobilenet_v2.json and shallow_cnn.json with PyTorch (Debian's python3-torch).
+"""Makes mobilenet_v2.json and shallow_cnn.json with PyTorch (Debian's python3-torch).
 
     cmake --build build/dev --target kd_golden_weights
     tests/golden/make_golden.py build/dev/tests/kd_golden_weights
@@ -60,74 +60,6 @@ def probe(t):
 def numbers(t):
     """float32 values with the nine digits that bring them back."""
     return [float("%.9g" % x) for x in t.detach().reshape(-1).tolist()]
-
-
-# ---- optimisers
-
-
-def optimisers():
-    """Vector: weight of a hidden layer (6), head weight (4). Gradients are written down, so that only
-    the update itself is compared."""
-    hidden = [0.5, -0.25, 1.0, 0.125, -0.75, 0.0]
-    head = [0.3, -0.6, 0.9, -1.2]
-    steps = 8
-    grads = [
-        [math.sin(1.7 * i + 0.9 * t) * 10.0 ** ((i % 5) - 3) for i in range(10)] for t in range(steps)
-    ]
-    grads = [numbers(torch.tensor(g)) for g in grads]
-    cases = [
-        dict(name="sgd", rule="sgd", lr=0.1),
-        dict(name="sgd momentum", rule="sgd", lr=0.1, momentum=0.9),
-        dict(name="sgd momentum decay", rule="sgd", lr=0.05, momentum=0.9, weight_decay=0.01),
-        dict(name="sgd decay head", rule="sgd", lr=0.05, head_lr=0.5, weight_decay=0.01),
-        dict(name="adam", rule="adam", lr=0.01),
-        dict(name="adam decay head", rule="adam", lr=0.001, head_lr=0.01, weight_decay=0.02),
-        dict(name="adam betas", rule="adam", lr=0.01, beta1=0.5, beta2=0.9, eps=1e-4),
-        dict(name="adam cosine", rule="adam", lr=0.01, cosine=8, warmup=3),
-        dict(name="sgd cosine", rule="sgd", lr=0.1, momentum=0.9, cosine=8),
-        dict(name="sgd warmup", rule="sgd", lr=0.1, warmup=5),
-    ]
-    for c in cases:
-        a = torch.tensor(hidden, requires_grad=True)
-        b = torch.tensor(head, requires_grad=True)
-        groups = [dict(params=[a]), dict(params=[b], lr=c.get("head_lr", c["lr"]))]
-        if c["rule"] == "sgd":
-            o = torch.optim.SGD(
-                groups,
-                lr=c["lr"],
-                momentum=c.get("momentum", 0),
-                weight_decay=c.get("weight_decay", 0),
-            )
-        else:
-            o = torch.optim.Adam(
-                groups,
-                lr=c["lr"],
-                betas=(c.get("beta1", 0.9), c.get("beta2", 0.999)),
-                eps=c.get("eps", 1e-8),
-                weight_decay=c.get("weight_decay", 0),
-            )
-        warmup, total = c.get("warmup", 0), c.get("cosine", 0)
-        plan = []
-        if warmup:
-            plan.append(
-                torch.optim.lr_scheduler.LambdaLR(o, lambda s: min(1.0, (s + 1) / warmup))
-            )
-        if total:
-            plan.append(torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=total - warmup))
-        schedule = (
-            torch.optim.lr_scheduler.SequentialLR(o, plan, milestones=[warmup])
-            if len(plan) == 2
-            else plan[0] if plan else None
-        )
-        c["w"] = []
-        for g in grads:
-            g = torch.tensor(g)
-            a.grad, b.grad = g[:6].clone(), g[6:].clone()
-            o.step()
-            if schedule:
-                schedule.step()
-            c["w"].append(numbers(torch.cat([a, b])))
-    write("optim.json", dict(start=hidden + head, hidden=6, grads=grads, cases=cases))
 
 
 # ---- networks
@@ -364,10 +296,8 @@ def students(program):
 
 def main():
     torch.set_num_threads(1)
-    optimisers()
-    if len(sys.argv) > 1:
-        mobilenets(sys.argv[1])
-        students(sys.argv[1])
+    mobilenets(sys.argv[1])
+    students(sys.argv[1])
 
 
 if __name__ == "__main__":

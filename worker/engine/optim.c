@@ -75,6 +75,11 @@ double kd_optim_clip_scale(double clip_norm, double square_sum)
     return scale < 1 ? scale : 1;
 }
 
+bool kd_optim_moves(const kd_optim *o, const kd_param *p)
+{
+    return p->kind == KD_PARAM_TRAINED && (p->head || !o->freeze_backbone);
+}
+
 /* ---- rules */
 
 /* base^n by squaring. The C library's pow() has a variant for each kind of CPU whose last bits may
@@ -168,15 +173,12 @@ static void average(size_t n, double ema, float *restrict mean, const float *res
 static void update(const kd_optim *o, const kd_param *p, uint64_t step, size_t n, float *w,
                    const float *grad, float scale, float *first, float *second)
 {
-    if (o->freeze_backbone && !(p->head && p->kind == KD_PARAM_TRAINED))
-        return;
-    if (p->kind == KD_PARAM_STATISTIC) {
+    if (p->kind == KD_PARAM_STATISTIC && !o->frozen_statistics && !o->freeze_backbone) {
         const float keep = (float)(1 - STATISTIC_MOMENTUM), take = (float)STATISTIC_MOMENTUM;
-        for (size_t k = 0; !o->frozen_statistics && k < n; k++)
+        for (size_t k = 0; k < n; k++)
             w[k] = keep * w[k] + take * grad[k];
-        return;
     }
-    if (p->kind != KD_PARAM_TRAINED)
+    if (!kd_optim_moves(o, p))
         return;
     const double lr = kd_optim_factor(o, step) * (p->head && o->head_lr != 0 ? o->head_lr : o->lr);
     const scalars s = scalars_of(o, step, lr, scale);

@@ -41,6 +41,9 @@ int kd_optim_vectors(const kd_optim *o);
  * step pct_start * total - 1, another to 1/div/final_div at total - 1, which stays. warmup_steps is
  * not read. */
 double kd_optim_factor(const kd_optim *o, uint64_t step);
+/* Do gradients move this parameter? Trained ones, with freeze_backbone only the head's: the
+ * elements whose squares a global norm adds up. */
+bool kd_optim_moves(const kd_optim *o, const kd_param *p);
 /* Factor for all gradients that brings their global norm, the root of square_sum, down to
  * clip_norm: min(1, clip/(norm + 1e-6)) as torch.nn.utils.clip_grad_norm_; 1 when clip_norm is 0.
  */
