@@ -14,11 +14,12 @@
 
 #define ROUNDS 600
 
-/* Not kd_file_write: its fsync would be most of the time. */
+/* Not kd_file_write, and no overwriting: waiting for the disk would be most of the time. */
 static void put(const char *dir, const char *name, const void *data, size_t len)
 {
     char path[512];
     snprintf(path, sizeof path, "%s/%s", dir, name);
+    (void)unlink(path);
     FILE *f = fopen(path, "wb");
     assert_non_null(f);
     assert_int_equal(fwrite(data, 1, len, f), len);

@@ -90,6 +90,7 @@ static inline kd_data *open_good(const fixture *f)
     kd_diag diag = {0};
     kd_assert_ok(kd_data_open(&f->cfg, f->fd, NULL, NULL, &d, &diag), &diag);
     assert_non_null(d);
+    assert_int_equal(diag.code, 0); /* nothing is said where nothing is wrong */
     return d;
 }
 

@@ -421,6 +421,25 @@ static void test_view_mix_boxes(void **state)
     assert_in_range(ups, N / 2 - 200, N / 2 + 200);
 }
 
+/* Pinned: a bank holds what a teacher said of these very mixtures. */
+static void test_view_mix_is_pinned(void **state)
+{
+    (void)state;
+    kd_view_rule rule = {.size = 96, .seed = 12, .mixup = 0.4, .cutmix = 1, .mix_probability = 0.9};
+    int64_t all[200][7];
+    for (uint32_t i = 0; i < 200; i++) {
+        kd_view_mix m;
+        kd_view_mix_of(&rule, i, 2, 150, &m); /* some unlabelled ones among them */
+        int64_t one[7] = {m.kind, m.partner, (int64_t)(m.share * 65536 * 96 * 96 + 0.5), m.x0, m.y0,
+                          m.x1,   m.y1};
+        memcpy(all[i], one, sizeof one);
+    }
+    char hex[KD_DIGEST_HEX];
+    kd_digest d = kd_digest_of(all, sizeof all);
+    kd_digest_hex(&d, hex);
+    assert_string_equal(hex, "480234e0659187f7ebdd45a34c22021f");
+}
+
 static void test_view_mix_few_samples(void **state)
 {
     (void)state;
@@ -546,6 +565,7 @@ int main(void)
         cmocka_unit_test(test_view_randaugment_draws_all),
         cmocka_unit_test(test_view_mix_statistics),
         cmocka_unit_test(test_view_mix_boxes),
+        cmocka_unit_test(test_view_mix_is_pinned),
         cmocka_unit_test(test_view_mix_few_samples),
         cmocka_unit_test(test_view_blend),
         cmocka_unit_test(test_view_to_float),

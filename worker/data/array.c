@@ -171,7 +171,7 @@ int kd_array_open_pairs(kd_data *d, const kd_data_config *cfg, kd_array_reader r
     const char *files[][2] = {{cfg->train, cfg->train_labels},
                               {cfg->val, cfg->val_labels},
                               {cfg->test, cfg->test_labels}};
-    int rc = *kd_data_text(cfg->classes) ? kd_data_read_classes(d, cfg->classes, diag) : 0;
+    int rc = kd_data_read_classes(d, cfg->classes, NULL, diag);
     for (enum kd_split s = KD_SPLIT_TRAIN; s <= KD_SPLIT_TEST && rc == 0; s++)
         if (*kd_data_text(files[s][0]))
             rc = read(d, s, files[s][0], files[s][1], diag);

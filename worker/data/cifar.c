@@ -99,16 +99,6 @@ static const char *usual_test(const kd_data *d)
     return NULL;
 }
 
-static int read_classes(kd_data *d, const kd_data_config *cfg, int kind, kd_diag *diag)
-{
-    bool asked = *kd_data_text(cfg->classes) != '\0';
-    const char *usual = kind == 1 ? "batches.meta.txt" : "fine_label_names.txt";
-    int rc = kd_data_read_classes(d, asked ? cfg->classes : usual, diag);
-    if (rc == -KD_ENOENT && !asked)
-        rc = kd_array_number_classes(d, kind == 1 ? 10 : 100, diag);
-    return rc;
-}
-
 int kd_data_open_cifar(kd_data *d, const kd_data_config *cfg, kd_diag *diag)
 {
     const char *train = kd_data_text(cfg->train), *val = kd_data_text(cfg->val),
@@ -130,6 +120,9 @@ int kd_data_open_cifar(kd_data *d, const kd_data_config *cfg, kd_diag *diag)
     if (rc == 0 && *test)
         rc = read_file(d, KD_SPLIT_TEST, test, &kind, diag);
     if (rc == 0)
-        rc = read_classes(d, cfg, kind, diag);
+        rc = kd_data_read_classes(d, cfg->classes,
+                                  kind == 1 ? "batches.meta.txt" : "fine_label_names.txt", diag);
+    if (rc == 0 && d->n_classes == 0)
+        rc = kd_array_number_classes(d, kind == 1 ? 10 : 100, diag);
     return rc == 0 ? kd_array_check_labels(d, diag) : rc;
 }

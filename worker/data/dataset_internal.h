@@ -74,8 +74,10 @@ int kd_data_grow(kd_data *d, size_t more, const char *file, kd_diag *diag) KD_MU
 
 /* ---- folder.c */
 
-/* The file of class names into classes, class_text and n_classes. */
-int kd_data_read_classes(kd_data *d, const char *name, kd_diag *diag) KD_MUST_CHECK;
+/* The file of class names into classes, class_text and n_classes: the one that is named, or else
+ * `usual` (NULL = none), which need not be there. */
+int kd_data_read_classes(kd_data *d, const char *named, const char *usual,
+                         kd_diag *diag) KD_MUST_CHECK;
 /* Both append samples and set the classes; what they have taken is freed with d, also when they
  * fail. */
 int kd_data_open_folder(kd_data *d, const kd_data_config *cfg, kd_diag *diag) KD_MUST_CHECK;

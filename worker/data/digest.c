@@ -242,7 +242,7 @@ int kd_data_make_digests(kd_data *d, enum kd_data_leakage leakage,
                          void (*progress)(size_t done, size_t all, void *arg), void *arg,
                          kd_diag *diag)
 {
-    size_t n;
+    size_t n = 0;
     content *contents = malloc(KD_MAX(d->n, 1) * sizeof *contents);
     if (!contents)
         return kd_fail(diag, -KD_ENOMEM, "no memory for the digests of %zu samples", d->n);

@@ -66,13 +66,20 @@ static const char **sorted_names(const char *const *names, int n)
     return sorted;
 }
 
-int kd_data_read_classes(kd_data *d, const char *name, kd_diag *diag)
+int kd_data_read_classes(kd_data *d, const char *named, const char *usual, kd_diag *diag)
 {
+    bool asked = *kd_data_text(named) != '\0';
+    const char *name = asked ? named : usual;
+    kd_diag why = {0};
     size_t len;
+    if (!name)
+        return 0;
     int rc = kd_data_read(d, d->path, name, KD_DATA_MAX_CLASSES * (KD_DATA_MAX_CLASS_NAME + 2),
-                          &d->class_text, &len, diag);
+                          &d->class_text, &len, &why);
+    if (rc == -KD_ENOENT && !asked)
+        return 0;
     if (rc != 0)
-        return rc;
+        return kd_fail(diag, rc, "%s", why.msg);
     d->classes = calloc(KD_DATA_MAX_CLASSES, sizeof *d->classes);
     if (!d->classes)
         return kd_fail(diag, -KD_ENOMEM, "no memory for the class names of %s", name);
@@ -312,7 +319,7 @@ static int class_of(const kd_data *d, const named *by_name, const char *name)
  * quietly take the samples out of the training. */
 static int label_by_folder(kd_data *d, kd_diag *diag)
 {
-    named *by_name;
+    named *by_name = NULL;
     int rc = sort_classes(d, &by_name, diag);
     if (rc != 0)
         return rc;
@@ -429,7 +436,7 @@ static int walk_classes(const kd_data *d, const char *folder, const kd_entry *en
 static int label_classes(kd_data *d, enum kd_split split, int source, const kd_entry *entries,
                          size_t n, const size_t *counts, kd_diag *diag)
 {
-    named *by_name;
+    named *by_name = NULL;
     int rc = sort_classes(d, &by_name, diag);
     if (rc != 0)
         return rc;
@@ -490,10 +497,7 @@ static int read_split(kd_data *d, const kd_data_config *cfg, enum kd_split split
 int kd_data_open_folder(kd_data *d, const kd_data_config *cfg, kd_diag *diag)
 {
     const char *val = kd_data_text(cfg->val), *test = kd_data_text(cfg->test);
-    bool asked = *kd_data_text(cfg->classes) != '\0';
-    int rc = kd_data_read_classes(d, asked ? cfg->classes : "classes.txt", diag);
-    if (rc == -KD_ENOENT && !asked)
-        rc = 0; /* the folders' names will do */
+    int rc = kd_data_read_classes(d, cfg->classes, "classes.txt", diag);
     if (rc == 0)
         rc = read_split(d, cfg, KD_SPLIT_TRAIN, kd_data_text(cfg->train), diag);
     if (rc == 0 && *val)

@@ -227,7 +227,7 @@ static int read_split(kd_data *d, enum kd_split split, const char *images, const
 {
     kd_array a = {.file = images};
     npy shape;
-    int32_t *labels;
+    int32_t *labels = NULL;
     int rc = read_npy(d, images, &a.bytes, &shape, diag);
     if (rc != 0)
         return rc;

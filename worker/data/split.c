@@ -37,8 +37,8 @@ static int training_samples(const kd_data *d, uint32_t **out, size_t *out_n, kd_
 
 int kd_split_choose(kd_data *d, size_t keep, uint64_t seed, kd_diag *diag)
 {
-    uint32_t *order;
-    size_t n;
+    uint32_t *order = NULL;
+    size_t n = 0;
     if (keep == 0)
         return 0;
     int rc = training_samples(d, &order, &n, diag);
@@ -83,8 +83,8 @@ static void share_class(kd_data *d, const kd_data_config *cfg, int label, uint32
 
 int kd_split_shares(kd_data *d, const kd_data_config *cfg, kd_diag *diag)
 {
-    uint32_t *order, *sorted = NULL;
-    size_t n, *first = NULL;
+    uint32_t *order = NULL, *sorted = NULL;
+    size_t n = 0, *first = NULL;
     if (cfg->val_share == 0 && cfg->test_share == 0)
         return 0;
     int rc = training_samples(d, &order, &n, diag);
