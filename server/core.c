@@ -472,13 +472,17 @@ static void on_submit(kd_core *c, const kd_core_job_setup *setup, kd_actions *ou
     }
 }
 
+/* A stage that runs makes the thing itself. */
+static bool begun(const struct job *j, uint32_t stage)
+{
+    return stage == j->stage && j->state == KD_RUN_RUNNING && !j->stages[stage].s.held[0];
+}
+
 static void on_hold(struct job *j, uint32_t stage, const char *text, kd_actions *out)
 {
     if (j->state >= KD_RUN_SUCCEEDED || stage >= j->n_stages || j->stages[stage].s.done)
         return;
-    /* A stage that runs makes the thing itself. */
-    bool begun = stage == j->stage && j->state == KD_RUN_RUNNING && !j->stages[stage].s.held[0];
-    if (begun && text[0])
+    if (begun(j, stage) && text[0])
         return;
     snprintf(j->stages[stage].s.held, sizeof j->stages[stage].s.held, "%s", text);
     if (stage == j->stage && !text[0])
@@ -487,7 +491,7 @@ static void on_hold(struct job *j, uint32_t stage, const char *text, kd_actions 
 
 static void on_taken(kd_core *c, struct job *j, uint32_t stage, kd_actions *out)
 {
-    if (j->state >= KD_RUN_SUCCEEDED || stage >= j->n_stages || !j->stages[stage].s.held[0])
+    if (j->state >= KD_RUN_SUCCEEDED || stage >= j->n_stages || begun(j, stage))
         return;
     j->stages[stage].s.held[0] = '\0';
     j->stages[stage].s.done = true;

@@ -86,7 +86,8 @@ enum kd_event_kind {
     KD_EV_EVALUATED, /* job, stage, version: all units in and stored; stop: it is the last one */
     KD_EV_EXPORTED,  /* job, stage; text: non-empty = failed */
     KD_EV_HOLD, /* job, stage, text: what a stage that has not begun waits for; "" = it may begin */
-    KD_EV_TAKEN, /* job, stage: a held stage is done, as another job made it; stored already */
+    KD_EV_TAKEN, /* job, stage: one that has not begun is done, as another job made it; stored
+                    already */
     KD_EV_TICK
 };
 

@@ -1,4 +1,5 @@
 #include "daemon.h"
+#include "sweep.h"
 
 #include "kd/file.h"
 #include "kd/log.h"
@@ -114,13 +115,15 @@ kd_job_record *kd_job_record_new(kd_daemon *d, kd_job_row *row, kd_diag *diag)
     j->row = *row;
     *row = (kd_job_row){0};
     enum kd_stage_kind kinds[KD_MAX_STAGES];
-    j->n_stages = kd_job_stages(&j->spec, kinds);
+    j->n_stages = j->row.is_sweep ? 0 : kd_job_stages(&j->spec, kinds);
     for (int i = 0; i < j->n_stages; i++) {
         j->stages[i].kind = kinds[i];
         j->stages[i].row.manifest = 1;
         snprintf(j->stages[i].row.name, sizeof j->stages[i].row.name, "%s",
                  kd_stage_name(kinds[i]));
     }
+    if (j->row.sweep)
+        kd_sweep_keys(j);
     j->phase = "preparing";
     return j;
 }
@@ -158,6 +161,7 @@ void kd_daemon_introduce(kd_daemon *d, kd_job_record *j)
         c->has_info = s->info != NULL;
         if (s->info)
             kd_stage_core_info(j, s, &c->info);
+        kd_sweep_hold(d, j, (uint32_t)i, c->held);
     }
     kd_daemon_event(d, &(kd_event){.kind = KD_EV_SUBMIT, .setup = &setup});
 }
@@ -278,9 +282,7 @@ static void set_job_state(kd_daemon *d, kd_job_record *j, enum kd_run_state stat
         kd_daemon_fatal(d, &diag);
     if (state >= KD_RUN_SUCCEEDED && changed) {
         for (int i = 0; i < j->n_stages; i++)
-            if (kd_state_drop_checkpoints(&d->state, j->row.id, (uint32_t)i, UINT64_MAX, 0,
-                                          &diag) != 0)
-                kd_warn("old checkpoints stay: %s", diag.msg);
+            kd_stage_tidy(d, j, (uint32_t)i, j->stages[i].row.done);
         kd_watch_event(d, j, "finished", "", NULL, "job %s%s%s", words[state],
                        reason[0] ? ": " : "", reason);
     } else if (reason[0]) {
@@ -288,6 +290,7 @@ static void set_job_state(kd_daemon *d, kd_job_record *j, enum kd_run_state stat
     } else if (was_waiting && state == KD_RUN_RUNNING && !changed) {
         kd_watch_event(d, j, "worker", "", NULL, "the job goes on");
     }
+    kd_sweep_changed(d, j);
 }
 
 static void carry_out(kd_daemon *d, const kd_action *a)
@@ -328,6 +331,7 @@ static void carry_out(kd_daemon *d, const kd_action *a)
         break;
     case KD_ACT_STAGE_DONE:
         kd_stage_finished(d, j, a->stage);
+        kd_sweep_stage_done(d, j, a->stage);
         break;
     case KD_ACT_MANIFEST:
         kd_stage_manifest(d, j, a->stage, a->version);
@@ -527,8 +531,10 @@ int kd_daemon_run(const kd_daemon_config *cfg, kd_diag *diag)
     if (rc == 0)
         rc = kd_rpc_new(2, &d->rpc, diag);
     if (rc == 0) {
+        kd_blobs_drop_strays(d);
+        kd_sweep_restore(d);
         for (kd_job_record *j = d->jobs; j; j = j->next)
-            if (j->row.state <= KD_RUN_RUNNING)
+            if (j->row.state <= KD_RUN_RUNNING && !j->row.is_sweep)
                 kd_daemon_introduce(d, j);
         rc = start_server(d, cfg, methods, n, diag);
     }

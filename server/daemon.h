@@ -37,6 +37,8 @@ typedef struct kd_stage_record {
     double rate; /* samples a second, smoothed */
     kd_time_ms last_commit;
     kd_time_ms begun; /* of the stage in this process, 0 = not yet */
+    bool shareable;   /* among the children of a sweep; see sweep.h */
+    kd_digest share_key;
 } kd_stage_record;
 
 typedef struct kd_job_record {
@@ -159,6 +161,9 @@ void kd_stage_open(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_begi
 void kd_stage_close(kd_daemon *d, kd_job_record *j, uint32_t stage);
 void kd_stage_finished(kd_daemon *d, kd_job_record *j, uint32_t stage);
 void kd_stage_manifest(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t version);
+/* Drops checkpoints that are of no use any more. Of a stage of the student that is done its last
+ * and its best version stay, for jobs that go on from there. */
+void kd_stage_tidy(kd_daemon *d, kd_job_record *j, uint32_t stage, bool done);
 void kd_stage_store(kd_daemon *d, kd_job_record *j, uint32_t stage);
 /* Version that the stage ends at: its last step's, or where it was stopped early. */
 uint64_t kd_stage_last_version(const kd_stage_record *s);
@@ -206,6 +211,26 @@ void kd_watch_event(kd_daemon *d, kd_job_record *j, const char *kind, const char
                     const char *data, const char *fmt, ...) KD_PRINTF(6, 7);
 /* Fills a Progress of a running job; false if it does not run. p->stage and p->phase borrow. */
 bool kd_watch_progress(kd_daemon *d, kd_job_record *j, Distill__V1__Progress *p);
+
+/* blobs.c: files that clients uploaded or that jobs start from, by digest. */
+int kd_blob_add_piece(kd_daemon *d, const Distill__V1__BlobChunk *m, const uint8_t *piece,
+                      size_t len, Distill__V1__UploadReply *reply, kd_diag *diag) KD_MUST_CHECK;
+/* Puts the digest of every file that the job starts from into it; each has to be here. A file of
+ * another job (job:ID/NAME) becomes a blob, so that it outlives that job; `dry` leaves that out and
+ * does not ask for uploads. */
+int kd_blobs_bind(kd_daemon *d, Distill__V1__NamedBlob *const *uploaded, size_t n, kd_job *job,
+                  bool dry, kd_diag *diag) KD_MUST_CHECK;
+/* Unlinks those of the job's blobs that no stored job names. */
+void kd_blobs_drop_unused(kd_daemon *d, const kd_job *job);
+/* At start: second names of artefacts that no job came to name. */
+void kd_blobs_drop_strays(kd_daemon *d);
+
+/* submit.c: the call Submit. */
+void kd_submit(kd_daemon *d, kd_rpc_call *call, const Distill__V1__SubmitRequest *r);
+
+/* The job that a person means by an id or the beginning of one (at least 4 digits); NULL with diag.
+ */
+kd_job_record *kd_job_find(kd_daemon *d, const char *text, kd_diag *diag);
 
 /* svc_*.c: rows of the method table */
 extern const kd_rpc_method kd_jobs_methods[], kd_cluster_methods[], kd_exchange_methods[];

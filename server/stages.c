@@ -843,6 +843,16 @@ static int write_networks(kd_daemon *d, kd_job_record *j, uint32_t stage, kd_dia
     return rc;
 }
 
+void kd_stage_tidy(kd_daemon *d, kd_job_record *j, uint32_t stage, bool done)
+{
+    const kd_stage_record *s = &j->stages[stage];
+    kd_diag diag = {0};
+    bool keep = done && s->info && kd_stage_teacher(s->kind) < 0 && kd_stage_artefact_name(s->kind);
+    if (kd_state_keep_checkpoints(&d->state, j->row.id, stage, keep ? kd_stage_last_version(s) : 0,
+                                  keep ? s->row.best_version : 0, &diag) != 0)
+        kd_warn("old checkpoints stay: %s", diag.msg);
+}
+
 void kd_stage_finished(kd_daemon *d, kd_job_record *j, uint32_t stage)
 {
     kd_stage_record *s = &j->stages[stage];
@@ -852,8 +862,7 @@ void kd_stage_finished(kd_daemon *d, kd_job_record *j, uint32_t stage)
             fail_job(d, j, diag.msg);
             return;
         }
-        if (kd_state_drop_checkpoints(&d->state, j->row.id, stage, UINT64_MAX, 0, &diag) != 0)
-            kd_warn("%s", diag.msg);
+        kd_stage_tidy(d, j, stage, true);
     }
     s->row.done = true;
     if (s->begun)

@@ -626,29 +626,39 @@ static int doom_file(void *arg, const kd_file_row *row)
     return 0;
 }
 
-int kd_state_drop_checkpoints(kd_state *s, kd_job_id id, uint32_t stage, uint64_t below,
-                              uint64_t keep, kd_diag *diag)
+#define OLD_CHECKPOINTS " AND name = '' AND stage = ? AND version < ? AND version NOT IN (?, ?)"
+
+static int drop_but(kd_state *s, kd_job_id id, uint32_t stage, uint64_t below, uint64_t one,
+                    uint64_t other, kd_diag *diag)
 {
     int64_t limit = below > INT64_MAX ? INT64_MAX : (int64_t)below;
     sqlite3_stmt *st = NULL;
     int rc = kd_state_begin(s, diag);
     if (rc != 0)
         return rc;
-    rc = kd_sql_query(&s->sql, &st, diag,
-                      FILE_COLUMNS " AND name = '' AND stage = ? AND version < ? AND version <> ?",
-                      "iiii", (int64_t)id, (int64_t)stage, limit, (int64_t)keep);
+    rc = kd_sql_query(&s->sql, &st, diag, FILE_COLUMNS OLD_CHECKPOINTS, "iiiii", (int64_t)id,
+                      (int64_t)stage, limit, (int64_t)one, (int64_t)other);
     if (rc == 0)
         rc = each_file(s, st, doom_file, s, diag);
     if (rc == 0)
-        rc =
-            kd_sql_run(&s->sql, NULL, diag,
-                       "DELETE FROM files WHERE job = ? AND name = '' AND stage = ? AND version < ?"
-                       " AND version <> ?",
-                       "iiii", (int64_t)id, (int64_t)stage, limit, (int64_t)keep);
+        rc = kd_sql_run(&s->sql, NULL, diag, "DELETE FROM files WHERE job = ?" OLD_CHECKPOINTS,
+                        "iiiii", (int64_t)id, (int64_t)stage, limit, (int64_t)one, (int64_t)other);
     if (rc == 0)
         return kd_state_commit(s, diag);
     kd_state_rollback(s);
     return rc;
+}
+
+int kd_state_drop_checkpoints(kd_state *s, kd_job_id id, uint32_t stage, uint64_t below,
+                              uint64_t keep, kd_diag *diag)
+{
+    return drop_but(s, id, stage, below, keep, keep, diag);
+}
+
+int kd_state_keep_checkpoints(kd_state *s, kd_job_id id, uint32_t stage, uint64_t one,
+                              uint64_t other, kd_diag *diag)
+{
+    return drop_but(s, id, stage, UINT64_MAX, one, other, diag);
 }
 
 static int add_size(void *arg, const kd_file_row *row)

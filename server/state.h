@@ -161,6 +161,9 @@ int kd_state_each_stage_file(kd_state *s, kd_job_id id, uint32_t stage, kd_state
  * `keep` (0 = none). */
 int kd_state_drop_checkpoints(kd_state *s, kd_job_id id, uint32_t stage, uint64_t below,
                               uint64_t keep, kd_diag *diag) KD_MUST_CHECK;
+/* Forgets and unlinks all checkpoints of a stage but those of two versions. */
+int kd_state_keep_checkpoints(kd_state *s, kd_job_id id, uint32_t stage, uint64_t one,
+                              uint64_t other, kd_diag *diag) KD_MUST_CHECK;
 /* Forgets jobs, all of them or none, and their folders; *out_freed bytes. */
 int kd_state_remove_jobs(kd_state *s, const kd_job_id *ids, size_t n, uint64_t *out_freed,
                          kd_diag *diag) KD_MUST_CHECK;

@@ -1,6 +1,7 @@
 /* Service Cluster: one control stream a worker. Calls arrive on gRPC's threads and are carried to
  * the loop in order; a stream's record lives on the loop. */
 #include "daemon.h"
+#include "take.h"
 
 #include "kd/log.h"
 
@@ -190,8 +191,16 @@ static void on_stage_ready(kd_daemon *d, kd_worker_record *w, const Distill__V1_
     if (!j || r->stage >= (uint32_t)j->n_stages || !r->info)
         return;
     kd_stage_record *s = &j->stages[r->stage];
-    char text[KD_CORE_TEXT] = "";
+    char text[KD_CORE_TEXT] = "", warning[KD_CORE_TEXT] = "";
     kd_diag diag = {0};
+    if (!s->info)
+        kd_take_check(j, r->stage, r->info, text, warning);
+    if (text[0]) {
+        kd_daemon_event(d, &(kd_event){.kind = KD_EV_FAIL, .job = id, .text = text});
+        return;
+    }
+    if (warning[0])
+        kd_watch_event(d, j, "warning", w->name, NULL, "%s", warning);
     if (s->info) {
         kd_stage_compare(s->info, r->info, text);
     } else if (kd_stage_set_info(s, info, info_len, &diag) != 0) {

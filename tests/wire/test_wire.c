@@ -175,6 +175,14 @@ static void test_wire_string_limits(void **state)
         {64, 1, DESC(job_request), "JobRequest.job"},
         {64, 3, DESC(hello), "Hello.name"},
         {64, 1, DESC(heartbeat), "Heartbeat.job"},
+        {64, 7, DESC(submit_request), "SubmitRequest.continue_job"},
+        {64, 9, DESC(submit_request), "SubmitRequest.replay_job"},
+        {64, 9, DESC(job_summary), "JobSummary.sweep"},
+        {KD_MAX_LABEL, 12, DESC(job_summary), "JobSummary.label"},
+        {KD_MAX_JOB_TEXT, 7, DESC(job_detail), "JobDetail.text"},
+        {64, 8, DESC(job_detail), "JobDetail.continued"},
+        {64, 9, DESC(job_detail), "JobDetail.replayed"},
+        {64, 14, DESC(stage_record), "StageRecord.shared"},
     };
     for (size_t i = 0; i < KD_COUNT(rows); i++) {
         char *text = text_of(rows[i].limit + 1);
@@ -206,6 +214,9 @@ static void test_wire_repeated_limits(void **state)
         {KD_MAX_REPEATED, 6, DESC(begin), "Begin.chunks"},
         {KD_MAX_REPEATED, 16, DESC(stage_info), "StageInfo.class_names"},
         {8, 3, DESC(measured), "Measured.models"},
+        {KD_MAX_SWEEP_JOBS, 6, DESC(submit_reply), "SubmitReply.children"},
+        {KD_MAX_SWEEP_JOBS, 6, DESC(job_detail), "JobDetail.jobs"},
+        {8, 15, DESC(stage_record), "StageRecord.terms"},
     };
     for (size_t i = 0; i < KD_COUNT(rows); i++) {
         kd_diag diag = {0};
