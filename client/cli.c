@@ -34,10 +34,10 @@ const kd_exit_row kd_exit_codes[] = {
 const int kd_n_exit_codes = KD_COUNT(kd_exit_codes);
 
 const kd_verb *const kd_verbs[] = {
-    &kd_verb_submit,  &kd_verb_jobs,     &kd_verb_show,   &kd_verb_watch,   &kd_verb_logs,
-    &kd_verb_events,  &kd_verb_wait,     &kd_verb_cancel, &kd_verb_rm,      &kd_verb_fetch,
-    &kd_verb_report,  &kd_verb_continue, &kd_verb_replay, &kd_verb_workers, &kd_verb_data,
-    &kd_verb_version, &kd_verb_help,
+    &kd_verb_submit, &kd_verb_jobs,     &kd_verb_show,   &kd_verb_watch,   &kd_verb_logs,
+    &kd_verb_events, &kd_verb_wait,     &kd_verb_cancel, &kd_verb_rm,      &kd_verb_fetch,
+    &kd_verb_report, &kd_verb_continue, &kd_verb_replay, &kd_verb_predict, &kd_verb_workers,
+    &kd_verb_data,   &kd_verb_version,  &kd_verb_help,
 };
 const int kd_n_verbs = KD_COUNT(kd_verbs);
 
@@ -154,6 +154,12 @@ static int find_verb(int argc, char **argv)
             i++;
     }
     return argc;
+}
+
+const char *kd_cli_verb_word(int argc, char **argv)
+{
+    int at = find_verb(argc, argv);
+    return at < argc ? argv[at] : NULL;
 }
 
 static int unknown_verb(const kd_cli *cli, const char *word)

@@ -246,7 +246,7 @@ static void without_key(const kd_report_job *j, const char *key, char *out, size
 }
 
 typedef struct key_line {
-    char label[288];
+    char label[KD_REPORT_LABEL + 16];
     double *x, *y, *lo, *hi; /* [n] */
     size_t n;
 } key_line;
@@ -301,7 +301,7 @@ static void key_chart(kd_page *p, const char *key, const kd_group *groups, size_
     double *all = calloc(n, (4 * KD_SVG_SERIES + 1) * sizeof *all);
     key_line *lines = calloc(KD_SVG_SERIES, sizeof *lines);
     size_t n_lines = 0, n_ticks = 0;
-    char rest[256], title[200];
+    char rest[KD_REPORT_LABEL], title[200];
     bool test = false;
     for (size_t g = 0; g < n; g++)
         test = test || groups[g].test.n > 0;

@@ -594,30 +594,26 @@ void kd_report_clear(kd_report *r)
 
 /* ---- groups over seeds */
 
-static bool is_seed(const kd_sweep_value *v)
+/* The label without its seed, which stands last. */
+static void group_label(const kd_report_job *j, char out[KD_REPORT_LABEL])
 {
-    return strcmp(v->key, "seed") == 0;
-}
-
-static void group_label(const kd_report_job *j, char *out, size_t size)
-{
-    size_t n = 0;
-    out[0] = '\0';
-    for (int i = 0; i < j->n_values && n < size; i++)
-        if (!is_seed(&j->values[i]))
-            n += (size_t)snprintf(out + n, size - n, "%s%s=%s", n ? " " : "", j->values[i].key,
-                                  j->values[i].text);
+    snprintf(out, KD_REPORT_LABEL, "%s", j->detail->summary->label);
+    char *seed = strncmp(out, "seed=", 5) == 0 ? out : NULL;
+    for (char *at = out; (at = strstr(at, " seed=")); at++)
+        seed = at;
+    if (seed && !strchr(seed + 1, ' '))
+        *seed = '\0';
 }
 
 static struct kd_mean mean_of(const kd_report *r, int sweep, const char *label, enum figure what)
 {
     double values[KD_REPORT_JOBS];
-    char other[sizeof((kd_group *)0)->label];
+    char other[KD_REPORT_LABEL];
     struct kd_mean m = {0};
     for (size_t i = 0; i < r->n_jobs; i++) {
         if (r->jobs[i]->sweep != sweep)
             continue;
-        group_label(r->jobs[i], other, sizeof other);
+        group_label(r->jobs[i], other);
         double v = figure_of(r->jobs[i], what);
         if (isfinite(v) && strcmp(label, other) == 0)
             values[m.n++] = v;
@@ -632,10 +628,10 @@ kd_group *kd_report_groups(const kd_report *r, int sweep, size_t *out_n)
     kd_group *groups = r->n_jobs ? calloc(r->n_jobs, sizeof *groups) : NULL;
     for (size_t i = 0; groups && i < r->n_jobs; i++) {
         const kd_report_job *j = r->jobs[i];
-        char label[sizeof groups->label];
+        char label[KD_REPORT_LABEL];
         if (j->sweep != sweep)
             continue;
-        group_label(j, label, sizeof label);
+        group_label(j, label);
         size_t g = 0;
         while (g < n && strcmp(groups[g].label, label) != 0)
             g++;

@@ -22,7 +22,8 @@
 #define KD_REPORT_SAMPLES 24             /* pictures */
 #define KD_REPORT_GUESSES 3              /* per network and picture */
 #define KD_REPORT_PICTURE (1u << 20)     /* bytes of a picture's data URL */
-#define KD_REPORT_VALUES 8               /* keys of a sweep */
+#define KD_REPORT_VALUES 17              /* keys of a sweep and the seed */
+#define KD_REPORT_LABEL 1024             /* bytes of a label with its NUL */
 #define KD_REPORT_EVALUATION (64u << 20) /* bytes of evaluation.json */
 
 /* Accuracy on one split. */
@@ -151,7 +152,7 @@ int kd_label_values(const char *label, kd_sweep_value values[KD_REPORT_VALUES]);
 
 /* Children of a sweep that differ in their seed only. */
 typedef struct kd_group {
-    char label[256]; /* without the seed; "" = the sweep has seeds only */
+    char label[KD_REPORT_LABEL]; /* without the seed; "" = the sweep has seeds only */
     const kd_report_job *first;
     size_t n; /* children */
     struct kd_mean {

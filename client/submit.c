@@ -2,6 +2,7 @@
 #include "args.h"
 #include "connect.h"
 #include "job/job.h"
+#include "job/sweep.h"
 #include "json.h"
 #include "output.h"
 #include "submission.h"
@@ -16,7 +17,7 @@
 #include <unistd.h>
 
 #define MAX_SETS 64
-#define MAX_FILES KD_JOB_MAX_FILES
+#define MAX_FILES 16 /* that one submit names */
 
 static const kd_opt g_opts[] = {
     {"set", 0, "KEY=VALUE", "override a key of the job file, e.g. distill.epochs=3 (repeatable)"},
@@ -37,7 +38,7 @@ typedef struct submission {
     int n_sets;
     char key[KD_SUBMISSION_KEY + 1];
     bool dry_run, quiet;
-    kd_job job;
+    kd_job job, child;
     kd_local_file files[MAX_FILES];
     int n_files;
 } submission;
@@ -67,16 +68,20 @@ static int read_job(submission *s)
     return KD_EXIT_OK;
 }
 
-static int find_files(submission *s)
+static int add_files(submission *s, const kd_job *job)
 {
-    const char *names[MAX_FILES];
-    int n = kd_job_local_files(&s->job, names);
-    for (int i = 0; i < n && i < MAX_FILES; i++) {
+    const char *names[KD_JOB_MAX_FILES];
+    int n = kd_job_local_files(job, names);
+    for (int i = 0; i < n && i < KD_JOB_MAX_FILES; i++) {
         bool again = false;
         for (int k = 0; k < s->n_files; k++)
             again = again || strcmp(s->files[k].name, names[i]) == 0;
         if (again)
             continue;
+        if (s->n_files == MAX_FILES) {
+            kd_error(s->cli, "%s names more than %d local files", s->file, MAX_FILES);
+            return KD_EXIT_CONFIG;
+        }
         kd_local_file *f = &s->files[s->n_files++];
         snprintf(f->name, sizeof f->name, "%s", names[i]);
         f->path = kd_local_path(s->file, names[i]);
@@ -89,6 +94,36 @@ static int find_files(submission *s)
             return rc;
     }
     return KD_EXIT_OK;
+}
+
+/* A sweep may vary the files, too: each of its jobs is asked for its own. */
+static int find_files(submission *s)
+{
+    kd_sweep sweep = {0};
+    kd_diag diag = {0};
+    const char *sets[2 * MAX_SETS];
+    int rc = add_files(s, &s->job);
+    if (rc == KD_EXIT_OK &&
+        kd_sweep_load(s->text, s->len, s->file, s->sets, s->n_sets, &sweep, &diag) != 0) {
+        kd_error(s->cli, "%s", diag.msg);
+        kd_hint(s->cli, "`distill help job` lists the keys");
+        return KD_EXIT_CONFIG;
+    }
+    memcpy(sets, s->sets, (size_t)s->n_sets * sizeof *sets);
+    for (int i = 0; rc == KD_EXIT_OK && i < sweep.n; i++) {
+        const kd_sweep_child *child = &sweep.child[i];
+        int n = s->n_sets;
+        for (int k = 0; k < child->n_sets && n < (int)KD_COUNT(sets); k++)
+            sets[n++] = child->sets[k];
+        if (kd_job_load(s->text, s->len, s->file, sets, n, &s->child, &diag) != 0) {
+            kd_error(s->cli, "%s", diag.msg);
+            rc = KD_EXIT_CONFIG;
+        } else {
+            rc = add_files(s, &s->child);
+        }
+    }
+    kd_sweep_free(&sweep);
+    return rc;
 }
 
 static int call_submit(kd_conn *c, submission *s, Distill__V1__SubmitReply **out)
@@ -150,7 +185,7 @@ static int submit(submission *s, const kd_submission_after *after)
 static int run(kd_cli *cli, const kd_args *args)
 {
     kd_submission_after after;
-    /* A kd_job holds several KiB. */
+    /* A kd_job holds many KiB. */
     submission *s = kd_xalloc(sizeof *s);
     s->cli = cli;
     s->file = args->operands[0];

@@ -2,9 +2,8 @@
  * connection, damaged artefacts, resumed uploads. */
 #include "kd_test.h"
 
-#include "cli.h"
+#include "client_run.h"
 #include "distill.pb-c.h"
-#include "kd/file.h"
 #include "kd/hash.h"
 #include "kd/rng.h"
 #include "rpc/rpc.h"
@@ -296,15 +295,6 @@ static int fresh(void **state)
     return 0;
 }
 
-static char *slurp(const char *path)
-{
-    char *text = NULL;
-    size_t len;
-    kd_diag diag = {0};
-    kd_assert_ok(kd_file_read(path, 1 << 20, &text, &len, &diag), &diag);
-    return text;
-}
-
 /* Orders what the test wrote before, and reads after, with what the handlers do. */
 static void meet_handlers(void)
 {
@@ -312,31 +302,11 @@ static void meet_handlers(void)
     pthread_mutex_unlock(&g.mu);
 }
 
-/* Runs `distill` with its output in files; the caller frees both texts. Returns the exit code. */
 static int distill(char **out, char **err, const char *const *words)
 {
-    char *argv[16] = {(char *)"distill"}, paths[2][256];
-    int argc = 1, saved[2];
-    for (; words[argc - 1]; argc++)
-        argv[argc] = (char *)words[argc - 1];
-    fflush(stdout);
-    fflush(stderr);
-    for (int i = 0; i < 2; i++) {
-        snprintf(paths[i], sizeof paths[i], "%s/std%d", g_dir, i + 1);
-        saved[i] = dup(i + 1);
-        assert_non_null(freopen(paths[i], "w", i == 0 ? stdout : stderr));
-    }
     meet_handlers();
-    int rc = kd_cli_main(argc, argv);
+    int rc = kd_run_distill(g_dir, out, err, words);
     meet_handlers();
-    fflush(stdout);
-    fflush(stderr);
-    for (int i = 0; i < 2; i++) {
-        dup2(saved[i], i + 1);
-        close(saved[i]);
-    }
-    *out = slurp(paths[0]);
-    *err = slurp(paths[1]);
     return rc;
 }
 #define DISTILL(...) distill(&out, &err, (const char *[]){__VA_ARGS__, NULL})
@@ -422,7 +392,7 @@ static void test_calls_fetch(void **state)
     /* result.json came with the job's details. */
     assert_int_equal(entries(dir), 2);
     snprintf(path, sizeof path, "%s/result.json", dir);
-    data = slurp(path);
+    data = kd_run_slurp(path);
     assert_string_equal(data, g_result);
     free(data);
 

@@ -296,8 +296,10 @@ static void test_report_labels(void **state)
     assert_string_equal(v[2].text, "3");
     assert_int_equal(kd_label_values("", v), 0);
     assert_int_equal(kd_label_values("=5 x", v), 0);
-    assert_int_equal(kd_label_values("a=1 a=1 a=1 a=1 a=1 a=1 a=1 a=1 a=1 a=1", v),
-                     KD_REPORT_VALUES);
+    assert_int_equal(
+        kd_label_values("a=1 a=1 a=1 a=1 a=1 a=1 a=1 a=1 a=1 a=1 a=1 a=1 a=1 a=1 a=1 a=1 a=1 a=1",
+                        v),
+        KD_REPORT_VALUES);
 }
 
 /* ---- pages */

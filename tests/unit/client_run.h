@@ -1,0 +1,49 @@
+/* Runs the whole command in this process, with its output in files. */
+#ifndef KD_CLIENT_RUN_H
+#define KD_CLIENT_RUN_H
+
+#include "kd_test.h"
+
+#include "cli.h"
+#include "kd/file.h"
+
+#include <stdio.h>
+#include <unistd.h>
+
+static inline char *kd_run_slurp(const char *path)
+{
+    char *text = NULL;
+    size_t len;
+    kd_diag diag = {0};
+    kd_assert_ok(kd_file_read(path, 1 << 20, &text, &len, &diag), &diag);
+    return text;
+}
+
+/* words: what stands behind `distill`, closed by NULL. dir: where the files go. The caller frees
+ * both texts. Returns the exit code. */
+static inline int kd_run_distill(const char *dir, char **out, char **err, const char *const *words)
+{
+    char *argv[16] = {(char *)"distill"}, paths[2][256];
+    int argc = 1, saved[2];
+    for (; words[argc - 1]; argc++)
+        argv[argc] = (char *)words[argc - 1];
+    fflush(stdout);
+    fflush(stderr);
+    for (int i = 0; i < 2; i++) {
+        snprintf(paths[i], sizeof paths[i], "%s/std%d", dir, i + 1);
+        saved[i] = dup(i + 1);
+        assert_non_null(freopen(paths[i], "w", i == 0 ? stdout : stderr));
+    }
+    int rc = kd_cli_main(argc, argv);
+    fflush(stdout);
+    fflush(stderr);
+    for (int i = 0; i < 2; i++) {
+        dup2(saved[i], i + 1);
+        close(saved[i]);
+    }
+    *out = kd_run_slurp(paths[0]);
+    *err = kd_run_slurp(paths[1]);
+    return rc;
+}
+
+#endif

@@ -1,0 +1,318 @@
+/* `distill predict`: networks from files of both kinds on pictures, in every form of output, with
+ * any number of threads. */
+#include "client_run.h"
+
+#include "data/decode.h"
+#include "data/flowers.h"
+#include "data/view.h"
+#include "models/loaded.h"
+#include "models/models.h"
+#include "models/onnx.h"
+#include "predict_model.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define SIZE 24
+#define CLASSES 4
+#define PICTURES 7
+
+static char *g_dir, *g_out, *g_err;
+static char g_ours[300], g_onnx[300], g_bare[300], g_pictures[300];
+static kd_graph *g_graph;
+static float *g_vector;
+static const char *const g_classes[CLASSES] = {"daisy", "a, \"b\"", "roses", "tulips"};
+
+static void name_picture(int i, char out[400])
+{
+    snprintf(out, 400, "%s/%s%d.png", g_pictures, i < 4 ? "a/p" : "b/p", i);
+}
+
+static void write_network(kd_diag *diag)
+{
+    kd_loaded_meta meta;
+    kd_st_item items[64] = {0};
+    kd_assert_ok(kd_loaded_describe(g_graph, "shallow_cnn", KD_PRE_SYMMETRIC, SIZE, g_classes,
+                                    CLASSES, &meta, diag),
+                 diag);
+    for (int i = 0; i < g_graph->n_params; i++) {
+        const kd_param *p = &g_graph->params[i];
+        items[i] = (kd_st_item){.name = p->name, .ndim = p->ndim, .data = g_vector + p->offset};
+        memcpy(items[i].shape, p->shape, sizeof p->shape);
+    }
+    kd_assert_ok(
+        kd_st_write(g_ours, items, (size_t)g_graph->n_params, meta.pairs, meta.n_pairs, diag),
+        diag);
+    kd_loaded_meta_clear(&meta);
+    kd_buf onnx;
+    kd_onnx_write_options opt = {.opset = 13,
+                                 .model = "shallow_cnn",
+                                 .classes = g_classes,
+                                 .n_classes = CLASSES,
+                                 .preprocess = KD_PRE_SYMMETRIC,
+                                 .digest = ""};
+    kd_buf_init(&onnx, 64 << 20);
+    kd_assert_ok(kd_onnx_write(g_graph, g_vector, &opt, &onnx, diag), diag);
+    kd_assert_ok(kd_file_write(g_onnx, onnx.data, onnx.len, diag), diag);
+    kd_buf_clear(&onnx);
+    /* As others write them: nothing but the network. */
+    opt = (kd_onnx_write_options){.opset = 17, .model = "", .preprocess = -1, .digest = ""};
+    kd_assert_ok(kd_onnx_write(g_graph, g_vector, &opt, &onnx, diag), diag);
+    kd_assert_ok(kd_file_write(g_bare, onnx.data, onnx.len, diag), diag);
+    kd_buf_clear(&onnx);
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    kd_diag diag = {0};
+    char path[400];
+    g_dir = kd_test_mkdir();
+    snprintf(g_ours, sizeof g_ours, "%s/student.safetensors", g_dir);
+    snprintf(g_onnx, sizeof g_onnx, "%s/student.onnx", g_dir);
+    snprintf(g_bare, sizeof g_bare, "%s/bare.ONNX", g_dir);
+    snprintf(g_pictures, sizeof g_pictures, "%s/pictures", g_dir);
+    kd_model_config cfg = {.model = "shallow_cnn", .size = SIZE, .channels = 3, .classes = CLASSES};
+    kd_assert_ok(kd_model_build(&cfg, &g_graph, &diag), &diag);
+    g_vector = malloc(g_graph->vector_len * sizeof *g_vector);
+    kd_graph_init(g_graph, 11, g_vector);
+    write_network(&diag);
+    static const char *const folders[] = {"", "/a", "/b"};
+    for (size_t i = 0; i < KD_COUNT(folders); i++) {
+        snprintf(path, sizeof path, "%s%s", g_pictures, folders[i]);
+        kd_assert_ok(kd_file_mkdirs(path, &diag), &diag);
+    }
+    for (int i = 0; i < PICTURES; i++) {
+        uint8_t rgb[SIZE * SIZE * 3];
+        kd_flowers_draw(3, SIZE, i % KD_FLOWERS_CLASSES, (uint32_t)i, rgb);
+        name_picture(i, path);
+        kd_assert_ok(kd_image_write_png(path, rgb, SIZE, SIZE, &diag), &diag);
+    }
+    snprintf(path, sizeof path, "%s/a/notes.txt", g_pictures);
+    kd_assert_ok(kd_file_write(path, "x", 1, &diag), &diag);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    kd_graph_free(g_graph);
+    free(g_vector);
+    kd_test_rmdir(g_dir);
+    return 0;
+}
+
+#define DISTILL(...)                                                                               \
+    kd_run_distill(g_dir, &g_out, &g_err, (const char *[]){"predict", __VA_ARGS__, NULL})
+static void done(void)
+{
+    free(g_out);
+    free(g_err);
+}
+static void has(const char *text, const char *part)
+{
+    if (!strstr(text, part))
+        fail_msg("no \"%s\" in:\n%s", part, text);
+}
+
+/* The network's answer by another way: one plan for all pictures at once. */
+static void expected(double probability[PICTURES][CLASSES])
+{
+    kd_diag diag = {0};
+    kd_plan *plan = NULL;
+    static float input[PICTURES * SIZE * SIZE * 3] __attribute__((aligned(64)));
+    static float logits[PICTURES * CLASSES] __attribute__((aligned(64)));
+    for (int i = 0; i < PICTURES; i++) {
+        uint8_t rgb[SIZE * SIZE * 3];
+        kd_flowers_draw(3, SIZE, i % KD_FLOWERS_CLASSES, (uint32_t)i, rgb);
+        for (size_t k = 0; k < sizeof rgb; k++)
+            input[(size_t)i * sizeof rgb + k] = (float)rgb[k] / 127.5F - 1;
+    }
+    kd_engine_thread();
+    kd_assert_ok(kd_plan_new(g_graph, PICTURES, KD_PLAN_INFER, &plan, &diag), &diag);
+    kd_assert_ok(kd_plan_load(plan, g_vector, &diag), &diag);
+    kd_assert_ok(kd_plan_forward(plan, input, logits, &diag), &diag);
+    kd_plan_free(plan);
+    for (int i = 0; i < PICTURES; i++) {
+        double sum = 0;
+        for (int c = 0; c < CLASSES; c++)
+            sum += exp((double)logits[i * CLASSES + c]);
+        for (int c = 0; c < CLASSES; c++)
+            probability[i][c] = exp((double)logits[i * CLASSES + c]) / sum;
+    }
+}
+
+static void check_lines(const char *text)
+{
+    double probability[PICTURES][CLASSES];
+    char path[400];
+    expected(probability);
+    for (int i = 0; i < PICTURES; i++) {
+        const char *end = strchr(text, '\n');
+        assert_non_null(end);
+        json_t *o = json_loadb(text, (size_t)(end - text), 0, NULL);
+        assert_non_null(o);
+        name_picture(i, path);
+        assert_string_equal(json_string_value(json_object_get(o, "picture")), path);
+        const json_t *guesses = json_object_get(o, "guesses");
+        assert_int_equal(json_array_size(guesses), CLASSES);
+        double before = 1;
+        for (size_t k = 0; k < CLASSES; k++) {
+            const json_t *g = json_array_get(guesses, k);
+            int c = (int)json_integer_value(json_object_get(g, "index"));
+            double p = json_number_value(json_object_get(g, "probability"));
+            kd_assert_close(p, probability[i][c], 1e-5, 1e-7);
+            assert_true(p <= before);
+            before = p;
+            assert_string_equal(json_string_value(json_object_get(g, "class")), g_classes[c]);
+        }
+        json_decref(o);
+        text = end + 1;
+    }
+    assert_string_equal(text, "");
+}
+
+static void test_predict_ours_and_onnx(void **state)
+{
+    (void)state;
+    static const char *const threads[] = {"1", "3", "16"};
+    char *first = NULL;
+    for (size_t i = 0; i < KD_COUNT(threads); i++) {
+        assert_int_equal(
+            DISTILL(g_ours, g_pictures, "-o", "json", "--top", "9", "--threads", threads[i]), 0);
+        check_lines(g_out);
+        /* The same bits whatever the number of threads. */
+        if (first)
+            assert_string_equal(g_out, first);
+        else
+            first = strdup(g_out);
+        done();
+    }
+    free(first);
+    assert_int_equal(DISTILL(g_onnx, g_pictures, "-o", "json", "--top", "4"), 0);
+    check_lines(g_out);
+    done();
+}
+
+static void test_predict_bare_onnx(void **state)
+{
+    (void)state;
+    char classes[300], picture[400];
+    kd_diag diag = {0};
+    name_picture(0, picture);
+    assert_int_equal(DISTILL(g_bare, picture), 2);
+    has(g_err, "--preprocess");
+    done();
+    snprintf(classes, sizeof classes, "%s/classes.txt", g_dir);
+    kd_assert_ok(kd_file_write(classes, "daisy\r\na, \"b\"\nroses\ntulips\n", 28, &diag), &diag);
+    assert_int_equal(DISTILL(g_bare, g_pictures, "-o", "json", "--top", "4", "--preprocess",
+                             "symmetric", "--classes", classes),
+                     0);
+    check_lines(g_out);
+    done();
+    kd_assert_ok(kd_file_write(classes, "daisy\nroses\n", 12, &diag), &diag);
+    assert_int_equal(DISTILL(g_bare, picture, "--preprocess", "unit", "--classes", classes), 2);
+    has(g_err, "names 2 classes, the network has 4");
+    done();
+    assert_int_equal(DISTILL(g_bare, picture, "--preprocess", "unit", "-n", "1"), 0);
+    has(g_out, "GUESS 1");
+    done();
+    assert_int_equal(DISTILL(g_ours, picture, "--size", "99"), 2);
+    has(g_err, "24 x 24");
+    done();
+    assert_int_equal(DISTILL(g_ours, picture, "--preprocess", "upside-down"), 2);
+    done();
+    assert_int_equal(DISTILL(g_ours, picture, "-o", "xml"), 2);
+    done();
+}
+
+static void test_predict_bad_pictures(void **state)
+{
+    (void)state;
+    char good[400], torn[400];
+    kd_diag diag = {0};
+    name_picture(2, good);
+    snprintf(torn, sizeof torn, "%s/torn.png", g_dir);
+    char *bytes;
+    size_t len;
+    kd_assert_ok(kd_file_read(good, 1 << 20, &bytes, &len, &diag), &diag);
+    kd_assert_ok(kd_file_write(torn, bytes, len / 2, &diag), &diag);
+    free(bytes);
+    assert_int_equal(DISTILL(g_ours, good, torn, "/no/such.jpg", good, "-o", "csv"), 1);
+    has(g_err, "torn.png is passed over");
+    has(g_err, "/no/such.jpg is passed over");
+    has(g_err, "2 of 4 pictures could not be read");
+    has(g_out, "picture,rank,class,index,probability\r\n");
+    has(g_out, ",3,\"");
+    const char *second = strstr(strstr(g_out, ",3,\"") + 1, ",3,\"");
+    assert_non_null(second);
+    assert_null(strstr(second + 1, ",3,\""));
+    assert_null(strstr(g_out, "torn"));
+    done();
+    assert_int_equal(DISTILL(g_ours, good, torn, "-o", "json"), 1);
+    has(g_out, "\"error\"");
+    done();
+    assert_int_equal(DISTILL(g_ours, good, torn), 1);
+    has(g_out, "PICTURE");
+    has(g_out, "p2.png");
+    done();
+}
+
+static void test_predict_no_network(void **state)
+{
+    (void)state;
+    char picture[400], path[300];
+    kd_diag diag = {0};
+    name_picture(0, picture);
+    assert_int_equal(DISTILL("/no/such.safetensors", picture), 1);
+    done();
+    assert_int_equal(DISTILL(picture, picture), 1);
+    done();
+    /* Weights alone do not say what network they belong to. */
+    snprintf(path, sizeof path, "%s/weights.safetensors", g_dir);
+    float one = 1;
+    kd_st_item item = {.name = "w", .ndim = 1, .shape = {1}, .data = &one};
+    kd_assert_ok(kd_st_write(path, &item, 1, NULL, 0, &diag), &diag);
+    assert_int_equal(DISTILL(path, picture), 1);
+    has(g_err, "metadata");
+    done();
+    /* The one that test_predict_bad_pictures tore is found below the folder, too. */
+    assert_int_equal(DISTILL(g_ours, g_dir), 1);
+    has(g_err, "1 of 8 pictures could not be read");
+    done();
+    snprintf(path, sizeof path, "%s/empty", g_dir);
+    kd_assert_ok(kd_file_mkdirs(path, &diag), &diag);
+    assert_int_equal(DISTILL(g_ours, path), 1);
+    has(g_err, "there is no picture");
+    done();
+}
+
+static void test_predict_top(void **state)
+{
+    (void)state;
+    kd_prediction out[4];
+    kd_predict_top((const float[]){1, 3, 3, 2}, 4, 3, out);
+    assert_int_equal(out[0].index, 1);
+    assert_int_equal(out[1].index, 2);
+    assert_int_equal(out[2].index, 3);
+    kd_assert_close(out[0].probability, 0.3994863, 1e-6, 0);
+    kd_assert_close(out[0].probability, out[1].probability, 0, 0);
+    /* Large logits neither overflow nor vanish. */
+    kd_predict_top((const float[]){-1e4F, 1e4F}, 2, 2, out);
+    assert_int_equal(out[0].index, 1);
+    kd_assert_close(out[0].probability, 1, 0, 0);
+    kd_assert_close(out[1].probability, 0, 0, 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_predict_ours_and_onnx), cmocka_unit_test(test_predict_bare_onnx),
+        cmocka_unit_test(test_predict_bad_pictures),  cmocka_unit_test(test_predict_no_network),
+        cmocka_unit_test(test_predict_top),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
