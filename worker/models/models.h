@@ -49,11 +49,11 @@ typedef struct kd_model_config {
  * blocks.N, classifier (cheap_cnn); fc1 ... fcN (mlp); layers.N, head (layers); torchvision's (the
  * others). The last dense layer is the head, and dropout changes no name.
  *
- * Start values: Glorot uniform and zero biases (Keras's defaults) for shallow_cnn, lenet and mlp;
- * He normal by fan_in for the convolutions of shallow_cnn_deep (as the report's notebook has it),
- * cheap_cnn and layers; torchvision's for its networks: He normal by fan_out, and a head of N(0,
- * 0.01) (mobilenet_v2), uniform within 1/sqrt(classes) (efficientnet_b0) or 1/sqrt(features), bias
- * too (resnet*). -KD_EINVAL with a sentence for what cannot be built. */
+ * Start values: Glorot uniform and zero biases (Keras's defaults) for lenet, mlp and the dense
+ * layers of shallow_cnn*; He normal by fan_in for the convolutions of shallow_cnn* (as the report's
+ * notebook has it), cheap_cnn and layers; torchvision's for its networks: He normal by fan_out, and
+ * a head of N(0, 0.01) (mobilenet_v2), uniform within 1/sqrt(classes) (efficientnet_b0) or
+ * 1/sqrt(features), bias too (resnet*). -KD_EINVAL with a sentence for what cannot be built. */
 int kd_model_build(const kd_model_config *cfg, kd_graph **out, kd_diag *diag) KD_MUST_CHECK;
 /* Whether a network exists in both kinds of padding, so that weights must be of the right one. */
 bool kd_model_has_padding(const char *model);
