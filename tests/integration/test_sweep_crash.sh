@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# kill -9 of the coordinator in the middle of a sweep's submission leaves the whole sweep or nothing; killed
+# at any moment of its run, the sweep comes to the same digests.
+. tests/integration/cluster.sh
+/usr/bin/python3 -c 'import grpc' 2>/dev/null || exit 77
+
+call() { /usr/bin/python3 tests/integration/call.py "$@"; }
+pick() { /usr/bin/python3 -c 'import json, sys; d = json.load(sys.stdin); print(eval(sys.argv[1]))' "$1"; }
+pause() { sleep "$(awk -v r=$RANDOM -v most="$1" 'BEGIN { print r / 32768 * most }')"; }
+request() { # request FILE KEY
+    /usr/bin/python3 -c '
+import json, sys
+print(json.dumps({"key": sys.argv[2], "text": open(sys.argv[1]).read()}))' "$1" "$2"
+}
+
+small_data
+{ small_job; echo 'matrix: {distill.loss.temperature: [1, 2, 3, 4, 5], distill.loss.kd: [0.5, 0.7, 0.9]}'; echo 'seeds: 8'; } >"$DIR/many.yaml"
+coordinator
+
+note "kill -9 while 120 children are stored"
+request "$DIR/many.yaml" first >"$DIR/request"
+start=$(date +%s%N)
+call Submit "$(cat "$DIR/request")" >"$DIR/reply"
+took=$((($(date +%s%N) - start) / 1000000))
+[ "$(pick 'len(d["children"])' <"$DIR/reply")" -eq 120 ] || fail "not 120 children"
+echo "one submission takes $took ms"
+none=0 all=0
+for i in $(seq 12); do
+    request "$DIR/many.yaml" "key$i" >"$DIR/request"
+    call Submit "$(cat "$DIR/request")" >"$DIR/reply" 2>/dev/null &
+    client=$!
+    pause "$(awk -v ms="$took" 'BEGIN { print ms * 1.2 / 1000 }')"
+    stop distilld KILL
+    acknowledged=yes
+    wait $client || acknowledged=no
+    coordinator
+    n=$(call List '{"limit": 1000}' | pick 'len([j for j in d["jobs"] if not j["sweep"]]), len([j for j in d["jobs"] if j["sweep"]])')
+    case $n in
+    "($((i)), $((i * 120)))") none=$((none + 1)); [ $acknowledged = no ] || fail "an acknowledged sweep is lost" ;;
+    "($((i + 1)), $(((i + 1) * 120)))") all=$((all + 1)) ;;
+    *) fail "round $i: $n sweeps and jobs" ;;
+    esac
+    call Submit "$(cat "$DIR/request")" >"$DIR/second" # the same key: the same sweep, or a first one
+    [ "$(pick 'len(d["children"])' <"$DIR/second")" -eq 120 ] || fail "not 120 children"
+    if [ $acknowledged = yes ]; then
+        [ "$(pick '[d["job"]] + d["children"]' <"$DIR/second")" = "$(pick '[d["job"]] + d["children"]' <"$DIR/reply")" ] ||
+            fail "round $i: a repeat made another sweep"
+    fi
+done
+echo "whole: $all, nothing: $none"
+
+note "the queue of 1560 jobs is cancelled sweep by sweep, and removed"
+for sweep in $(call List '{"limit": 1000}' | pick '" ".join(j["job"] for j in d["jobs"] if not j["sweep"])'); do
+    call Cancel "{\"job\": \"$sweep\"}" >/dev/null
+    call Remove "{\"job\": \"$sweep\"}" >/dev/null
+done
+[ "$(call List '{}' | pick 'len(d["jobs"])')" -eq 0 ] || fail "jobs are left"
+[ -z "$(ls "$DIR/state/jobs")" ] || fail "folders are left"
+
+note "kill -9 while a sweep runs"
+{ small_job; echo 'matrix: {distill.loss.temperature: [1, 4]}'; echo 'seeds: 2'; } >"$DIR/sweep.yaml"
+worker a
+worker b
+await_workers 2
+sweep_digests() { # of all children of a sweep
+    local c
+    for c in $(call Get "{\"job\": \"$1\"}" | pick '" ".join(j["job"] for j in d["jobs"])'); do digests "$c"; done
+}
+calm=$(call Submit "$(request "$DIR/sweep.yaml" calm)" | pick 'd["job"]')
+distill wait "$calm" --timeout 10m >/dev/null
+want=$(sweep_digests "$calm")
+[ "$(wc -w <<<"$want")" -eq 12 ] || fail "not twelve digests: $want"
+rough=$(call Submit "$(request "$DIR/sweep.yaml" rough)" | pick 'd["job"]')
+kills=0
+while [ "$(call Get "{\"job\": \"$rough\"}" | pick 'd["summary"]["state"] in ("JOB_STATE_QUEUED", "JOB_STATE_RUNNING")')" = True ]; do
+    [ $kills -lt 12 ] || { distill wait "$rough" --timeout 10m >/dev/null; break; }
+    pause 1.5
+    stop distilld KILL
+    coordinator
+    kills=$((kills + 1))
+done
+echo "$kills kills"
+[ "$(sweep_digests "$rough")" = "$want" ] || fail "digests differ after $kills kills: $(sweep_digests "$rough"), $want"
+# The last child may have ended just before a kill: the sweep's own end is made up for.
+call Get "{\"job\": \"$rough\"}" >"$DIR/detail"
+[ "$(pick 'd["summary"]["state"]' <"$DIR/detail")" = JOB_STATE_SUCCEEDED ] || fail "the sweep did not succeed"
+[ "$(pick 'len(json.loads(d["result"])["children"])' <"$DIR/detail")" -eq 4 ] || fail "the sweep has no whole result"
