@@ -522,6 +522,76 @@ static void test_report_sweep(void **state)
     kd_report_clear(&r);
 }
 
+/* Long runs and many classes: the page stays small, lines are thinned, the last point is kept. */
+static void test_report_large(void **state)
+{
+    (void)state;
+    enum { LONG = 10000, WIDE = 64 };
+    kd_buf text, page;
+    double *v = malloc(3 * LONG * sizeof *v);
+    for (int i = 0; i < LONG; i++) {
+        v[i] = i;
+        v[LONG + i] = i % 7 == 3 ? NAN : 1.0 / (1 + i);
+        v[2 * LONG + i] = i == LONG - 1 ? 3 : 0.5;
+    }
+    kd_chart c = {.title = "t", .description = "d", .x_label = "x", .y_label = "y", .mark_x = NAN};
+    c.series[c.n_series++] =
+        (kd_series){.label = "a", .n = LONG, .x = v, .y = v + LONG, .style = KD_LINE};
+    c.series[c.n_series++] =
+        (kd_series){.label = "b", .n = LONG, .x = v, .y = v + 2 * LONG, .style = KD_DASHED};
+    kd_buf_init(&page, KD_PAGE_BYTES);
+    kd_svg_chart(&page, &c, 0);
+    assert_true(page.len < 40000);
+    assert_null(strstr(page.data, "nan"));
+    /* The last value, 3, is the highest: the line must end at the right edge near the top. */
+    page_has(&page, "L350.0 ");
+    kd_buf_clear(&page);
+    c.y_log = true;
+    kd_svg_chart(&page, &c, 0);
+    assert_null(strstr(page.data, "inf"));
+    kd_buf_clear(&page);
+    free(v);
+
+    kd_buf_init(&text, 1 << 20);
+    (void)kd_buf_str(&text,
+                     "{\"networks\":[{\"name\":\"student\",\"split\":\"val\",\"samples\":640,"
+                     "\"correct\":640,\"per_class\":[");
+    for (int i = 0; i < WIDE; i++)
+        (void)kd_buf_printf(&text, "%s{\"correct\":10,\"samples\":10}", i ? "," : "");
+    (void)kd_buf_str(&text, "],\"confusion\":[");
+    for (int i = 0; i < WIDE; i++) {
+        (void)kd_buf_str(&text, i ? ",[" : "[");
+        for (int k = 0; k < WIDE; k++)
+            (void)kd_buf_printf(&text, "%s%d", k ? "," : "", k == i ? 10 : 0);
+        (void)kd_buf_str(&text, "]");
+    }
+    (void)kd_buf_str(&text, "]}]}");
+    kd_report r = {0};
+    kd_report_job *j = NULL;
+    kd_diag diag = {0};
+    kd_assert_ok(
+        kd_report_add_job(&r,
+                          detail_of("0123456789ab", DISTILL__V1__JOB_STATE__JOB_STATE_SUCCEEDED,
+                                    g_plans, 3, "", ""),
+                          -1, &j, &diag),
+        &diag);
+    kd_assert_ok(kd_report_evaluation(j, text.data, text.len, &diag), &diag);
+    assert_non_null(j->evals[0].confusion);
+    kd_report_finish(&r);
+    assert_int_equal(kd_report_html(&r, &page), 0);
+    keep("wide.html", &page);
+    check_page(&page);
+    assert_int_equal(count(page.data, "class=\"diag hi\""), WIDE);
+    kd_buf_clear(&page);
+    kd_buf_clear(&text);
+    kd_report_clear(&r);
+    /* A buffer that is too small is said to be. */
+    kd_buf_init(&page, 3000);
+    kd_report empty = {0};
+    assert_int_equal(kd_report_html(&empty, &page), -KD_ELIMIT);
+    kd_buf_clear(&page);
+}
+
 /* ---- the other formats */
 
 static void test_report_csv(void **state)
@@ -572,17 +642,12 @@ static void test_report_md_json(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_report_paired_interval),
-        cmocka_unit_test(test_report_mean_interval),
-        cmocka_unit_test(test_report_figures),
-        cmocka_unit_test(test_report_hostile_json),
-        cmocka_unit_test(test_report_labels),
-        cmocka_unit_test(test_report_escape),
-        cmocka_unit_test(test_report_ticks),
-        cmocka_unit_test(test_report_page),
-        cmocka_unit_test(test_report_unfinished),
-        cmocka_unit_test(test_report_sweep),
-        cmocka_unit_test(test_report_csv),
+        cmocka_unit_test(test_report_paired_interval), cmocka_unit_test(test_report_mean_interval),
+        cmocka_unit_test(test_report_figures),         cmocka_unit_test(test_report_hostile_json),
+        cmocka_unit_test(test_report_labels),          cmocka_unit_test(test_report_escape),
+        cmocka_unit_test(test_report_ticks),           cmocka_unit_test(test_report_page),
+        cmocka_unit_test(test_report_unfinished),      cmocka_unit_test(test_report_sweep),
+        cmocka_unit_test(test_report_large),           cmocka_unit_test(test_report_csv),
         cmocka_unit_test(test_report_md_json),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
