@@ -9,7 +9,7 @@
 #include <string.h>
 
 #define MANY_CLASSES 12    /* with more, headings stand upright */
-#define WIDE_CHARS 36      /* so they do when they are longer together */
+#define WIDE_CHARS 24      /* so they do when they are longer together */
 #define MAX_CLASS_ROWS 100 /* of the table of classes */
 
 static const char *class_name(const kd_report_job *j, int c, char number[16])

@@ -290,7 +290,8 @@ static void shares_chart(kd_page *p, const curves *c, const char *network)
 {
     const Distill__V1__StageRecord *s = c->stage;
     size_t terms = KD_MIN(s->n_terms, (size_t)KD_SVG_SERIES), n = 0;
-    if (terms == 0)
+    /* One term has it all. */
+    if (terms < 2)
         return;
     double *y = malloc(c->n * (terms + 1) * sizeof *y);
     if (!y)

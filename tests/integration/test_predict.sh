@@ -8,20 +8,12 @@ small_job >"$DIR/job.yaml"
 coordinator
 worker one
 await_workers 1
-job=$(distill submit "$DIR/job.yaml" --set distill.epochs=3 -q)
+job=$(distill submit "$DIR/job.yaml" --set distill.epochs=3 --set "export=[safetensors, onnx]" -q)
 distill wait "$job" --timeout 10m
 distill fetch "$job" -O "$DIR/got"
-python3 - "$DIR/got/student.safetensors" <<'PY' || { echo "the student does not say what network it is"; exit 77; }
-import json, struct, sys
-f = open(sys.argv[1], "rb")
-header = json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
-sys.exit("graph" not in header.get("__metadata__", {}))
-PY
-
 cut -f 1 "$DIR/data/flowers/val.txt" | sed "s|^|$DIR/data/flowers/|" >"$DIR/val"
 mapfile -t pictures <"$DIR/val"
 for model in "$DIR/got/student.safetensors" "$DIR/got/student.onnx"; do
-    [ -s "$model" ] || continue
     note "$(basename "$model")"
     distill predict "$model" "${pictures[@]}" -o json --threads 1 >"$DIR/one.json"
     distill predict "$model" "${pictures[@]}" -o json --threads 3 >"$DIR/three.json"

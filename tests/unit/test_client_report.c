@@ -216,6 +216,7 @@ static void test_report_figures(void **state)
     kd_assert_close(student->val.lo, 0.7746, 0, 1e-3);
     kd_assert_close(student->test_best.accuracy, 154.0 / 184, 0, 1e-12);
     assert_int_equal(student->best_epoch, EPOCHS);
+    /* The twin's best version is its last one, and stands there once. */
     assert_int_equal(j->n_evals, 3);
     assert_int_equal(j->evals[1].confusion[2 * 5 + 4], 19);
     assert_int_equal(j->n_samples, 3);
@@ -334,6 +335,33 @@ static void test_report_ticks(void **state)
     assert_int_equal(kd_svg_ticks(1, 1, 5, false, t), 0);
     assert_int_equal(kd_svg_ticks(NAN, 1, 5, false, t), 0);
     assert_int_equal(kd_svg_ticks(-INFINITY, 1, 5, false, t), 0);
+}
+
+/* Marks of an axis must fit beside it, whatever the numbers. */
+static void test_report_tick_text(void **state)
+{
+    (void)state;
+    static const double ranges[][2] = {
+        {0.0009, 0.0011}, {1e-9, 3e-9}, {0, 1e9}, {0.99999, 1.00001}};
+    for (size_t i = 0; i < KD_COUNT(ranges); i++) {
+        kd_chart c = {
+            .title = "t", .description = "d", .x_label = "x", .y_label = "y", .mark_x = NAN};
+        double x[] = {1, 2};
+        c.series[c.n_series++] =
+            (kd_series){.label = "a", .n = 2, .x = x, .y = ranges[i], .style = KD_LINE};
+        kd_buf b;
+        kd_buf_init(&b, 1 << 20);
+        kd_svg_chart(&b, &c, 0);
+        int marks = 0;
+        for (const char *p = b.data; (p = strstr(p, "text-anchor=\"end\">")); marks++) {
+            p += strlen("text-anchor=\"end\">");
+            size_t n = strcspn(p, "<");
+            if (n > 8)
+                fail_msg("a mark is too long: %.*s", (int)n, p);
+        }
+        assert_true(marks >= 2);
+        kd_buf_clear(&b);
+    }
 }
 
 static void keep(const char *name, const kd_buf *page)
@@ -630,7 +658,7 @@ static void test_report_md_json(void **state)
     const json_t *pair = json_array_get(json_object_get(j, "pairs"), 0);
     assert_string_equal(json_string_value(json_object_get(pair, "verdict")), "gain");
     assert_int_equal(json_array_size(json_object_get(json_object_get(j, "evaluation"), "networks")),
-                     3);
+                     4);
     const json_t *distill = json_array_get(json_object_get(j, "stages"), 1);
     const json_t *epoch = json_array_get(json_object_get(distill, "epochs"), 0);
     kd_assert_close(json_number_value(json_array_get(json_object_get(epoch, "shares"), 0)), 0.8, 0,
@@ -642,12 +670,19 @@ static void test_report_md_json(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_report_paired_interval), cmocka_unit_test(test_report_mean_interval),
-        cmocka_unit_test(test_report_figures),         cmocka_unit_test(test_report_hostile_json),
-        cmocka_unit_test(test_report_labels),          cmocka_unit_test(test_report_escape),
-        cmocka_unit_test(test_report_ticks),           cmocka_unit_test(test_report_page),
-        cmocka_unit_test(test_report_unfinished),      cmocka_unit_test(test_report_sweep),
-        cmocka_unit_test(test_report_large),           cmocka_unit_test(test_report_csv),
+        cmocka_unit_test(test_report_paired_interval),
+        cmocka_unit_test(test_report_mean_interval),
+        cmocka_unit_test(test_report_figures),
+        cmocka_unit_test(test_report_hostile_json),
+        cmocka_unit_test(test_report_labels),
+        cmocka_unit_test(test_report_escape),
+        cmocka_unit_test(test_report_ticks),
+        cmocka_unit_test(test_report_tick_text),
+        cmocka_unit_test(test_report_page),
+        cmocka_unit_test(test_report_unfinished),
+        cmocka_unit_test(test_report_sweep),
+        cmocka_unit_test(test_report_large),
+        cmocka_unit_test(test_report_csv),
         cmocka_unit_test(test_report_md_json),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
