@@ -36,7 +36,6 @@ static const struct {
     {"EpochRecord", "term_losses", 16},
     {"JobDetail", "resolved", KD_MAX_JOB_TEXT},
     {"JobDetail", "result", KD_MAX_JOB_TEXT},
-    {"JobDetail", "text", KD_MAX_JOB_TEXT},
     {"Prepare", "resolved", KD_MAX_JOB_TEXT},
     {"StageInfo", "table", KD_MAX_JOB_TEXT},
     {"StageInfo", "model", 64},
