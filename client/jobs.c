@@ -58,7 +58,7 @@ static size_t choose(const selection *w, const Distill__V1__ListReply *list, siz
             out[n++] = i;
             top++;
         }
-        for (size_t k = list->n_jobs; list->jobs[i]->children > 0 && k-- > 0;)
+        for (size_t k = 0; kd_is_sweep(list->jobs[i]) && k < list->n_jobs; k++)
             if (child_wanted(w, list->jobs[k], list->jobs[i]->job))
                 out[n++] = k;
     }
@@ -160,7 +160,8 @@ static int run(kd_cli *cli, const kd_args *args)
     if (rc != KD_EXIT_OK)
         return rc;
     Distill__V1__ListRequest request = DISTILL__V1__LIST_REQUEST__INIT;
-    request.limit = LIST_MAX; /* the jobs of sweeps, which are folded, count there too */
+    /* A sweep's jobs come with it and do not count. */
+    request.limit = w.sweep ? LIST_MAX : (uint32_t)limit;
     ProtobufCMessage *reply = NULL;
     kd_failure why;
     kd_cli_catch_signals();

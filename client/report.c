@@ -199,7 +199,8 @@ static int make(const reporter *r, kd_buf *out)
         rc = -KD_ENOMEM;
     if (rc != 0)
         kd_error(r->cli, "the report cannot be made: %s",
-                 rc == -KD_ELIMIT ? "it would be larger than 256 MiB" : kd_err_text(rc));
+                 rc == -KD_ELIMIT ? "it is larger than 256 MiB or than the memory there is"
+                                  : kd_err_text(rc));
     return rc == 0 ? KD_EXIT_OK : KD_EXIT_FAILURE;
 }
 

@@ -34,6 +34,7 @@ const char kd_page_css[] =
     "table{border-collapse:separate;border-spacing:0;font-size:.875rem;font-variant-numeric:"
     "tabular-nums}"
     "caption{text-align:left;padding:8px 10px;font-weight:600}"
+    "caption>span{display:inline-block;position:sticky;left:10px;max-width:calc(100vw - 54px)}"
     "th,td{padding:5px 10px;text-align:left;border-top:1px solid var(--line);white-space:nowrap}"
     "thead th{background:var(--card)}tbody th{font-weight:600;position:sticky;left:0;"
     "background:var(--bg)}.r{text-align:right}"
@@ -93,5 +94,6 @@ const char kd_page_css[] =
     "nav ol{padding-left:1.4em;columns:auto 22em}nav li{overflow-wrap:anywhere}"
     "footer{margin-top:3em;border-top:1px solid var(--line);padding-top:.8em;color:var(--mut);"
     "font-size:.875rem}\n"
-    "@media (max-width:600px){tbody th{max-width:42vw;white-space:normal;overflow-wrap:anywhere}}\n"
+    "@media (max-width:600px){tbody "
+    "th{max-width:44vw;white-space:normal;overflow-wrap:break-word}}\n"
     "@media print{details{border:0}.scroll{overflow:visible}}\n";

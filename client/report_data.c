@@ -82,6 +82,7 @@ const char *kd_stage_network(const char *stage)
 const char *kd_network_title(const char *name)
 {
     static const char *const titles[][2] = {{"scratch", "from-scratch twin"},
+                                            {"teacher.best", "teacher, best"},
                                             {"scratch.best", "from-scratch twin, best"},
                                             {"student.best", "student, best"}};
     for (size_t i = 0; i < KD_COUNT(titles); i++)
@@ -320,6 +321,36 @@ static bool read_confusion(kd_eval *e, const json_t *rows)
     return e->confusion != NULL;
 }
 
+static void eval_clear(kd_eval *e)
+{
+    free(e->correct);
+    free(e->samples);
+    free(e->confusion);
+}
+
+static bool equal_counts(const uint64_t *a, const uint64_t *b, size_t n)
+{
+    return a && b ? memcmp(a, b, n * sizeof *a) == 0 : a == b;
+}
+
+/* "student.best" that is no other than "student": the last version was the best. */
+static bool is_repeat(const kd_report_job *j, const kd_eval *e)
+{
+    const char *dot = strrchr(e->network, '.');
+    for (int i = 0; dot && i < j->n_evals; i++) {
+        const kd_eval *o = &j->evals[i];
+        size_t n = (size_t)e->n_classes, base = (size_t)(dot - e->network);
+        if (o == e || strlen(o->network) != base || strncmp(o->network, e->network, base) != 0 ||
+            strcmp(o->split, e->split) != 0 || o->n_classes != e->n_classes)
+            continue;
+        bool loss = o->score.loss == e->score.loss || !(o->score.loss == o->score.loss);
+        return loss && o->score.correct == e->score.correct &&
+               equal_counts(o->correct, e->correct, n) &&
+               equal_counts(o->confusion, e->confusion, n * n);
+    }
+    return false;
+}
+
 static void read_networks(kd_report_job *j, const json_t *list)
 {
     size_t i;
@@ -340,6 +371,10 @@ static void read_networks(kd_report_job *j, const json_t *list)
         if (!read_confusion(e, json_object_get(o, "confusion"))) {
             free(e->confusion);
             e->confusion = NULL;
+        }
+        if (is_repeat(j, e)) {
+            eval_clear(e);
+            j->n_evals--;
         }
     }
 }
@@ -565,11 +600,8 @@ void kd_report_finish(kd_report *r)
 
 static void job_free(kd_report_job *j)
 {
-    for (int i = 0; i < j->n_evals; i++) {
-        free(j->evals[i].correct);
-        free(j->evals[i].samples);
-        free(j->evals[i].confusion);
-    }
+    for (int i = 0; i < j->n_evals; i++)
+        eval_clear(&j->evals[i]);
     free(j->classes);
     json_decref(j->resolved);
     json_decref(j->result);

@@ -9,7 +9,7 @@
 #include <string.h>
 
 #define MANY_CLASSES 12    /* with more, headings stand upright */
-#define WIDE_CHARS 36      /* so they do when they are longer together */
+#define WIDE_CHARS 24      /* so they do when they are longer together */
 #define MAX_CLASS_ROWS 100 /* of the table of classes */
 
 static const char *class_name(const kd_report_job *j, int c, char number[16])
@@ -38,10 +38,10 @@ static void confusion(kd_page *p, const kd_report_job *j, const kd_eval *e)
     int wide = 0;
     for (int c = 0; c < n; c++)
         wide += kd_text_width(class_name(j, c, number));
-    (void)kd_buf_printf(out, "\"><table class=\"heat%s\"><caption>",
+    (void)kd_buf_printf(out, "\"><table class=\"heat%s\"><caption><span>",
                         n > MANY_CLASSES || wide > WIDE_CHARS ? " upright" : "");
     kd_html_text(out, caption);
-    (void)kd_buf_str(out, "</caption><thead><tr><th scope=\"col\">true \\ named</th>");
+    (void)kd_buf_str(out, "</span></caption><thead><tr><th scope=\"col\">true \\ named</th>");
     for (int c = 0; c < n; c++) {
         (void)kd_buf_str(out, "<th scope=\"col\"><span>");
         kd_html_text(out, class_name(j, c, number));
@@ -135,9 +135,9 @@ static void per_class(kd_page *p, const kd_report_job *j)
     snprintf(caption, sizeof caption, "Accuracy by class on the %.16s split%s",
              split_word(evals[0]->split), cut ? "; the classes that do worst" : "");
     (void)kd_buf_str(p->out, "<div class=\"scroll\" tabindex=\"0\" role=\"region\" "
-                             "aria-label=\"Accuracy by class\"><table><caption>");
+                             "aria-label=\"Accuracy by class\"><table><caption><span>");
     kd_html_text(p->out, caption);
-    (void)kd_buf_str(p->out, "</caption><thead><tr><th scope=\"col\">Class</th>");
+    (void)kd_buf_str(p->out, "</span></caption><thead><tr><th scope=\"col\">Class</th>");
     for (int i = 0; i < n; i++) {
         (void)kd_buf_str(p->out, "<th scope=\"col\">");
         kd_html_text(p->out, kd_network_title(evals[i]->network));

@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define MAX_EPOCH_ROWS 200 /* of a table of evaluations */
+
 /* ---- headline and results */
 
 static void card(kd_buf *out, const kd_report_job *j, const kd_network *n)
@@ -288,7 +290,8 @@ static void shares_chart(kd_page *p, const curves *c, const char *network)
 {
     const Distill__V1__StageRecord *s = c->stage;
     size_t terms = KD_MIN(s->n_terms, (size_t)KD_SVG_SERIES), n = 0;
-    if (terms == 0)
+    /* One term has it all. */
+    if (terms < 2)
         return;
     double *y = malloc(c->n * (terms + 1) * sizeof *y);
     if (!y)
@@ -381,8 +384,11 @@ static void epochs_table(kd_page *p, const curves *c, const char *network)
     kd_grid_open(&g, p->out, caption,
                  "Epoch|Step>|Training loss>|Training accuracy>|Validation loss>|"
                  "Validation accuracy>|95 % interval>|Correct>|Agreement>|KL>|Learning rate>|");
+    size_t stride = (c->n + MAX_EPOCH_ROWS - 1) / MAX_EPOCH_ROWS;
     for (size_t i = 0; i < c->n; i++) {
         const Distill__V1__EpochRecord *e = s->epochs[i];
+        if (i % stride != 0 && (int)i != best && i + 1 != c->n)
+            continue;
         kd_grid_row(&g, (int)i == best);
         kd_grid_cell(&g, "%u", e->epoch);
         if (e->step)
@@ -405,6 +411,11 @@ static void epochs_table(kd_page *p, const curves *c, const char *network)
         kd_grid_cell(&g, "%s", (int)i == best ? "best" : "");
     }
     kd_grid_close(&g);
+    if (stride > 1)
+        (void)kd_buf_printf(p->out,
+                            "<p class=\"mut\">One row in %zu; `distill report -o csv` has all "
+                            "%zu.</p>\n",
+                            stride, c->n);
     (void)kd_buf_str(p->out, "</details>\n");
 }
 

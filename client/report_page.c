@@ -11,9 +11,9 @@ void kd_grid_open(kd_grid *g, kd_buf *out, const char *caption, const char *spec
     *g = (kd_grid){.out = out};
     (void)kd_buf_str(out, "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"");
     kd_html_text(out, caption);
-    (void)kd_buf_str(out, "\"><table><caption>");
+    (void)kd_buf_str(out, "\"><table><caption><span>");
     kd_html_text(out, caption);
-    (void)kd_buf_str(out, "</caption><thead><tr>");
+    (void)kd_buf_str(out, "</span></caption><thead><tr>");
     for (const char *s = spec; s && g->columns < KD_PAGE_COLUMNS;) {
         const char *bar = strchr(s, '|');
         size_t n = bar ? (size_t)(bar - s) : strlen(s);

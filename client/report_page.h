@@ -56,7 +56,7 @@ void kd_page_compare(kd_page *p);
 /* Marks the jobs to show in full, returns how many: a page of hundreds would be too large to open.
  * The sweeps' best ones come first, then the others in order. full: all false before. */
 size_t kd_page_choose(const kd_report *r, bool full[KD_REPORT_JOBS]);
-/* The whole page. -KD_ELIMIT, -KD_ENOMEM. */
+/* The whole page. -KD_ELIMIT: out's maximum, or memory, does not do for it. */
 int kd_report_html(const kd_report *r, kd_buf *out) KD_MUST_CHECK;
 /* One row a (job, stage, epoch). */
 int kd_report_csv(const kd_report *r, kd_buf *out) KD_MUST_CHECK;

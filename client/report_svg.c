@@ -10,7 +10,8 @@
 #define HEIGHT 240
 #define LEFT 48
 #define RIGHT 10
-#define TOP 24 /* room for what the upright axis counts */
+#define TICK_CHARS 6 /* that LEFT has room for */
+#define TOP 24       /* room for what the upright axis counts */
 #define BOTTOM 38
 #define ROW 36     /* of an interval chart */
 #define ROWS_TOP 8 /* likewise */
@@ -93,9 +94,9 @@ static void hold(axis *a, double v)
 static void settle(axis *a, double air)
 {
     double range = a->hi - a->lo;
-    double least = KD_MAX(fabs(a->hi), fabs(a->lo)) * 1e-6 + 1e-9;
+    double least = KD_MAX(fabs(a->hi), fabs(a->lo)) * 1e-6 + 1e-30;
     if (range < least) {
-        double wide = a->log ? 0.1 : KD_MAX(fabs(a->lo) * 0.1, 0.01);
+        double wide = a->log ? 0.1 : a->lo != 0 ? fabs(a->lo) * 0.1 : 0.01;
         a->lo -= wide;
         a->hi += wide;
         return;
@@ -104,12 +105,22 @@ static void settle(axis *a, double air)
     a->hi += range * air;
 }
 
+/* 1.05e-3, without the zeros that printf would put. */
+static void short_exponent(double v, char out[KD_FMT])
+{
+    int e = v == 0 ? 0 : (int)floor(log10(fabs(v)) + 1e-9);
+    if (v == 0)
+        snprintf(out, KD_FMT, "0");
+    else
+        snprintf(out, KD_FMT, "%.3ge%d", v / pow(10, e), e);
+}
+
 /* Text of a mark; step tells how many digits it takes. */
 static void tick_text(double v, double step, bool percent, char out[KD_FMT])
 {
     double shown = percent ? v * 100 : v, s = percent ? step * 100 : step;
-    if (fabs(shown) >= 1e5 || (shown != 0 && fabs(shown) < 1e-3)) {
-        snprintf(out, KD_FMT, "%.3g", shown);
+    if (fabs(shown) >= 1e6) {
+        short_exponent(shown, out);
         return;
     }
     int digits = s >= 1 || s <= 0 ? 0 : (int)ceil(-log10(s) - 1e-9);
@@ -117,7 +128,9 @@ static void tick_text(double v, double step, bool percent, char out[KD_FMT])
         digits = KD_MAX(digits, 1);
     if (s > 0 && fabs(s * pow(10, digits) - round(s * pow(10, digits))) > 1e-6)
         digits++;
-    snprintf(out, KD_FMT, "%.*f%s", KD_MIN(digits, 6), shown, percent ? "%" : "");
+    snprintf(out, KD_FMT, "%.*f%s", KD_MIN(digits, 9), shown, percent ? "%" : "");
+    if (strlen(out) > TICK_CHARS && !percent)
+        short_exponent(shown, out);
 }
 
 static void x_mark(kd_buf *out, double x, double bottom, const char *text)

@@ -210,7 +210,8 @@ static void print_shares(const kd_cli *cli, const Distill__V1__StageRecord *s, b
     bool known = false;
     for (size_t i = 0; i < n; i++)
         known = known || s->epochs[i]->n_shares > 0;
-    if (terms == 0 || !known)
+    /* One term has it all. */
+    if (terms < 2 || !known)
         return;
     kd_buf_init(&spec, 4096);
     (void)kd_buf_str(&spec, "EPOCH>");

@@ -384,6 +384,8 @@ void kd_sweep_table(const kd_cli *cli, const kd_report *r, int sweep)
 static int print_end(kd_conn *c, Distill__V1__JobDetail *d, bool table, bool hints)
 {
     kd_cli *cli = c->cli;
+    char job[16];
+    snprintf(job, sizeof job, "%s", d->summary->job);
     Distill__V1__JobState state = d->summary->state;
     int rc = KD_EXIT_OK;
     if (cli->json) {
@@ -395,9 +397,6 @@ static int print_end(kd_conn *c, Distill__V1__JobDetail *d, bool table, bool hin
         if (state != DISTILL__V1__JOB_STATE__JOB_STATE_SUCCEEDED)
             kd_error(cli, "sweep %s %s%s%s", d->summary->job, kd_state_word(state),
                      d->summary->reason[0] ? ": " : "", d->summary->reason);
-        if (hints)
-            kd_say(cli, "more: distill report %s -O report.html%s", d->summary->job,
-                   cli->server_flag);
         if (table) {
             kd_report r = {0};
             rc = kd_sweep_collect(c, d, &r);
@@ -408,6 +407,8 @@ static int print_end(kd_conn *c, Distill__V1__JobDetail *d, bool table, bool hin
             kd_report_clear(&r);
         }
     }
+    if (hints && !cli->json)
+        kd_say(cli, "more: distill report %s -O report.html%s", job, cli->server_flag);
     if (d)
         kd_wire_free(&d->base);
     return rc != KD_EXIT_OK ? rc : kd_state_exit(state);

@@ -115,6 +115,27 @@ distill cancel "$running"
 distill report "$running" >"$DIR/cancelled.html"
 check_page "$DIR/cancelled.html" cancelled
 
+note "a sweep"
+{ cat "$DIR/job.yaml"; echo 'matrix: {distill.loss.temperature: [1, 5]}'; echo 'seeds: 2'; } >"$DIR/sweep.yaml"
+sweep=$(distill submit "$DIR/sweep.yaml" -q)
+distill wait "$sweep" --timeout 10m
+distill report "$sweep" >"$DIR/sweep.html"
+check_page "$DIR/sweep.html" "$sweep" "accuracy over temperature" "4 of 4 jobs are over" \
+    "distill.loss.temperature=5 seed=4" "Over seeds" "best by validation" "share one logit bank"
+distill report "$sweep" -o json | python3 -c '
+import json, sys
+r = json.load(sys.stdin)
+assert len(r["jobs"]) == 4 and len(r["sweeps"][0]["groups"]) == 2, r["sweeps"]
+theirs = {g["label"]: g for g in r["sweeps"][0]["result"]["groups"]}
+for g in r["sweeps"][0]["groups"]:
+    t = theirs[g["label"]]
+    assert g["n"] == t["n"] == 2
+    assert abs(g["val"]["mean"] - t["val_mean"]) < 1e-6, (g, t)
+    assert abs(g["difference"]["mean"] - t["difference_mean"]) < 1e-6, (g, t)
+    assert all(abs(a - b) < 1e-4 for a, b in zip(g["val"]["interval"], t["val_interval"])), (g, t)
+best = [j["job"] for j in r["jobs"] if j["best_of_sweep"]]
+assert best == [r["sweeps"][0]["result"]["best"]], best' || fail "the sweep in JSON"
+
 note "what cannot be"
 rc=0; distill report 0123456789ab >"$DIR/out" 2>&1 || rc=$?
 [ $rc -eq 3 ] || fail "a report of no job: exit code $rc"

@@ -216,6 +216,7 @@ static void test_report_figures(void **state)
     kd_assert_close(student->val.lo, 0.7746, 0, 1e-3);
     kd_assert_close(student->test_best.accuracy, 154.0 / 184, 0, 1e-12);
     assert_int_equal(student->best_epoch, EPOCHS);
+    /* The twin's best version is its last one, and stands there once. */
     assert_int_equal(j->n_evals, 3);
     assert_int_equal(j->evals[1].confusion[2 * 5 + 4], 19);
     assert_int_equal(j->n_samples, 3);
@@ -334,6 +335,33 @@ static void test_report_ticks(void **state)
     assert_int_equal(kd_svg_ticks(1, 1, 5, false, t), 0);
     assert_int_equal(kd_svg_ticks(NAN, 1, 5, false, t), 0);
     assert_int_equal(kd_svg_ticks(-INFINITY, 1, 5, false, t), 0);
+}
+
+/* Marks of an axis must fit beside it, whatever the numbers. */
+static void test_report_tick_text(void **state)
+{
+    (void)state;
+    static const double ranges[][2] = {
+        {0.0009, 0.0011}, {1e-9, 3e-9}, {0, 1e9}, {0.99999, 1.00001}};
+    for (size_t i = 0; i < KD_COUNT(ranges); i++) {
+        kd_chart c = {
+            .title = "t", .description = "d", .x_label = "x", .y_label = "y", .mark_x = NAN};
+        double x[] = {1, 2};
+        c.series[c.n_series++] =
+            (kd_series){.label = "a", .n = 2, .x = x, .y = ranges[i], .style = KD_LINE};
+        kd_buf b;
+        kd_buf_init(&b, 1 << 20);
+        kd_svg_chart(&b, &c, 0);
+        int marks = 0;
+        for (const char *p = b.data; (p = strstr(p, "text-anchor=\"end\">")); marks++) {
+            p += strlen("text-anchor=\"end\">");
+            size_t n = strcspn(p, "<");
+            if (n > 8)
+                fail_msg("a mark is too long: %.*s", (int)n, p);
+        }
+        assert_true(marks >= 2);
+        kd_buf_clear(&b);
+    }
 }
 
 static void keep(const char *name, const kd_buf *page)
@@ -522,6 +550,76 @@ static void test_report_sweep(void **state)
     kd_report_clear(&r);
 }
 
+/* Long runs and many classes: the page stays small, lines are thinned, the last point is kept. */
+static void test_report_large(void **state)
+{
+    (void)state;
+    enum { LONG = 10000, WIDE = 64 };
+    kd_buf text, page;
+    double *v = malloc(3 * LONG * sizeof *v);
+    for (int i = 0; i < LONG; i++) {
+        v[i] = i;
+        v[LONG + i] = i % 7 == 3 ? NAN : 1.0 / (1 + i);
+        v[2 * LONG + i] = i == LONG - 1 ? 3 : 0.5;
+    }
+    kd_chart c = {.title = "t", .description = "d", .x_label = "x", .y_label = "y", .mark_x = NAN};
+    c.series[c.n_series++] =
+        (kd_series){.label = "a", .n = LONG, .x = v, .y = v + LONG, .style = KD_LINE};
+    c.series[c.n_series++] =
+        (kd_series){.label = "b", .n = LONG, .x = v, .y = v + 2 * LONG, .style = KD_DASHED};
+    kd_buf_init(&page, KD_PAGE_BYTES);
+    kd_svg_chart(&page, &c, 0);
+    assert_true(page.len < 40000);
+    assert_null(strstr(page.data, "nan"));
+    /* The last value, 3, is the highest: the line must end at the right edge near the top. */
+    page_has(&page, "L350.0 ");
+    kd_buf_clear(&page);
+    c.y_log = true;
+    kd_svg_chart(&page, &c, 0);
+    assert_null(strstr(page.data, "inf"));
+    kd_buf_clear(&page);
+    free(v);
+
+    kd_buf_init(&text, 1 << 20);
+    (void)kd_buf_str(&text,
+                     "{\"networks\":[{\"name\":\"student\",\"split\":\"val\",\"samples\":640,"
+                     "\"correct\":640,\"per_class\":[");
+    for (int i = 0; i < WIDE; i++)
+        (void)kd_buf_printf(&text, "%s{\"correct\":10,\"samples\":10}", i ? "," : "");
+    (void)kd_buf_str(&text, "],\"confusion\":[");
+    for (int i = 0; i < WIDE; i++) {
+        (void)kd_buf_str(&text, i ? ",[" : "[");
+        for (int k = 0; k < WIDE; k++)
+            (void)kd_buf_printf(&text, "%s%d", k ? "," : "", k == i ? 10 : 0);
+        (void)kd_buf_str(&text, "]");
+    }
+    (void)kd_buf_str(&text, "]}]}");
+    kd_report r = {0};
+    kd_report_job *j = NULL;
+    kd_diag diag = {0};
+    kd_assert_ok(
+        kd_report_add_job(&r,
+                          detail_of("0123456789ab", DISTILL__V1__JOB_STATE__JOB_STATE_SUCCEEDED,
+                                    g_plans, 3, "", ""),
+                          -1, &j, &diag),
+        &diag);
+    kd_assert_ok(kd_report_evaluation(j, text.data, text.len, &diag), &diag);
+    assert_non_null(j->evals[0].confusion);
+    kd_report_finish(&r);
+    assert_int_equal(kd_report_html(&r, &page), 0);
+    keep("wide.html", &page);
+    check_page(&page);
+    assert_int_equal(count(page.data, "class=\"diag hi\""), WIDE);
+    kd_buf_clear(&page);
+    kd_buf_clear(&text);
+    kd_report_clear(&r);
+    /* A buffer that is too small is said to be. */
+    kd_buf_init(&page, 3000);
+    kd_report empty = {0};
+    assert_int_equal(kd_report_html(&empty, &page), -KD_ELIMIT);
+    kd_buf_clear(&page);
+}
+
 /* ---- the other formats */
 
 static void test_report_csv(void **state)
@@ -560,7 +658,7 @@ static void test_report_md_json(void **state)
     const json_t *pair = json_array_get(json_object_get(j, "pairs"), 0);
     assert_string_equal(json_string_value(json_object_get(pair, "verdict")), "gain");
     assert_int_equal(json_array_size(json_object_get(json_object_get(j, "evaluation"), "networks")),
-                     3);
+                     4);
     const json_t *distill = json_array_get(json_object_get(j, "stages"), 1);
     const json_t *epoch = json_array_get(json_object_get(distill, "epochs"), 0);
     kd_assert_close(json_number_value(json_array_get(json_object_get(epoch, "shares"), 0)), 0.8, 0,
@@ -579,9 +677,11 @@ int main(void)
         cmocka_unit_test(test_report_labels),
         cmocka_unit_test(test_report_escape),
         cmocka_unit_test(test_report_ticks),
+        cmocka_unit_test(test_report_tick_text),
         cmocka_unit_test(test_report_page),
         cmocka_unit_test(test_report_unfinished),
         cmocka_unit_test(test_report_sweep),
+        cmocka_unit_test(test_report_large),
         cmocka_unit_test(test_report_csv),
         cmocka_unit_test(test_report_md_json),
     };

@@ -212,10 +212,10 @@ static void on_list(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *a
     Distill__V1__JobSummary rows[CHILDREN + 2], *list[CHILDREN + 2];
     Distill__V1__Progress progress[CHILDREN];
     pthread_mutex_lock(&g.mu);
-    /* Newest first: the sweep, its jobs from the last to the first, one job alone. */
+    /* Newest first: the sweep with its jobs, one job alone. */
     sweep_summary(&rows[0]);
     for (int i = 0; i < CHILDREN; i++)
-        child_summary(i, &rows[CHILDREN - i], &progress[i]);
+        child_summary(i, &rows[i + 1], &progress[i]);
     distill__v1__job_summary__init(&rows[CHILDREN + 1]);
     rows[CHILDREN + 1].job = (char *)OLD;
     rows[CHILDREN + 1].name = (char *)"alone";
