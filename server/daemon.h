@@ -35,6 +35,8 @@ typedef struct kd_stage_record {
     uint64_t version;                 /* committed */
     double last_loss;
     double rate; /* samples a second, smoothed */
+    void *writes;        /* stages.c: checkpoints that wait for the one being written */
+    bool writing;
     kd_time_ms last_commit;
     kd_time_ms begun; /* of the stage in this process, 0 = not yet */
     bool shareable;   /* among the children of a sweep; see sweep.h */

@@ -208,6 +208,7 @@ static void unlist_exchange(kd_daemon *d, kd_exchange *x)
 /* ---- news from an exchange, brought to the loop */
 
 struct news {
+    struct news *next; /* in a stage's queue of writes */
     kd_job_id job;
     uint32_t stage;
     uint64_t generation, version;
@@ -530,6 +531,31 @@ static void free_news(struct news *n)
     free(n);
 }
 
+static void checkpoint_written(uv_work_t *work, int status);
+
+/* One write at a time a stage, in order of versions: what a later one finds done is done. */
+static void start_write(kd_daemon *d, kd_job_record *j, kd_stage_record *s)
+{
+    struct news *n = s->writes;
+    s->writing = n != NULL;
+    if (!n)
+        return;
+    s->writes = n->next;
+    n->work.data = n;
+    j->saving = true;
+    d->writes_running++;
+    KD_BUG_ON(uv_queue_work(&d->loop, &n->work, write_checkpoint, checkpoint_written) != 0);
+}
+
+static void drop_writes(kd_stage_record *s)
+{
+    for (struct news *n = s->writes, *next; n; n = next) {
+        next = n->next;
+        free_news(n);
+    }
+    s->writes = NULL;
+}
+
 static void checkpoint_written(uv_work_t *work, int status)
 {
     struct news *n = work->data;
@@ -541,6 +567,8 @@ static void checkpoint_written(uv_work_t *work, int status)
         n->rc = kd_fail(&n->diag, -KD_EINTERNAL, "the write was not run: %s", uv_strerror(status));
     if (j)
         j->saving = false;
+    if (s)
+        s->writing = false;
     if (!s || !s->exchange) {
         remove(n->path);
     } else if (n->rc != 0) {
@@ -565,6 +593,9 @@ static void checkpoint_written(uv_work_t *work, int status)
                    .kind = KD_EV_SAVED, .job = n->job, .stage = n->stage, .version = n->version});
     }
     free_news(n);
+    /* What was saved may have ended the stage, or the job. */
+    if (s && s->exchange && !s->writing)
+        start_write(d, j, s);
 }
 
 static void loop_snapshot(kd_daemon *d, void *arg)
@@ -583,10 +614,12 @@ static void loop_snapshot(kd_daemon *d, void *arg)
     n->size = kd_stage_vector_floats(s->info);
     n->vectors = n->snap.state ? s->info->optimizer_vectors : 0;
     checkpoint_path(d, n->job, n->stage, n->version, n->path, sizeof n->path);
-    n->work.data = n;
-    j->saving = true;
-    d->writes_running++;
-    KD_BUG_ON(uv_queue_work(&d->loop, &n->work, write_checkpoint, checkpoint_written) != 0);
+    struct news **end = (struct news **)&s->writes;
+    while (*end)
+        end = &(*end)->next;
+    *end = n;
+    if (!s->writing)
+        start_write(d, j, s);
 }
 
 static void on_snapshot(void *arg, kd_exchange_snapshot *snap)
@@ -781,6 +814,7 @@ void kd_stage_close(kd_daemon *d, kd_job_record *j, uint32_t stage)
     kd_stage_record *s = &j->stages[stage];
     if (!s->exchange)
         return;
+    drop_writes(s);
     kd_exchange_close(s->exchange);
     unlist_exchange(d, s->exchange);
     s->exchange = NULL;
@@ -835,9 +869,15 @@ static int write_networks(kd_daemon *d, kd_job_record *j, uint32_t stage, kd_dia
     if (rc == 0 && s->info->epochs > 0 && s->row.best_version) {
         free(vector);
         vector = NULL;
-        rc = final_parameters(d, j, stage, s->row.best_version, &vector, s->row.best_digest, diag);
-        if (rc == 0)
+        kd_diag why = {0};
+        /* Its checkpoint may not have been written (a full disk, say); the last version counts. */
+        if (final_parameters(d, j, stage, s->row.best_version, &vector, s->row.best_digest, &why) !=
+            0) {
+            s->row.best_digest[0] = '\0';
+            kd_watch_event(d, j, "warning", "", NULL, "the best version is lost: %s", why.msg);
+        } else {
             rc = kd_artefact_write_network(d, j, stage, true, vector, s->row.best_digest, diag);
+        }
     }
     free(vector);
     return rc;

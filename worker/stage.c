@@ -209,6 +209,10 @@ static int new_trained(const kd_stage_config *cfg, kd_stage *s, const char **pro
     if (rc != 0)
         return rc;
     set_shape(s);
+    *problem = "BAD_JOB";
+    if (s->train->epochs > 0 &&
+        (rc = kd_loss_check(&s->loss, cfg->session->classes, diag)) != 0)
+        return rc;
     for (int i = 0; i < s->shape.n_teachers; i++) {
         char name[32];
         snprintf(name, sizeof name, "%s", kd_stage_name((enum kd_stage_kind)i));
@@ -499,7 +503,14 @@ static int run_unit(kd_stage *s, struct context *c, uint64_t step, uint32_t slot
         out->terms[2 * i] = sums.value[s->shape.terms[i]];
         out->terms[2 * i + 1] = sums.pull[s->shape.terms[i]];
     }
-    return kd_plan_backward(c->train, c->d_logits, (float)real / (float)all, gradient, diag);
+    rc = kd_plan_backward(c->train, c->d_logits, (float)real / (float)all, gradient, diag);
+    /* Parameters that stay as they are count in no gradient norm. */
+    for (int i = 0; i < s->net.graph->n_params && s->optim.freeze_backbone && rc == 0; i++) {
+        const kd_param *p = &s->net.graph->params[i];
+        if (!kd_optim_moves(&s->optim, p))
+            memset(gradient + p->offset, 0, p->count * sizeof *gradient);
+    }
+    return rc;
 }
 
 /* A slot past the epoch's last sample has nothing to compute. */
