@@ -1,10 +1,10 @@
 #include "exchange.h"
 
+#include "kd/clip.h"
 #include "kd/hash.h"
 #include "kd/log.h"
 #include "wire/wire.h"
 
-#include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -421,7 +421,7 @@ static void root_filled(kd_exchange *x, uint32_t chunk)
     double total = 0;
     for (uint32_t k = 0; k < x->cfg.chunks; k++)
         total += x->squares[k];
-    x->scale = (float)KD_MIN(1.0, x->cfg.clip_norm / (sqrt(total) + 1e-6));
+    x->scale = (float)kd_clip_scale(x->cfg.clip_norm, total);
     for (uint32_t k = 0; k < x->cfg.chunks; k++)
         serve_waiters(x, WANT_SUM, k, x->version, NULL);
 }

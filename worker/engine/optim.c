@@ -66,15 +66,6 @@ double kd_optim_factor(const kd_optim *o, uint64_t step)
     return factor;
 }
 
-double kd_optim_clip_scale(double clip_norm, double square_sum)
-{
-    KD_BUG_ON(square_sum < 0);
-    if (clip_norm == 0)
-        return 1;
-    const double scale = clip_norm / (sqrt(square_sum) + CLIP_EPS);
-    return scale < 1 ? scale : 1;
-}
-
 bool kd_optim_moves(const kd_optim *o, const kd_param *p)
 {
     return p->kind == KD_PARAM_TRAINED && (p->head || !o->freeze_backbone);

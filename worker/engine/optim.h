@@ -44,10 +44,6 @@ double kd_optim_factor(const kd_optim *o, uint64_t step);
 /* Do gradients move this parameter? Trained ones, with freeze_backbone only the head's: the
  * elements whose squares a global norm adds up. */
 bool kd_optim_moves(const kd_optim *o, const kd_param *p);
-/* Factor for all gradients that brings their global norm, the root of square_sum, down to
- * clip_norm: min(1, clip/(norm + 1e-6)) as torch.nn.utils.clip_grad_norm_; 1 when clip_norm is 0.
- */
-double kd_optim_clip_scale(double clip_norm, double square_sum);
 /* Updates elements [first, first+count) of the vector of graph g.
  * w [count] in place; grad [count]; state [vectors][count], zero before the first step; step from
  * 0. scale multiplies the gradients of trained parameters before anything else; statistics are not
