@@ -268,6 +268,8 @@ static void set_job_state(kd_daemon *d, kd_job_record *j, enum kd_run_state stat
 {
     static const char *const words[] = {"queued", "running", "succeeded", "failed", "cancelled"};
     bool changed = (int)state != j->row.state;
+    if (!changed && strcmp(j->row.reason, reason) == 0)
+        return; /* told again after a restart */
     bool was_waiting = j->row.reason[0] != '\0';
     int64_t now = kd_clock_wall_ms();
     j->row.state = (int)state;

@@ -474,11 +474,16 @@ static int store(struct submission *s)
         s->first = s->first ? s->first : f->record;
     }
     s->parent = s->parent ? s->parent : s->first;
+    /* What they wait for is stored in one go; they are there already. */
+    if (kd_state_begin(&s->d->state, s->diag) != 0)
+        kd_daemon_fatal(s->d, s->diag);
     for (size_t i = 0; i < s->n; i++) {
         kd_job_record *j = s->drafts[i].record;
         s->drafts[i].record = NULL;
         kd_daemon_introduce(s->d, j);
     }
+    if (kd_state_commit(&s->d->state, s->diag) != 0)
+        kd_daemon_fatal(s->d, s->diag);
     return 0;
 }
 

@@ -265,9 +265,9 @@ void kd_sweep_changed(kd_daemon *d, kd_job_record *j)
         return;
     if (over(j)) {
         struct count c = count_children(d, sweep);
-        kd_watch_event(d, sweep, "log", "", NULL, "job %012llx (%s) %s; %zu of %zu are over",
-                       (unsigned long long)j->row.id, j->row.label ? j->row.label : "",
-                       state_word(j->row.state), c.over, c.n);
+        kd_watch_event(d, sweep, "log", "", NULL, "job %012llx %s, %zu of %zu are over: %s",
+                       (unsigned long long)j->row.id, state_word(j->row.state), c.over, c.n,
+                       j->row.label ? j->row.label : "");
         hold_again(d, j);
     }
     update(d, sweep);

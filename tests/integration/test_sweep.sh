@@ -39,6 +39,12 @@ worker a
 worker b
 await_workers 2
 
+note "a dry run stores nothing"
+submit "$DIR/sweep.yaml" '{"dry_run": true}' >"$DIR/reply"
+pick 'd["notes"]' <"$DIR/reply" | grep -q 'a sweep of 4 jobs' || fail "no note: $(cat "$DIR/reply")"
+[ "$(pick 'json.loads(d["resolved"])["distill"]["loss"]["temperature"]' <"$DIR/reply")" = 1.0 ] || fail "not the first child"
+[ "$(call List '{}' | pick 'len(d["jobs"])')" -eq 0 ] || fail "a dry run stored something"
+
 note "four temperatures: one teacher, one twin, one run of the bank"
 submit "$DIR/sweep.yaml" >"$DIR/reply"
 sweep=$(pick 'd["job"]' <"$DIR/reply")
@@ -98,7 +104,7 @@ for j in "$sweep" "${child[@]}"; do [ ! -e "$DIR/state-sweep/jobs/$j" ] || fail 
 call Get "{\"job\": \"$again\"}" >/dev/null || fail "the replay went with the sweep"
 
 note "the owner of a teacher is cancelled: the next child makes it; seeds share it"
-{ small_job | sed 's/epochs: 2/epochs: 1/'; echo 'seeds: 3'; } >"$DIR/seeds.yaml"
+{ small_job | sed 's/epochs: 2/epochs: 1/; s/fine_tune: {epochs: 1/fine_tune: {epochs: 6/'; echo 'seeds: 3'; } >"$DIR/seeds.yaml"
 submit "$DIR/seeds.yaml" >"$DIR/reply"
 sweep=$(pick 'd["job"]' <"$DIR/reply")
 read -r -a child <<<"$(pick '" ".join(d["children"])' <"$DIR/reply")"
@@ -115,6 +121,15 @@ rc=0; distill wait "$sweep" --timeout 10m >/dev/null || rc=$?
     fail "twins of two seeds were shared"
 call Get "{\"job\": \"$sweep\"}" | pick 'd["result"]' | pick 'd["groups"][0]["n"]' >"$DIR/n"
 [ "$(cat "$DIR/n")" -eq 2 ] || fail "the group has $(cat "$DIR/n") seeds"
+
+note "children side by side, each on one worker: the second waits for teacher and twin of the first"
+{ small_job | sed 's/max_workers: 8/max_workers: 1/'; echo 'matrix: {distill.loss.temperature: [5, 10]}'; } >"$DIR/side.yaml"
+submit "$DIR/side.yaml" >"$DIR/reply"
+sweep=$(pick 'd["job"]' <"$DIR/reply")
+read -r -a child <<<"$(pick '" ".join(d["children"])' <"$DIR/reply")"
+distill wait "$sweep" --timeout 10m >/dev/null || fail "the sweep did not succeed"
+[ "$(digests "${child[0]}")" = "$want" ] || fail "digests $(digests "${child[0]}"), alone they are $want"
+[ "$(shared "${child[1]}" teacher) $(shared "${child[1]}" scratch)" = "${child[0]} ${child[0]}" ] || fail "nothing was shared"
 
 note "cancel of a sweep"
 submit "$DIR/sweep.yaml" '{"key": "third"}' >"$DIR/reply"

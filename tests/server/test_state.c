@@ -349,6 +349,35 @@ static void test_state_unlinks_checkpoints_after_the_commit(void **state)
     assert_int_equal(kd_state_find_checkpoint(&f->state, 1, 0, 7, &row, &f->diag), 1);
 }
 
+static void test_state_keeps_two_checkpoints(void **state)
+{
+    struct fixture *f = *state;
+    static const uint64_t versions[] = {3, 5, 7, 9, 11};
+    char path[4096];
+    reopen(f);
+    for (size_t i = 0; i < KD_COUNT(versions); i++) {
+        char name[32];
+        snprintf(name, sizeof name, "v%llu", (unsigned long long)versions[i]);
+        put(f, name, path, sizeof path);
+        kd_assert_ok(kd_state_add_file(&f->state, 1, "", 2, versions[i], path, 1, "aa", &f->diag),
+                     &f->diag);
+    }
+    kd_assert_ok(kd_state_add_file(&f->state, 1, "", 1, 3, "/other", 1, "aa", &f->diag), &f->diag);
+    kd_assert_ok(kd_state_add_file(&f->state, 1, "a.json", 2, 0, "/a", 1, "aa", &f->diag),
+                 &f->diag);
+    kd_assert_ok(kd_state_keep_checkpoints(&f->state, 1, 2, 9, 5, &f->diag), &f->diag);
+    for (size_t i = 0; i < KD_COUNT(versions); i++) {
+        kd_file_row row;
+        char name[32];
+        snprintf(name, sizeof name, "v%llu", (unsigned long long)versions[i]);
+        bool kept = versions[i] == 5 || versions[i] == 9;
+        assert_int_equal(there(f, name), kept);
+        assert_int_equal(kd_state_find_checkpoint(&f->state, 1, 2, versions[i], &row, &f->diag),
+                         kept);
+    }
+    assert_int_equal(number(f, "SELECT count(*) FROM files"), 4); /* artefact, other stage */
+}
+
 static void test_state_takes_a_stage_over(void **state)
 {
     struct fixture *f = *state;
@@ -379,6 +408,7 @@ int main(void)
         TEST(test_state_removes_all_jobs_and_their_folders),
         TEST(test_state_drops_folders_that_no_job_names),
         TEST(test_state_unlinks_checkpoints_after_the_commit),
+        TEST(test_state_keeps_two_checkpoints),
         TEST(test_state_takes_a_stage_over),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
