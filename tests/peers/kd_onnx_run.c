@@ -125,6 +125,45 @@ static void shake(const kd_graph *g, uint64_t seed, float *vector)
     }
 }
 
+/* Statistics of batch norms as they are on pictures of coarse patterns, as after training: with
+ * others nothing of the picture is left after some layers. */
+static int measure(const kd_graph *g, uint64_t seed, float *vector, kd_diag *diag)
+{
+    enum { PICTURES = 16, PATCHES = 4 };
+    const kd_node *n = &g->nodes[0];
+    const size_t image = (size_t)n->h * (size_t)n->w * (size_t)n->c;
+    const size_t classes = (size_t)g->nodes[g->output].c;
+    float *in = malloc(PICTURES * image * sizeof *in);
+    float *out = calloc(2 * PICTURES * classes, sizeof *out);
+    float *gradient = malloc(g->vector_len * sizeof *gradient);
+    KD_BUG_ON(!in || !out || !gradient);
+    for (size_t i = 0; i < PICTURES * image; i++) {
+        const size_t at = i % image, c = at % (size_t)n->c, x = at / (size_t)n->c % (size_t)n->w,
+                     y = at / (size_t)n->c / (size_t)n->w;
+        const size_t patch = y * PATCHES / (size_t)n->h * PATCHES + x * PATCHES / (size_t)n->w;
+        kd_rng r;
+        kd_rng_init(&r, seed, KD_RNG_TEST, 1000 + i / image, patch * 4 + c);
+        in[i] = 6 * kd_rng_float(&r) - 3;
+    }
+    kd_plan *plan = NULL;
+    int rc = kd_plan_new(g, PICTURES, KD_PLAN_TRAIN, &plan, diag);
+    if (!rc)
+        rc = kd_plan_load(plan, vector, diag);
+    if (!rc)
+        rc = kd_plan_forward(plan, in, out, diag);
+    if (!rc)
+        rc = kd_plan_backward(plan, out + PICTURES * classes, 1, gradient, diag);
+    for (int i = 0; i < g->n_params && !rc; i++)
+        if (g->params[i].kind == KD_PARAM_STATISTIC)
+            memcpy(vector + g->params[i].offset, gradient + g->params[i].offset,
+                   g->params[i].count * sizeof *vector);
+    kd_plan_free(plan);
+    free(in);
+    free(out);
+    free(gradient);
+    return rc;
+}
+
 static int write_file(const kd_graph *g, const float *vector, const kd_onnx_write_options *opt,
                       const char *path, kd_diag *diag)
 {
@@ -194,7 +233,9 @@ static int export(char **argv)
                                        .n_classes = classes,
                                        .preprocess = KD_PRE_SYMMETRIC,
                                        .digest = ""};
-    int rc = write_file(g, vector, &opt, argv[7], &diag);
+    int rc = measure(g, seed, vector, &diag);
+    if (!rc)
+        rc = write_file(g, vector, &opt, argv[7], &diag);
     if (rc)
         complain(&diag, 1);
     for (int i = 0; i < classes; i++)
