@@ -5,6 +5,8 @@
  *       KD_ONNX_ANY and KD_ONNX_WHOLE, for single operators; without a word it is a classifier.
  *   kd_onnx_run export MODEL SIZE CLASSES SEED OPSET OUT.onnx
  *       A network of the zoo with random parameters, statistics of batch norms included.
+ *   kd_onnx_run rewrite MODEL.onnx OPSET OUT.onnx
+ *       A classifier read and written again.
  *
  * Exit codes: 0; 2 the model is refused (reason on standard error); 1 anything else. */
 #include "kd/file.h"
@@ -107,16 +109,99 @@ static int run(int argc, char **argv)
     return rc;
 }
 
-/* Start values leave batch norms without an effect; these do not. */
+/* Start values leave batch norms without an effect and make the head say the same to all pictures;
+ * these do not. */
 static void shake(const kd_graph *g, uint64_t seed, float *vector)
 {
     for (int i = 0; i < g->n_params; i++) {
         const kd_param *p = &g->params[i];
         kd_rng r;
         kd_rng_init(&r, seed, KD_RNG_TEST, (uint64_t)i, 0);
-        for (size_t k = 0; p->ndim == 1 && k < p->count; k++)
-            vector[p->offset + k] += 0.3f * kd_rng_float(&r);
+        for (size_t k = 0; k < p->count; k++)
+            if (p->head)
+                vector[p->offset + k] *= 10;
+            else if (p->ndim == 1)
+                vector[p->offset + k] += 0.3f * kd_rng_float(&r);
     }
+}
+
+/* Statistics of batch norms as they are on pictures of coarse patterns, as after training: with
+ * others nothing of the picture is left after some layers. */
+static int measure(const kd_graph *g, uint64_t seed, float *vector, kd_diag *diag)
+{
+    enum { PICTURES = 16, PATCHES = 4 };
+    const kd_node *n = &g->nodes[0];
+    const size_t image = (size_t)n->h * (size_t)n->w * (size_t)n->c;
+    const size_t classes = (size_t)g->nodes[g->output].c;
+    float *in = malloc(PICTURES * image * sizeof *in);
+    float *out = calloc(2 * PICTURES * classes, sizeof *out);
+    float *gradient = malloc(g->vector_len * sizeof *gradient);
+    KD_BUG_ON(!in || !out || !gradient);
+    for (size_t i = 0; i < PICTURES * image; i++) {
+        const size_t at = i % image, c = at % (size_t)n->c, x = at / (size_t)n->c % (size_t)n->w,
+                     y = at / (size_t)n->c / (size_t)n->w;
+        const size_t patch = y * PATCHES / (size_t)n->h * PATCHES + x * PATCHES / (size_t)n->w;
+        kd_rng r;
+        kd_rng_init(&r, seed, KD_RNG_TEST, 1000 + i / image, patch * 4 + c);
+        in[i] = 6 * kd_rng_float(&r) - 3;
+    }
+    kd_plan *plan = NULL;
+    int rc = kd_plan_new(g, PICTURES, KD_PLAN_TRAIN, &plan, diag);
+    if (!rc)
+        rc = kd_plan_load(plan, vector, diag);
+    if (!rc)
+        rc = kd_plan_forward(plan, in, out, diag);
+    if (!rc)
+        rc = kd_plan_backward(plan, out + PICTURES * classes, 1, gradient, diag);
+    for (int i = 0; i < g->n_params && !rc; i++)
+        if (g->params[i].kind == KD_PARAM_STATISTIC)
+            memcpy(vector + g->params[i].offset, gradient + g->params[i].offset,
+                   g->params[i].count * sizeof *vector);
+    kd_plan_free(plan);
+    free(in);
+    free(out);
+    free(gradient);
+    return rc;
+}
+
+static int write_file(const kd_graph *g, const float *vector, const kd_onnx_write_options *opt,
+                      const char *path, kd_diag *diag)
+{
+    kd_buf out;
+    kd_buf_init(&out, (size_t)1 << 30);
+    int rc = kd_onnx_write(g, vector, opt, &out, diag);
+    if (!rc)
+        rc = kd_file_write(path, out.data, out.len, diag);
+    kd_buf_clear(&out);
+    return rc;
+}
+
+static int rewrite(char **argv)
+{
+    const kd_onnx_read_options opt = {.folder_fd = -1};
+    const kd_onnx_write_options how = {
+        .opset = atoi(argv[3]), .model = "", .preprocess = -1, .digest = ""};
+    char *model;
+    size_t len;
+    kd_diag diag = {0};
+    kd_graph *g;
+    float *vector;
+    bool new_head;
+    kd_onnx_info info;
+    if (kd_file_read(argv[2], (size_t)1 << 29, &model, &len, &diag))
+        return complain(&diag, 1);
+    const int refused = kd_onnx_read((const uint8_t *)model, len, argv[2], &opt, &g, &vector,
+                                     &new_head, &info, &diag);
+    free(model);
+    if (refused)
+        return complain(&diag, 2);
+    int rc = write_file(g, vector, &how, argv[4], &diag);
+    if (rc)
+        complain(&diag, 1);
+    kd_onnx_info_clear(&info);
+    kd_graph_free(g);
+    free(vector);
+    return rc ? 1 : 0;
 }
 
 static int export(char **argv)
@@ -148,14 +233,11 @@ static int export(char **argv)
                                        .n_classes = classes,
                                        .preprocess = KD_PRE_SYMMETRIC,
                                        .digest = ""};
-    kd_buf out;
-    kd_buf_init(&out, (size_t)1 << 30);
-    int rc = kd_onnx_write(g, vector, &opt, &out, &diag);
+    int rc = measure(g, seed, vector, &diag);
     if (!rc)
-        rc = kd_file_write(argv[7], out.data, out.len, &diag);
+        rc = write_file(g, vector, &opt, argv[7], &diag);
     if (rc)
         complain(&diag, 1);
-    kd_buf_clear(&out);
     for (int i = 0; i < classes; i++)
         free(names[i]);
     free(names);
@@ -172,7 +254,10 @@ int main(int argc, char **argv)
         return run(argc, argv);
     if (argc == 8 && strcmp(argv[1], "export") == 0)
         return export(argv);
+    if (argc == 5 && strcmp(argv[1], "rewrite") == 0)
+        return rewrite(argv);
     fprintf(stderr, "usage: kd_onnx_run run MODEL INPUT OUTPUT [classifier|any|whole] [SIZE]\n"
-                    "       kd_onnx_run export MODEL SIZE CLASSES SEED OPSET OUT.onnx\n");
+                    "       kd_onnx_run export MODEL SIZE CLASSES SEED OPSET OUT.onnx\n"
+                    "       kd_onnx_run rewrite MODEL OPSET OUT.onnx\n");
     return 1;
 }

@@ -18,9 +18,10 @@
 
 /* What a node of the graph has become. */
 typedef struct made {
-    char *name; /* of the value */
-    bool flat;  /* [N,C] */
-    bool fixed; /* does not depend on the picture: one for all images */
+    char *title; /* of the operator, unlike any other */
+    char *name;  /* of the value: the same, but "logits" at the end */
+    bool flat;   /* [N,C] */
+    bool fixed;  /* does not depend on the picture: one for all images */
 } made;
 
 typedef struct writer {
@@ -130,12 +131,13 @@ static void tensor(writer *w, const char *name, int32_t type, size_t n_dims, con
     w->tensors[w->n_tensors++] = t;
 }
 
-/* A list of integers as another input of n, called NAME.what. */
+/* A list of integers as another input of n, called NAME#what: no node of ours has a # in its name.
+ */
 static void reads_ints(writer *w, Onnx__NodeProto *n, const char *what, const int64_t *v,
                        size_t count)
 {
     const int64_t dim = (int64_t)count;
-    const char *name = text(w, "%s.%s", n->output[0], what);
+    const char *name = text(w, "%s#%s", n->output[0], what);
     int64_t *copy = get(w, count * sizeof *v);
     memcpy(copy, v, count * sizeof *v);
     tensor(w, name, KD_ONNX_INT64, 1, &dim, copy, count * sizeof *v);
@@ -145,7 +147,7 @@ static void reads_ints(writer *w, Onnx__NodeProto *n, const char *what, const in
 /* A number as another input. */
 static void reads_float(writer *w, Onnx__NodeProto *n, const char *what, float v)
 {
-    const char *name = text(w, "%s.%s", n->output[0], what);
+    const char *name = text(w, "%s#%s", n->output[0], what);
     float *copy = get(w, sizeof v);
     *copy = v;
     tensor(w, name, KD_ONNX_FLOAT, 0, NULL, copy, sizeof v);
@@ -164,7 +166,7 @@ static bool taken(const writer *w, int below, const char *name)
     if (strcmp(name, "logits") == 0)
         return true;
     for (int i = 0; i < below; i++)
-        if (strcmp(w->made[i].name, name) == 0)
+        if (strcmp(w->made[i].title, name) == 0)
             return true;
     for (int i = 0; i < w->g->n_params; i++)
         if (strcmp(w->g->params[i].name, name) == 0)
@@ -172,16 +174,14 @@ static bool taken(const writer *w, int below, const char *name)
     return false;
 }
 
-/* A node's value is named as the node where that name is free. */
-static char *value_name(writer *w, int at)
+/* The node's name where it is free: nodes without parameters are named after what they read. */
+static char *title_of(writer *w, int at)
 {
-    if (at == w->g->output)
-        return text(w, "logits");
     const char *name = w->g->nodes[at].name;
-    char *free_name = text(w, "%s", name);
-    for (int i = at; taken(w, at, free_name); i += w->g->n_nodes)
-        free_name = text(w, "%s_%d", name, i);
-    return free_name;
+    char *title = text(w, "%s", name);
+    for (int i = at; taken(w, at, title); i += w->g->n_nodes)
+        title = text(w, "%s_%d", name, i);
+    return title;
 }
 
 /* The value of node `in` as [N,C,H,W]. `reader` is named in what has to be put between. */
@@ -191,7 +191,7 @@ static const char *as_image(writer *w, int in, const char *reader)
     if (!m->flat)
         return m->name;
     const int64_t axes[2] = {2, 3};
-    const char *name = text(w, "%s.image_%d", reader, in);
+    const char *name = text(w, "%s#image_%d", reader, in);
     Onnx__NodeProto *n = op(w, "Unsqueeze", name, name);
     reads(w, n, m->name);
     reads_ints(w, n, "axes", axes, 2);
@@ -203,7 +203,7 @@ static const char *as_flat(writer *w, int in, const char *reader)
     const made *m = &w->made[in];
     if (m->flat)
         return m->name;
-    const char *name = text(w, "%s.flat_%d", reader, in);
+    const char *name = text(w, "%s#flat_%d", reader, in);
     Onnx__NodeProto *n = op(w, "Flatten", name, name);
     reads(w, n, m->name);
     attr_int(w, n, "axis", 1);
@@ -217,16 +217,16 @@ static const char *for_each_image(writer *w, int in, const char *reader)
     if (!w->made[in].fixed)
         return as_image(w, in, reader);
     if (!w->batch) {
-        Onnx__NodeProto *shape = op(w, "Shape", "batch.shape", "batch.shape");
+        Onnx__NodeProto *shape = op(w, "Shape", "batch#shape", "batch#shape");
         reads(w, shape, "input");
-        Onnx__NodeProto *cut = op(w, "Slice", "batch.size", "batch.size");
-        reads(w, cut, "batch.shape");
+        Onnx__NodeProto *cut = op(w, "Slice", "batch#size", "batch#size");
+        reads(w, cut, "batch#shape");
         reads_ints(w, cut, "starts", (const int64_t[]){0}, 1);
         reads_ints(w, cut, "ends", (const int64_t[]){1}, 1);
-        w->batch = "batch.size";
+        w->batch = "batch#size";
     }
-    const char *sides = text(w, "%s.sides_%d", reader, in),
-               *name = text(w, "%s.each_%d", reader, in);
+    const char *sides = text(w, "%s#sides_%d", reader, in),
+               *name = text(w, "%s#each_%d", reader, in);
     Onnx__NodeProto *join = op(w, "Concat", sides, sides);
     attr_int(w, join, "axis", 0);
     reads(w, join, w->batch);
@@ -241,7 +241,7 @@ static const char *for_each_image(writer *w, int in, const char *reader)
 
 static Onnx__NodeProto *simple(writer *w, const kd_node *n, const made *m, const char *type)
 {
-    Onnx__NodeProto *o = op(w, type, n->name, m->name);
+    Onnx__NodeProto *o = op(w, type, m->title, m->name);
     reads(w, o, w->made[n->in[0]].name);
     return o;
 }
@@ -249,7 +249,7 @@ static Onnx__NodeProto *simple(writer *w, const kd_node *n, const made *m, const
 /* x * gate(x) */
 static void gated(writer *w, const kd_node *n, const made *m, const char *type)
 {
-    const char *gate = text(w, "%s.gate", m->name);
+    const char *gate = text(w, "%s#gate", m->name);
     Onnx__NodeProto *o = op(w, type, gate, gate);
     reads(w, o, w->made[n->in[0]].name);
     if (n->op == KD_OP_HARD_SWISH) {
@@ -273,7 +273,7 @@ static void clip(writer *w, const kd_node *n, const made *m, float low, float hi
 static Onnx__NodeProto *on_image(writer *w, const kd_node *n, const made *m, const char *type)
 {
     const char *in = as_image(w, n->in[0], m->name);
-    Onnx__NodeProto *o = op(w, type, n->name, m->name);
+    Onnx__NodeProto *o = op(w, type, m->title, m->name);
     reads(w, o, in);
     return o;
 }
@@ -309,7 +309,7 @@ static void batch_norm(writer *w, const kd_node *n, const made *m)
 static void dense(writer *w, const kd_node *n, made *m)
 {
     const char *in = as_flat(w, n->in[0], m->name);
-    Onnx__NodeProto *o = op(w, "Gemm", n->name, m->name);
+    Onnx__NodeProto *o = op(w, "Gemm", m->title, m->name);
     reads(w, o, in);
     reads_param(w, o, n->weight);
     reads_param(w, o, n->bias);
@@ -323,7 +323,7 @@ static void arithmetic(writer *w, const kd_node *n, made *m, const char *type)
     m->flat = a->flat && b->flat;
     const char *x = m->flat ? a->name : as_image(w, n->in[0], m->name);
     const char *y = m->flat ? b->name : n->in[0] == n->in[1] ? x : as_image(w, n->in[1], m->name);
-    Onnx__NodeProto *o = op(w, type, n->name, m->name);
+    Onnx__NodeProto *o = op(w, type, m->title, m->name);
     reads(w, o, x);
     reads(w, o, y);
 }
@@ -381,7 +381,7 @@ static void concat(writer *w, const kd_node *n, const made *m)
                 : m->fixed                ? as_image(w, n->in[k], m->name)
                                           : for_each_image(w, n->in[k], m->name);
     }
-    Onnx__NodeProto *o = op(w, "Concat", n->name, m->name);
+    Onnx__NodeProto *o = op(w, "Concat", m->title, m->name);
     attr_int(w, o, "axis", 1 + (int)n->axis);
     reads(w, o, in[0]);
     reads(w, o, in[1]);
@@ -397,7 +397,7 @@ static void permute(writer *w, const kd_node *n, const made *m)
 static void constant(writer *w, const kd_node *n, made *m)
 {
     m->fixed = true;
-    Onnx__NodeProto *o = op(w, "Identity", n->name, m->name);
+    Onnx__NodeProto *o = op(w, "Identity", m->title, m->name);
     reads_param(w, o, n->weight);
 }
 
@@ -405,14 +405,15 @@ static void write_node(writer *w, int at)
 {
     const kd_node *n = &w->g->nodes[at];
     made *m = &w->made[at];
-    m->name = value_name(w, at);
+    m->title = title_of(w, at);
+    m->name = at == w->g->output ? text(w, "logits") : m->title;
     if (n->in[0] >= 0) {
         m->flat = w->made[n->in[0]].flat;
         m->fixed = w->made[n->in[0]].fixed && (n->in[1] < 0 || w->made[n->in[1]].fixed);
     }
     switch (n->op) {
     case KD_OP_INPUT:
-        m->name = text(w, "input");
+        m->title = m->name = text(w, "input");
         break;
     case KD_OP_CONV:
         conv(w, n, m);
@@ -566,7 +567,7 @@ static int write_model(writer *w, char *classes, kd_buf *out, kd_diag *diag)
     const bool vector = last->h == 1 && last->w == 1;
     if (vector && !w->made[g->output].flat) { /* "logits" must be [N,C] */
         Onnx__NodeProto *n = w->nodes[w->n_nodes - 1];
-        n->output[0] = text(w, "%s.before", n->name);
+        n->output[0] = text(w, "%s#before", n->name);
         Onnx__NodeProto *flat = op(w, "Flatten", "logits", "logits");
         reads(w, flat, n->output[0]);
         attr_int(w, flat, "axis", 1);
