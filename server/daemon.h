@@ -34,8 +34,8 @@ typedef struct kd_stage_record {
     struct kd_exchange_span *trained; /* for clipping, owned */
     uint64_t version;                 /* committed */
     double last_loss;
-    double rate; /* samples a second, smoothed */
-    void *writes;        /* stages.c: checkpoints that wait for the one being written */
+    double rate;  /* samples a second, smoothed */
+    void *writes; /* checkpoints.c: those that wait for the one being written */
     bool writing;
     kd_time_ms last_commit;
     kd_time_ms begun; /* of the stage in this process, 0 = not yet */
@@ -170,16 +170,33 @@ void kd_stage_store(kd_daemon *d, kd_job_record *j, uint32_t stage);
 /* Version that the stage ends at: its last step's, or where it was stopped early. */
 uint64_t kd_stage_last_version(const kd_stage_record *s);
 uint64_t kd_stage_epoch_steps(const Distill__V1__StageInfo *i);
+uint64_t kd_stage_eval_steps(const Distill__V1__StageInfo *i); /* between two evaluations */
+/* NULL if the job or the stage is gone. */
+kd_stage_record *kd_stage_record_of(kd_daemon *d, kd_job_id job, uint32_t stage,
+                                    kd_job_record **out_job);
+/* The coordinator cannot go on with the job. */
+void kd_stage_fail(kd_daemon *d, kd_job_record *j, const char *text);
 uint64_t kd_stage_vector_floats(const Distill__V1__StageInfo *i);
+/* Any thread. NULL if that stage does not run; release afterwards. */
+kd_exchange_entry *kd_stage_acquire(kd_daemon *d, kd_job_id job, uint32_t stage);
+void kd_stage_release(kd_daemon *d, kd_exchange_entry *e);
+
+/* evaluations.c */
+/* Callback of an exchange. */
+void kd_evaluation_done(void *arg, const kd_exchange_config *cfg, uint64_t generation,
+                        uint64_t version, double learning_rate, const float *rows);
 /* Evaluation of a version (0: the newest) of a stage, NULL = none; borrowed until the next one. */
 const kd_epoch_row *kd_stage_evaluation(const kd_job_record *j, uint32_t stage, uint64_t version);
+
+/* checkpoints.c */
+/* Callback of an exchange: queues the write. */
+void kd_checkpoint_snapshot(void *arg, kd_exchange_snapshot *snap);
+/* Forgets writes that have not begun. */
+void kd_checkpoint_drop_waiting(kd_stage_record *s);
 /* Reads a checkpoint back; its bytes must have the digest that was stored with it. Caller frees
  * both: vector [vector_floats], state [optimizer_vectors][vector_floats]. */
 int kd_stage_load_checkpoint(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t version,
                              float **out_vector, float **out_state, kd_diag *diag) KD_MUST_CHECK;
-/* Any thread. NULL if that stage does not run; release afterwards. */
-kd_exchange_entry *kd_stage_acquire(kd_daemon *d, kd_job_id job, uint32_t stage);
-void kd_stage_release(kd_daemon *d, kd_exchange_entry *e);
 
 /* artefacts.c */
 /* File name of the network that a stage makes, NULL for a stage that makes none. */

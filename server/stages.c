@@ -1,4 +1,4 @@
-/* What a running stage does with disks: opening a version, saving one, its end, the export. */
+/* A stage from what it is made of to its end: opening a generation, closing it, its networks. */
 #include "daemon.h"
 
 #include "kd/file.h"
@@ -26,7 +26,7 @@ uint64_t kd_stage_epoch_steps(const Distill__V1__StageInfo *i)
     return i->batch ? (samples + i->batch - 1) / i->batch : 0;
 }
 
-static uint64_t eval_steps(const Distill__V1__StageInfo *i)
+uint64_t kd_stage_eval_steps(const Distill__V1__StageInfo *i)
 {
     return i->eval_steps ? i->eval_steps : kd_stage_epoch_steps(i);
 }
@@ -101,7 +101,7 @@ void kd_stage_core_info(const kd_job_record *j, const kd_stage_record *s, kd_cor
                                 .chunks = 1};
     if (s->kind == KD_STAGE_EVALUATE)
         return;
-    out->eval_steps = eval_steps(i);
+    out->eval_steps = kd_stage_eval_steps(i);
     out->last_version = kd_stage_last_version(s);
     out->slots = i->slots;
     out->chunks = chunk_count(i);
@@ -208,38 +208,26 @@ static void unlist_exchange(kd_daemon *d, kd_exchange *x)
 /* ---- news from an exchange, brought to the loop */
 
 struct news {
-    struct news *next; /* in a stage's queue of writes */
     kd_job_id job;
     uint32_t stage;
     uint64_t generation, version;
     kd_exchange_totals totals;
-    kd_epoch_row row;
-    uint32_t vectors;
     const char *what;
-    kd_exchange_snapshot snap;
-    /* of a write */
-    uv_work_t work;
-    kd_daemon *daemon;
-    char path[4096];
-    char digest[33];
-    uint64_t size;
-    kd_exchange_totals sums;
-    kd_diag diag;
-    int rc;
 };
 
-static kd_stage_record *stage_of(kd_daemon *d, const struct news *n, kd_job_record **out_job)
+kd_stage_record *kd_stage_record_of(kd_daemon *d, kd_job_id job, uint32_t stage,
+                                    kd_job_record **out_job)
 {
-    kd_job_record *j = kd_daemon_job(d, n->job);
+    kd_job_record *j = kd_daemon_job(d, job);
     *out_job = j;
-    return j && n->stage < (uint32_t)j->n_stages ? &j->stages[n->stage] : NULL;
+    return j && stage < (uint32_t)j->n_stages ? &j->stages[stage] : NULL;
 }
 
 static void loop_committed(kd_daemon *d, void *arg)
 {
     struct news *n = arg;
     kd_job_record *j;
-    kd_stage_record *s = stage_of(d, n, &j);
+    kd_stage_record *s = kd_stage_record_of(d, n->job, n->stage, &j);
     if (s && s->exchange && s->info) {
         kd_time_ms now = kd_clock_ms();
         if (s->last_commit) {
@@ -248,7 +236,7 @@ static void loop_committed(kd_daemon *d, void *arg)
             s->rate = s->rate > 0 ? 0.9 * s->rate + 0.1 * rate : rate;
         }
         s->last_commit = now;
-        if ((n->version - 2) % eval_steps(s->info) == 0)
+        if ((n->version - 2) % kd_stage_eval_steps(s->info) == 0)
             s->sums = (kd_exchange_totals){0}; /* first step after an evaluation */
         s->sums.loss += n->totals.loss;
         s->sums.correct += n->totals.correct;
@@ -284,7 +272,7 @@ static void loop_divergence(kd_daemon *d, void *arg)
 {
     struct news *n = arg;
     kd_job_record *j;
-    if (stage_of(d, n, &j))
+    if (kd_stage_record_of(d, n->job, n->stage, &j))
         kd_watch_event(d, j, "warning", "", NULL, "divergence: %s; a worker's numbers are wrong",
                        n->what);
     free(n);
@@ -300,401 +288,6 @@ static void on_divergence(void *arg, const kd_exchange_config *cfg, const char *
         free(n);
 }
 
-/* ---- evaluation */
-
-static void put_epoch(kd_job_record *j, const kd_epoch_row *row)
-{
-    for (int i = 0; i < j->n_epochs; i++)
-        if (j->epochs[i].stage == row->stage && j->epochs[i].step == row->step) {
-            j->epochs[i] = *row;
-            return;
-        }
-    kd_epoch_row *p = realloc(j->epochs, ((size_t)j->n_epochs + 1) * sizeof *p);
-    KD_BUG_ON(!p);
-    j->epochs = p;
-    j->epochs[j->n_epochs++] = *row;
-}
-
-const kd_epoch_row *kd_stage_evaluation(const kd_job_record *j, uint32_t stage, uint64_t version)
-{
-    const kd_epoch_row *found = NULL;
-    for (int i = 0; i < j->n_epochs; i++)
-        if (j->epochs[i].stage == stage && (version == 0 || j->epochs[i].step + 1 == version))
-            found = &j->epochs[i];
-    return found;
-}
-
-static double accuracy_of(const kd_epoch_row *e)
-{
-    return e->val_samples ? (double)e->val_correct / e->val_samples : 0;
-}
-
-/* More right; as many right, but a lower loss. */
-static bool better(const kd_epoch_row *a, const kd_epoch_row *b)
-{
-    if (a->val_correct != b->val_correct)
-        return a->val_correct > b->val_correct;
-    return a->val_loss < b->val_loss;
-}
-
-/* Early stopping: `patience` evaluations in a row that are not better than the best before them by
- * more than min_delta. A function of the stored evaluations, in their order. */
-static bool should_stop(const kd_job_record *j, const kd_stage_record *s, uint32_t stage)
-{
-    double best = -1;
-    uint32_t since = 0;
-    if (s->info->patience == 0)
-        return false;
-    for (int i = 0; i < j->n_epochs; i++) {
-        if (j->epochs[i].stage != stage)
-            continue;
-        double accuracy = accuracy_of(&j->epochs[i]);
-        bool improved = best < 0 || accuracy > best + s->info->min_delta;
-        best = improved ? accuracy : best;
-        since = improved ? 0 : since + 1;
-    }
-    return since >= s->info->patience;
-}
-
-/* NodeChunk.terms has value and pull of each term in turn; pulls become shares of their sum. */
-static void fill_terms(const kd_stage_record *s, kd_epoch_row *row)
-{
-    double all = 0;
-    row->n_terms = (uint32_t)KD_MIN(s->info->n_terms, (size_t)KD_EPOCH_TERMS);
-    for (uint32_t i = 0; i < row->n_terms; i++)
-        all += s->sums.terms[2 * i + 1];
-    for (uint32_t i = 0; i < row->n_terms; i++) {
-        row->term_losses[i] = s->sums.terms[2 * i] / s->sums.samples;
-        row->shares[i] = all > 0 ? s->sums.terms[2 * i + 1] / all : 0;
-    }
-}
-
-static void fill_row(const kd_stage_record *s, const struct news *n, kd_epoch_row *row)
-{
-    *row = n->row;
-    row->stage = n->stage;
-    row->step = n->version - 1;
-    row->epoch =
-        (uint32_t)(kd_stage_epoch_steps(s->info) ? row->step / kd_stage_epoch_steps(s->info) : 0);
-    if (s->sums.samples > 0) {
-        row->train_loss = s->sums.loss / s->sums.samples;
-        row->train_accuracy = s->sums.correct / s->sums.samples;
-        fill_terms(s, row);
-    }
-}
-
-static void tell_evaluation(kd_daemon *d, kd_job_record *j, const kd_stage_record *s,
-                            const kd_epoch_row *row)
-{
-    char data[640], more[80] = "";
-    size_t n = (size_t)snprintf(
-        data, sizeof data,
-        "{\"stage\":\"%s\",\"epoch\":%u,\"step\":%llu,\"train_loss\":%.9g,\"train_accuracy\":%.9g,"
-        "\"val_loss\":%.9g,\"val_correct\":%u,\"val_samples\":%u,\"learning_rate\":%.9g",
-        s->row.name, row->epoch, (unsigned long long)row->step, row->train_loss,
-        row->train_accuracy, row->val_loss, row->val_correct, row->val_samples, row->learning_rate);
-    if (row->val_kl >= 0) {
-        n += (size_t)snprintf(data + n, sizeof data - n, ",\"val_agree\":%u,\"val_kl\":%.9g",
-                              row->val_agree, row->val_kl);
-        snprintf(more, sizeof more, ", agrees with the teacher on %.1f %%",
-                 row->val_samples ? 100.0 * row->val_agree / row->val_samples : 0);
-    }
-    snprintf(data + n, sizeof data - n, ",\"best\":%s}", row->best ? "true" : "false");
-    char when[64];
-    if (s->info->eval_steps)
-        snprintf(when, sizeof when, "step %llu/%llu", (unsigned long long)row->step,
-                 (unsigned long long)s->info->epochs * kd_stage_epoch_steps(s->info));
-    else
-        snprintf(when, sizeof when, "epoch %u/%u", row->epoch, s->info->epochs);
-    kd_watch_event(d, j, "epoch", "", data,
-                   "%s %s: training loss %.4f, accuracy %.1f %%; validation %.1f %% (%u of %u)%s",
-                   s->row.name, when, row->train_loss, 100 * row->train_accuracy,
-                   100 * accuracy_of(row), row->val_correct, row->val_samples, more);
-}
-
-static void loop_evaluated(kd_daemon *d, void *arg)
-{
-    struct news *n = arg;
-    kd_job_record *j;
-    kd_stage_record *s = stage_of(d, n, &j);
-    if (s && s->exchange && s->info && n->version > s->row.evaluated &&
-        n->version <= kd_stage_last_version(s)) {
-        kd_epoch_row row;
-        fill_row(s, n, &row);
-        const kd_epoch_row *best =
-            s->row.best_version ? kd_stage_evaluation(j, n->stage, s->row.best_version) : NULL;
-        row.best = !best || better(&row, best);
-        kd_diag diag = {0};
-        if (kd_state_add_epoch(&d->state, j->row.id, &row, &diag) != 0)
-            kd_daemon_fatal(d, &diag);
-        put_epoch(j, &row);
-        s->row.evaluated = n->version;
-        if (row.best) {
-            s->row.best_version = n->version;
-            s->row.best_epoch = row.epoch;
-        }
-        bool stop = n->version < kd_stage_last_version(s) && should_stop(j, s, n->stage);
-        if (stop)
-            s->row.stopped_early = n->version - 1;
-        kd_stage_store(d, j, n->stage);
-        tell_evaluation(d, j, s, &row);
-        if (stop)
-            kd_watch_event(d, j, "stage", "", NULL,
-                           "%s ends early at step %llu: %u evaluations without a better one",
-                           s->row.name, (unsigned long long)row.step, s->info->patience);
-        kd_daemon_event(d, &(kd_event){.kind = KD_EV_EVALUATED,
-                                       .job = n->job,
-                                       .stage = n->stage,
-                                       .version = n->version,
-                                       .stop = stop});
-    }
-    free(n);
-}
-
-static void on_evaluated(void *arg, const kd_exchange_config *cfg, uint64_t generation,
-                         uint64_t version, double learning_rate, const float *rows)
-{
-    struct news *n = kd_xalloc(sizeof *n);
-    n->job = cfg->job;
-    n->stage = cfg->stage;
-    n->generation = generation;
-    n->version = version;
-    kd_epoch_row *r = &n->row;
-    r->val_samples = cfg->val_samples;
-    r->learning_rate = learning_rate;
-    r->val_kl = -1;
-    double kl = 0;
-    for (uint32_t i = 0; i < cfg->val_samples; i++) {
-        const float *row = rows + (size_t)i * KD_EVAL_COLUMNS;
-        r->val_correct += row[0] == row[1];
-        r->val_loss += row[2];
-        if (row[3] < 0)
-            continue;
-        r->val_agree += row[0] == row[3];
-        kl += row[4];
-        r->val_kl = 0;
-    }
-    if (cfg->val_samples)
-        r->val_loss /= cfg->val_samples;
-    if (r->val_kl == 0)
-        r->val_kl = kl / cfg->val_samples;
-    if (!kd_daemon_post(arg, loop_evaluated, n))
-        free(n);
-}
-
-/* ---- checkpoints */
-
-static void checkpoint_path(const kd_daemon *d, kd_job_id job, uint32_t stage, uint64_t version,
-                            char *out, size_t size)
-{
-    char id[KD_ID_TEXT];
-    kd_id_text(job, id);
-    snprintf(out, size, "%s/jobs/%s/stage%u-version%llu.safetensors", d->state.dir, id, stage,
-             (unsigned long long)version);
-}
-
-/* On libuv's pool. */
-static void write_checkpoint(uv_work_t *work)
-{
-    struct news *n = work->data;
-    kd_st_item items[1 + KD_MAX_STATE_VECTORS];
-    static const char *const names[] = {"vector", "state.0", "state.1", "state.2"};
-    uint64_t floats = n->size;
-    size_t count = 0;
-    items[count++] = (kd_st_item){names[0], 1, {(int64_t)floats}, n->snap.vector};
-    for (uint32_t v = 0; v < n->vectors; v++, count++)
-        items[count] =
-            (kd_st_item){names[count], 1, {(int64_t)floats}, n->snap.state + (size_t)v * floats};
-    char version[24], stage[16], id[KD_ID_TEXT];
-    snprintf(version, sizeof version, "%llu", (unsigned long long)n->version);
-    snprintf(stage, sizeof stage, "%u", n->stage);
-    kd_id_text(n->job, id);
-    kd_st_pair meta[] = {
-        {"format", "distilld-checkpoint-1"}, {"job", id}, {"stage", stage}, {"version", version}};
-    kd_buf buf;
-    kd_buf_init(&buf, (size_t)1 << 33);
-    n->rc = kd_st_pack(items, count, meta, KD_COUNT(meta), &buf, &n->diag);
-    if (n->rc == 0)
-        n->rc = kd_file_write(n->path, buf.data, buf.len, &n->diag);
-    if (n->rc == 0) {
-        kd_digest digest = kd_digest_of(buf.data, buf.len);
-        kd_digest_hex(&digest, n->digest);
-        n->size = buf.len;
-    }
-    kd_buf_clear(&buf);
-}
-
-static void free_news(struct news *n)
-{
-    free(n->snap.vector);
-    free(n->snap.state);
-    free(n);
-}
-
-static void checkpoint_written(uv_work_t *work, int status);
-
-/* One write at a time a stage, in order of versions: what a later one finds done is done. */
-static void start_write(kd_daemon *d, kd_job_record *j, kd_stage_record *s)
-{
-    struct news *n = s->writes;
-    s->writing = n != NULL;
-    if (!n)
-        return;
-    s->writes = n->next;
-    n->work.data = n;
-    j->saving = true;
-    d->writes_running++;
-    KD_BUG_ON(uv_queue_work(&d->loop, &n->work, write_checkpoint, checkpoint_written) != 0);
-}
-
-static void drop_writes(kd_stage_record *s)
-{
-    for (struct news *n = s->writes, *next; n; n = next) {
-        next = n->next;
-        free_news(n);
-    }
-    s->writes = NULL;
-}
-
-static void checkpoint_written(uv_work_t *work, int status)
-{
-    struct news *n = work->data;
-    kd_daemon *d = n->daemon;
-    kd_job_record *j;
-    kd_stage_record *s = stage_of(d, n, &j);
-    d->writes_running--;
-    if (status != 0 && n->rc == 0)
-        n->rc = kd_fail(&n->diag, -KD_EINTERNAL, "the write was not run: %s", uv_strerror(status));
-    if (j)
-        j->saving = false;
-    if (s)
-        s->writing = false;
-    if (!s || !s->exchange) {
-        remove(n->path);
-    } else if (n->rc != 0) {
-        kd_watch_event(d, j, "warning", "", NULL, "checkpoint of step %llu failed: %s",
-                       (unsigned long long)n->version - 1, n->diag.msg);
-        if (s->info && n->version == kd_stage_last_version(s)) {
-            /* Without its last version the stage cannot end; say why instead of waiting for ever.
-             */
-            kd_daemon_event(d, &(kd_event){.kind = KD_EV_FAIL,
-                                           .job = n->job,
-                                           .text = "the final parameters could not be saved"});
-        }
-    } else {
-        if (kd_state_add_file(&d->state, n->job, "", n->stage, n->version, n->path, n->size,
-                              n->digest, &n->diag) != 0)
-            kd_daemon_fatal(d, &n->diag);
-        s->pending_sums = n->sums;
-        if (kd_bank_sync(d->bank, &n->diag) != 0)
-            kd_warn("%s", n->diag.msg);
-        kd_daemon_event(
-            d, &(kd_event){
-                   .kind = KD_EV_SAVED, .job = n->job, .stage = n->stage, .version = n->version});
-    }
-    free_news(n);
-    /* What was saved may have ended the stage, or the job. */
-    if (s && s->exchange && !s->writing)
-        start_write(d, j, s);
-}
-
-static void loop_snapshot(kd_daemon *d, void *arg)
-{
-    struct news *n = arg;
-    kd_job_record *j;
-    kd_stage_record *s = stage_of(d, n, &j);
-    if (!s || !s->exchange || !s->info || !n->snap.vector) {
-        if (s && !n->snap.vector)
-            kd_watch_event(d, j, "warning", "", NULL, "no memory for a checkpoint");
-        free_news(n);
-        return;
-    }
-    n->daemon = d;
-    n->sums = s->sums;
-    n->size = kd_stage_vector_floats(s->info);
-    n->vectors = n->snap.state ? s->info->optimizer_vectors : 0;
-    checkpoint_path(d, n->job, n->stage, n->version, n->path, sizeof n->path);
-    struct news **end = (struct news **)&s->writes;
-    while (*end)
-        end = &(*end)->next;
-    *end = n;
-    if (!s->writing)
-        start_write(d, j, s);
-}
-
-static void on_snapshot(void *arg, kd_exchange_snapshot *snap)
-{
-    struct news *n = kd_xalloc(sizeof *n);
-    n->job = snap->job;
-    n->stage = snap->stage;
-    n->generation = snap->generation;
-    n->version = snap->version;
-    n->snap = *snap;
-    if (!kd_daemon_post(arg, loop_snapshot, n))
-        free_news(n);
-}
-
-/* Reads a checkpoint back; its bytes must have the digest that was stored with it. */
-int kd_stage_load_checkpoint(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t version,
-                             float **out_vector, float **out_state, kd_diag *diag)
-{
-    const Distill__V1__StageInfo *info = j->stages[stage].info;
-    kd_file_row row;
-    int rc = kd_state_find_checkpoint(&d->state, j->row.id, stage, version, &row, diag);
-    if (rc < 0)
-        return rc;
-    if (rc == 0)
-        return kd_fail(diag, -KD_ENOENT, "no checkpoint of version %llu is stored",
-                       (unsigned long long)version);
-    char *data = NULL;
-    size_t len = 0;
-    rc = kd_file_read(row.path, (size_t)1 << 34, &data, &len, diag);
-    if (rc != 0)
-        return rc;
-    kd_digest digest = kd_digest_of(data, len);
-    char hex[KD_DIGEST_HEX];
-    kd_digest_hex(&digest, hex);
-    kd_st_file *f = NULL;
-    size_t floats = (size_t)kd_stage_vector_floats(info), bytes = floats * sizeof(float);
-    if (strcmp(hex, row.digest) != 0)
-        rc = kd_fail(diag, -KD_EDATA, "checkpoint %s is damaged: its digest is %s, %s was stored",
-                     row.path, hex, row.digest);
-    if (rc == 0)
-        rc = kd_st_open_memory(data, len, row.path, &f, diag);
-    const kd_st_tensor *t = f ? kd_st_find(f, "vector") : NULL;
-    if (rc == 0 && (!t || t->bytes != bytes))
-        rc =
-            kd_fail(diag, -KD_EDATA, "checkpoint %s has no vector of %zu floats", row.path, floats);
-    float *vector = NULL, *state = NULL;
-    if (rc == 0) {
-        vector = malloc(bytes);
-        state = info->optimizer_vectors ? calloc(info->optimizer_vectors, bytes) : NULL;
-        if (!vector || (info->optimizer_vectors && !state))
-            rc = kd_fail(diag, -KD_ENOMEM, "no memory for a checkpoint of %zu floats", floats);
-    }
-    if (rc == 0)
-        memcpy(vector, t->data, bytes);
-    for (uint32_t v = 0; rc == 0 && v < info->optimizer_vectors; v++) {
-        char name[32];
-        snprintf(name, sizeof name, "state.%u", v);
-        t = kd_st_find(f, name);
-        if (!t || t->bytes != bytes)
-            rc = kd_fail(diag, -KD_EDATA, "checkpoint %s has no optimiser state %u", row.path, v);
-        else
-            memcpy(state + v * floats, t->data, bytes);
-    }
-    kd_st_close(f);
-    free(data);
-    if (rc != 0) {
-        free(vector);
-        free(state);
-        return rc;
-    }
-    *out_vector = vector;
-    *out_state = state;
-    return 0;
-}
-
 /* ---- opening and closing */
 
 void kd_stage_store(kd_daemon *d, kd_job_record *j, uint32_t stage)
@@ -704,7 +297,7 @@ void kd_stage_store(kd_daemon *d, kd_job_record *j, uint32_t stage)
         kd_daemon_fatal(d, &diag);
 }
 
-static void fail_job(kd_daemon *d, kd_job_record *j, const char *text)
+void kd_stage_fail(kd_daemon *d, kd_job_record *j, const char *text)
 {
     kd_watch_event(d, j, "warning", "", NULL, "%s", text);
     kd_daemon_event(d, &(kd_event){.kind = KD_EV_FAIL, .job = j->row.id, .text = text});
@@ -757,7 +350,7 @@ void kd_stage_open(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_begi
     if (rc == 0 && b->version > 1)
         rc = kd_stage_load_checkpoint(d, j, stage, b->version, &vector, &state, &diag);
     if (rc != 0) {
-        fail_job(d, j, diag.msg);
+        kd_stage_fail(d, j, diag.msg);
         return;
     }
     if (!s->exchange) {
@@ -768,7 +361,7 @@ void kd_stage_open(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_begi
                                   .chunks = chunk_count(i),
                                   .vector_floats = kd_stage_vector_floats(i),
                                   .state_vectors = i->optimizer_vectors,
-                                  .eval_steps = eval_steps(i),
+                                  .eval_steps = kd_stage_eval_steps(i),
                                   .last_version = b->last_version,
                                   .checkpoint_every = (uint64_t)j->spec.checkpoint_every,
                                   .val_samples = (uint32_t)i->val_samples,
@@ -783,12 +376,13 @@ void kd_stage_open(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_begi
             if (rc != 0) {
                 free(vector);
                 free(state);
-                fail_job(d, j, diag.msg);
+                kd_stage_fail(d, j, diag.msg);
                 return;
             }
             cfg.trained = s->trained;
         }
-        kd_exchange_events ev = {on_committed, on_snapshot, on_evaluated, on_divergence, d};
+        kd_exchange_events ev = {on_committed, kd_checkpoint_snapshot, kd_evaluation_done,
+                                 on_divergence, d};
         s->exchange = kd_exchange_new(&cfg, &ev);
         list_exchange(d, j->row.id, stage, s->exchange);
     }
@@ -814,7 +408,7 @@ void kd_stage_close(kd_daemon *d, kd_job_record *j, uint32_t stage)
     kd_stage_record *s = &j->stages[stage];
     if (!s->exchange)
         return;
-    drop_writes(s);
+    kd_checkpoint_drop_waiting(s);
     kd_exchange_close(s->exchange);
     unlist_exchange(d, s->exchange);
     s->exchange = NULL;
@@ -899,7 +493,7 @@ void kd_stage_finished(kd_daemon *d, kd_job_record *j, uint32_t stage)
     kd_diag diag = {0};
     if (kd_stage_artefact_name(s->kind)) {
         if (write_networks(d, j, stage, &diag) != 0) {
-            fail_job(d, j, diag.msg);
+            kd_stage_fail(d, j, diag.msg);
             return;
         }
         kd_stage_tidy(d, j, stage, true);

@@ -1,0 +1,240 @@
+/* Checkpoints: written beside the steps on libuv's pool, one at a time a stage; read back with
+ * their digest checked. */
+#include "daemon.h"
+
+#include "kd/file.h"
+#include "kd/log.h"
+#include "store/safetensors.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* One that waits to be written, or is being written. */
+struct checkpoint {
+    struct checkpoint *next; /* in its stage's queue */
+    kd_job_id job;
+    uint32_t stage;
+    uint64_t generation, version;
+    kd_exchange_snapshot snap;
+    uint32_t vectors;
+    uv_work_t work;
+    kd_daemon *daemon;
+    char path[4096];
+    char digest[33];
+    uint64_t size;
+    kd_exchange_totals sums;
+    kd_diag diag;
+    int rc;
+};
+
+static void checkpoint_path(const kd_daemon *d, kd_job_id job, uint32_t stage, uint64_t version,
+                            char *out, size_t size)
+{
+    char id[KD_ID_TEXT];
+    kd_id_text(job, id);
+    snprintf(out, size, "%s/jobs/%s/stage%u-version%llu.safetensors", d->state.dir, id, stage,
+             (unsigned long long)version);
+}
+
+/* On libuv's pool. */
+static void write_checkpoint(uv_work_t *work)
+{
+    struct checkpoint *n = work->data;
+    kd_st_item items[1 + KD_MAX_STATE_VECTORS];
+    static const char *const names[] = {"vector", "state.0", "state.1", "state.2"};
+    uint64_t floats = n->size;
+    size_t count = 0;
+    items[count++] = (kd_st_item){names[0], 1, {(int64_t)floats}, n->snap.vector};
+    for (uint32_t v = 0; v < n->vectors; v++, count++)
+        items[count] =
+            (kd_st_item){names[count], 1, {(int64_t)floats}, n->snap.state + (size_t)v * floats};
+    char version[24], stage[16], id[KD_ID_TEXT];
+    snprintf(version, sizeof version, "%llu", (unsigned long long)n->version);
+    snprintf(stage, sizeof stage, "%u", n->stage);
+    kd_id_text(n->job, id);
+    kd_st_pair meta[] = {
+        {"format", "distilld-checkpoint-1"}, {"job", id}, {"stage", stage}, {"version", version}};
+    kd_buf buf;
+    kd_buf_init(&buf, (size_t)1 << 33);
+    n->rc = kd_st_pack(items, count, meta, KD_COUNT(meta), &buf, &n->diag);
+    if (n->rc == 0)
+        n->rc = kd_file_write(n->path, buf.data, buf.len, &n->diag);
+    if (n->rc == 0) {
+        kd_digest digest = kd_digest_of(buf.data, buf.len);
+        kd_digest_hex(&digest, n->digest);
+        n->size = buf.len;
+    }
+    kd_buf_clear(&buf);
+}
+
+static void free_checkpoint(struct checkpoint *n)
+{
+    free(n->snap.vector);
+    free(n->snap.state);
+    free(n);
+}
+
+static void checkpoint_written(uv_work_t *work, int status);
+
+/* One write at a time a stage, in order of versions: what a later one finds done is done. */
+static void start_write(kd_daemon *d, kd_job_record *j, kd_stage_record *s)
+{
+    struct checkpoint *n = s->writes;
+    s->writing = n != NULL;
+    if (!n)
+        return;
+    s->writes = n->next;
+    n->work.data = n;
+    j->saving = true;
+    d->writes_running++;
+    KD_BUG_ON(uv_queue_work(&d->loop, &n->work, write_checkpoint, checkpoint_written) != 0);
+}
+
+void kd_checkpoint_drop_waiting(kd_stage_record *s)
+{
+    for (struct checkpoint *n = s->writes, *next; n; n = next) {
+        next = n->next;
+        free_checkpoint(n);
+    }
+    s->writes = NULL;
+}
+
+static void checkpoint_written(uv_work_t *work, int status)
+{
+    struct checkpoint *n = work->data;
+    kd_daemon *d = n->daemon;
+    kd_job_record *j;
+    kd_stage_record *s = kd_stage_record_of(d, n->job, n->stage, &j);
+    d->writes_running--;
+    if (status != 0 && n->rc == 0)
+        n->rc = kd_fail(&n->diag, -KD_EINTERNAL, "the write was not run: %s", uv_strerror(status));
+    if (j)
+        j->saving = false;
+    if (s)
+        s->writing = false;
+    if (!s || !s->exchange) {
+        remove(n->path);
+    } else if (n->rc != 0) {
+        kd_watch_event(d, j, "warning", "", NULL, "checkpoint of step %llu failed: %s",
+                       (unsigned long long)n->version - 1, n->diag.msg);
+        if (s->info && n->version == kd_stage_last_version(s)) {
+            /* Without its last version the stage cannot end; say why instead of waiting for ever.
+             */
+            kd_daemon_event(d, &(kd_event){.kind = KD_EV_FAIL,
+                                           .job = n->job,
+                                           .text = "the final parameters could not be saved"});
+        }
+    } else {
+        if (kd_state_add_file(&d->state, n->job, "", n->stage, n->version, n->path, n->size,
+                              n->digest, &n->diag) != 0)
+            kd_daemon_fatal(d, &n->diag);
+        s->pending_sums = n->sums;
+        if (kd_bank_sync(d->bank, &n->diag) != 0)
+            kd_warn("%s", n->diag.msg);
+        kd_daemon_event(
+            d, &(kd_event){
+                   .kind = KD_EV_SAVED, .job = n->job, .stage = n->stage, .version = n->version});
+    }
+    free_checkpoint(n);
+    /* What was saved may have ended the stage, or the job. */
+    if (s && s->exchange && !s->writing)
+        start_write(d, j, s);
+}
+
+static void loop_snapshot(kd_daemon *d, void *arg)
+{
+    struct checkpoint *n = arg;
+    kd_job_record *j;
+    kd_stage_record *s = kd_stage_record_of(d, n->job, n->stage, &j);
+    if (!s || !s->exchange || !s->info || !n->snap.vector) {
+        if (s && !n->snap.vector)
+            kd_watch_event(d, j, "warning", "", NULL, "no memory for a checkpoint");
+        free_checkpoint(n);
+        return;
+    }
+    n->daemon = d;
+    n->sums = s->sums;
+    n->size = kd_stage_vector_floats(s->info);
+    n->vectors = n->snap.state ? s->info->optimizer_vectors : 0;
+    checkpoint_path(d, n->job, n->stage, n->version, n->path, sizeof n->path);
+    struct checkpoint **end = (struct checkpoint **)&s->writes;
+    while (*end)
+        end = &(*end)->next;
+    *end = n;
+    if (!s->writing)
+        start_write(d, j, s);
+}
+
+void kd_checkpoint_snapshot(void *arg, kd_exchange_snapshot *snap)
+{
+    struct checkpoint *n = kd_xalloc(sizeof *n);
+    n->job = snap->job;
+    n->stage = snap->stage;
+    n->generation = snap->generation;
+    n->version = snap->version;
+    n->snap = *snap;
+    if (!kd_daemon_post(arg, loop_snapshot, n))
+        free_checkpoint(n);
+}
+
+/* Reads a checkpoint back; its bytes must have the digest that was stored with it. */
+int kd_stage_load_checkpoint(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t version,
+                             float **out_vector, float **out_state, kd_diag *diag)
+{
+    const Distill__V1__StageInfo *info = j->stages[stage].info;
+    kd_file_row row;
+    int rc = kd_state_find_checkpoint(&d->state, j->row.id, stage, version, &row, diag);
+    if (rc < 0)
+        return rc;
+    if (rc == 0)
+        return kd_fail(diag, -KD_ENOENT, "no checkpoint of version %llu is stored",
+                       (unsigned long long)version);
+    char *data = NULL;
+    size_t len = 0;
+    rc = kd_file_read(row.path, (size_t)1 << 34, &data, &len, diag);
+    if (rc != 0)
+        return rc;
+    kd_digest digest = kd_digest_of(data, len);
+    char hex[KD_DIGEST_HEX];
+    kd_digest_hex(&digest, hex);
+    kd_st_file *f = NULL;
+    size_t floats = (size_t)kd_stage_vector_floats(info), bytes = floats * sizeof(float);
+    if (strcmp(hex, row.digest) != 0)
+        rc = kd_fail(diag, -KD_EDATA, "checkpoint %s is damaged: its digest is %s, %s was stored",
+                     row.path, hex, row.digest);
+    if (rc == 0)
+        rc = kd_st_open_memory(data, len, row.path, &f, diag);
+    const kd_st_tensor *t = f ? kd_st_find(f, "vector") : NULL;
+    if (rc == 0 && (!t || t->bytes != bytes))
+        rc =
+            kd_fail(diag, -KD_EDATA, "checkpoint %s has no vector of %zu floats", row.path, floats);
+    float *vector = NULL, *state = NULL;
+    if (rc == 0) {
+        vector = malloc(bytes);
+        state = info->optimizer_vectors ? calloc(info->optimizer_vectors, bytes) : NULL;
+        if (!vector || (info->optimizer_vectors && !state))
+            rc = kd_fail(diag, -KD_ENOMEM, "no memory for a checkpoint of %zu floats", floats);
+    }
+    if (rc == 0)
+        memcpy(vector, t->data, bytes);
+    for (uint32_t v = 0; rc == 0 && v < info->optimizer_vectors; v++) {
+        char name[32];
+        snprintf(name, sizeof name, "state.%u", v);
+        t = kd_st_find(f, name);
+        if (!t || t->bytes != bytes)
+            rc = kd_fail(diag, -KD_EDATA, "checkpoint %s has no optimiser state %u", row.path, v);
+        else
+            memcpy(state + v * floats, t->data, bytes);
+    }
+    kd_st_close(f);
+    free(data);
+    if (rc != 0) {
+        free(vector);
+        free(state);
+        return rc;
+    }
+    *out_vector = vector;
+    *out_state = state;
+    return 0;
+}
