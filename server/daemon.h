@@ -34,8 +34,8 @@ typedef struct kd_stage_record {
     struct kd_exchange_span *trained; /* for clipping, owned */
     uint64_t version;                 /* committed */
     double last_loss;
-    double rate; /* samples a second, smoothed */
-    void *writes;        /* stages.c: checkpoints that wait for the one being written */
+    double rate;  /* samples a second, smoothed */
+    void *writes; /* stages.c: checkpoints that wait for the one being written */
     bool writing;
     kd_time_ms last_commit;
     kd_time_ms begun; /* of the stage in this process, 0 = not yet */
