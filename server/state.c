@@ -537,136 +537,6 @@ int kd_state_each_event(kd_state *s, kd_job_id id, uint64_t from, int max, kd_st
     return rc;
 }
 
-int kd_state_add_file(kd_state *s, kd_job_id id, const char *name, uint32_t stage, uint64_t version,
-                      const char *path, uint64_t size, const char *digest, kd_diag *diag)
-{
-    return kd_sql_run(&s->sql, NULL, diag, "INSERT OR REPLACE INTO files VALUES(?,?,?,?,?,?,?)",
-                      "isiisis", (int64_t)id, name, (int64_t)stage, (int64_t)version, path,
-                      (int64_t)size, digest);
-}
-
-static void read_file_row(sqlite3_stmt *st, kd_file_row *out)
-{
-    *out = (kd_file_row){.stage = (uint32_t)sqlite3_column_int(st, 1),
-                         .version = (uint64_t)sqlite3_column_int64(st, 2),
-                         .size = (uint64_t)sqlite3_column_int64(st, 4)};
-    copy(out->name, sizeof out->name, kd_sql_text(st, 0));
-    copy(out->path, sizeof out->path, kd_sql_text(st, 3));
-    copy(out->digest, sizeof out->digest, kd_sql_text(st, 5));
-}
-
-#define FILE_COLUMNS "SELECT name, stage, version, path, size, digest FROM files WHERE job = ?"
-
-static int one_file(kd_state *s, sqlite3_stmt *st, kd_file_row *out, kd_diag *diag)
-{
-    int rc = kd_sql_step(&s->sql, st, diag);
-    if (rc == 1)
-        read_file_row(st, out);
-    kd_sql_end(st);
-    return rc;
-}
-
-int kd_state_find_artefact(kd_state *s, kd_job_id id, const char *name, const char *digest,
-                           kd_file_row *out, kd_diag *diag)
-{
-    sqlite3_stmt *st = NULL;
-    int rc = kd_sql_query(&s->sql, &st, diag,
-                          FILE_COLUMNS " AND name <> '' AND (name = ? OR digest = ?) LIMIT 1",
-                          "iss", (int64_t)id, name, digest);
-    return rc == 0 ? one_file(s, st, out, diag) : rc;
-}
-
-int kd_state_find_checkpoint(kd_state *s, kd_job_id id, uint32_t stage, uint64_t version,
-                             kd_file_row *out, kd_diag *diag)
-{
-    sqlite3_stmt *st = NULL;
-    int rc = kd_sql_query(&s->sql, &st, diag,
-                          FILE_COLUMNS " AND name = '' AND stage = ? AND version = ?", "iii",
-                          (int64_t)id, (int64_t)stage, (int64_t)version);
-    return rc == 0 ? one_file(s, st, out, diag) : rc;
-}
-
-static int each_file(kd_state *s, sqlite3_stmt *st, kd_state_file_fn fn, void *arg, kd_diag *diag)
-{
-    int rc;
-    kd_file_row row;
-    while ((rc = kd_sql_step(&s->sql, st, diag)) == 1) {
-        read_file_row(st, &row);
-        if ((rc = fn(arg, &row)) != 0)
-            break;
-    }
-    kd_sql_end(st);
-    return rc;
-}
-
-int kd_state_each_artefact(kd_state *s, kd_job_id id, kd_state_file_fn fn, void *arg, kd_diag *diag)
-{
-    sqlite3_stmt *st = NULL;
-    int rc = kd_sql_query(&s->sql, &st, diag, FILE_COLUMNS " AND name <> '' ORDER BY name", "i",
-                          (int64_t)id);
-    return rc == 0 ? each_file(s, st, fn, arg, diag) : rc;
-}
-
-int kd_state_each_stage_file(kd_state *s, kd_job_id id, uint32_t stage, kd_state_file_fn fn,
-                             void *arg, kd_diag *diag)
-{
-    sqlite3_stmt *st = NULL;
-    int rc = kd_sql_query(&s->sql, &st, diag, FILE_COLUMNS " AND stage = ? ORDER BY name, version",
-                          "ii", (int64_t)id, (int64_t)stage);
-    return rc == 0 ? each_file(s, st, fn, arg, diag) : rc;
-}
-
-static int doom_file(void *arg, const kd_file_row *row)
-{
-    kd_state *s = arg;
-    char **p = realloc(s->doomed, (s->n_doomed + 1) * sizeof *p);
-    KD_BUG_ON(!p);
-    s->doomed = p;
-    s->doomed[s->n_doomed++] = kd_xstrdup(row->path);
-    return 0;
-}
-
-#define OLD_CHECKPOINTS " AND name = '' AND stage = ? AND version < ? AND version NOT IN (?, ?)"
-
-static int drop_but(kd_state *s, kd_job_id id, uint32_t stage, uint64_t below, uint64_t one,
-                    uint64_t other, kd_diag *diag)
-{
-    int64_t limit = below > INT64_MAX ? INT64_MAX : (int64_t)below;
-    sqlite3_stmt *st = NULL;
-    int rc = kd_state_begin(s, diag);
-    if (rc != 0)
-        return rc;
-    rc = kd_sql_query(&s->sql, &st, diag, FILE_COLUMNS OLD_CHECKPOINTS, "iiiii", (int64_t)id,
-                      (int64_t)stage, limit, (int64_t)one, (int64_t)other);
-    if (rc == 0)
-        rc = each_file(s, st, doom_file, s, diag);
-    if (rc == 0)
-        rc = kd_sql_run(&s->sql, NULL, diag, "DELETE FROM files WHERE job = ?" OLD_CHECKPOINTS,
-                        "iiiii", (int64_t)id, (int64_t)stage, limit, (int64_t)one, (int64_t)other);
-    if (rc == 0)
-        return kd_state_commit(s, diag);
-    kd_state_rollback(s);
-    return rc;
-}
-
-int kd_state_drop_checkpoints(kd_state *s, kd_job_id id, uint32_t stage, uint64_t below,
-                              uint64_t keep, kd_diag *diag)
-{
-    return drop_but(s, id, stage, below, keep, keep, diag);
-}
-
-int kd_state_keep_checkpoints(kd_state *s, kd_job_id id, uint32_t stage, uint64_t one,
-                              uint64_t other, kd_diag *diag)
-{
-    return drop_but(s, id, stage, UINT64_MAX, one, other, diag);
-}
-
-static int add_size(void *arg, const kd_file_row *row)
-{
-    *(uint64_t *)arg += row->size;
-    return 0;
-}
-
 static int forget_job(kd_state *s, kd_job_id id, uint64_t *freed, kd_diag *diag)
 {
     static const char *const tables[] = {
@@ -675,9 +545,14 @@ static int forget_job(kd_state *s, kd_job_id id, uint64_t *freed, kd_diag *diag)
         "DELETE FROM jobs WHERE id = ?",
     };
     sqlite3_stmt *st = NULL;
-    int rc = kd_sql_query(&s->sql, &st, diag, FILE_COLUMNS, "i", (int64_t)id);
-    if (rc == 0)
-        rc = each_file(s, st, add_size, freed, diag);
+    int rc =
+        kd_sql_query(&s->sql, &st, diag, "SELECT coalesce(sum(size), 0) FROM files WHERE job = ?",
+                     "i", (int64_t)id);
+    if (rc == 0 && (rc = kd_sql_step(&s->sql, st, diag)) == 1) {
+        *freed += (uint64_t)sqlite3_column_int64(st, 0);
+        rc = 0;
+    }
+    kd_sql_end(st);
     for (size_t i = 0; i < KD_COUNT(tables) && rc == 0; i++)
         rc = kd_sql_run(&s->sql, NULL, diag, tables[i], "i", (int64_t)id);
     return rc;

@@ -104,7 +104,8 @@ static char *group_label(const char *label)
     char *seed = strncmp(out, "seed=", 5) == 0 ? out : NULL;
     for (char *at = out; (at = strstr(at, " seed=")); at++)
         seed = at;
-    if (seed && !strchr(seed + 1, ' '))
+    const char *digits = seed ? strchr(seed, '=') + 1 : "";
+    if (seed && digits[strspn(digits, "0123456789")] == '\0')
         *seed = '\0';
     return out;
 }

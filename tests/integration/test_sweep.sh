@@ -88,6 +88,7 @@ done
 pick 'd["result"]' <"$DIR/detail" >"$DIR/result"
 [ "$(pick 'len(d["groups"]), len(d["children"]), d["bank"]["computed"]' <"$DIR/result")" = "(4, 4, 127)" ] || fail "the sweep's result"
 [ "$(pick 'd["children"][2]["values"]' <"$DIR/result")" = "{'distill.loss.temperature': 5}" ] || fail "values"
+[ "$(pick 'd["groups"][0]["difference_over"], d["groups"][0]["gain"]' <"$DIR/result")" = "('samples', 'no gain')" ] || fail "the difference from the twin"
 pick 'd["best"]' <"$DIR/result" >"$DIR/best"
 grep -qF "$(cat "$DIR/best")" <<<"${child[*]}" || fail "the best is none of the children"
 
