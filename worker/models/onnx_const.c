@@ -90,7 +90,7 @@ int kd_onnx_const_of(kd_onnx_ctx *c, const Onnx__TensorProto *t, const char *nam
     if (!size)
         return kd_onnx_fail(c, -KD_EUNSUP, "tensor %s has data of type %d, which is not read", name,
                             t->data_type);
-    if (!kd_onnx_count((int)t->n_dims, t->dims, &count))
+    if (t->n_dims > KD_ONNX_MAX_RANK || !kd_onnx_count((int)t->n_dims, t->dims, &count))
         return kd_onnx_fail(c, -KD_ELIMIT, "tensor %s has an impossible shape, or is too large",
                             name);
     if (t->data_location == 1) {
@@ -122,12 +122,20 @@ int kd_onnx_const_of(kd_onnx_ctx *c, const Onnx__TensorProto *t, const char *nam
     return rc;
 }
 
+bool kd_onnx_fold_take(kd_onnx_ctx *c, size_t count, size_t element)
+{
+    if (count > (KD_ONNX_FOLD_MAX - c->folded) / element)
+        return false;
+    c->folded += count * element;
+    return true;
+}
+
 int kd_onnx_const_new(kd_onnx_ctx *c, bool integer, int rank, const int64_t *dim,
                       kd_onnx_const **out)
 {
     size_t count;
     if (rank > KD_ONNX_MAX_RANK || !kd_onnx_count(rank, dim, &count) ||
-        count > KD_ONNX_FOLD_MAX - c->folded)
+        !kd_onnx_fold_take(c, count, integer ? sizeof(int64_t) : sizeof(float)))
         return kd_onnx_fail(c, -KD_ELIMIT, "gives a constant that is too large");
     kd_onnx_const *k = calloc(1, sizeof *k);
     if (!k)
@@ -146,7 +154,6 @@ int kd_onnx_const_new(kd_onnx_ctx *c, bool integer, int rank, const int64_t *dim
         kd_onnx_const_free(k);
         return kd_onnx_no_memory(c);
     }
-    c->folded += count;
     int rc = keep(c, k);
     if (!rc)
         *out = k;
@@ -372,7 +379,7 @@ int kd_onnx_const_load(kd_onnx_ctx *c, kd_onnx_const *k)
 {
     if (k->f || k->i)
         return 0;
-    if (k->count > KD_ONNX_FOLD_MAX - c->folded)
+    if (!kd_onnx_fold_take(c, k->count, k->integer ? sizeof(int64_t) : sizeof(float)))
         return kd_onnx_fail(c, -KD_ELIMIT, "computes with too large constants (%s)", k->name);
     size_t n = k->count ? k->count : 1;
     float *f = k->integer ? NULL : malloc(n * sizeof *f);
@@ -385,7 +392,6 @@ int kd_onnx_const_load(kd_onnx_ctx *c, kd_onnx_const *k)
         free(i);
         return rc;
     }
-    c->folded += k->count;
     k->f = f;
     k->i = i;
     return 0;

@@ -332,7 +332,8 @@ void kd_onnx_name(kd_onnx_ctx *c, const kd_onnx_const *k, char out[80])
     if (!base[0])
         snprintf(base, sizeof base, "node");
     snprintf(out, 80, "%s", base);
-    for (int i = 2; taken(c, out); i++)
+    /* Far copies are numbered by their place: looking for each in turn would take too long. */
+    for (int i = 2; taken(c, out); i = i < 9 ? i + 1 : KD_MAX(i + 1, c->g->n_nodes))
         snprintf(out, 80, "%s_%d", base, i);
 }
 

@@ -343,23 +343,40 @@ static int fold_binary(kd_onnx_ctx *c)
     return kd_onnx_out_const(c, 0, x);
 }
 
+static float unary_op(const char *op, float x)
+{
+    switch (op[0]) {
+    case 'N':
+        return -x;
+    case 'F':
+        return floorf(x);
+    case 'C':
+        return ceilf(x);
+    case 'R':
+        return x > 0 ? x : 0;
+    case 'T':
+        return tanhf(x);
+    default:
+        return op[1] == 'q' ? sqrtf(x) : 1 / (1 + expf(-x));
+    }
+}
+
+/* Neg, Floor, Ceil, Sqrt and the commonest activations. */
 static int fold_unary(kd_onnx_ctx *c)
 {
     const char *op = c->node->op_type;
     kd_onnx_const *in, *out;
     int rc;
-    if ((rc = input(c, 0, &in)) || (rc = spread(c, in, in->rank, in->dim, &out)))
+    if ((rc = kd_onnx_only_attrs(c, "")) || (rc = input(c, 0, &in)) ||
+        (rc = spread(c, in, in->rank, in->dim, &out)))
         return rc;
     for (size_t i = 0; i < out->count; i++)
-        if (out->integer && strcmp(op, "Neg") == 0)
+        if (!out->integer)
+            out->f[i] = unary_op(op, out->f[i]);
+        else if (op[0] == 'N')
             out->i[i] = (int64_t)(0 - (uint64_t)out->i[i]);
-        else if (out->integer)
-            return kd_onnx_fail(c, -KD_EUNSUP, "integers");
         else
-            out->f[i] = strcmp(op, "Neg") == 0     ? -out->f[i]
-                        : strcmp(op, "Floor") == 0 ? floorf(out->f[i])
-                        : strcmp(op, "Ceil") == 0  ? ceilf(out->f[i])
-                                                   : sqrtf(out->f[i]);
+            return kd_onnx_fail(c, -KD_EUNSUP, "works on integers");
     return kd_onnx_out_const(c, 0, out);
 }
 
@@ -576,6 +593,9 @@ static const struct {
     {"Floor", fold_unary, false},
     {"Ceil", fold_unary, false},
     {"Sqrt", fold_unary, false},
+    {"Relu", fold_unary, false},
+    {"Sigmoid", fold_unary, false},
+    {"Tanh", fold_unary, false},
     {"Where", fold_where, false},
     {"Expand", fold_expand, false},
 };

@@ -19,7 +19,7 @@
 
 #include <string.h>
 
-#define KD_ONNX_FOLD_MAX ((size_t)1 << 28) /* elements that folding may make in all */
+#define KD_ONNX_FOLD_MAX ((size_t)512 << 20) /* bytes that folding may make in all */
 
 /* ---- known tensors */
 
@@ -77,7 +77,7 @@ typedef struct kd_onnx_ctx {
     size_t n_values;
     kd_onnx_const **consts; /* all of them, for freeing */
     size_t n_consts, room_consts;
-    size_t folded; /* elements made so far */
+    size_t folded; /* bytes made so far */
     kd_onnx_fill *fills;
     size_t n_fills, room_fills;
     const Onnx__NodeProto *node;    /* the one being read */
@@ -133,6 +133,8 @@ int kd_onnx_const_of(kd_onnx_ctx *c, const Onnx__TensorProto *t, const char *nam
 /* A new one with room for its values (zero), counted against the folding limit. */
 int kd_onnx_const_new(kd_onnx_ctx *c, bool integer, int rank, const int64_t *dim,
                       kd_onnx_const **out);
+/* Counts elements against the folding limit; false when it is spent. */
+bool kd_onnx_fold_take(kd_onnx_ctx *c, size_t count, size_t element);
 /* Makes k->f or k->i be there. */
 int kd_onnx_const_load(kd_onnx_ctx *c, kd_onnx_const *k);
 /* All values as floats into out [count], without keeping them. */

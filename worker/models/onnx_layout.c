@@ -374,9 +374,8 @@ static int spread(kd_onnx_ctx *c, kd_onnx_const *k, const kd_onnx_dyn *like,
         side[g] = whole ? kd_onnx_group_size(like->dim, groups, g) : 1;
         count *= (size_t)side[g];
     }
-    if (count > KD_ONNX_FOLD_MAX - c->folded)
+    if (!kd_onnx_fold_take(c, count, sizeof(float)))
         return kd_onnx_fail(c, -KD_ELIMIT, "the constant %s is too large", k->name);
-    c->folded += count;
     float *v = malloc(count * sizeof *v);
     if (!v)
         return kd_onnx_no_memory(c);

@@ -9,8 +9,8 @@
 #define SPAN 16 /* raw data is replaced by its place: offset and length, 8 bytes each */
 #define LENGTH_ROOM 5
 
-/* How often a repeated field may come, and how long a text may be; 1 for what is not repeated.
- * Packed lists of a tensor count once and are bounded by the file. */
+/* How many elements a repeated field may have, and how long a text may be; 1 for what is not
+ * repeated. A packed list of a tensor's data counts as one: the file bounds it. */
 static const struct {
     const char *message, *field;
     uint32_t times, bytes;
@@ -58,6 +58,21 @@ typedef struct scan {
     kd_buf out; /* the file without raw data and unknown fields */
     kd_diag *diag;
 } scan;
+
+/* Elements of a packed list; 0 if it is cut off, or empty. */
+static size_t packed_count(const ProtobufCMessageDescriptor *d, const ProtobufCFieldDescriptor *f,
+                           kd_pb_cursor list)
+{
+    size_t n = 0;
+    if (strcmp(d->short_name, "TensorProto") == 0 && strcmp(f->name, "dims") != 0)
+        return 1;
+    while (list.p < list.end) {
+        if (!kd_pb_skip_value(&list, kd_pb_wire_type(f->type)))
+            return 0;
+        n++;
+    }
+    return n;
+}
 
 static int torn(const scan *s, const ProtobufCMessageDescriptor *d, const char *field)
 {
@@ -124,7 +139,7 @@ static int scan_bytes(scan *s, const ProtobufCMessageDescriptor *d,
 
 static int scan_message(scan *s, const ProtobufCMessageDescriptor *d, kd_pb_cursor c)
 {
-    uint32_t counts[MAX_FIELDS] = {0};
+    size_t counts[MAX_FIELDS] = {0};
     KD_BUG_ON(d->n_fields > MAX_FIELDS);
     while (c.p < c.end) {
         uint64_t tag;
@@ -146,8 +161,18 @@ static int scan_message(scan *s, const ProtobufCMessageDescriptor *d, kd_pb_curs
                            "%s is no ONNX model, or is damaged: %s.%s has wire type %u", s->name,
                            d->short_name, f->name, type);
         uint32_t times, bytes;
+        size_t more = 1;
+        kd_pb_cursor list = c, elements;
         limits_of(d, f, &times, &bytes);
-        if (++counts[f - d->fields] > times)
+        if (packed && type == KD_PB_BYTES) {
+            if (!kd_pb_bytes(&list, &elements))
+                return torn(s, d, f->name);
+            more = packed_count(d, f, elements);
+            if (more == 0 && elements.p < elements.end)
+                return torn(s, d, f->name);
+        }
+        counts[f - d->fields] += more;
+        if (counts[f - d->fields] > times)
             return kd_fail(s->diag, -KD_ELIMIT,
                            "%s: %s.%s comes more than %u times, which is not accepted", s->name,
                            d->short_name, f->name, times);

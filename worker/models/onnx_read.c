@@ -315,10 +315,12 @@ static int make_output(kd_onnx_ctx *c, kd_onnx_info *info, int *out_node)
     info->output_rank = d.rank;
     memcpy(info->output_dim, d.dim, sizeof info->output_dim);
     if (c->opt->use == KD_ONNX_CLASSIFIER) {
-        kd_onnx_groups all = {{0}, {{0}}};
-        for (int a = 0; a < d.rank; a++)
-            if (a != d.batch)
-                all.axis[0][all.n[0]++] = a;
+        if (d.n_order != 1)
+            return kd_onnx_fail(c, -KD_EUNSUP,
+                                "the output %s has %d axes longer than 1, logits of [N,classes] "
+                                "were expected",
+                                v->name, d.n_order);
+        const kd_onnx_groups all = kd_onnx_group3(d.order[0], -1, -1);
         return kd_onnx_arrange(c, &d, &all, out_node);
     }
     /* A graph is more than its input. */
