@@ -90,11 +90,12 @@ out=$(cd "$out" && pwd)
 "$here/make_lists.sh" "$photos" "$out/data"
 
 # ---- the cluster
-daemons=()
+daemons=() watcher=''
 stop_all() {
     local code=$? pid
     trap '' INT TERM
     trap - EXIT
+    [[ -z $watcher ]] || kill -HUP "$watcher" 2>/dev/null || true
     # Workers before their coordinator.
     for ((i = ${#daemons[@]} - 1; i >= 0; i--)); do kill -TERM "${daemons[i]}" 2>/dev/null || true; done
     for pid in "${daemons[@]}"; do wait "$pid" 2>/dev/null || true; done
@@ -128,19 +129,17 @@ state_of() { distill show "$1" -o json | python3 -c 'import json, sys; print(jso
 
 # follow JOB: watches until it ends; dies if a daemon ends before.
 follow() {
-    local pid watcher code=0
+    local pid code=0
     "$bin/distill" watch "$1" &
     watcher=$!
     while kill -0 "$watcher" 2>/dev/null; do
         for pid in "${daemons[@]}"; do
-            kill -0 "$pid" 2>/dev/null || {
-                kill -TERM "$watcher" 2>/dev/null || true
-                die "a daemon ended; see $out/logs. Run this again to go on"
-            }
+            kill -0 "$pid" 2>/dev/null || die "a daemon ended; see $out/logs. Run this again to go on"
         done
         sleep 1
     done
     wait "$watcher" || code=$?
+    watcher=''
     return "$code"
 }
 
