@@ -197,9 +197,9 @@ static void test_fuzz_job_file(void **state)
     char *report = NULL;
     size_t report_len = 0;
     kd_diag diag = {0};
-    kd_assert_ok(kd_file_read("docs/report/flowers-weighted.yaml", MAX_TEXT / 2, &report,
-                              &report_len, &diag),
-                 &diag);
+    kd_assert_ok(
+        kd_file_read("docs/report/weighted.yaml", MAX_TEXT / 2, &report, &report_len, &diag),
+        &diag);
     char *text = malloc(MAX_TEXT);
     assert_non_null(text);
     int accepted = 0, swept = 0, rounds = 6000;

@@ -3,6 +3,8 @@
 #include "kd_test.h"
 #include "store/safetensors.h"
 
+#include "models/graph_json.h"
+#include "models/loaded.h"
 #include "zoo_support.h"
 
 #include <jansson.h>
@@ -298,6 +300,33 @@ static void test_model_files_info_check(void **state)
                  &diag);
 }
 
+/* What an exported file says of its network is enough to build it again, whichever network it is.
+ */
+static void test_model_files_describe(void **state)
+{
+    (void)state;
+    static const char *const models[] = {"shallow_cnn", "shallow_cnn_deep", "lenet",
+                                         "cheap_cnn",   "mobilenet_v2",     "efficientnet_b0",
+                                         "resnet18",    "resnet34",         "resnet50"};
+    for (size_t i = 0; i < KD_COUNT(models); i++) {
+        kd_model_config cfg = zoo_config(models[i], 64, 5);
+        kd_graph *g = zoo_build(&cfg), *again = NULL;
+        kd_diag diag = {0};
+        kd_loaded_meta meta;
+        kd_assert_ok(kd_loaded_describe(g, models[i], KD_PRE_UNIT, 64, NULL, 0, &meta, &diag),
+                     &diag);
+        kd_assert_ok(kd_graph_from_json(meta.graph, &again, &diag), &diag);
+        assert_int_equal(again->vector_len, g->vector_len);
+        for (int p = 0; p < g->n_params; p++) {
+            assert_int_equal(again->params[p].init, g->params[p].init);
+            assert_int_equal(again->params[p].fan_in, g->params[p].fan_in);
+        }
+        kd_loaded_meta_clear(&meta);
+        kd_graph_free(again);
+        kd_graph_free(g);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -307,6 +336,7 @@ int main(void)
         cmocka_unit_test(test_model_files_info),
         cmocka_unit_test(test_model_files_info_refused),
         cmocka_unit_test(test_model_files_info_check),
+        cmocka_unit_test(test_model_files_describe),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -96,7 +96,7 @@ static int load_folder(const char *folder)
 static void test_job_docs_files(void **state)
 {
     (void)state;
-    assert_true(load_folder("docs/report") >= 1);
+    assert_true(load_folder("docs/report") >= 13);
     assert_true(load_folder("deploy") >= 2);
 }
 

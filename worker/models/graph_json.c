@@ -72,7 +72,9 @@ static const char *const g_inits[] = {
     [KD_INIT_TORCH_UNIFORM] = "torch_uniform",
     [KD_INIT_HE_NORMAL_OUT] = "he_normal_out",
     [KD_INIT_NORMAL_001] = "normal_0.01",
+    [KD_INIT_UNIFORM_OUT] = "uniform_out",
 };
+_Static_assert(KD_COUNT(g_inits) == KD_INIT_UNIFORM_OUT + 1, "an initial value has no word");
 
 /* ---- writing */
 
@@ -323,6 +325,23 @@ static int build_node(kd_graph *g, const json_t *o, int at, kd_diag *diag)
     return 0;
 }
 
+/* A dense layer's bias may be drawn as its weight is (torch.nn.Linear), which no attribute of the
+ * node says. */
+static void take_bias_inits(kd_graph *g, const json_t *params)
+{
+    for (int i = 0; i < g->n_nodes; i++) {
+        const kd_node *n = &g->nodes[i];
+        if (n->op != KD_OP_DENSE || g->params[n->weight].init != KD_INIT_TORCH_UNIFORM)
+            continue;
+        const json_t *o = json_array_get(params, (size_t)n->bias);
+        int init = find_word(g_inits, KD_COUNT(g_inits), json_object_get(o, "init"));
+        if (init == (int)KD_INIT_TORCH_UNIFORM) {
+            g->params[n->bias].init = KD_INIT_TORCH_UNIFORM;
+            g->params[n->bias].fan_in = g->params[n->weight].fan_in;
+        }
+    }
+}
+
 static bool param_agrees(const kd_param *p, const json_t *o)
 {
     const char *name = json_string_value(json_object_get(o, "name"));
@@ -354,6 +373,7 @@ static int build(kd_graph *g, const json_t *root, kd_diag *diag)
     if (json_array_size(params) != (size_t)g->n_params)
         return kd_fail(diag, -KD_EDATA, "the graph has %d parameters, the text names %zu",
                        g->n_params, json_array_size(params));
+    take_bias_inits(g, params);
     for (int i = 0; i < g->n_params; i++)
         if (!param_agrees(&g->params[i], json_array_get(params, (size_t)i)))
             return kd_fail(diag, -KD_EDATA, "the text does not describe the parameter %s as it is",
