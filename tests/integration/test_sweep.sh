@@ -41,7 +41,7 @@ await_workers 2
 
 note "a dry run stores nothing"
 submit "$DIR/sweep.yaml" '{"dry_run": true}' >"$DIR/reply"
-pick 'd["notes"]' <"$DIR/reply" | grep -q 'a sweep of 4 jobs' || fail "no note: $(cat "$DIR/reply")"
+pick 'd["notes"]' <"$DIR/reply" | grep 'a sweep of 4 jobs' >/dev/null || fail "no note: $(cat "$DIR/reply")"
 [ "$(pick 'json.loads(d["resolved"])["distill"]["loss"]["temperature"]' <"$DIR/reply")" = 1.0 ] || fail "not the first child"
 [ "$(call List '{}' | pick 'len(d["jobs"])')" -eq 0 ] || fail "a dry run stored something"
 
@@ -152,5 +152,5 @@ stop b
 worker a
 rc=0; distill wait "${child[1]}" --timeout 10m >"$DIR/out" 2>&1 || rc=$?
 [ $rc -eq 7 ] || fail "a child on other data ended with $rc"
-call Get "{\"job\": \"${child[1]}\"}" | pick 'd["summary"]["reason"]' | grep -q 'the data have changed: stage teacher of job' ||
+call Get "{\"job\": \"${child[1]}\"}" | pick 'd["summary"]["reason"]' | grep 'the data have changed: stage teacher of job' >/dev/null ||
     fail "$(call Get "{\"job\": \"${child[1]}\"}" | pick 'd["summary"]["reason"]')"
