@@ -100,6 +100,18 @@ await_steps() {
     fail "stage $2 of $1 did not reach step $3"
 }
 
+# call METHOD JSON: of service Jobs, by a foreign client; JSON comes back.
+call() { /usr/bin/python3 tests/integration/call.py "$@"; }
+needs_grpc() { /usr/bin/python3 -c 'import grpc' 2>/dev/null || exit 77; }
+# pick EXPRESSION: of the JSON on standard input, as `d`.
+pick() { /usr/bin/python3 -c 'import json, sys; d = json.load(sys.stdin); print(eval(sys.argv[1]))' "$1"; }
+# says TEXT: the standard input does. (All of it is read, or the writer would be cut off.)
+says() {
+    local all
+    all=$(cat)
+    grep -qF -- "$1" <<<"$all"
+}
+
 # has_event JOB TEXT: one of its events says so. (Captured first: grep -q would close the pipe.)
 has_event() {
     local all

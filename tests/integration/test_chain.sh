@@ -2,10 +2,8 @@
 # `weights: job:ID` begins where another job ended: the same as with its file fetched and uploaded, and the file
 # stays when that job is removed, until no job names it.
 . tests/integration/cluster.sh
-/usr/bin/python3 -c 'import grpc' 2>/dev/null || exit 77
+needs_grpc
 
-call() { /usr/bin/python3 tests/integration/call.py "$@"; }
-pick() { /usr/bin/python3 -c 'import json, sys; d = json.load(sys.stdin); print(eval(sys.argv[1]))' "$1"; }
 blobs() { find "$DIR/state/blobs" -type f | wc -l; }
 refused() { # refused TEXT ARGUMENTS...: submit is refused and says so
     local text=$1 rc=0; shift

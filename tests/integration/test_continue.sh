@@ -2,10 +2,8 @@
 # A finished job is gone on with: what comes out is what one longer run makes, bit for bit, for any number of
 # workers, after restarts and after the old job is removed; what cannot be gone on with is refused clearly.
 . tests/integration/cluster.sh
-/usr/bin/python3 -c 'import grpc' 2>/dev/null || exit 77
+needs_grpc
 
-call() { /usr/bin/python3 tests/integration/call.py "$@"; }
-pick() { /usr/bin/python3 -c 'import json, sys; d = json.load(sys.stdin); print(eval(sys.argv[1]))' "$1"; }
 go_on() { # go_on JOB EPOCHS KEY: prints the new job
     call Submit "{\"key\": \"$3\", \"continue_job\": \"$1\", \"continue_epochs\": $2}" | pick 'd["job"]'
 }
@@ -89,7 +87,7 @@ early=$(distill submit "$DIR/job.yaml" --set distill.epochs=6 --set 'distill.ear
 distill wait "$early" --timeout 10m >/dev/null
 [ "$(stage_field "$early" distill stopped_early)" -eq 12 ] || fail "it was not stopped after two epochs"
 call Submit "{\"key\": \"early\", \"continue_job\": \"$early\", \"continue_epochs\": 2}" >"$DIR/reply"
-pick 'd["notes"]' <"$DIR/reply" | grep 'without early stopping' >/dev/null || fail "no note: $(pick 'd["notes"]' <"$DIR/reply")"
+pick 'd["notes"]' <"$DIR/reply" | says 'without early stopping' || fail "no note: $(pick 'd["notes"]' <"$DIR/reply")"
 job=$(pick 'd["job"]' <"$DIR/reply")
 distill wait "$job" --timeout 10m >/dev/null
 [ "$(stage_field "$job" distill digest)" = "$(stage_field "$long" distill digest)" ] || fail "2 epochs stopped early + 2 are not 4"
@@ -107,7 +105,7 @@ note "a schedule over the whole run is computed anew, and a note says so"
 call Submit "{\"key\": \"cosine\", \"text\": $(python3 -c 'import json, sys; print(json.dumps(open(sys.argv[1]).read()))' "$DIR/job.yaml"), \"set\": [\"distill.optimizer.schedule=cosine\", \"distill.epochs=1\", \"scratch.epochs=1\"]}" >"$DIR/reply"
 cosine=$(pick 'd["job"]' <"$DIR/reply")
 distill wait "$cosine" --timeout 10m >/dev/null
-call Submit "{\"dry_run\": true, \"continue_job\": \"$cosine\", \"continue_epochs\": 1}" | pick 'd["notes"]' | grep 'computed over 2 epochs' >/dev/null || fail "no note on the schedule"
+call Submit "{\"dry_run\": true, \"continue_job\": \"$cosine\", \"continue_epochs\": 1}" | pick 'd["notes"]' | says 'computed over 2 epochs' || fail "no note on the schedule"
 
 note "what is refused"
 refused 'no job 0123' '{"key": "x1", "continue_job": "0123", "continue_epochs": 1}'
@@ -130,5 +128,5 @@ head -n 80 "$DIR/data/flowers/train.txt" >"$DIR/train.txt" && cp "$DIR/train.txt
 job=$(go_on "$short" 1 data)
 rc=0; distill wait "$job" --timeout 10m >/dev/null 2>&1 || rc=$?
 [ $rc -eq 7 ] || fail "on other data: exit code $rc"
-call Get "{\"job\": \"$job\"}" | pick 'd["summary"]["reason"]' | grep "cannot go on with job $short: its data was" >/dev/null ||
+call Get "{\"job\": \"$job\"}" | pick 'd["summary"]["reason"]' | says "cannot go on with job $short: its data was" ||
     fail "$(call Get "{\"job\": \"$job\"}" | pick 'd["summary"]["reason"]')"

@@ -2,10 +2,8 @@
 # A finished job is run again from what was recorded of it: the same digests, with the files that were uploaded
 # for it, however the job file or the data folder's owner has moved on.
 . tests/integration/cluster.sh
-/usr/bin/python3 -c 'import grpc' 2>/dev/null || exit 77
+needs_grpc
 
-call() { /usr/bin/python3 tests/integration/call.py "$@"; }
-pick() { /usr/bin/python3 -c 'import json, sys; d = json.load(sys.stdin); print(eval(sys.argv[1]))' "$1"; }
 replay() { call Submit "{\"key\": \"$2\", \"replay_job\": \"$1\"}" | pick 'd["job"]'; }
 
 small_data
@@ -42,7 +40,7 @@ call Get "{\"job\": \"$job\"}" >"$DIR/first"
 for f in resolved text; do
     [ "$(pick "d['$f']" <"$DIR/again")" = "$(pick "d['$f']" <"$DIR/first")" ] || fail "another $f"
 done
-pick 'd["text"]' <"$DIR/again" | grep 'weights: teacher.safetensors' >/dev/null || fail "the job file was not kept"
+pick 'd["text"]' <"$DIR/again" | says 'weights: teacher.safetensors' || fail "the job file was not kept"
 [ "$(stage_field "$again" teacher shared | sed 's/^None$//')" = "" ] || fail "a stage was taken over"
 
 note "its file outlives the first run, and goes with the last job that names it"

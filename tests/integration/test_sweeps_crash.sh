@@ -2,10 +2,8 @@
 # kill -9 of the coordinator in the middle of a sweep's submission leaves the whole sweep or nothing; killed
 # at any moment of its run, the sweep comes to the same digests.
 . tests/integration/cluster.sh
-/usr/bin/python3 -c 'import grpc' 2>/dev/null || exit 77
+needs_grpc
 
-call() { /usr/bin/python3 tests/integration/call.py "$@"; }
-pick() { /usr/bin/python3 -c 'import json, sys; d = json.load(sys.stdin); print(eval(sys.argv[1]))' "$1"; }
 pause() { sleep "$(awk -v r=$RANDOM -v most="$1" 'BEGIN { print r / 32768 * most }')"; }
 request() { # request FILE KEY
     /usr/bin/python3 -c '
