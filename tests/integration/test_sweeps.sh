@@ -120,6 +120,11 @@ rc=0; distill wait "$sweep" --timeout 10m >/dev/null || rc=$?
 call Get "{\"job\": \"$sweep\"}" | pick 'd["result"]' | pick 'd["groups"][0]["n"]' >"$DIR/n"
 [ "$(cat "$DIR/n")" -eq 2 ] || fail "the group has $(cat "$DIR/n") seeds"
 
+! call Submit "{\"key\": \"replay of a seed\", \"replay_job\": \"${child[2]}\"}" 2>"$DIR/err" || fail "a key with blanks was taken"
+again=$(call Submit "{\"key\": \"replay-seed\", \"replay_job\": \"${child[2]}\"}" | pick 'd["job"]')
+distill wait "$again" --timeout 10m >/dev/null
+[ "$(digests "$again")" = "$(digests "${child[2]}")" ] || fail "a child on a shared teacher differs from the same job alone"
+
 note "children side by side, each on one worker: the second waits for teacher and twin of the first"
 { small_job | sed 's/max_workers: 8/max_workers: 1/'; echo 'matrix: {distill.loss.temperature: [5, 10]}'; } >"$DIR/side.yaml"
 submit "$DIR/side.yaml" >"$DIR/reply"
