@@ -7,7 +7,7 @@ usage() {
     cat <<'USAGE'
 Usage: [KD_BUILD=DIR] tests/peers.sh [PART...]
 
-Needs PyPI once: numpy, onnx, onnxruntime, opencv-python-headless and safetensors are installed into
+Needs python3-venv and PyPI once: numpy, onnx, onnxruntime, opencv-python-headless and safetensors are installed into
 build/peers, never into the system. Builds what it needs in KD_BUILD (default build/dev, configured
 if it is not there). Parts, all of them without arguments:
 

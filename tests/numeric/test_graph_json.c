@@ -201,7 +201,7 @@ static void test_loaded_safetensors(void **state)
     kd_graph *g = zoo_graph("shallow_cnn");
     float *vector = kd_xalloc(g->vector_len * sizeof *vector);
     kd_graph_init(g, 5, vector);
-    const char *const names[] = {"daisy", "dandelion, common", "rose\\bud", "", "tulip"};
+    const char *const names[] = {"daisy", "dandelion, common", "rose\\bud", "sun,", "tulip"};
     kd_loaded_meta meta;
     kd_diag diag = {0};
     kd_assert_ok(kd_loaded_describe(g, "shallow_cnn", KD_PRE_SYMMETRIC, 32, names, 5, &meta, &diag),
@@ -237,6 +237,7 @@ static void test_loaded_safetensors(void **state)
     } wrong[] = {{"preprocess", "other", "other"},
                  {"size", "33", "33"},
                  {"size", "3x", "3x"},
+                 {"classes", "a,,c,d,e", "class 1"},
                  {"classes", "a,b", "names 2 classes"},
                  {"graph", "{}", "format"}};
     for (size_t i = 0; i < KD_COUNT(wrong); i++) {

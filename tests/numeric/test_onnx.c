@@ -3,8 +3,8 @@
 #include "kd_test.h"
 
 #include "kd_golden.h"
-#include "nets_ops.h"
 #include "kd_onnx_made.h"
+#include "nets_ops.h"
 
 #include "models/graph_json.h"
 #include "models/models.h"
@@ -287,6 +287,10 @@ static void test_onnx_refusals(void **state)
     made_node(m, "Flatten", "input", "out");
     assert_refused(m, KD_EUNSUP, "channels of a picture");
 
+    m = made_new(13, 4, (const int64_t[]){0, 3, 8, 9});
+    made_node(m, "Flatten", "input", "out");
+    assert_refused(m, KD_EUNSUP, "8 by 9");
+
     m = made_new(13, 2, (const int64_t[]){0, 192});
     made_node(m, "Relu", "input", "out");
     assert_refused(m, KD_EUNSUP, "2 axes");
@@ -328,6 +332,26 @@ static void test_onnx_refusals(void **state)
     made_node(m, "Conv", "input w", "c");
     made_node(m, "Flatten", "c", "out");
     assert_refused(m, KD_EDATA, "does not go with 3 channels");
+}
+
+/* A list may come packed: its elements count all the same. */
+static void test_onnx_packed_dims(void **state)
+{
+    (void)state;
+    uint8_t file[] = {0x42, 2,  0x10, 13,                       /* opset 13 */
+                      0x3a, 13, 0x2a, 11,                       /* graph, its initialiser */
+                      0x0a, 9,  1,    1,  1, 1, 1, 1, 1, 1, 1}; /* nine dims */
+    onnx_read r;
+    kd_assert_fails(onnx_read_bytes(file, sizeof file, &as_it_is, &r), KD_ELIMIT, &r.diag,
+                    "TensorProto.dims");
+    file[5] = 12; /* eight are read, and the model is refused for what it lacks */
+    file[7] = 10;
+    file[9] = 8;
+    kd_assert_fails(onnx_read_bytes(file, sizeof file - 1, &as_it_is, &r), KD_EDATA, &r.diag,
+                    "no output");
+    file[9] = 9;
+    kd_assert_fails(onnx_read_bytes(file, sizeof file - 1, &as_it_is, &r), KD_EDATA, &r.diag,
+                    "cut off in TensorProto.dims");
 }
 
 /* The batch stays the batch: what would mix pictures is refused. */
@@ -547,8 +571,12 @@ static onnx_read write_and_read(const kd_graph *g, const float *vector, int opse
     kd_buf_init(&b, 256u << 20);
     kd_diag diag = {0};
     onnx_read r;
+    /* The operators' nets see pictures that are not square, which no classifier may. */
+    const bool square = g->nodes[0].h == g->nodes[0].w;
+    const kd_onnx_read_options how = {.folder_fd = -1,
+                                      .use = square ? KD_ONNX_CLASSIFIER : KD_ONNX_ANY};
     kd_assert_ok(kd_onnx_write(g, vector, &opt, &b, &diag), &diag);
-    kd_assert_ok(onnx_read_bytes(b.data, b.len, &as_it_is, &r), &r.diag);
+    kd_assert_ok(onnx_read_bytes(b.data, b.len, &how, &r), &r.diag);
     assert_int_equal(r.info.preprocess, KD_PRE_IMAGENET);
     assert_string_equal(r.info.model, "test");
     if (named) {
@@ -685,6 +713,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_onnx_size),
         cmocka_unit_test(test_onnx_external),
         cmocka_unit_test(test_onnx_refusals),
+        cmocka_unit_test(test_onnx_packed_dims),
         cmocka_unit_test(test_onnx_batch),
         cmocka_unit_test(test_onnx_torn),
         cmocka_unit_test(test_onnx_new_head),

@@ -1,3 +1,4 @@
+#include "models/loaded.h"
 #include "models/models.h"
 #include "store/safetensors.h"
 
@@ -8,8 +9,6 @@
 #define MAX_CLASSES 65536
 
 static const char *const paddings[] = {"torch", "tf"};
-static const char *const preprocessings[] = {
-    [KD_PRE_UNIT] = "unit", [KD_PRE_SYMMETRIC] = "symmetric", [KD_PRE_IMAGENET] = "imagenet"};
 
 static int word(const char *text, const char *const *words, int n)
 {
@@ -45,20 +44,11 @@ static int read_classes(const char *text, const char *name, kd_model_file_info *
     if (n > MAX_CLASSES)
         return kd_fail(diag, -KD_ELIMIT, "%s: its metadata names more than %d classes.", name,
                        MAX_CLASSES);
-    char **classes = calloc((size_t)n, sizeof *classes);
-    if (!classes)
+    if (kd_class_names_split(text, &info->classes, &info->n_classes))
         return kd_fail(diag, -KD_ENOMEM, "no memory for the names of %d classes", n);
-    info->classes = classes;
-    for (const char *c = text; info->n_classes < n;) {
-        const size_t len = strcspn(c, ",");
-        if (len == 0)
-            return kd_fail(diag, -KD_EDATA, "%s: class %d of its metadata has no name.", name,
-                           info->n_classes);
-        if (!(classes[info->n_classes] = strndup(c, len)))
-            return kd_fail(diag, -KD_ENOMEM, "no memory for the names of %d classes", n);
-        info->n_classes++;
-        c += len + (c[len] == ',');
-    }
+    for (int i = 0; i < info->n_classes; i++)
+        if (!*info->classes[i])
+            return kd_fail(diag, -KD_EDATA, "%s: class %d of its metadata has no name.", name, i);
     return 0;
 }
 
@@ -74,7 +64,7 @@ static int read_info(const kd_st_file *f, const char *name, kd_model_file_info *
         info->pad_tf = at == 1;
     }
     if ((text = kd_st_metadata(f, "preprocess"))) {
-        if ((at = word(text, preprocessings, KD_COUNT(preprocessings))) < 0)
+        if ((at = kd_preprocess_of(text)) < 0)
             return refuse(name, "preprocess", text, "unit, symmetric or imagenet", diag);
         info->has_preprocess = true;
         info->preprocess = (enum kd_preprocess)at;
@@ -112,9 +102,7 @@ int kd_model_file_info_read(const void *file, size_t len, const char *name, kd_m
 
 void kd_model_file_info_clear(kd_model_file_info *info)
 {
-    for (int i = 0; i < info->n_classes; i++)
-        free(info->classes[i]);
-    free(info->classes);
+    kd_class_names_free(info->classes, info->n_classes);
     *info = (kd_model_file_info){0};
 }
 
@@ -130,7 +118,8 @@ int kd_model_file_info_check(const kd_model_file_info *info, const char *name, c
         return kd_fail(diag, -KD_EINVAL,
                        "%s expects pixels as `preprocess: %s` makes them, but the network is given "
                        "`%s`; set `preprocess: %s` beside its `weights`",
-                       name, preprocessings[info->preprocess], preprocessings[preprocess],
-                       preprocessings[info->preprocess]);
+                       name, kd_preprocess_word((int)info->preprocess),
+                       kd_preprocess_word((int)preprocess),
+                       kd_preprocess_word((int)info->preprocess));
     return 0;
 }

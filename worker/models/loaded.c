@@ -88,53 +88,52 @@ int kd_class_names_split(const char *text, char ***out_names, int *out_n)
 
 /* ---- safetensors */
 
-static int wrong(kd_diag *diag, const char *name, const char *key, const char *value)
+static int missing(kd_diag *diag, const char *name, const char *key)
 {
-    if (!value)
-        return kd_fail(diag, -KD_EDATA,
-                       "%s does not say what network its weights belong to: it has no metadata "
-                       "`%s`; only files that distilld has written can be used alone",
-                       name, key);
-    return kd_fail(diag, -KD_EDATA, "%s: the metadata has %s %.60s", name, key, value);
+    return kd_fail(diag, -KD_EDATA,
+                   "%s does not say what network its weights belong to: it has no metadata `%s`; "
+                   "only files that distilld has written can be used alone",
+                   name, key);
 }
 
-static int parse_size(const char *text)
+/* What the file says of itself, into out; the classes move there. */
+static int take_info(kd_model_file_info *info, const char *name, kd_loaded *out, kd_diag *diag)
 {
-    int v = 0;
-    for (; *text >= '0' && *text <= '9' && v < 100000; text++)
-        v = 10 * v + (*text - '0');
-    return *text ? 0 : v;
+    const kd_node *first = &out->graph->nodes[0];
+    if (!info->has_preprocess || !info->size)
+        return missing(diag, name, info->has_preprocess ? "size" : "preprocess");
+    out->preprocess = (int)info->preprocess;
+    out->size = info->size;
+    out->n_classes = out->graph->nodes[out->graph->output].c;
+    if (info->size != first->h || info->size != first->w)
+        return kd_fail(diag, -KD_EDATA, "%s says that its size is %d, its network's is %dx%d", name,
+                       info->size, first->h, first->w);
+    if (info->classes && info->n_classes != out->n_classes)
+        return kd_fail(diag, -KD_EDATA, "%s names %d classes, its network has %d", name,
+                       info->n_classes, out->n_classes);
+    out->classes = info->classes;
+    info->classes = NULL;
+    info->n_classes = 0;
+    return 0;
 }
 
 static int fill(const kd_st_file *f, const void *bytes, size_t len, const char *name,
                 kd_loaded *out, kd_diag *diag)
 {
-    const char *graph = kd_st_metadata(f, "graph"), *size = kd_st_metadata(f, "size");
-    const char *pre = kd_st_metadata(f, "preprocess"), *classes = kd_st_metadata(f, "classes");
-    const char *model = kd_st_metadata(f, "model");
-    if (!graph || !pre || !size)
-        return wrong(diag, name, !graph ? "graph" : !pre ? "preprocess" : "size", NULL);
+    const char *graph = kd_st_metadata(f, "graph"), *model = kd_st_metadata(f, "model");
+    if (!graph)
+        return missing(diag, name, "graph");
     int rc = kd_graph_from_json(graph, &out->graph, diag);
     if (rc)
         return kd_fail_at(diag, rc, "%s", name);
-    out->preprocess = kd_preprocess_of(pre);
-    out->size = parse_size(size);
-    if (out->preprocess < 0)
-        return wrong(diag, name, "preprocess", pre);
-    if (out->size != out->graph->nodes[0].h || out->size != out->graph->nodes[0].w)
-        return wrong(diag, name, "another size than its graph:", size);
-    out->n_classes = out->graph->nodes[out->graph->output].c;
-    if (classes && *classes) {
-        int n;
-        if (kd_class_names_split(classes, &out->classes, &n))
-            return kd_fail(diag, -KD_ENOMEM, "no memory for reading %s", name);
-        if (n != out->n_classes) {
-            kd_class_names_free(out->classes, n);
-            out->classes = NULL;
-            return kd_fail(diag, -KD_EDATA, "%s names %d classes, its network has %d", name, n,
-                           out->n_classes);
-        }
-    }
+    kd_model_file_info info;
+    rc = kd_model_file_info_read(bytes, len, name, &info, diag);
+    if (rc)
+        return rc;
+    rc = take_info(&info, name, out, diag);
+    kd_model_file_info_clear(&info);
+    if (rc)
+        return rc;
     snprintf(out->model, sizeof out->model, "%.*s", (int)sizeof out->model - 1, model ? model : "");
     out->vector = malloc((out->graph->vector_len ? out->graph->vector_len : 1) * sizeof(float));
     if (!out->vector)

@@ -74,7 +74,7 @@ typedef struct kd_model_file_info {
     enum kd_preprocess preprocess;
     double label_smoothing; /* "label_smoothing": [0,1) that it was trained with; 0 = not named */
     int size;               /* "size": pixels a side, 1..4096; 0 = not named */
-    char **classes;         /* "classes": names with commas between them; NULL = not named */
+    char **classes;         /* "classes": names, as loaded.h writes them; NULL = not named */
     int n_classes;
 } kd_model_file_info;
 

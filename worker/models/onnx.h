@@ -34,7 +34,7 @@ typedef struct kd_onnx_read_options {
 
 typedef struct kd_onnx_info {
     int preprocess; /* enum kd_preprocess from the file's metadata, -1 = it does not say */
-    int size;       /* height and width of the input (of a square one; else its height) */
+    int size;       /* height and width of a classifier's input */
     bool nhwc;      /* the model's own input was [N,H,W,C] */
     bool softmax;   /* a softmax at the end was left out */
     char **classes; /* names from the metadata, NULL = it has none */

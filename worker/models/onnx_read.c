@@ -242,6 +242,10 @@ static int image_input(kd_onnx_ctx *c, kd_onnx_value *v, kd_onnx_info *info)
         if (dim[a] == 0)
             dim[a] = c->opt->size;
     }
+    if (!any && dim[high] != dim[high + 1])
+        return kd_onnx_fail(c, -KD_EUNSUP,
+                            "the model wants pictures of %lld by %lld, ours are square",
+                            (long long)dim[high], (long long)dim[high + 1]);
     for (int a = 0; a < 4; a++)
         if (dim[a] < 1 || dim[a] > 4096)
             return kd_onnx_fail(c, -KD_EDATA, "the input %s has an axis of length %lld", v->name,
