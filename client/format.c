@@ -164,22 +164,6 @@ bool kd_parse_duration(const char *text, double *out_seconds)
     return true;
 }
 
-void kd_wilson(uint64_t k, uint64_t n, double *lo, double *hi)
-{
-    *lo = 0;
-    *hi = 1;
-    if (n == 0 || k > n)
-        return;
-    const double z = 1.959963984540054;
-    double N = (double)n, p = (double)k / N;
-    double centre = p + z * z / (2 * N);
-    double half = z * sqrt(p * (1 - p) / N + z * z / (4 * N * N));
-    double scale = 1 + z * z / N;
-    /* Rounding must not push the share itself out of its interval (k = n). */
-    *lo = KD_MAX(KD_MIN((centre - half) / scale, p), 0);
-    *hi = KD_MIN(KD_MAX((centre + half) / scale, p), 1);
-}
-
 /* Takes one code point; returns its bytes, *out_cp = -1 if the first byte starts none. */
 static size_t take_char(const char *s, int32_t *out_cp)
 {

@@ -31,10 +31,6 @@ char *kd_fmt_age(int64_t ms, int64_t now_ms, char out[KD_FMT]);
  * these or over ten years. */
 bool kd_parse_duration(const char *text, double *out_seconds);
 
-/* 95 % Wilson score interval of k successes in n trials (Wilson 1927; z = 1.959964). n = 0: [0,1].
- */
-void kd_wilson(uint64_t k, uint64_t n, double *lo, double *hi);
-
 /* Appends s with everything that could steer a terminal (C0 and C1 controls, DEL, broken UTF-8)
  * replaced by '?'; line breaks and tabs become spaces. */
 void kd_text_clean(kd_buf *b, const char *s);

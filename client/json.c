@@ -1,6 +1,7 @@
 #include "json.h"
 
 #include "format.h"
+#include "kd/stats.h"
 #include "output.h"
 #include "views.h"
 

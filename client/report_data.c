@@ -2,6 +2,7 @@
 
 #include "format.h"
 #include "json.h"
+#include "kd/stats.h"
 #include "views.h"
 #include "wire/wire.h"
 

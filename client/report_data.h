@@ -9,7 +9,8 @@
 #define KD_CLI_REPORT_DATA_H
 
 #include "distill.pb-c.h"
-#include "stats.h"
+#include "kd/err.h"
+#include "kd/stats.h"
 
 #include <jansson.h>
 

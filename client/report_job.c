@@ -2,6 +2,7 @@
 #include "report_page.h"
 
 #include "format.h"
+#include "kd/stats.h"
 #include "views.h"
 
 #include <math.h>

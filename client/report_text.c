@@ -3,6 +3,7 @@
 
 #include "format.h"
 #include "json.h"
+#include "kd/stats.h"
 #include "views.h"
 
 #include <math.h>

@@ -10,6 +10,7 @@
 #include "views.h"
 
 #include "kd/clock.h"
+#include "kd/stats.h"
 
 #include <stdio.h>
 #include <stdlib.h>

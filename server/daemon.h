@@ -218,8 +218,6 @@ int kd_artefact_add_piece(kd_daemon *d, const Distill__V1__ArtefactPiece *m, con
 
 /* result.c: result.json, the last artefact of a job. */
 void kd_result_export(kd_daemon *d, kd_job_record *j, uint32_t stage);
-/* Wilson's score interval at 95 %. */
-void kd_wilson(uint32_t correct, uint32_t n, double *lo, double *hi);
 
 /* watch.c */
 void kd_watch_add(kd_daemon *d, kd_watcher *w);

@@ -2,22 +2,12 @@
 #include "daemon.h"
 
 #include "kd/file.h"
+#include "kd/stats.h"
 
 #include <jansson.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-void kd_wilson(uint32_t correct, uint32_t n, double *lo, double *hi)
-{
-    const double z = 1.959963984540054;
-    double p = n ? (double)correct / n : 0, d = 1 + z * z / (n ? n : 1);
-    double mid = p + z * z / (2.0 * (n ? n : 1));
-    double half = z * sqrt(n ? p * (1 - p) / n + z * z / (4.0 * n * n) : 0);
-    *lo = (mid - half) / d;
-    *hi = (mid + half) / d;
-}
 
 static double share(uint64_t part, uint64_t all)
 {

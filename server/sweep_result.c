@@ -1,8 +1,9 @@
 #include "sweep_result.h"
 
-#include "stats.h"
+#include "kd/stats.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -133,17 +134,21 @@ static size_t put_groups(struct child *children, size_t n)
     return groups;
 }
 
-static void put_estimate(json_t *o, const char *name, kd_estimate e)
+struct estimate {
+    double value, lo, hi; /* limits NAN: no interval */
+};
+
+static void put_estimate(json_t *o, const char *name, struct estimate e)
 {
     char key[32];
     snprintf(key, sizeof key, "%s_mean", name);
     json_object_set_new(o, key, json_real(e.value));
     snprintf(key, sizeof key, "%s_interval", name);
-    json_object_set_new(o, key, e.has_interval ? json_pack("[f,f]", e.lo, e.hi) : json_null());
+    json_object_set_new(o, key, isfinite(e.lo) ? json_pack("[f,f]", e.lo, e.hi) : json_null());
 }
 
 /* Student against twin on the samples of one child, by its result's table of pairs. */
-static bool pair_of(const struct child *c, kd_estimate *out)
+static bool pair_of(const struct child *c, struct estimate *out)
 {
     const char *split = c->tested ? "test" : "val", *best = c->tested ? ".best" : "";
     json_t *pairs = json_object_get(c->result, "pairs"), *pair;
@@ -164,9 +169,14 @@ static bool pair_of(const struct child *c, kd_estimate *out)
         double only[2] = {number(pair, straight ? "only_a" : "only_b"),
                           number(pair, straight ? "only_b" : "only_a")};
         double all = only[0] + only[1] + number(pair, "both") + number(pair, "neither");
-        if (only[0] < 0 || only[1] < 0 || !(all >= 1) || all > 1e15)
+        if (only[0] < 0 || only[1] < 0 || number(pair, "both") < 0 || number(pair, "neither") < 0 ||
+            !(all >= 1) || all > 1e15)
             return false;
-        *out = kd_paired_difference((uint64_t)only[0], (uint64_t)only[1], (uint64_t)all);
+        const kd_paired p = {.both = (uint64_t)number(pair, "both"),
+                             .only_a = (uint64_t)only[0],
+                             .only_b = (uint64_t)only[1],
+                             .neither = (uint64_t)number(pair, "neither")};
+        kd_paired_interval(&p, &out->value, &out->lo, &out->hi);
         return true;
     }
     return false;
@@ -177,17 +187,21 @@ struct sample {
     size_t n;
 };
 
+static struct estimate mean_of(const struct sample *s)
+{
+    struct estimate e;
+    kd_mean_interval(s->x, s->n, &e.value, &e.lo, &e.hi);
+    return e;
+}
+
 static void put_difference(json_t *o, const struct sample *differences, const struct child *only)
 {
-    kd_estimate e = kd_mean_of(differences->x, differences->n);
+    struct estimate e = mean_of(differences);
     bool over_samples = differences->n == 1 && pair_of(only, &e);
     put_estimate(o, "difference", e);
     json_object_set_new(o, "difference_over", json_string(over_samples ? "samples" : "seeds"));
-    if (e.has_interval)
-        json_object_set_new(o, "gain",
-                            json_string(e.lo > 0   ? "gain"
-                                        : e.hi < 0 ? "loss"
-                                                   : "no gain"));
+    if (isfinite(e.lo))
+        json_object_set_new(o, "gain", json_string(kd_verdict_word(kd_verdict_of(e.lo, e.hi))));
 }
 
 static json_t *group_object(const struct child *children, size_t n, size_t group, double *room)
@@ -214,9 +228,9 @@ static json_t *group_object(const struct child *children, size_t n, size_t group
     json_t *o = json_pack("{s:s, s:I}", "label", label, "n", (json_int_t)val.n);
     free(label);
     if (val.n)
-        put_estimate(o, "val", kd_mean_of(val.x, val.n));
+        put_estimate(o, "val", mean_of(&val));
     if (test.n)
-        put_estimate(o, "test", kd_mean_of(test.x, test.n));
+        put_estimate(o, "test", mean_of(&test));
     if (difference.n)
         put_difference(o, &difference, with_twin);
     return o;

@@ -1,51 +1,12 @@
 /* Statistics over a sweep's children, and what its result says. */
 #include "kd_test.h"
 
-#include "stats.h"
 #include "sweep_result.h"
 
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* Two-sided 95 % points of Student's t, from the usual tables (and scipy.stats.t.ppf(0.975, df)).
- */
-static void test_stats_t_quantiles(void **state)
-{
-    (void)state;
-    static const struct {
-        uint32_t df;
-        double t;
-    } rows[] = {{1, 12.706204736}, {2, 4.302652730}, {3, 3.182446305},  {4, 2.776445105},
-                {5, 2.570581836},  {9, 2.262157163}, {30, 2.042272456}, {255, 1.969310570}};
-    for (size_t i = 0; i < KD_COUNT(rows); i++)
-        kd_assert_close(kd_t95(rows[i].df), rows[i].t, 1e-8, 0);
-}
-
-static void test_stats_mean_interval(void **state)
-{
-    (void)state;
-    static const double x[] = {0.5, 0.7, 0.6};
-    kd_estimate e = kd_mean_of(x, 3);
-    assert_true(e.has_interval);
-    kd_assert_close(e.value, 0.6, 1e-12, 0);
-    kd_assert_close(e.hi - e.lo, 2 * 4.302652730 * 0.1 / 1.7320508075688772, 1e-8, 0);
-    kd_assert_close((e.hi + e.lo) / 2, 0.6, 1e-12, 0);
-    e = kd_mean_of(x, 1);
-    assert_false(e.has_interval);
-    kd_assert_close(e.value, 0.5, 0, 0);
-}
-
-static void test_stats_paired_difference(void **state)
-{
-    (void)state;
-    /* 100 samples, 15 right in the first alone, 5 in the second alone: 0.1 +- 1.96 sqrt(19)/100. */
-    kd_estimate e = kd_paired_difference(15, 5, 100);
-    kd_assert_close(e.value, 0.1, 1e-12, 0);
-    kd_assert_close(e.lo, 0.1 - 1.959963984540054 * 4.358898943540674 / 100, 1e-12, 0);
-    assert_false(kd_paired_difference(0, 0, 0).has_interval);
-}
 
 /* ---- results */
 
@@ -248,9 +209,6 @@ static void test_sweep_result_of_many_children_fits_a_message(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_stats_t_quantiles),
-        cmocka_unit_test(test_stats_mean_interval),
-        cmocka_unit_test(test_stats_paired_difference),
         cmocka_unit_test(test_sweep_result_groups_over_seeds),
         cmocka_unit_test(test_sweep_result_selects_on_validation_and_reports_on_test),
         cmocka_unit_test(test_sweep_result_compares_one_child_over_its_samples),

@@ -107,36 +107,6 @@ static void test_format_clock(void **state)
     assert_string_equal(kd_fmt_clock(0, 1714664900000, o), "-");
 }
 
-/* The ends of the interval are the two p that solve (k/n - p)^2 = z^2 p (1-p) / n. */
-static void test_format_wilson(void **state)
-{
-    (void)state;
-    double lo, hi;
-    kd_wilson(506, 551, &lo, &hi);
-    kd_assert_close(lo, 0.8924633, 0, 1e-6);
-    kd_assert_close(hi, 0.9384047, 0, 1e-6);
-    kd_wilson(5, 10, &lo, &hi);
-    kd_assert_close(lo, 0.2365931, 0, 1e-6);
-    kd_assert_close(hi, 0.7634069, 0, 1e-6);
-    kd_wilson(0, 10, &lo, &hi);
-    kd_assert_close(lo, 0, 0, 1e-12);
-    kd_assert_close(hi, 0.2775328, 0, 1e-6);
-    kd_wilson(10, 10, &lo, &hi);
-    kd_assert_close(lo, 0.7224672, 0, 1e-6);
-    kd_assert_close(hi, 1, 0, 1e-12);
-    for (uint64_t k = 0; k <= 551; k += 19) {
-        kd_wilson(k, 551, &lo, &hi);
-        double f = (double)k / 551, z2 = 1.959963984540054 * 1.959963984540054;
-        kd_assert_close((f - lo) * (f - lo), z2 * lo * (1 - lo) / 551, 1e-9, 1e-15);
-        kd_assert_close((f - hi) * (f - hi), z2 * hi * (1 - hi) / 551, 1e-9, 1e-15);
-        assert_true(lo <= f && f <= hi);
-    }
-    kd_wilson(0, 0, &lo, &hi);
-    assert_true(lo == 0 && hi == 1);
-    kd_wilson(11, 10, &lo, &hi);
-    assert_true(lo == 0 && hi == 1);
-}
-
 static void clean_case(const char *in, const char *out)
 {
     kd_buf b;
@@ -211,10 +181,10 @@ static void test_format_random_bytes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_format_durations), cmocka_unit_test(test_format_parse_duration),
-        cmocka_unit_test(test_format_figures),   cmocka_unit_test(test_format_clock),
-        cmocka_unit_test(test_format_wilson),    cmocka_unit_test(test_format_clean),
-        cmocka_unit_test(test_format_width),     cmocka_unit_test(test_format_random_bytes),
+        cmocka_unit_test(test_format_durations),    cmocka_unit_test(test_format_parse_duration),
+        cmocka_unit_test(test_format_figures),      cmocka_unit_test(test_format_clock),
+        cmocka_unit_test(test_format_clean),        cmocka_unit_test(test_format_width),
+        cmocka_unit_test(test_format_random_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -148,58 +148,6 @@ static kd_report_job *add_fixture(kd_report *r)
     return j;
 }
 
-/* ---- intervals */
-
-static void test_report_paired_interval(void **state)
-{
-    (void)state;
-    double d, lo, hi;
-    /* Worked apart from this code, from the formulas of Newcombe (1998). */
-    static const struct {
-        kd_paired counts;
-        double d, lo, hi;
-    } cases[] = {{{36, 12, 2, 0}, 0.2, 0.056930, 0.340428},
-                 {{20, 12, 2, 16}, 0.2, 0.056156, 0.329207},
-                 {{14, 5, 0, 22}, 0.121951, 0.011483, 0.226493},
-                 {{53, 0, 1, 0}, -0.018519, -0.097714, 0.049622},
-                 {{30, 0, 0, 0}, 0, -0.113513, 0.113513},
-                 {{380, 66, 31, 74}, 0.063521, 0.028689, 0.098495}};
-    for (size_t i = 0; i < KD_COUNT(cases); i++) {
-        kd_paired_interval(&cases[i].counts, &d, &lo, &hi);
-        kd_assert_close(d, cases[i].d, 0, 1e-6);
-        kd_assert_close(lo, cases[i].lo, 0, 1e-6);
-        kd_assert_close(hi, cases[i].hi, 0, 1e-6);
-    }
-    kd_paired none = {0};
-    kd_paired_interval(&none, &d, &lo, &hi);
-    assert_true(d == 0 && lo == -1 && hi == 1);
-    /* The other way round is the mirror. */
-    kd_paired swapped = {53, 1, 0, 0};
-    kd_paired_interval(&swapped, &d, &lo, &hi);
-    kd_assert_close(d, 0.018519, 0, 1e-6);
-    kd_assert_close(hi, 0.097714, 0, 1e-6);
-}
-
-static void test_report_mean_interval(void **state)
-{
-    (void)state;
-    double mean, lo, hi;
-    kd_mean_interval((double[]){1, 2, 3, 4, 5}, 5, &mean, &lo, &hi);
-    kd_assert_close(mean, 3, 0, 1e-12);
-    kd_assert_close(lo, 3 - 1.9632, 0, 1e-3); /* 2.7764 * sqrt(2.5 / 5) */
-    kd_assert_close(hi, 3 + 1.9632, 0, 1e-3);
-    kd_mean_interval((double[]){7}, 1, &mean, &lo, &hi);
-    assert_true(mean == 7 && isnan(lo) && isnan(hi));
-    kd_assert_close(kd_t_quantile(1), 12.706, 0, 1e-3);
-    kd_assert_close(kd_t_quantile(18), 2.1009, 0, 1e-3);
-    kd_assert_close(kd_t_quantile(19), 2.0930, 0, 1e-3);
-    kd_assert_close(kd_t_quantile(120), 1.9799, 0, 1e-3);
-    assert_string_equal(kd_verdict_word(kd_verdict_of(0.01, 0.05)), "gain");
-    assert_string_equal(kd_verdict_word(kd_verdict_of(-0.01, 0.05)), "no gain");
-    assert_string_equal(kd_verdict_word(kd_verdict_of(-0.02, -0.01)), "loss");
-    assert_string_equal(kd_verdict_word(kd_verdict_of(NAN, 1)), "unknown");
-}
-
 /* ---- reading */
 
 static void test_report_figures(void **state)
@@ -670,20 +618,12 @@ static void test_report_md_json(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_report_paired_interval),
-        cmocka_unit_test(test_report_mean_interval),
-        cmocka_unit_test(test_report_figures),
-        cmocka_unit_test(test_report_hostile_json),
-        cmocka_unit_test(test_report_labels),
-        cmocka_unit_test(test_report_escape),
-        cmocka_unit_test(test_report_ticks),
-        cmocka_unit_test(test_report_tick_text),
-        cmocka_unit_test(test_report_page),
-        cmocka_unit_test(test_report_unfinished),
-        cmocka_unit_test(test_report_sweep),
-        cmocka_unit_test(test_report_large),
-        cmocka_unit_test(test_report_csv),
-        cmocka_unit_test(test_report_md_json),
+        cmocka_unit_test(test_report_figures), cmocka_unit_test(test_report_hostile_json),
+        cmocka_unit_test(test_report_labels),  cmocka_unit_test(test_report_escape),
+        cmocka_unit_test(test_report_ticks),   cmocka_unit_test(test_report_tick_text),
+        cmocka_unit_test(test_report_page),    cmocka_unit_test(test_report_unfinished),
+        cmocka_unit_test(test_report_sweep),   cmocka_unit_test(test_report_large),
+        cmocka_unit_test(test_report_csv),     cmocka_unit_test(test_report_md_json),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

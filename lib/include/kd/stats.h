@@ -1,10 +1,13 @@
 /* Intervals for what is measured: shares of one sample, differences of two shares on the same
- * sample, means over seeds. All at 95 %. kd_wilson in format.h is the interval of one share.
- * Threads: reentrant. */
-#ifndef KD_CLI_STATS_H
-#define KD_CLI_STATS_H
+ * sample, means over seeds. All at 95 %. Threads: reentrant. */
+#ifndef KD_STATS_H
+#define KD_STATS_H
 
-#include "kd/err.h"
+#include <stddef.h>
+#include <stdint.h>
+
+/* Wilson score interval of k successes in n trials (Wilson 1927; z = 1.959964). n = 0: [0,1]. */
+void kd_wilson(uint64_t k, uint64_t n, double *lo, double *hi);
 
 /* What two networks do on the same pictures: both right, only a, only b, neither. */
 typedef struct kd_paired {
@@ -16,9 +19,11 @@ typedef struct kd_paired {
  * corrected. Without pictures: 0 and [-1, 1]. */
 void kd_paired_interval(const kd_paired *p, double *difference, double *lo, double *hi);
 
-/* Mean of n values and Student's t interval over them; n = 1: lo = hi = NAN, n = 0: all NAN. */
+/* Mean of n values and Student's t interval over them. lo = hi = NAN where nothing can be said of
+ * how they spread: n = 1, or all the same. n = 0: all NAN. */
 void kd_mean_interval(const double *values, size_t n, double *mean, double *lo, double *hi);
-/* Quantile 0.975 of Student's t with df >= 1 degrees of freedom; to 1e-3. */
+/* Value that Student's t with df >= 1 degrees of freedom stays below in magnitude 95 times in 100;
+ * NAN for 0. Source: the finite series of Abramowitz and Stegun, 26.7.3 and 26.7.4, inverted. */
 double kd_t_quantile(size_t df);
 
 enum kd_verdict { KD_VERDICT_UNKNOWN, KD_VERDICT_GAIN, KD_VERDICT_NONE, KD_VERDICT_LOSS };

@@ -1,8 +1,24 @@
-#include "stats.h"
+#include "kd/stats.h"
 
-#include "format.h"
+#include "kd/err.h"
 
 #include <math.h>
+
+void kd_wilson(uint64_t k, uint64_t n, double *lo, double *hi)
+{
+    *lo = 0;
+    *hi = 1;
+    if (n == 0 || k > n)
+        return;
+    const double z = 1.959963984540054;
+    double N = (double)n, p = (double)k / N;
+    double centre = p + z * z / (2 * N);
+    double half = z * sqrt(p * (1 - p) / N + z * z / (4 * N * N));
+    double scale = 1 + z * z / N;
+    /* Rounding must not push the share itself out of its interval (k = n). */
+    *lo = KD_MAX(KD_MIN((centre - half) / scale, p), 0);
+    *hi = KD_MIN(KD_MAX((centre + half) / scale, p), 1);
+}
 
 void kd_paired_interval(const kd_paired *p, double *difference, double *lo, double *hi)
 {
@@ -28,19 +44,35 @@ void kd_paired_interval(const kd_paired *p, double *difference, double *lo, doub
     *hi = *difference + sqrt(KD_MAX(du1 * du1 - 2 * phi * du1 * dl2 + dl2 * dl2, 0));
 }
 
+/* Probability that |t| with df degrees of freedom is below t. */
+static double within(double t, size_t df)
+{
+    double angle = atan(t / sqrt((double)df)), c = cos(angle), s = sin(angle), term, sum;
+    if (df % 2) {
+        sum = term = df > 1 ? c : 0;
+        for (size_t k = 3; k + 2 <= df; k += 2)
+            sum += term *= c * c * (double)(k - 1) / (double)k;
+        return 2 / M_PI * (angle + s * sum);
+    }
+    sum = term = 1;
+    for (size_t k = 2; k + 2 <= df; k += 2)
+        sum += term *= c * c * (double)(k - 1) / (double)k;
+    return s * sum;
+}
+
 double kd_t_quantile(size_t df)
 {
-    static const double table[] = {12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469,
-                                   2.3646,  2.3060, 2.2622, 2.2281, 2.2010, 2.1788,
-                                   2.1604,  2.1448, 2.1314, 2.1199, 2.1098, 2.1009};
-    const double z = 1.959963984540054;
+    double lo = 1.9, hi = 13;
     if (df == 0)
         return NAN;
-    if (df <= KD_COUNT(table))
-        return table[df - 1];
-    /* Abramowitz and Stegun, 26.7.5. */
-    double v = (double)df, z3 = z * z * z, z5 = z3 * z * z;
-    return z + (z3 + z) / (4 * v) + (5 * z5 + 16 * z3 + 3 * z) / (96 * v * v);
+    for (int i = 0; i < 60; i++) {
+        double mid = (lo + hi) / 2;
+        if (within(mid, df) < 0.95)
+            lo = mid;
+        else
+            hi = mid;
+    }
+    return (lo + hi) / 2;
 }
 
 void kd_mean_interval(const double *values, size_t n, double *mean, double *lo, double *hi)
@@ -56,6 +88,8 @@ void kd_mean_interval(const double *values, size_t n, double *mean, double *lo, 
         return;
     for (size_t i = 0; i < n; i++)
         squares += (values[i] - *mean) * (values[i] - *mean);
+    if (squares == 0)
+        return;
     double half = kd_t_quantile(n - 1) * sqrt(squares / (double)(n - 1) / (double)n);
     *lo = *mean - half;
     *hi = *mean + half;
