@@ -100,6 +100,20 @@ void kd_checkpoint_drop_waiting(kd_stage_record *s)
     s->writes = NULL;
 }
 
+/* A version could not be saved. Without its last one a stage cannot end: say why instead of waiting
+ * for ever. */
+static void lose(kd_daemon *d, kd_job_record *j, kd_stage_record *s, uint64_t version,
+                 const char *why)
+{
+    s->lost = version;
+    kd_watch_event(d, j, "warning", "", NULL, "checkpoint of step %llu failed: %s",
+                   (unsigned long long)version - 1, why);
+    if (version == kd_stage_last_version(s))
+        kd_daemon_event(d, &(kd_event){.kind = KD_EV_FAIL,
+                                       .job = j->row.id,
+                                       .text = "the final parameters could not be saved"});
+}
+
 static void checkpoint_written(uv_work_t *work, int status)
 {
     struct checkpoint *n = work->data;
@@ -114,17 +128,12 @@ static void checkpoint_written(uv_work_t *work, int status)
     if (s)
         s->writing = false;
     if (!s || !s->exchange) {
-        remove(n->path);
+        /* It may have been written before, in another generation. */
+        kd_file_row row;
+        if (kd_state_find_checkpoint(&d->state, n->job, n->stage, n->version, &row, &n->diag) == 0)
+            remove(n->path);
     } else if (n->rc != 0) {
-        kd_watch_event(d, j, "warning", "", NULL, "checkpoint of step %llu failed: %s",
-                       (unsigned long long)n->version - 1, n->diag.msg);
-        if (s->info && n->version == kd_stage_last_version(s)) {
-            /* Without its last version the stage cannot end; say why instead of waiting for ever.
-             */
-            kd_daemon_event(d, &(kd_event){.kind = KD_EV_FAIL,
-                                           .job = n->job,
-                                           .text = "the final parameters could not be saved"});
-        }
+        lose(d, j, s, n->version, n->diag.msg);
     } else {
         if (kd_state_add_file(&d->state, n->job, "", n->stage, n->version, n->path, n->size,
                               n->digest, &n->diag) != 0)
@@ -147,9 +156,10 @@ static void loop_snapshot(kd_daemon *d, void *arg)
     struct checkpoint *n = arg;
     kd_job_record *j;
     kd_stage_record *s = kd_stage_record_of(d, n->job, n->stage, &j);
-    if (!s || !s->exchange || !s->info || !n->snap.vector) {
-        if (s && !n->snap.vector)
-            kd_watch_event(d, j, "warning", "", NULL, "no memory for a checkpoint");
+    bool wanted = s && s->exchange && s->info && n->generation == s->generation;
+    if (!wanted || !n->snap.vector) {
+        if (wanted)
+            lose(d, j, s, n->version, "no memory for it");
         free_checkpoint(n);
         return;
     }

@@ -7,6 +7,9 @@
 /* A member that prepares may be this much later than the first one that was ready; after that the
  * stage begins without it and takes it in at a checkpoint. */
 #define LATE_MS 20000
+/* Generations in a row that ended because a member could not go on, without a step between them:
+ * what stops the next one is no accident. */
+#define MAX_STALLS 5
 
 enum member_state { IDLE, PREPARING, READY, WORKING };
 
@@ -34,6 +37,7 @@ struct job {
     bool export_running;
     bool join_requested; /* a checkpoint was asked for, to take members in */
     uint64_t generation;
+    uint32_t stalls;        /* since the last step that was committed */
     kd_time_ms first_ready; /* of the stage's preparation; 0 = nobody yet */
     char reason[KD_CORE_TEXT];
     char problem[KD_CORE_TEXT]; /* why the last worker could not serve it */
@@ -292,6 +296,7 @@ static void skip_done(struct job *j)
 
 static void enter_stage(kd_core *c, struct job *j, kd_actions *out)
 {
+    j->stalls = 0;
     skip_done(j);
     j->first_ready = 0;
     if (j->stage == j->n_stages) {
@@ -631,10 +636,20 @@ void kd_core_handle(kd_core *c, const kd_event *ev, kd_time_ms now, kd_actions *
     case KD_EV_STALLED:
         if (current && j->open && m && m->job == j->id && ev->generation == j->generation) {
             note(out, j->id, m->id, "warning", "worker cannot go on: %s", ev->text ? ev->text : "");
-            end_generation(c, j, out);
+            if (++j->stalls >= MAX_STALLS) {
+                char text[KD_CORE_TEXT];
+                snprintf(text, sizeof text,
+                         "no step in %d generations, the last one because: %.300s", MAX_STALLS,
+                         ev->text ? ev->text : "");
+                finish_job(c, j, KD_RUN_FAILED, text, out);
+            } else {
+                end_generation(c, j, out);
+            }
         }
         break;
     case KD_EV_COMMITTED:
+        if (current && j->open && ev->generation == j->generation)
+            j->stalls = 0;
         if (current && j->open && ev->generation == j->generation &&
             ev->version == st->s.info.last_version) {
             st->committed_last = true;

@@ -33,6 +33,8 @@ typedef struct kd_stage_record {
     kd_exchange_totals pending_sums;  /* the same at the version being saved */
     struct kd_exchange_span *trained; /* for clipping, owned */
     uint64_t version;                 /* committed */
+    uint64_t generation;              /* that is open; news of another one is dropped */
+    uint64_t lost;                    /* newest version whose checkpoint could not be written */
     double last_loss;
     double rate;  /* samples a second, smoothed */
     void *writes; /* checkpoints.c: those that wait for the one being written */

@@ -10,7 +10,7 @@
 struct evaluation {
     kd_job_id job;
     uint32_t stage;
-    uint64_t version;
+    uint64_t generation, version;
     kd_epoch_row row;
 };
 
@@ -130,7 +130,7 @@ static void loop_evaluated(kd_daemon *d, void *arg)
     kd_job_record *j;
     kd_stage_record *s = kd_stage_record_of(d, n->job, n->stage, &j);
     if (s && s->exchange && s->info && n->version > s->row.evaluated &&
-        n->version <= kd_stage_last_version(s)) {
+        n->version <= kd_stage_last_version(s) && n->generation == s->generation) {
         kd_epoch_row row;
         fill_row(s, n, &row);
         const kd_epoch_row *best =
@@ -154,6 +154,11 @@ static void loop_evaluated(kd_daemon *d, void *arg)
             kd_watch_event(d, j, "stage", "", NULL,
                            "%s ends early at step %llu: %u evaluations without a better one",
                            s->row.name, (unsigned long long)row.step, s->info->patience);
+        if (stop && s->lost == n->version) {
+            kd_stage_fail(d, j, "the parameters it should end with could not be saved");
+            free(n);
+            return;
+        }
         kd_daemon_event(d, &(kd_event){.kind = KD_EV_EVALUATED,
                                        .job = n->job,
                                        .stage = n->stage,
@@ -169,7 +174,7 @@ void kd_evaluation_done(void *arg, const kd_exchange_config *cfg, uint64_t gener
     struct evaluation *n = kd_xalloc(sizeof *n);
     n->job = cfg->job;
     n->stage = cfg->stage;
-    (void)generation;
+    n->generation = generation;
     n->version = version;
     kd_epoch_row *r = &n->row;
     r->val_samples = cfg->val_samples;

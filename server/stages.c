@@ -228,7 +228,7 @@ static void loop_committed(kd_daemon *d, void *arg)
     struct news *n = arg;
     kd_job_record *j;
     kd_stage_record *s = kd_stage_record_of(d, n->job, n->stage, &j);
-    if (s && s->exchange && s->info) {
+    if (s && s->exchange && s->info && n->generation == s->generation) {
         kd_time_ms now = kd_clock_ms();
         if (s->last_commit) {
             double seconds = (double)(now - s->last_commit) / 1000;
@@ -389,6 +389,7 @@ void kd_stage_open(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_begi
     s->sums = (kd_exchange_totals){s->row.loss, s->row.correct, s->row.samples, {0}};
     memcpy(s->sums.terms, s->row.term_sums, sizeof s->sums.terms);
     s->version = b->version;
+    s->generation = b->generation;
     s->last_commit = 0;
     if (!s->begun) {
         s->begun = kd_clock_ms();

@@ -4,6 +4,7 @@
 
 #include "kd/log.h"
 #include "kd/rng.h"
+#include "kd/text.h"
 #include "models/onnx.h"
 #include "wire/limits.h"
 
@@ -12,11 +13,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-#define SHOWN 24                       /* pictures for people */
-#define SHOWN_SIDE 128                 /* their pixels a side, at most */
-#define GUESSES 3                      /* of each network */
-#define MATRIX_CLASSES 64              /* classes of a confusion matrix, at most */
+#define SHOWN 24          /* pictures for people */
+#define SHOWN_SIDE 128    /* their pixels a side, at most */
+#define GUESSES 3         /* of each network */
+#define MATRIX_CLASSES 64 /* classes of a confusion matrix, at most */
+#define PUT_TRIES 5
+#define PUT_RETRY_MS 500
 #define MAX_LOGITS ((size_t)512 << 20) /* bytes of logits of one network */
 
 /* Logits of one network over the held-out samples. */
@@ -357,8 +361,10 @@ static json_t *shown(const struct work *w, size_t first, size_t n)
             if (a)
                 json_object_set_new(of, names[k], guesses(w, a, rows[i]));
         }
-        json_array_append_new(list, json_pack("{s:s, s:i, s:o, s:o}", "name",
-                                              kd_data_name(w->ss->data, sample), "label",
+        char name[512];
+        snprintf(name, sizeof name, "%s", kd_data_name(w->ss->data, sample));
+        kd_utf8_mend(name);
+        json_array_append_new(list, json_pack("{s:s, s:i, s:o, s:o}", "name", name, "label",
                                               kd_data_label(w->ss->data, sample), "picture",
                                               picture_of(w, sample), "guesses", of));
     }
@@ -398,6 +404,20 @@ static char *describe(const struct work *w)
     return text;
 }
 
+/* Hands a file over, from its beginning again where that failed for a passing reason. */
+static int put_file(kd_runner *r, const Distill__V1__Measure *q, const char *name,
+                    const void *bytes, size_t len, kd_diag *diag)
+{
+    int rc = 0;
+    for (int tries = 0; tries < PUT_TRIES; tries++) {
+        rc = kd_exchange_put_artefact(r->cfg.channel, q->job, q->stage, name, bytes, len, diag);
+        if (rc == 0 || (!kd_err_retry(rc) && rc != -KD_ESTALE) || kd_runner_stopped(r))
+            break;
+        usleep(PUT_RETRY_MS * 1000);
+    }
+    return rc != 0 && kd_runner_stopped(r) ? -KD_ECANCELED : rc;
+}
+
 static int evaluate_all(kd_runner *r, const Distill__V1__Measure *q, kd_diag *diag)
 {
     const kd_session *ss = r->session;
@@ -415,8 +435,7 @@ static int evaluate_all(kd_runner *r, const Distill__V1__Measure *q, kd_diag *di
         rc = join_teachers(&w, diag);
     if (rc == 0) {
         char *text = describe(&w);
-        rc = text ? kd_exchange_put_artefact(r->cfg.channel, q->job, q->stage, "evaluation.json",
-                                             text, strlen(text), diag)
+        rc = text ? put_file(r, q, "evaluation.json", text, strlen(text), diag)
                   : kd_fail(diag, -KD_ENOMEM, "no memory for evaluation.json");
         free(text);
     }
@@ -447,8 +466,7 @@ static int put_onnx(kd_runner *r, const Distill__V1__Measure *q, const kd_net *n
     kd_buf_init(&bytes, KD_MAX_ARTEFACT_BYTES);
     int rc = kd_onnx_write(net->graph, net->vector, &opt, &bytes, diag);
     if (rc == 0)
-        rc = kd_exchange_put_artefact(r->cfg.channel, q->job, q->stage, file, bytes.data, bytes.len,
-                                      diag);
+        rc = put_file(r, q, file, bytes.data, bytes.len, diag);
     kd_buf_clear(&bytes);
     free(names);
     return rc;

@@ -74,20 +74,18 @@ static int check_classes(const kd_session *ss, const kd_model_file_info *info, c
 }
 
 /* A smoothed teacher says little about the wrong classes, and at a raised temperature the student
- * learns from just that (docs/jobs.md). */
-static int check_smoothing(const kd_stage_config *cfg, const kd_stage *s,
-                           const kd_model_file_info *info, const char *name, kd_diag *diag)
+ * learns from just that (docs/jobs.md). Looked at where it teaches, whatever made it. */
+static int check_smoothing(const kd_session *ss, int teacher, double smoothing, kd_diag *diag)
 {
-    const kd_job *job = &cfg->session->job;
-    int teacher = kd_stage_teacher(s->kind);
-    if (teacher < 0 || info->label_smoothing <= 0 || job->distill.loss.temperature <= 1 ||
-        job->distill.loss.kd <= 0 || job->teachers[teacher].allow_label_smoothing)
+    double temperature = kd_loss_spec_temperature(&ss->job.distill.loss);
+    if (smoothing <= 0 || temperature <= 1 || ss->job.teachers[teacher].allow_label_smoothing)
         return 0;
     return kd_fail(diag, -KD_EINVAL,
-                   "%.100s was trained with label smoothing %.3g; at temperature %g its student "
-                   "would learn worse: use temperature 1, another teacher, or set "
+                   "%s was trained with label smoothing %.3g; at temperature %g its student would "
+                   "learn worse: use temperature 1, another teacher, or set "
                    "allow_label_smoothing: true for it",
-                   name, info->label_smoothing, job->distill.loss.temperature);
+                   kd_stage_name((enum kd_stage_kind)(KD_STAGE_TEACHER + teacher)), smoothing,
+                   temperature);
 }
 
 static int other_classes(const kd_session *ss, const char *name, kd_diag *diag)
@@ -109,8 +107,7 @@ static int load_weights(const kd_stage_config *cfg, kd_stage *s, const kd_model_
         return rc;
     rc = kd_model_file_info_check(&info, m->weights, m->model, m->padding == KD_PAD_TF,
                                   m->preprocess, diag);
-    if (rc == 0)
-        rc = check_smoothing(cfg, s, &info, m->weights, diag);
+    s->smoothing = info.label_smoothing;
     if (rc == 0)
         rc = kd_model_load(s->net.graph, cfg->weights, cfg->weights_len, m->weights, s->net.vector,
                            &new_head, diag);
@@ -182,6 +179,16 @@ int kd_stage_load_finished(const kd_stage_config *cfg, kd_stage *s, kd_diag *dia
         rc = kd_loaded_open(f->bytes, f->len, f->name, &file, diag);
         if (rc != 0)
             break;
+        kd_model_file_info info;
+        rc = kd_model_file_info_read(f->bytes, f->len, f->name, &info, diag);
+        if (rc != 0) {
+            kd_loaded_clear(&file);
+            break;
+        }
+        for (int t = 0; t < cfg->session->job.n_teachers && s->kind == KD_STAGE_DISTILL; t++)
+            if (rc == 0 && strcmp(f->name, kd_stage_name((enum kd_stage_kind)t)) == 0)
+                rc = check_smoothing(cfg->session, t, info.label_smoothing, diag);
+        kd_model_file_info_clear(&info);
         memcpy(s->finished[s->n_finished].name, f->name, sizeof f->name);
         s->finished[s->n_finished++].net =
             (kd_net){.graph = file.graph,
@@ -192,7 +199,7 @@ int kd_stage_load_finished(const kd_stage_config *cfg, kd_stage *s, kd_diag *dia
         file.graph = NULL;
         file.vector = NULL;
         kd_loaded_clear(&file);
-        if (classes != cfg->session->classes)
+        if (rc == 0 && classes != cfg->session->classes)
             rc = kd_fail(diag, -KD_EDATA, "the finished %s has %d classes, the data has %d",
                          f->name, classes, cfg->session->classes);
     }
@@ -239,8 +246,9 @@ char *kd_stage_metadata(const kd_stage *s)
         if (kd_model_has_padding(m->model))
             json_object_set_new(o, "padding",
                                 json_string(m->padding == KD_PAD_TF ? "tf" : "torch"));
-        if (s->train->loss.label_smoothing > 0) {
-            snprintf(number, sizeof number, "%.9g", s->train->loss.label_smoothing);
+        double smoothing = KD_MAX(s->smoothing, s->train->loss.label_smoothing);
+        if (smoothing > 0) {
+            snprintf(number, sizeof number, "%.9g", smoothing);
             json_object_set_new(o, "label_smoothing", json_string(number));
         }
         text = json_dumps(o, JSON_COMPACT);

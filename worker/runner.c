@@ -1,24 +1,34 @@
 #include "runner_internal.h"
 
 #include "kd/log.h"
+#include "kd/text.h"
 #include "models/models.h"
+#include "wire/limits.h"
 #include "wire/wire.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+/* Files that cannot be had at once are asked for again: the coordinator may be busy or away. */
+#define FILE_TRIES 5
+#define FILE_RETRY_MS 500
 
 /* ---- talking to the coordinator */
 
 static void send_problem(kd_runner *r, const char *job, uint32_t stage, bool worker_only,
                          const char *code, const char *text)
 {
+    char whole[KD_DIAG_MAX];
+    snprintf(whole, sizeof whole, "%s", text);
+    kd_utf8_mend(whole);
     Distill__V1__StageProblem p = DISTILL__V1__STAGE_PROBLEM__INIT;
     p.job = (char *)job;
     p.stage = stage;
     p.worker_only = worker_only;
     p.code = (char *)code;
-    p.text = (char *)text;
+    p.text = whole;
     Distill__V1__WorkerMessage m = DISTILL__V1__WORKER_MESSAGE__INIT;
     m.kind_case = DISTILL__V1__WORKER_MESSAGE__KIND_PROBLEM;
     m.problem = &p;
@@ -73,6 +83,7 @@ static void on_bad_picture(void *arg, size_t sample, const char *why)
     char text[700];
     snprintf(text, sizeof text, "picture %zu cannot be read and does not count: %.200s: %.400s",
              sample, kd_data_name(ss->data, sample), why);
+    kd_utf8_mend(text);
     Distill__V1__WorkerLog l = DISTILL__V1__WORKER_LOG__INIT;
     l.job = (char *)ss->job_id;
     l.level = "warn";
@@ -280,7 +291,14 @@ static int fetch_blob(kd_runner *r, const char *job, const char *digest, uint8_t
                       kd_diag *diag)
 {
     *out = NULL;
-    return digest[0] ? kd_exchange_get_blob(r->cfg.channel, job, digest, out, len, diag) : 0;
+    int rc = 0;
+    for (int tries = 0; tries < FILE_TRIES && digest[0]; tries++) {
+        rc = kd_exchange_get_blob(r->cfg.channel, job, digest, out, len, diag);
+        if (rc == 0 || !kd_err_retry(rc) || atomic_load(&r->cancel))
+            break;
+        usleep(FILE_RETRY_MS * 1000);
+    }
+    return rc;
 }
 
 static void fill_training_info(kd_runner *r, enum kd_stage_kind kind, Distill__V1__StageInfo *i,
@@ -310,6 +328,13 @@ static void fill_training_info(kd_runner *r, enum kd_stage_kind kind, Distill__V
     i->model = (char *)kd_job_model(&r->session->job, kind)->model;
 }
 
+/* What describes the network must fit a message. */
+static bool describable(const char *table, const char *metadata)
+{
+    return table && metadata && strlen(table) <= KD_MAX_JOB_TEXT &&
+           strlen(metadata) <= KD_MAX_METADATA;
+}
+
 static void send_ready(kd_runner *r, const Distill__V1__Prepare *p, const char *fingerprint)
 {
     const kd_session *ss = r->session;
@@ -337,6 +362,15 @@ static void send_ready(kd_runner *r, const Distill__V1__Prepare *p, const char *
         fill_training_info(r, kinds[p->stage], &i, terms);
         i.table = table = kd_model_table(kd_stage_graph(r->stage));
         i.metadata = metadata = kd_stage_metadata(r->stage);
+        if (!describable(table, metadata)) {
+            kd_runner_problem(r, "BAD_MODEL",
+                              "the network's description is larger than a message takes: too many "
+                              "layers, or too many classes");
+            free(names);
+            free(table);
+            free(metadata);
+            return;
+        }
     }
     Distill__V1__StageReady ready = DISTILL__V1__STAGE_READY__INIT;
     ready.job = p->job;
@@ -432,7 +466,9 @@ static void do_prepare(kd_runner *r, const Distill__V1__Prepare *p)
     r->stage_index = p->stage;
     int rc = session_open(r, p, &problem, &diag);
     if (rc != 0) {
-        send_problem(r, p->job, p->stage, strcmp(problem, "NO_DATA") == 0, problem, diag.msg);
+        /* Other workers may have the data; but leakage is the data's own. */
+        bool own = strcmp(problem, "NO_DATA") == 0 && rc != -KD_EEXIST;
+        send_problem(r, p->job, p->stage, own, problem, diag.msg);
         return;
     }
     enum kd_stage_kind kinds[KD_MAX_STAGES];

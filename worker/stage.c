@@ -2,7 +2,7 @@
 
 #include "kd/hash.h"
 #include "kd/rng.h"
-#include "models/models.h"
+#include "models/graph_json.h"
 #include "stage_internal.h"
 #include "wire/limits.h"
 
@@ -181,13 +181,27 @@ static int make_context(kd_stage *s, struct context *c, kd_diag *diag)
     return make_plans(s, c, diag);
 }
 
+/* Of a network: its structure and its parameters. */
+static kd_digest network_digest(const kd_net *n)
+{
+    char *graph = kd_graph_to_json(n->graph);
+    kd_hasher *h = kd_hasher_new();
+    KD_BUG_ON(!graph || !h);
+    kd_hasher_add(h, graph, strlen(graph) + 1);
+    kd_hasher_add(h, n->vector, n->graph->vector_len * sizeof(float));
+    kd_digest d = kd_hasher_digest(h);
+    kd_hasher_free(h);
+    free(graph);
+    return d;
+}
+
 static void set_banks(kd_stage *s, const char *numerics)
 {
     kd_digest data = kd_data_digest(s->session->data);
     kd_view_rule clean = {.size = s->session->rule.size};
     for (int i = 0; i < s->shape.n_teachers; i++) {
         const kd_net *t = s->teachers[i];
-        kd_digest teacher = kd_digest_of(t->vector, t->graph->vector_len * sizeof(float));
+        kd_digest teacher = network_digest(t);
         for (int k = 0; k < 2; k++) {
             kd_bank_ref *b = &s->banks[i][k];
             kd_digest_hex(&teacher, b->teacher);
@@ -210,8 +224,7 @@ static int new_trained(const kd_stage_config *cfg, kd_stage *s, const char **pro
         return rc;
     set_shape(s);
     *problem = "BAD_JOB";
-    if (s->train->epochs > 0 &&
-        (rc = kd_loss_check(&s->loss, cfg->session->classes, diag)) != 0)
+    if (s->train->epochs > 0 && (rc = kd_loss_check(&s->loss, cfg->session->classes, diag)) != 0)
         return rc;
     for (int i = 0; i < s->shape.n_teachers; i++) {
         char name[32];
@@ -327,7 +340,8 @@ const kd_bank_ref *kd_stage_bank(const kd_stage *s, int teacher, bool clean)
     return &s->banks[teacher][clean];
 }
 
-void kd_stage_join_teachers(const kd_stage *s, const float *const *rows, float *out)
+void kd_stage_join_teachers(const kd_stage *s, double temperature, const float *const *rows,
+                            float *out)
 {
     const kd_job *job = &s->session->job;
     double share[KD_MAX_TEACHERS] = {1}, all = 0;
@@ -335,9 +349,14 @@ void kd_stage_join_teachers(const kd_stage *s, const float *const *rows, float *
         all += job->teachers[i].weight;
     for (int i = 0; i < s->shape.n_teachers && all > 0; i++)
         share[i] = job->teachers[i].weight / all;
-    kd_ensemble_logits(
-        job->ensemble == KD_ENSEMBLE_LOGITS ? KD_COMBINE_LOGITS : KD_COMBINE_PROBABILITIES,
-        s->shape.n_teachers, share, s->loss.temperature, s->session->classes, rows, out);
+    kd_ensemble_logits(job->ensemble == KD_ENSEMBLE_LOGITS ? KD_COMBINE_LOGITS
+                                                           : KD_COMBINE_PROBABILITIES,
+                       s->shape.n_teachers, share, temperature, s->session->classes, rows, out);
+}
+
+double kd_stage_temperature(const kd_stage *s)
+{
+    return s->loss.temperature;
 }
 
 /* ---- units */
@@ -560,7 +579,7 @@ int kd_stage_values(kd_stage *s, int thread, uint64_t step, uint32_t slot, const
         memcpy(row, c->logits + i * classes, classes * sizeof *row);
         memcpy(row + classes, teacher + i * classes, classes * sizeof *row);
         row[2 * classes] = c->weight[i];
-        for (size_t k = 0; k < classes && c->weight[i] > 0; k++)
+        for (size_t k = 0; k < 2 * classes && c->weight[i] > 0; k++)
             if (!isfinite(row[k]))
                 return not_finite(s, c, step, (int)i, diag);
     }
@@ -689,6 +708,11 @@ int kd_stage_fingerprint(kd_stage *s, char out[33], kd_diag *diag)
     int rc = h ? 0 : kd_fail(diag, -KD_ENOMEM, "no memory for a fingerprint");
     if (rc == 0)
         kd_hasher_add(h, s->net.vector, s->shape.floats * sizeof(float));
+    for (size_t i = s->session->n_train; rc == 0 && i < s->shape.epoch_samples; i++) {
+        const struct copy *c = &s->extra[i - s->session->n_train];
+        kd_hasher_add(h, &c->sample, sizeof c->sample);
+        kd_hasher_add(h, &c->copy, sizeof c->copy);
+    }
     if (rc == 0 && s->contexts[0].train) {
         rc = probe_unit(s, h, diag);
     } else if (rc == 0 && s->session->n_val) {

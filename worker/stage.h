@@ -86,8 +86,11 @@ const kd_graph *kd_stage_graph(const kd_stage *s);
 const kd_optim *kd_stage_optim(const kd_stage *s);
 /* Of a teacher's views, or of its clean pictures. */
 const kd_bank_ref *kd_stage_bank(const kd_stage *s, int teacher, bool clean);
-/* Logits of all teachers for one sample -> one row. rows [n_teachers] of [classes]. */
-void kd_stage_join_teachers(const kd_stage *s, const float *const *rows, float *out);
+/* Logits of all teachers for one sample -> one row. rows [n_teachers] of [classes]. An ensemble of
+ * probabilities is one at `temperature` only. */
+void kd_stage_join_teachers(const kd_stage *s, double temperature, const float *const *rows,
+                            float *out);
+double kd_stage_temperature(const kd_stage *s); /* of the loss */
 /* Digest of initial vector, logits and gradient of slot 0 of step 0; runs on
  * the calling thread. */
 int kd_stage_fingerprint(kd_stage *s, char out[33], kd_diag *diag) KD_MUST_CHECK;

@@ -30,7 +30,8 @@ struct kd_stage {
     const kd_session *session;
     enum kd_stage_kind kind;
     const kd_train_spec *train;
-    kd_net net; /* that is trained */
+    kd_net net;       /* that is trained */
+    double smoothing; /* that the weights it starts from were trained with */
     struct {
         char name[32];
         kd_net net;

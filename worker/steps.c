@@ -1,6 +1,7 @@
 /* The step flow: rules 1 to 9 of docs/protocol.md, as a worker keeps them. */
 #include "runner_internal.h"
 
+#include "kd/text.h"
 #include "wire/limits.h"
 
 #include <stdio.h>
@@ -386,9 +387,12 @@ static bool gather_values(kd_runner *r)
     kd_pool_start(r->pool, (int)r->slot_count, run_values, r);
     kd_pool_wait(r->pool);
     int rc = -KD_EUNAVAIL;
-    while (transient(rc) && !kd_runner_stopped(r))
+    for (int tries = 0; transient(rc) && !kd_runner_stopped(r); tries++) {
+        if (tries > 0 && rc != -KD_ETIMEOUT)
+            usleep(RETRY_MS * 1000);
         rc = kd_exchange_await_values(r->cfg.channel, &r->ref, r->version, r->values,
                                       (size_t)h->slots * h->slot_batch * h->value_columns, &diag);
+    }
     if (rc == 0)
         rc = kd_stage_couple(r->stage, r->values, &r->stats, &diag);
     return !refused(r, rc, &diag);
@@ -583,6 +587,7 @@ static void send_stalled(kd_runner *r)
     d.job = r->ref.job;
     d.stage = r->ref.stage;
     d.generation = r->ref.generation;
+    kd_utf8_mend(why);
     d.text = why;
     Distill__V1__WorkerMessage m = DISTILL__V1__WORKER_MESSAGE__INIT;
     m.kind_case = DISTILL__V1__WORKER_MESSAGE__KIND_STALLED;

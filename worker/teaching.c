@@ -40,7 +40,8 @@ struct kd_teaching {
     float *kept;                     /* [kept_views][n_train][classes] */
     bool *kept_have;                 /* [kept_views][n_train] */
     uint32_t kept_views;
-    float *clean;     /* [n_clean][classes], samples from n_train on */
+    float *clean;     /* [n_clean][classes], samples from n_train on, joined as the loss wants */
+    float *plain;     /* the same joined at temperature 1; clean itself where that is the same */
     bool *clean_have; /* [n_clean] */
     int teacher;      /* that runs on the pool */
     int failed;       /* there */
@@ -72,7 +73,10 @@ static bool allocate(kd_teaching *t)
         t->kept_have = calloc(t->kept_views * t->n_train, sizeof *t->kept_have);
         ok = t->kept && t->kept_have;
     }
-    return ok && (t->clean = calloc(t->n_clean + 1, row)) != NULL;
+    ok = ok && (t->clean = calloc(t->n_clean + 1, row)) != NULL;
+    bool same = t->n_teachers == 1 || t->cfg.session->job.ensemble == KD_ENSEMBLE_LOGITS;
+    t->plain = same ? t->clean : calloc(t->n_clean + 1, row);
+    return ok && t->plain;
 }
 
 int kd_teaching_new(const kd_teaching_config *cfg, kd_teaching **out, kd_diag *diag)
@@ -121,6 +125,8 @@ void kd_teaching_free(kd_teaching *t)
     free(t->records);
     free(t->kept);
     free(t->kept_have);
+    if (t->plain != t->clean)
+        free(t->plain);
     free(t->clean);
     free(t->clean_have);
     free(t);
@@ -255,7 +261,12 @@ static int get_pairs(kd_teaching *t, const kd_stage_ref *ref, kd_diag *diag)
         const float *rows[KD_MAX_TEACHERS];
         for (int k = 0; k < t->n_teachers; k++)
             rows[k] = t->answers[k] + i * t->classes;
-        kd_stage_join_teachers(t->cfg.stage, rows, t->joined + i * t->classes);
+        kd_stage_join_teachers(t->cfg.stage, kd_stage_temperature(t->cfg.stage), rows,
+                               t->joined + i * t->classes);
+        uint32_t sample = t->pairs[2 * i];
+        if (t->plain != t->clean && t->pairs[2 * i + 1] == KD_VIEW_CLEAN && sample >= t->n_train)
+            kd_stage_join_teachers(t->cfg.stage, 1, rows,
+                                   t->plain + (sample - t->n_train) * t->classes);
     }
     return rc;
 }
@@ -274,7 +285,8 @@ static int by_pair(const void *a, const void *b)
 static const float *known(const kd_teaching *t, uint32_t sample, uint32_t view)
 {
     if (view == KD_VIEW_CLEAN)
-        return kd_teaching_clean_row(t, sample);
+        return kd_teaching_clean_row(t, sample) ? t->clean + (sample - t->n_train) * t->classes
+                                                : NULL;
     size_t at = (size_t)view * t->n_train + sample;
     return view < t->kept_views && t->kept_have[at] ? t->kept + at * t->classes : NULL;
 }
@@ -359,5 +371,5 @@ const float *kd_teaching_clean_row(const kd_teaching *t, uint32_t sample)
     if (sample < t->n_train || sample - t->n_train >= t->n_clean ||
         !t->clean_have[sample - t->n_train])
         return NULL;
-    return t->clean + (sample - t->n_train) * t->classes;
+    return t->plain + (sample - t->n_train) * t->classes;
 }

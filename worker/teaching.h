@@ -39,7 +39,7 @@ const float *kd_teaching_rows(const kd_teaching *t, uint32_t item);
 /* Gets the logits of n clean pictures that are no training samples, and keeps them. */
 int kd_teaching_clean(kd_teaching *t, const kd_stage_ref *ref, const uint32_t *samples, size_t n,
                       kd_diag *diag) KD_MUST_CHECK;
-/* [classes] of such a sample; NULL if it was not asked for. */
+/* [classes] of such a sample, of all teachers at temperature 1; NULL if it was not asked for. */
 const float *kd_teaching_clean_row(const kd_teaching *t, uint32_t sample);
 
 #endif

@@ -249,11 +249,7 @@ static int check_loss(kd_loader *l)
  * temperature (Chandrasegaran et al., ICML 2022). */
 static int check_smoothing(kd_loader *l, const kd_teacher_spec *t)
 {
-    const kd_loss_spec *loss = &l->job.distill.loss;
-    bool at_t = loss->kd > 0 || loss->dkd > 0 || loss->dist > 0 || loss->jsd > 0;
-    double temperature = at_t ? loss->temperature : 0;
-    if (loss->nkd > 0 && loss->nkd_temperature > temperature)
-        temperature = loss->nkd_temperature;
+    double temperature = kd_loss_spec_temperature(&l->job.distill.loss);
     if (!t->fine_tune || !(t->train.loss.label_smoothing > 0) || !(temperature > 1) ||
         t->allow_label_smoothing)
         return 0;

@@ -53,6 +53,13 @@ const kd_train_spec *kd_job_train(const kd_job *job, enum kd_stage_kind kind)
                                       : NULL;
 }
 
+double kd_loss_spec_temperature(const kd_loss_spec *loss)
+{
+    bool at_t = loss->kd > 0 || loss->dkd > 0 || loss->dist > 0 || loss->jsd > 0;
+    double temperature = at_t ? loss->temperature : 0;
+    return loss->nkd > 0 ? KD_MAX(temperature, loss->nkd_temperature) : temperature;
+}
+
 const kd_model_spec *kd_job_model(const kd_job *job, enum kd_stage_kind kind)
 {
     int teacher = kd_stage_teacher(kind);

@@ -207,6 +207,8 @@ int kd_job_stages(const kd_job *job, enum kd_stage_kind kinds[KD_MAX_STAGES]);
 /* The training run of a stage; NULL for evaluate and export. A teacher that is only loaded has
  * epochs 0. */
 const kd_train_spec *kd_job_train(const kd_job *job, enum kd_stage_kind kind);
+/* The highest temperature at which a loss looks at the teacher's probabilities; 0 = at none. */
+double kd_loss_spec_temperature(const kd_loss_spec *loss);
 /* The network that a stage trains; NULL for evaluate and export. */
 const kd_model_spec *kd_job_model(const kd_job *job, enum kd_stage_kind kind);
 

@@ -39,7 +39,7 @@ static const struct {
     {"Prepare", "resolved", KD_MAX_JOB_TEXT},
     {"StageInfo", "table", KD_MAX_JOB_TEXT},
     {"StageInfo", "model", 64},
-    {"StageInfo", "metadata", 512u << 10},
+    {"StageInfo", "metadata", KD_MAX_METADATA},
     {"Hello", "version", 64},
     {"Hello", "name", 64},
     {"Hello", "incarnation", 16},

@@ -128,7 +128,7 @@ static void test_splits_bad_folders(void **state)
     free(names);
     kd_data_free(d);
     f->cfg.leakage = KD_DATA_REFUSE; /* by way of the link a validation picture is trained on */
-    open_bad(f, KD_EDATA, "train/owl/other/cat/0.png (train) and val/cat/0.png (val)");
+    open_bad(f, KD_EEXIST, "train/owl/other/cat/0.png (train) and val/cat/0.png (val)");
     /* Deeper than is accepted. */
     strcpy(path, "f/train/owl");
     for (int i = 0; i < 16; i++)
@@ -316,10 +316,12 @@ static void test_splits_leakage(void **state)
     assert_int_equal(kd_data_moved(d), 0);
     kd_data_free(d);
     put_text(f, "set/v.txt", "pics/bee/1.png\t1\ncopy/v.png\t1\n");
-    open_bad(f, KD_EDATA, "pics/bee/0.png (train) and copy/v.png (val), and 1 such pair(s) in all");
+    open_bad(f, KD_EEXIST,
+             "pics/bee/0.png (train) and copy/v.png (val), and 1 such pair(s) in all");
     f->cfg.test = "t.txt";
     put_text(f, "set/t.txt", "copy/t.png\t1\n");
-    open_bad(f, KD_EDATA, "pics/bee/0.png (train) and copy/v.png (val), and 3 such pair(s) in all");
+    open_bad(f, KD_EEXIST,
+             "pics/bee/0.png (train) and copy/v.png (val), and 3 such pair(s) in all");
     f->cfg.leakage = KD_DATA_ALLOW;
     d = open_good(f);
     kd_digest allowed = kd_data_digest(d);

@@ -171,7 +171,7 @@ static void test_wire_string_limits(void **state)
         {KD_MAX_JOB_TEXT, 2, DESC(job_detail), "JobDetail.resolved"},
         {KD_MAX_JOB_TEXT, 4, DESC(prepare), "Prepare.resolved"},
         {KD_MAX_JOB_TEXT, 14, DESC(stage_info), "StageInfo.table"},
-        {512u << 10, 17, DESC(stage_info), "StageInfo.metadata"},
+        {KD_MAX_METADATA, 17, DESC(stage_info), "StageInfo.metadata"},
         {64, 1, DESC(job_request), "JobRequest.job"},
         {64, 3, DESC(hello), "Hello.name"},
         {64, 1, DESC(heartbeat), "Heartbeat.job"},

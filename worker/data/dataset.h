@@ -33,7 +33,7 @@
  *   refuse  opening fails, naming the first two and how many pairs there are
  *   move    the test split keeps its pictures, else validation does; the others lose them
  *   allow   nothing is done
- * The same picture twice in one split is no leakage.
+ * The same picture twice in one split is no leakage. -KD_EEXIST when it is refused.
  *
  * The data digest covers class names, names and labels in their order, and the bytes of every
  * file, so that two workers with the same digest hold the same data under the same numbers.

@@ -2,6 +2,7 @@
  * every file, so one pass does both. */
 #include "data/dataset_internal.h"
 #include "kd/clock.h"
+#include "kd/text.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -29,8 +30,13 @@ static int digest_of_classes(kd_data *d, kd_diag *diag)
         return kd_fail(diag, -KD_ENOMEM, "no memory for a digest");
     add_text(h, "distilld classes 1");
     add_u64(h, (uint64_t)d->n_classes);
-    for (int c = 0; c < d->n_classes; c++)
+    for (int c = 0; c < d->n_classes; c++) {
         add_text(h, d->classes[c]);
+        if (!kd_utf8_valid(d->classes[c])) {
+            kd_hasher_free(h);
+            return kd_fail(diag, -KD_EDATA, "the name of class %d is not UTF-8; rename it", c);
+        }
+    }
     d->classes_digest = kd_hasher_digest(h);
     kd_hasher_free(h);
     return 0;
@@ -217,7 +223,7 @@ static int treat(kd_data *d, enum kd_data_leakage leakage, content *contents, si
     }
     if (pairs > 0) {
         const kd_data_sample *a = &d->samples[first[0]], *b = &d->samples[first[1]];
-        return kd_fail(diag, -KD_EDATA,
+        return kd_fail(diag, -KD_EEXIST,
                        "the same picture is in two splits: %.200s (%s) and %.200s (%s), and %llu "
                        "such pair(s) in all; remove them, or set `leakage: move` (test and "
                        "validation keep them) or `leakage: allow`",
