@@ -54,6 +54,9 @@ void kd_sweep_keys(kd_job_record *j)
         if (teacher >= 0) {
             const kd_teacher_spec *t = &spec->teachers[teacher];
             kd_hasher_add(h, "teacher", 8);
+            /* Artefacts are named by the teacher's position, so another position is another stage.
+             */
+            kd_hasher_add(h, &teacher, sizeof teacher);
             kd_hasher_add(h, &t->model, sizeof t->model);
             kd_hasher_add(h, &t->fine_tune, sizeof t->fine_tune);
             add_train(h, &t->train);
