@@ -5,6 +5,7 @@
 #include "kd/log.h"
 #include "store/safetensors.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
@@ -13,6 +14,8 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#define MAX_FILES 64 /* of a job, that workers made or are sending */
 
 /* ---- networks */
 
@@ -135,27 +138,66 @@ int kd_artefact_write_network(kd_daemon *d, kd_job_record *j, uint32_t stage, bo
 
 /* ---- what workers send */
 
-/* The coordinator's own files are not for workers to write. */
+static bool ends_with(const char *name, const char *end)
+{
+    size_t n = strlen(name), len = strlen(end);
+    return n >= len && strcmp(name + n - len, end) == 0;
+}
+
+/* The coordinator's own files are not for workers to write, and "-" stands for no name. */
 static int check_name(const char *name, kd_diag *diag)
 {
     size_t n = strlen(name);
-    bool ok = n >= 1 && n <= 64 && name[0] != '.' && strcmp(name, "result.json") != 0;
+    bool ok =
+        n >= 1 && n <= 64 && name[0] != '.' && name[0] != '-' && strcmp(name, "result.json") != 0;
     for (const char *p = name; ok && *p; p++)
         ok = (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') || (*p >= '0' && *p <= '9') ||
              *p == '.' || *p == '_' || *p == '-';
-    if (ok && n > 12 && strcmp(name + n - 12, ".safetensors") == 0)
-        ok = false;
+    ok = ok && !ends_with(name, ".safetensors") && !ends_with(name, ".part");
     return ok ? 0 : kd_fail(diag, -KD_EINVAL, "no artefact may be named %.64s", name);
 }
 
-static int append(const char *path, uint64_t at, const uint8_t *bytes, size_t len, kd_diag *diag)
+struct counting {
+    const char *name;
+    size_t n;
+};
+
+static int count_file(void *arg, const kd_file_row *row)
 {
-    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | (at == 0 ? O_TRUNC : 0), 0600);
-    struct stat st;
+    struct counting *c = arg;
+    c->n += strcmp(row->name, c->name) != 0;
+    return 0;
+}
+
+/* Whether the job may have one file more of that name, those that only began to arrive counted. */
+static int check_room(kd_daemon *d, kd_job_record *j, const Distill__V1__ArtefactPiece *m,
+                      kd_diag *diag)
+{
+    struct counting c = {.name = m->name};
+    char folder[4096];
+    int rc = kd_state_each_stage_file(&d->state, j->row.id, m->stage, count_file, &c, diag);
+    if (rc != 0)
+        return rc;
+    artefact_path(d, j, "", "", folder, sizeof folder);
+    DIR *dir = opendir(folder);
+    for (struct dirent *e; dir && (e = readdir(dir));)
+        c.n += ends_with(e->d_name, ".part");
+    if (dir)
+        closedir(dir);
+    return c.n < MAX_FILES
+               ? 0
+               : kd_fail(diag, -KD_ELIMIT, "the workers of a job may make %d files", MAX_FILES);
+}
+
+/* Bytes that are there already are written again: the file's name has the digest of the whole. */
+static int put_piece(const char *path, uint64_t at, const uint8_t *bytes, size_t len, kd_diag *diag)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC | (at == 0 ? O_CREAT : 0), 0600);
+    struct stat st = {0};
     int rc = 0;
-    if (fd < 0 || fstat(fd, &st) != 0)
+    if ((fd < 0 && (errno != ENOENT || at == 0)) || (fd >= 0 && fstat(fd, &st) != 0))
         rc = kd_fail(diag, -KD_EIO, "cannot open %s: %s", path, strerror(errno));
-    else if ((uint64_t)st.st_size != at)
+    else if ((uint64_t)st.st_size < at)
         rc = kd_fail(diag, -KD_ESTALE, "the file has %llu bytes so far, this piece begins at %llu",
                      (unsigned long long)st.st_size, (unsigned long long)at);
     for (size_t done = 0; rc == 0 && done < len;) {
@@ -198,10 +240,14 @@ int kd_artefact_add_piece(kd_daemon *d, const Distill__V1__ArtefactPiece *m, con
 {
     kd_job_id id;
     kd_job_record *j = kd_id_parse(m->job, &id) ? kd_daemon_job(d, id) : NULL;
+    kd_core_view now;
     kd_digest digest;
-    char part[4096];
-    if (!j || j->row.state != KD_RUN_RUNNING || m->stage >= (uint32_t)j->n_stages)
-        return kd_fail(diag, -KD_ESTALE, "that job does not run");
+    kd_file_row row;
+    char part[4096], suffix[48];
+    if (!j || m->stage >= (uint32_t)j->n_stages || j->stages[m->stage].kind != KD_STAGE_EVALUATE ||
+        !kd_core_job_view(d->core, id, &now) || now.state != KD_RUN_RUNNING ||
+        now.stage != m->stage)
+        return kd_fail(diag, -KD_ESTALE, "that job does not evaluate now");
     int rc = check_name(m->name, diag);
     if (rc != 0)
         return rc;
@@ -214,8 +260,20 @@ int kd_artefact_add_piece(kd_daemon *d, const Distill__V1__ArtefactPiece *m, con
                        KD_MAX_ARTEFACT_BYTES >> 20);
     if (kd_crc32c(0, piece, len) != m->crc32c)
         return kd_fail(diag, -KD_EUNAVAIL, "the piece's CRC32C differs; send it again");
-    artefact_path(d, j, m->name, ".part", part, sizeof part);
-    rc = append(part, m->offset, piece, len, diag);
+    rc = kd_state_find_artefact(&d->state, id, m->name, "-", &row, diag);
+    if (rc < 0)
+        return rc;
+    if (rc == 1 && strcmp(row.digest, m->digest) == 0) {
+        reply->complete = true; /* an answer was lost, or another worker has sent the same */
+        reply->have = row.size;
+        return 0;
+    }
+    /* Named by what it is to become, so that the pieces of two workers do not mix. */
+    snprintf(suffix, sizeof suffix, ".%.32s.part", m->digest);
+    artefact_path(d, j, m->name, suffix, part, sizeof part);
+    rc = access(part, F_OK) == 0 ? 0 : check_room(d, j, m, diag);
+    if (rc == 0)
+        rc = put_piece(part, m->offset, piece, len, diag);
     if (rc != 0)
         return rc;
     reply->have = m->offset + len;

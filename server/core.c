@@ -721,6 +721,12 @@ bool kd_core_job_view(const kd_core *c, kd_job_id job, kd_core_view *out)
     return false;
 }
 
+bool kd_core_stage_begun(const kd_core *c, kd_job_id job, uint32_t stage)
+{
+    const struct job *j = find_job(c, job);
+    return j && (stage < j->stage || begun(j, stage));
+}
+
 kd_job_id kd_core_member_job(const kd_core *c, kd_member_id member, const char **out_state)
 {
     static const char *const names[] = {"idle", "preparing", "ready", "working"};

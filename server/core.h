@@ -161,6 +161,8 @@ typedef struct kd_core_view {
 bool kd_core_job_view(const kd_core *c, kd_job_id job, kd_core_view *out);
 /* Job a member works for, 0 = none; *out_state: idle, preparing or working. */
 kd_job_id kd_core_member_job(const kd_core *c, kd_member_id member, const char **out_state);
+/* Whether the job makes the stage itself, now or already: it can be neither held nor taken over. */
+bool kd_core_stage_begun(const kd_core *c, kd_job_id job, uint32_t stage);
 /* Checks the invariants; returns NULL or the sentence that is broken. For tests. */
 const char *kd_core_check(const kd_core *c);
 

@@ -369,6 +369,9 @@ void kd_daemon_event(kd_daemon *d, const kd_event *ev)
 static void on_tick(uv_timer_t *timer)
 {
     kd_daemon *d = timer->data;
+    /* Timers run before what has come meanwhile is looked at: after a long blocking of the loop the
+     * heartbeats that wait must count before anybody is dropped for silence. */
+    run_tasks(d);
     kd_time_ms now = kd_clock_ms();
     kd_cluster_tick(d, now);
     kd_watch_tick(d, now);

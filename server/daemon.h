@@ -214,7 +214,8 @@ int kd_artefact_write_network(kd_daemon *d, kd_job_record *j, uint32_t stage, bo
 /* Writes bytes as an artefact of the job, durably. */
 int kd_artefact_write(kd_daemon *d, kd_job_record *j, uint32_t stage, const char *name,
                       const void *bytes, size_t len, kd_diag *diag) KD_MUST_CHECK;
-/* Adds a piece of a file that a worker made; *out_complete once the whole is there and durable. */
+/* Adds a piece of a file that a worker made for the job's running stage evaluate; reply->complete
+ * once the whole is there and durable. Pieces may come again, also after that. */
 int kd_artefact_add_piece(kd_daemon *d, const Distill__V1__ArtefactPiece *m, const uint8_t *piece,
                           size_t len, Distill__V1__UploadReply *reply, kd_diag *diag) KD_MUST_CHECK;
 

@@ -781,15 +781,18 @@ void kd_exchange_gather(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Ga
             diverged = "two different evaluations of one unit";
         reply.duplicate = true;
     } else {
+        size_t bytes = (size_t)x->cfg.val_samples * KD_EVAL_COLUMNS * sizeof *rows;
+        /* Before the last unit counts, so that it may be sent again. */
+        if (g->missing == 1 && !(rows = malloc(bytes))) {
+            kd_rpc_finish(call, -KD_ENOMEM, "no memory for an evaluation");
+            goto out;
+        }
         memcpy(g->rows + (size_t)first * KD_EVAL_COLUMNS, payload, len);
         g->have[head->unit] = true;
         g->unit_crc[head->unit] = head->crc32c;
-        if (--g->missing == 0) {
-            size_t bytes = (size_t)x->cfg.val_samples * KD_EVAL_COLUMNS * sizeof *rows;
-            rows = malloc(bytes);
-            KD_BUG_ON(!rows);
+        g->missing--;
+        if (rows)
             memcpy(rows, g->rows, bytes);
-        }
     }
     /* Before the answer: nobody trains on before it, so the news comes before that of any later
      * version. */

@@ -105,6 +105,18 @@ static json_t *describe(kd_daemon *d, kd_job_record *j, uint32_t stage, const ch
     return o;
 }
 
+/* Training samples that the job's own steps of a stage have gone over, to where it ended. */
+static uint64_t images_of(const kd_stage_record *s)
+{
+    const Distill__V1__StageInfo *i = s->info;
+    uint64_t each = kd_stage_epoch_steps(i), steps = kd_stage_last_version(s) - 1;
+    uint64_t samples = i->epoch_samples ? i->epoch_samples : i->train_samples;
+    if (s->row.shared || each == 0)
+        return 0;
+    /* An epoch's last batch is no larger than what is left. */
+    return steps / each * samples + KD_MIN(steps % each * i->batch, samples);
+}
+
 /* What the logit bank was asked, and what it saved at the pace of those it had to compute. */
 static json_t *bank_account(const kd_job_record *j)
 {
@@ -163,7 +175,7 @@ void kd_result_export(kd_daemon *d, kd_job_record *j, uint32_t stage)
             continue;
         const char *name = s->kind == KD_STAGE_DISTILL ? "student" : kd_stage_name(s->kind);
         info = s->info;
-        images += s->info->epoch_samples * s->info->epochs;
+        images += images_of(s);
         json_object_set_new(result, name, describe(d, j, (uint32_t)i, name, evaluation));
         if (s->kind == KD_STAGE_DISTILL)
             json_object_set_new(result, "digest", json_string(s->row.digest));

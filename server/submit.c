@@ -229,6 +229,12 @@ static int make_longer(struct submission *s, const kd_job_record *j, enum kd_sta
     return 0;
 }
 
+/* A twin of as many epochs as the student grows with it. */
+static bool twin_grows(const kd_job_record *from)
+{
+    return from->spec.scratch && from->spec.scratch_train.epochs == from->spec.distill.epochs;
+}
+
 /* What a job that goes on from `from` takes over: finished teachers, the runs that grow at their
  * last version, a twin that does not grow as it is. */
 static int take_stages(struct submission *s, struct draft *f, const kd_job_record *from)
@@ -236,16 +242,15 @@ static int take_stages(struct submission *s, struct draft *f, const kd_job_recor
     enum kd_stage_kind kinds[KD_MAX_STAGES];
     int n = kd_job_stages(f->spec, kinds), rc = 0;
     for (int i = 0; i < n && rc == 0; i++) {
-        const kd_train_spec *run = kd_job_train(f->spec, kinds[i]);
         int at = stage_at(from, kinds[i]);
-        if (!run)
+        if (!kd_job_train(f->spec, kinds[i]))
             continue; /* evaluation and export are made anew */
         if (at < 0)
             return kd_fail(s->diag, -KD_EINTERNAL, "the job has no stage %s",
                            kd_stage_name(kinds[i]));
+        /* Not by the epochs of the two jobs: those of a twin that was ended early may be equal. */
         bool grows =
-            kinds[i] == KD_STAGE_DISTILL ||
-            (kinds[i] == KD_STAGE_SCRATCH && run->epochs != from->spec.scratch_train.epochs);
+            kinds[i] == KD_STAGE_DISTILL || (kinds[i] == KD_STAGE_SCRATCH && twin_grows(from));
         rc = kd_take_stage(s->d, from, (uint32_t)at, grows ? KD_TAKE_ON : KD_TAKE_DONE, f->id,
                            (uint32_t)i, &f->taken[i], s->diag);
         f->takes[i] = rc == 0;
@@ -264,7 +269,7 @@ static int draft_continue(struct submission *s)
         rc = kd_fail(s->diag, -KD_EINVAL, "continue by how many epochs? at least 1 is expected");
     if (rc == 0)
         rc = make_longer(s, j, KD_STAGE_DISTILL, "distill", &more);
-    if (rc == 0 && j->spec.scratch && j->spec.scratch_train.epochs == j->spec.distill.epochs)
+    if (rc == 0 && twin_grows(j))
         rc = make_longer(s, j, KD_STAGE_SCRATCH, "scratch", &more);
     if (rc == 0)
         rc = add_draft(s, j->row.resolved, "continued job", more.sets, more.n, &f);

@@ -183,31 +183,49 @@ static void on_heartbeat(kd_daemon *d, kd_worker_record *w, const Distill__V1__H
                    h->teacher_seconds >= 0 ? h->teacher_seconds : 0);
 }
 
+/* Whether the core waits for this worker's answer on the stage. */
+static bool is_asked(const kd_daemon *d, const kd_worker_record *w, kd_job_id job, uint32_t stage)
+{
+    kd_core_view view;
+    const char *state;
+    return kd_core_member_job(d->core, w->id, &state) == job && strcmp(state, "preparing") == 0 &&
+           kd_core_job_view(d->core, job, &view) && view.stage == stage;
+}
+
+/* Whether workers have agreed on a stage that the job runs or has run itself. */
+static bool agreed_before(const kd_job_record *j)
+{
+    for (int i = 0; i < j->n_stages; i++)
+        if (j->stages[i].info && !j->stages[i].row.shared)
+            return true;
+    return false;
+}
+
 static void on_stage_ready(kd_daemon *d, kd_worker_record *w, const Distill__V1__StageReady *r,
                            const uint8_t *info, size_t info_len)
 {
     kd_job_id id;
     kd_job_record *j = kd_id_parse(r->job, &id) ? kd_daemon_job(d, id) : NULL;
-    if (!j || r->stage >= (uint32_t)j->n_stages || !r->info)
+    if (!j || r->stage >= (uint32_t)j->n_stages || !r->info || !is_asked(d, w, id, r->stage))
         return;
     kd_stage_record *s = &j->stages[r->stage];
     char text[KD_CORE_TEXT] = "", warning[KD_CORE_TEXT] = "";
     kd_diag diag = {0};
     if (!s->info)
         kd_take_check(j, r->stage, r->info, text, warning);
-    if (text[0]) {
+    /* Where others have agreed with what was taken over, it is this worker that differs. */
+    if (text[0] && !agreed_before(j)) {
         kd_daemon_event(d, &(kd_event){.kind = KD_EV_FAIL, .job = id, .text = text});
         return;
     }
     if (warning[0])
         kd_watch_event(d, j, "warning", w->name, NULL, "%s", warning);
-    if (s->info) {
+    if (!text[0] && s->info)
         kd_stage_compare(s->info, r->info, text);
-    } else if (kd_stage_set_info(s, info, info_len, &diag) != 0) {
+    else if (!text[0] && kd_stage_set_info(s, info, info_len, &diag) != 0)
         snprintf(text, sizeof text, "%.399s", diag.msg);
-    } else {
+    else if (!text[0])
         kd_stage_store(d, j, r->stage);
-    }
     kd_event ev = {
         .kind = KD_EV_READY, .member = w->id, .job = id, .stage = r->stage, .text = text};
     if (s->info)

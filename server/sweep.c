@@ -54,6 +54,9 @@ void kd_sweep_keys(kd_job_record *j)
         if (teacher >= 0) {
             const kd_teacher_spec *t = &spec->teachers[teacher];
             kd_hasher_add(h, "teacher", 8);
+            /* Artefacts are named by the teacher's position, so another position is another stage.
+             */
+            kd_hasher_add(h, &teacher, sizeof teacher);
             kd_hasher_add(h, &t->model, sizeof t->model);
             kd_hasher_add(h, &t->fine_tune, sizeof t->fine_tune);
             add_train(h, &t->train);
@@ -133,7 +136,9 @@ void kd_sweep_stage_done(kd_daemon *d, kd_job_record *j, uint32_t stage)
         return;
     for (kd_job_record *o = NULL; (o = sibling(d, j, o));) {
         int same = same_stage(o, &j->stages[stage]);
-        if (same < 0 || !wants(o, same))
+        /* One that could not take it over from another makes it itself, though nothing shows yet.
+         */
+        if (same < 0 || !wants(o, same) || kd_core_stage_begun(d->core, o->row.id, (uint32_t)same))
             continue;
         kd_event ev = {.kind = KD_EV_TAKEN, .job = o->row.id, .stage = (uint32_t)same};
         if (take_over(d, j, stage, o, (uint32_t)same) != 0)

@@ -92,6 +92,15 @@ job=$(pick 'd["job"]' <"$DIR/reply")
 distill wait "$job" --timeout 10m >/dev/null
 [ "$(stage_field "$job" distill digest)" = "$(stage_field "$long" distill digest)" ] || fail "2 epochs stopped early + 2 are not 4"
 
+note "a twin that was ended early goes on too, though it has as many epochs then as it was given"
+early=$(distill submit "$DIR/job.yaml" --set distill.epochs=4 --set scratch.epochs=4 --set 'scratch.early_stop={patience: 1, min_delta: 0.9}' -q)
+distill wait "$early" --timeout 10m >/dev/null
+[ "$(stage_field "$early" scratch stopped_early)" -eq 12 ] || fail "the twin was not stopped after two epochs"
+job=$(go_on "$early" 2 twin)
+distill wait "$job" --timeout 10m >/dev/null
+[ "$(stage_field "$job" scratch shared)" != "$early" ] || fail "the twin did not go on"
+[ "$(stage_field "$job" scratch digest)" = "$(stage_field "$long" scratch digest)" ] || fail "a twin of 2 epochs and 2 more is not one of 4"
+
 note "averages of the weights go on too"
 long=$(distill submit "$DIR/job.yaml" --set distill.epochs=3 --set distill.optimizer.ema=0.9 --set scratch.epochs=2 -q)
 short=$(distill submit "$DIR/job.yaml" --set distill.epochs=1 --set distill.optimizer.ema=0.9 --set scratch.epochs=2 -q)

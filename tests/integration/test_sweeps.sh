@@ -134,6 +134,18 @@ distill wait "$sweep" --timeout 10m >/dev/null || fail "the sweep did not succee
 [ "$(digests "${child[0]}")" = "$want" ] || fail "digests $(digests "${child[0]}"), alone they are $want"
 [ "$(shared "${child[1]}" teacher) $(shared "${child[1]}" scratch)" = "${child[0]} ${child[0]}" ] || fail "nothing was shared"
 
+note "two equal teachers: each is taken over as the one of its place"
+{ small_job | awk '/^teacher:/ { print; for (i = 0; i < 2; i++) print "  - {model: mlp, hidden: [32], fine_tune: {epochs: 1}}"; skip = 1; next }
+    /^[a-z]/ { skip = 0 } !skip'; echo 'matrix: {distill.loss.temperature: [5, 10]}'; } >"$DIR/twice.yaml"
+submit "$DIR/twice.yaml" >"$DIR/reply"
+sweep=$(pick 'd["job"]' <"$DIR/reply")
+read -r -a child <<<"$(pick '" ".join(d["children"])' <"$DIR/reply")"
+distill wait "$sweep" --timeout 10m >/dev/null || fail "the sweep with two teachers did not succeed"
+for s in teacher teacher2; do
+    [ "$(shared "${child[0]}" $s) $(shared "${child[1]}" $s)" = " ${child[0]}" ] || fail "$s of the second child is made by $(shared "${child[1]}" $s)"
+done
+distill fetch "${child[1]}" -O "$DIR/fetched-twice" teacher2.safetensors >/dev/null || fail "no second teacher to fetch"
+
 note "cancel of a sweep"
 submit "$DIR/sweep.yaml" '{"key": "third"}' >"$DIR/reply"
 sweep=$(pick 'd["job"]' <"$DIR/reply")

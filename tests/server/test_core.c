@@ -511,6 +511,9 @@ static void test_core_held_stage_runs_when_it_is_held_no_more(void **state)
     join(&s);
     feed(&s, &(kd_event){.kind = KD_EV_HOLD, .job = s.jobs[1].id, .text = "waits for another"});
     assert_string_equal(reason_of(&s, 1), "waits for another");
+    assert_false(kd_core_stage_begun(s.core, s.jobs[1].id, 0));
+    assert_true(kd_core_stage_begun(s.core, s.jobs[0].id, 0));
+    assert_false(kd_core_stage_begun(s.core, s.jobs[0].id, 1));
     feed(&s, &(kd_event){.kind = KD_EV_CANCEL, .job = s.jobs[0].id});
     assert_int_equal(s.members[0].job, 0);
     share(&s);
@@ -518,6 +521,7 @@ static void test_core_held_stage_runs_when_it_is_held_no_more(void **state)
     assert_int_equal(s.members[0].job, s.jobs[1].id);
     assert_int_equal(s.members[0].stage, 0);
     assert_string_equal(reason_of(&s, 1), "");
+    assert_true(kd_core_stage_begun(s.core, s.jobs[1].id, 0));
     /* What runs is not stopped by a late wish to hold it, nor is it another's to make. */
     feed(&s, &(kd_event){.kind = KD_EV_HOLD, .job = s.jobs[1].id, .text = "waits"});
     feed(&s, &(kd_event){.kind = KD_EV_TAKEN, .job = s.jobs[1].id});
