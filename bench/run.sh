@@ -42,3 +42,4 @@ PY
 bench student-step 1.0
 bench teacher-infer 1.0
 bench whole-step 1.0
+bench/full_bank.sh --runs "$RUNS" --build "$BUILD"
