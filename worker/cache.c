@@ -64,7 +64,7 @@ static void fill(kd_cache *c, size_t sample)
 static void *look_ahead(void *arg)
 {
     kd_cache *c = arg;
-    setpriority(PRIO_PROCESS, 0, 5); /* computing goes first */
+    setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) + 5); /* computing goes first */
     pthread_mutex_lock(&c->mu);
     while (!c->leaving) {
         if (c->next_wish < c->n_wishes)

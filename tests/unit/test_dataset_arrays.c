@@ -67,7 +67,7 @@ static void test_arrays_cifar10(void **state)
     f->cfg.val_share = 0;
     /* The same pixels in two splits. */
     put_cifar(f, "c/test_batch.bin", 1, 2, 20);
-    open_bad(f, KD_EDATA,
+    open_bad(f, KD_EEXIST,
              "data_batch_1.bin#0 (train) and test_batch.bin#0 (val), and 2 such pair(s) in all");
     /* Named files; one is the usual name. */
     put_cifar(f, "c/mine", 1, 1, 77);
