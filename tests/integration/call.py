@@ -83,4 +83,5 @@ def main():
                                     including_default_value_fields=True))
 
 
-main()
+if __name__ == "__main__":
+    main()
