@@ -32,7 +32,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 # The order of the table. Files that are not named here come last.
 order=(teacher scratch kd weighted weighted-equal mse deeper-mse augmentation unlabelled temperature-sweep
-    regularised baseline-mobilenet baseline-efficientnet)
+    regularised function-matching baseline-mobilenet baseline-efficientnet)
 for file in "$here"/*.yaml; do
     name=$(basename "$file" .yaml)
     [[ " ${order[*]} " == *" $name "* ]] || order+=("$name")
