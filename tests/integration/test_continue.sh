@@ -17,6 +17,9 @@ all_digests() { # last and best ones
     digests "$1"
     for s in distill scratch; do stage_field "$1" "$s" best_digest; done
 }
+images() { # of result.json
+    call Get "{\"job\": \"$1\"}" | pick 'd["result"]' | pick 'd["images"]'
+}
 evaluations() { # of a stage: epoch, step, correct, agreement, loss
     call Get "{\"job\": \"$1\"}" | pick "[(e['epoch'], e['step'], e['val_correct'], e['val_agree'], e['train_loss'], e['best']) for s in d['stages'] if s['name'] == '$2' for e in s['epochs']]"
 }
@@ -91,6 +94,8 @@ pick 'd["notes"]' <"$DIR/reply" | says 'without early stopping' || fail "no note
 job=$(pick 'd["job"]' <"$DIR/reply")
 distill wait "$job" --timeout 10m >/dev/null
 [ "$(stage_field "$job" distill digest)" = "$(stage_field "$long" distill digest)" ] || fail "2 epochs stopped early + 2 are not 4"
+# 90 an epoch: of the teacher one, of the student two instead of six, of the twin one; then none but the student's.
+[ "$(images "$early") $(images "$job")" = "360 360" ] || fail "images: $(images "$early"), $(images "$job")"
 
 note "a twin that was ended early goes on too, though it has as many epochs then as it was given"
 early=$(distill submit "$DIR/job.yaml" --set distill.epochs=4 --set scratch.epochs=4 --set 'scratch.early_stop={patience: 1, min_delta: 0.9}' -q)
