@@ -174,7 +174,9 @@ void kd_result_export(kd_daemon *d, kd_job_record *j, uint32_t stage)
         if (!kd_stage_artefact_name(s->kind) || !s->info)
             continue;
         const char *name = s->kind == KD_STAGE_DISTILL ? "student" : kd_stage_name(s->kind);
-        info = s->info;
+        /* The twin has no pictures without classes. */
+        if (!info || s->kind == KD_STAGE_DISTILL)
+            info = s->info;
         images += images_of(s);
         json_object_set_new(result, name, describe(d, j, (uint32_t)i, name, evaluation));
         if (s->kind == KD_STAGE_DISTILL)
