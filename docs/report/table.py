@@ -61,7 +61,7 @@ def row(name, result, job, theirs):
     twin = result.get("scratch")
     cells = [name, f"{student['model']}, {student['parameters']:,}", last, best,
              share(twin["correct"], twin["samples"]) if twin else "", difference(result), theirs,
-             f"{job['data']['labelled']['size']}, {job['distill']['epochs']} epochs, "
+             f"{job['student']['size']}, {job['distill']['epochs']} epochs, "
              f"{result['seconds'] / 60:.1f} min", student["digest"][:12]]
     return "| " + " | ".join(cells) + " |"
 
@@ -71,7 +71,7 @@ def main():
         sys.exit(__doc__)
     results, names, theirs = sys.argv[1], sys.argv[2:], report_figures()
     print("| experiment | network, parameters | ours, last epoch | ours, best epoch | twin from scratch | "
-          "student minus twin | the report, last / best (pictures) | pixels, epochs, time | digest |")
+          "student minus twin | the report, last / best (pictures) | pixels it sees, epochs, time | digest |")
     print("|" + "---|" * 9)
     pictures = set()
     for name in names:
