@@ -23,6 +23,7 @@ chmod -R a-w "$DIR/data"
 
 export DISTILL_DATA=$DIR/data
 report=(bash docs/report/run.sh --build "$BUILD" --out "$DIR/out" --size 64 --set distill.epochs=1
+    --set distill.optimizer.warmup=0
     --set data.labelled.max_train=32)
 again() { "${report[@]}" >"$DIR/again.txt" 2>"$DIR/again.log"; }
 note "stopped in the middle"
