@@ -38,10 +38,10 @@ static inline void kd_golden_vector(const kd_graph *g, uint64_t seed, float *vec
     }
 }
 
-/* Keeps the inputs of each ReLU6 away from its corners in a training step, where a batch norm before
- * it makes values of deviation 1: most channels stay between 0 and 6, an eighth below and an eighth
- * above. Without this some of a million values always lie so close to a corner that rounding decides
- * their derivative. */
+/* Keeps the inputs of each ReLU6 away from its corners in a training step, where a batch norm
+ * before it makes values of deviation 1: most channels stay between 0 and 6, an eighth below and an
+ * eighth above. Without this some of a million values always lie so close to a corner that rounding
+ * decides their derivative. */
 static inline void kd_golden_apart(const kd_graph *g, uint64_t seed, float *vector)
 {
     for (int i = 0; i < g->n_nodes; i++) {

@@ -358,7 +358,8 @@ static void test_splits_leakage_unlabelled(void **state)
     put_picture(f, "more/1.png", 10); /* ant/0, which is trained on: no harm */
     put_picture(f, "more/2.png", 200);
     f->cfg.unlabelled_path = "more";
-    open_bad(f, KD_EEXIST, "pics/bee/1.png (val) and 0.png (unlabelled), and 1 such pair(s) in all");
+    open_bad(f, KD_EEXIST,
+             "pics/bee/1.png (val) and 0.png (unlabelled), and 1 such pair(s) in all");
     f->cfg.leakage = KD_DATA_MOVE;
     kd_data *d = open_good(f);
     assert_names(d, KD_SPLIT_UNLABELLED, "1.png 2.png");
