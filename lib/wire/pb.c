@@ -1,5 +1,7 @@
 #include "wire/pb.h"
 
+#include "kd/text.h"
+
 #include <stdlib.h>
 
 kd_pb_cursor kd_pb_cursor_of(const void *bytes, size_t len)
@@ -80,24 +82,9 @@ unsigned kd_pb_wire_type(ProtobufCType t)
 
 bool kd_pb_text(const uint8_t *p, size_t n)
 {
-    for (size_t i = 0; i < n;) {
-        uint8_t b = p[i];
-        size_t more = b < 0x80                ? 0
-                      : b >= 0xc2 && b < 0xe0 ? 1
-                      : b >= 0xe0 && b < 0xf0 ? 2
-                      : b >= 0xf0 && b < 0xf5 ? 3
-                                              : 9;
-        if (b == 0 || more > n - i - 1)
+    for (size_t i = 0, bytes; i < n; i += bytes)
+        if ((bytes = kd_utf8_char(p + i, n - i)) == 0)
             return false;
-        for (size_t k = 1; k <= more; k++)
-            if ((p[i + k] & 0xc0) != 0x80)
-                return false;
-        /* Overlong forms, surrogates and what lies above U+10FFFF. */
-        if ((b == 0xe0 && p[i + 1] < 0xa0) || (b == 0xed && p[i + 1] > 0x9f) ||
-            (b == 0xf0 && p[i + 1] < 0x90) || (b == 0xf4 && p[i + 1] > 0x8f))
-            return false;
-        i += more + 1;
-    }
     return true;
 }
 
