@@ -72,7 +72,7 @@ static bool should_stop(const kd_job_record *j, const kd_stage_record *s, uint32
 static void fill_terms(const kd_stage_record *s, kd_epoch_row *row)
 {
     double all = 0;
-    row->n_terms = (uint32_t)KD_MIN(s->info->n_terms, (size_t)KD_EPOCH_TERMS);
+    row->n_terms = (uint32_t)KD_MIN(s->info->n_terms, (size_t)KD_MAX_EPOCH_TERMS);
     for (uint32_t i = 0; i < row->n_terms; i++)
         all += s->sums.terms[2 * i + 1];
     for (uint32_t i = 0; i < row->n_terms; i++) {

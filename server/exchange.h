@@ -17,6 +17,7 @@
 
 #include "core.h"
 #include "rpc/rpc.h"
+#include "wire/limits.h"
 
 #include "distill.pb-c.h"
 
@@ -29,7 +30,7 @@ typedef struct kd_exchange_config {
     uint64_t eval_steps, last_version;
     uint64_t checkpoint_every; /* steps; evaluated versions are always saved */
     uint32_t val_samples, eval_unit;
-    uint32_t n_terms;        /* doubles of NodeChunk.terms, at most KD_EXCHANGE_TERMS */
+    uint32_t n_terms;        /* doubles of NodeChunk.terms, at most KD_TERM_SUMS */
     bool average;            /* the last state vector is what is evaluated: keep it for that */
     double clip_norm;        /* 0 = sums leave as they become whole */
     uint32_t batch, columns; /* a batch-coupled loss gathers [batch][columns] floats; 0 = none */
@@ -39,8 +40,6 @@ typedef struct kd_exchange_config {
     } * trained;
     size_t n_trained;
 } kd_exchange_config;
-#define KD_EXCHANGE_TERMS 16
-#define KD_EVAL_COLUMNS 5 /* of GatherChunk: class, true class, loss, teacher's class, KL */
 
 /* A version ready to be written: owner frees both. vector [vector_floats]; state
  * [state_vectors][vector_floats], NULL without state vectors. */
@@ -53,7 +52,7 @@ typedef struct kd_exchange_snapshot {
 
 typedef struct kd_exchange_totals {
     double loss, correct, samples; /* sums over the step's real samples */
-    double terms[KD_EXCHANGE_TERMS];
+    double terms[KD_TERM_SUMS];
 } kd_exchange_totals;
 
 typedef struct kd_exchange_events {

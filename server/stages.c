@@ -13,8 +13,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-_Static_assert(2 * KD_EPOCH_TERMS == KD_EXCHANGE_TERMS, "stored as they are summed");
-
 #define MAX_VAL_SAMPLES (10u << 20) /* as many as a worker's data may have, all splits together */
 #define MAX_TREE_NODES (1u << 21)   /* 100 MB of book-keeping */
 
@@ -62,7 +60,7 @@ static int check_info(const kd_stage_record *s, const Distill__V1__StageInfo *i,
               i->train_samples <= UINT32_MAX && i->val_samples > 0 &&
               i->val_samples <= MAX_VAL_SAMPLES && i->epochs <= 10000 &&
               i->optimizer_vectors <= KD_MAX_STATE_VECTORS && i->epoch_samples <= UINT32_MAX &&
-              2 * i->n_terms <= KD_EXCHANGE_TERMS && i->clip_norm >= 0 && i->clip_norm < 1e30 &&
+              2 * i->n_terms <= KD_TERM_SUMS && i->clip_norm >= 0 && i->clip_norm < 1e30 &&
               (!i->average || i->optimizer_vectors > 0) &&
               (uint64_t)i->batch * i->value_columns * sizeof(float) <= KD_MAX_PAYLOAD_BYTES;
     /* The reduction tree has a node for each slot and chunk, twice. */

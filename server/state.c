@@ -354,11 +354,12 @@ static int read_stages(kd_state *s, kd_job_id id, kd_stage_row *stages, int *n, 
 }
 
 /* Doubles as they lie in memory; a length that fits no row of ours is left out. */
-static void read_doubles(sqlite3_stmt *st, int column, double out[KD_EPOCH_TERMS], uint32_t *n)
+static void read_doubles(sqlite3_stmt *st, int column, double out[KD_MAX_EPOCH_TERMS], uint32_t *n)
 {
     size_t len = (size_t)sqlite3_column_bytes(st, column);
-    *n =
-        len % sizeof *out || len > KD_EPOCH_TERMS * sizeof *out ? 0 : (uint32_t)(len / sizeof *out);
+    *n = len % sizeof *out || len > KD_MAX_EPOCH_TERMS * sizeof *out
+             ? 0
+             : (uint32_t)(len / sizeof *out);
     if (*n)
         memcpy(out, sqlite3_column_blob(st, column), len);
 }
@@ -465,7 +466,7 @@ int kd_state_set_stage(kd_state *s, kd_job_id id, uint32_t stage, const kd_stage
 
 int kd_state_add_epoch(kd_state *s, kd_job_id id, const kd_epoch_row *r, kd_diag *diag)
 {
-    size_t bytes = KD_MIN(r->n_terms, (uint32_t)KD_EPOCH_TERMS) * sizeof r->shares[0];
+    size_t bytes = KD_MIN(r->n_terms, (uint32_t)KD_MAX_EPOCH_TERMS) * sizeof r->shares[0];
     return kd_sql_run(&s->sql, NULL, diag,
                       "INSERT OR REPLACE INTO evaluations(job, stage, epoch, step, train_loss,"
                       " train_accuracy, val_loss, val_correct, val_samples, val_agree, val_kl,"

@@ -13,6 +13,7 @@
 
 #include "core.h"
 #include "store/sql.h"
+#include "wire/limits.h"
 
 #define KD_ID_TEXT 13 /* 12 hex digits and NUL */
 
@@ -55,7 +56,6 @@ typedef struct kd_job_row {
 } kd_job_row;
 void kd_job_row_clear(kd_job_row *row);
 
-#define KD_EPOCH_TERMS 8
 typedef struct kd_stage_row {
     char name[16];
     bool done;
@@ -67,9 +67,9 @@ typedef struct kd_stage_row {
     uint64_t teacher_forwards, bank_hits;
     /* training sums of the running epoch at the manifest's version */
     double loss, correct, samples;
-    double term_sums[2 * KD_EPOCH_TERMS]; /* as NodeChunk.terms */
-    char best_digest[33];                 /* of the best version's parameters; "" = none yet */
-    uint64_t best_version;                /* 0 = none yet */
+    double term_sums[KD_TERM_SUMS]; /* as NodeChunk.terms */
+    char best_digest[33];           /* of the best version's parameters; "" = none yet */
+    uint64_t best_version;          /* 0 = none yet */
     uint32_t best_epoch;
     uint64_t stopped_early; /* step at which early stopping ended it, 0 = it did not */
     double teacher_seconds; /* spent in teacher_forwards */
@@ -92,7 +92,7 @@ typedef struct kd_epoch_row {
     double learning_rate;
     bool best; /* by validation so far */
     uint32_t n_terms;
-    double shares[KD_EPOCH_TERMS], term_losses[KD_EPOCH_TERMS];
+    double shares[KD_MAX_EPOCH_TERMS], term_losses[KD_MAX_EPOCH_TERMS];
 } kd_epoch_row;
 
 typedef struct kd_file_row {

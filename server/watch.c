@@ -2,6 +2,7 @@
 #include "daemon.h"
 
 #include "kd/log.h"
+#include "kd/text.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -141,18 +142,6 @@ void kd_watch_tick(kd_daemon *d, kd_time_ms now)
     }
 }
 
-/* A text that was cut may end in a part of a character, which no client would take. */
-static void trim_character(char *text)
-{
-    size_t n = strlen(text), at = n;
-    while (at > 0 && n - at < 4 && ((unsigned char)text[at - 1] & 0xc0) == 0x80)
-        at--;
-    unsigned char lead = at > 0 ? (unsigned char)text[at - 1] : 0;
-    size_t want = lead >= 0xf0 ? 3 : lead >= 0xe0 ? 2 : lead >= 0xc0 ? 1 : 0;
-    if (at > 0 && want != n - at)
-        text[want > n - at ? at - 1 : n] = '\0';
-}
-
 void kd_watch_event(kd_daemon *d, kd_job_record *j, const char *kind, const char *worker,
                     const char *data, const char *fmt, ...)
 {
@@ -161,7 +150,7 @@ void kd_watch_event(kd_daemon *d, kd_job_record *j, const char *kind, const char
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    trim_character(text);
+    kd_utf8_mend(text); /* a cut may have split a character, which no client would take */
     kd_event_row row = {.state = j->row.state, .text = text, .data = (char *)data};
     snprintf(row.kind, sizeof row.kind, "%s", kind);
     snprintf(row.worker, sizeof row.worker, "%s", worker);

@@ -17,6 +17,7 @@
 #include "engine/plan.h"
 #include "exchange.h"
 #include "job/job.h"
+#include "wire/limits.h"
 
 /* What stays the same for all stages of a job on this worker. */
 typedef struct kd_session {
@@ -126,7 +127,6 @@ int kd_stage_couple(kd_stage *s, const float *values, const double **out_stats,
                     kd_diag *diag) KD_MUST_CHECK;
 /* [thread] Rows of validation unit `unit` as GatherChunk has them; returns the
  * number of samples. teacher gives a sample's teacher logits, NULL if there are none. */
-#define KD_EVAL_COLUMNS 5
 typedef const float *(*kd_stage_teacher_row)(void *arg, uint32_t sample);
 int kd_stage_eval(kd_stage *s, int thread, uint32_t unit, const float *vector, uint64_t tag,
                   kd_stage_teacher_row teacher, void *arg, float *rows, kd_diag *diag);

@@ -101,7 +101,7 @@ static kd_tree_sums add_sums(const kd_tree_sums *a, const kd_tree_sums *b)
     kd_tree_sums s = {.loss = a->loss + b->loss,
                       .correct = a->correct + b->correct,
                       .samples = a->samples + b->samples};
-    for (int i = 0; i < KD_TREE_TERMS; i++)
+    for (int i = 0; i < KD_TERM_SUMS; i++)
         s.terms[i] = a->terms[i] + b->terms[i];
     return s;
 }

@@ -10,6 +10,7 @@
 #define KD_WORKER_TREE_H
 
 #include "kd/err.h"
+#include "wire/limits.h"
 
 #include <pthread.h>
 
@@ -19,10 +20,9 @@ int kd_tree_cover(uint32_t slots, uint32_t first, uint32_t count, uint32_t out[6
 
 /* What travels with a gradient: sums over a node's real samples, added in the same tree. terms:
  * value and pull of each of the loss's terms in turn, the rest 0. */
-#define KD_TREE_TERMS 16
 typedef struct kd_tree_sums {
     double loss, correct, samples;
-    double terms[KD_TREE_TERMS];
+    double terms[KD_TERM_SUMS];
 } kd_tree_sums;
 
 /* Adds up one step's gradients. Threads: any may add; buffers come from a pool

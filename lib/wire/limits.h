@@ -24,7 +24,10 @@
 #define KD_MAX_SLOTS 1024u
 #define KD_MAX_VECTOR_FLOATS (1ull << 28) /* 1 GiB of parameters */
 #define KD_MAX_CLASSES 65536u
-#define KD_EVAL_UNIT 32u /* samples of one evaluation unit */
+#define KD_MAX_EPOCH_TERMS 8                  /* terms of a loss whose sums an epoch stores */
+#define KD_TERM_SUMS (2 * KD_MAX_EPOCH_TERMS) /* NodeChunk.terms: value and pull of each */
+#define KD_EVAL_COLUMNS 5 /* of GatherChunk: class, true class, loss, teacher's class, KL */
+#define KD_EVAL_UNIT 32u  /* samples of one evaluation unit */
 
 /* One pair for both ends: the client pings less often than the server allows. */
 #define KD_KEEPALIVE_MS 10000

@@ -16,7 +16,7 @@ static void fill(float *g, kd_tree_sums *s, uint32_t slot)
     for (int i = 0; i < FLOATS; i++)
         g[i] = (float)(kd_rng_normal(&r) * (i % 3 ? 1e-6 : 1e4));
     *s = (kd_tree_sums){.loss = kd_rng_normal(&r), .correct = (double)(slot % 3), .samples = 1};
-    for (int i = 0; i < KD_TREE_TERMS; i++)
+    for (int i = 0; i < KD_TERM_SUMS; i++)
         s->terms[i] = kd_rng_normal(&r);
 }
 
