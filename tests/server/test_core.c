@@ -469,6 +469,51 @@ static const char *reason_of(const struct sim *s, int job)
     return v.reason;
 }
 
+/* Lets the only member begin a generation, and then say that it cannot go on. */
+static void begin_and_stall(struct sim *s)
+{
+    struct sim_member *m = &s->members[0];
+    for (int i = 0; i < 1000 && m->state != SIM_BEGUN; i++) {
+        s->now += 1000;
+        feed(s, &(kd_event){.kind = KD_EV_TICK});
+        if (m->state != SIM_BEGUN)
+            act(s);
+    }
+    assert_true(m->state == SIM_BEGUN);
+    feed(s, &(kd_event){.kind = KD_EV_STALLED,
+                        .member = m->id,
+                        .job = m->job,
+                        .stage = m->stage,
+                        .generation = m->begin.generation,
+                        .text = "a push was lost"});
+}
+
+static void test_core_stalls_without_a_commit_fail_the_job(void **state)
+{
+    (void)state;
+    enum { STALLS = 5 };
+    for (int commit = 0; commit < 2; commit++) {
+        struct sim s;
+        start(&s, 8);
+        submit(&s, 1, 1, 4);
+        join(&s);
+        for (int i = 0; i < STALLS - 1; i++)
+            begin_and_stall(&s);
+        assert_true(s.jobs[0].state == KD_RUN_RUNNING);
+        /* One step that is committed shows that the job can go on: the count starts again. */
+        for (int i = 0; commit && i < 1000 && s.jobs[0].version < 2; i++) {
+            s.now += 1000;
+            act(&s);
+        }
+        assert_true(s.jobs[0].version == (commit ? 2 : 1));
+        begin_and_stall(&s);
+        assert_true(s.jobs[0].state == (commit ? KD_RUN_RUNNING : KD_RUN_FAILED));
+        if (!commit)
+            assert_non_null(strstr(reason_of(&s, 0), "a push was lost"));
+        kd_core_free(s.core);
+    }
+}
+
 static void test_core_held_stage_waits_and_is_taken(void **state)
 {
     (void)state;
@@ -621,6 +666,7 @@ int main(void)
         cmocka_unit_test(test_core_runs_jobs_in_order_of_submission),
         cmocka_unit_test(test_core_problem_of_one_worker_excludes_it),
         cmocka_unit_test(test_core_problem_of_the_job_fails_it),
+        cmocka_unit_test(test_core_stalls_without_a_commit_fail_the_job),
         cmocka_unit_test(test_core_held_stage_waits_and_is_taken),
         cmocka_unit_test(test_core_held_stage_runs_when_it_is_held_no_more),
         cmocka_unit_test(test_core_running_job_gives_its_workers_up_at_a_held_stage),
