@@ -23,7 +23,7 @@ struct checkpoint {
     char path[4096];
     char digest[33];
     uint64_t size;
-    kd_exchange_totals sums;
+    kd_step_totals sums;
     kd_diag diag;
     int rc;
 };

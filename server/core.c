@@ -1,4 +1,4 @@
-#include "core.h"
+#include "core_internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,57 +7,20 @@
 /* A member that prepares may be this much later than the first one that was ready; after that the
  * stage begins without it and takes it in at a checkpoint. */
 #define LATE_MS 20000
-/* Generations in a row that ended because a member could not go on, without a step between them:
+/* Members that said one after another that they could not go on, without a step between them:
  * what stops the next one is no accident. */
 #define MAX_STALLS 5
 
-enum member_state { IDLE, PREPARING, READY, WORKING };
-
-struct member {
-    kd_member_id id;
-    enum member_state state;
-    kd_job_id job;      /* 0 = none */
-    kd_job_id *refused; /* jobs that this worker cannot serve */
-    size_t n_refused;
-};
-
-struct stage {
-    kd_core_stage_setup s;
-    bool committed_last; /* version last_version is whole */
-    bool saved_last;     /* and durable: a network that is only loaded starts at its last version */
-    uint64_t pending_manifest; /* saved, but an evaluation before it is still open; 0 = none */
-};
-
-struct job {
-    kd_job_id id;
-    enum kd_run_state state;
-    uint32_t min_workers, max_workers, n_stages, stage;
-    struct stage stages[KD_CORE_STAGES];
-    bool open; /* a generation is running */
-    bool export_running;
-    bool join_requested; /* a checkpoint was asked for, to take members in */
-    uint64_t generation;
-    uint32_t stalls;        /* since the last step that was committed */
-    kd_time_ms first_ready; /* of the stage's preparation; 0 = nobody yet */
-    char reason[KD_CORE_TEXT];
-    char problem[KD_CORE_TEXT]; /* why the last worker could not serve it */
-};
-
-struct kd_core {
-    uint64_t epoch, counter;
-    struct member *members; /* in order of joining */
-    size_t n_members;
-    struct job *jobs; /* in order of submission */
-    size_t n_jobs;
-};
+static const char g_paused[] = "paused; distill resume lets it go on";
 
 void kd_actions_clear(kd_actions *a)
 {
     free(a->items);
+    free(a->ranges);
     *a = (kd_actions){0};
 }
 
-static kd_action *act(kd_actions *out, enum kd_action_kind kind, kd_job_id job, uint32_t stage)
+kd_action *kd_core_act(kd_actions *out, enum kd_action_kind kind, kd_job_id job, uint32_t stage)
 {
     if (out->count == out->cap) {
         size_t cap = out->cap ? out->cap * 2 : 16;
@@ -71,11 +34,10 @@ static kd_action *act(kd_actions *out, enum kd_action_kind kind, kd_job_id job, 
     return a;
 }
 
-KD_PRINTF(5, 6)
-static void note(kd_actions *out, kd_job_id job, kd_member_id member, const char *word,
-                 const char *fmt, ...)
+void kd_core_note(kd_actions *out, kd_job_id job, kd_member_id member, const char *word,
+                  const char *fmt, ...)
 {
-    kd_action *a = act(out, KD_ACT_NOTE, job, 0);
+    kd_action *a = kd_core_act(out, KD_ACT_NOTE, job, 0);
     a->member = member;
     a->word = word;
     va_list ap;
@@ -97,6 +59,8 @@ void kd_core_free(kd_core *c)
         return;
     for (size_t i = 0; i < c->n_members; i++)
         free(c->members[i].refused);
+    for (size_t i = 0; i < c->n_jobs; i++)
+        kd_step_free(&c->jobs[i]);
     free(c->members);
     free(c->jobs);
     free(c);
@@ -110,7 +74,7 @@ static struct job *find_job(const kd_core *c, kd_job_id id)
     return NULL;
 }
 
-static struct member *find_member(const kd_core *c, kd_member_id id)
+struct member *kd_core_member(const kd_core *c, kd_member_id id)
 {
     for (size_t i = 0; i < c->n_members; i++)
         if (c->members[i].id == id)
@@ -134,11 +98,17 @@ static void refuse(struct member *m, kd_job_id job)
     m->refused[m->n_refused++] = job;
 }
 
+/* Whether it may be given to the job at all. */
+static bool usable(const struct member *m, kd_job_id job)
+{
+    return !m->drain && !m->quarantined && !refused(m, job);
+}
+
 static size_t count_members(const kd_core *c, kd_job_id job, enum member_state least)
 {
     size_t n = 0;
     for (size_t i = 0; i < c->n_members; i++)
-        n += c->members[i].job == job && c->members[i].state >= least;
+        n += c->members[i].job == job && c->members[i].state >= least && !c->members[i].leaving;
     return n;
 }
 
@@ -157,7 +127,7 @@ static const char *held(const struct job *j)
 }
 
 /* Slots and chunks bound how many members can have work at once. */
-static size_t most_members(const struct job *j)
+size_t kd_core_most_members(const struct job *j)
 {
     const kd_core_stage_setup *s = &j->stages[j->stage].s;
     size_t most = j->max_workers;
@@ -166,52 +136,45 @@ static size_t most_members(const struct job *j)
     return KD_MAX(most, (size_t)1);
 }
 
-static void set_state(struct job *j, enum kd_run_state state, const char *reason, kd_actions *out)
+void kd_core_set_state(struct job *j, enum kd_run_state state, const char *reason, kd_actions *out)
 {
     if (j->state == state && strcmp(j->reason, reason) == 0)
         return;
     j->state = state;
     snprintf(j->reason, sizeof j->reason, "%s", reason);
-    kd_action *a = act(out, KD_ACT_STATE, j->id, j->stage);
+    kd_action *a = kd_core_act(out, KD_ACT_STATE, j->id, j->stage);
     a->state = state;
     memcpy(a->text, j->reason, sizeof a->text);
 }
 
-static void close_generation(struct job *j, kd_actions *out)
+void kd_core_release(struct member *m, const char *why, kd_actions *out)
 {
-    if (j->open)
-        act(out, KD_ACT_CLOSE, j->id, j->stage);
-    j->open = false;
-    j->join_requested = false;
-}
-
-static void release(struct member *m, const char *why, kd_actions *out)
-{
-    kd_action *a = act(out, KD_ACT_RELEASE, m->job, 0);
+    kd_action *a = kd_core_act(out, KD_ACT_RELEASE, m->job, 0);
     a->member = m->id;
     snprintf(a->text, sizeof a->text, "%s", why);
     m->job = 0;
     m->state = IDLE;
+    m->leaving = false;
 }
 
 static void finish_job(kd_core *c, struct job *j, enum kd_run_state state, const char *reason,
                        kd_actions *out)
 {
-    close_generation(j, out);
+    kd_step_close(j, out);
     for (size_t i = 0; i < c->n_members; i++)
         if (c->members[i].job == j->id)
-            release(&c->members[i], reason[0] ? reason : "the job is over", out);
-    set_state(j, state, reason, out);
+            kd_core_release(&c->members[i], reason[0] ? reason : "the job is over", out);
+    kd_core_set_state(j, state, reason, out);
 }
 
 static void prepare(struct member *m, struct job *j, kd_actions *out)
 {
     m->job = j->id;
     m->state = PREPARING;
-    act(out, KD_ACT_PREPARE, j->id, j->stage)->member = m->id;
+    kd_core_act(out, KD_ACT_PREPARE, j->id, j->stage)->member = m->id;
 }
 
-static bool border(const kd_core_stage_info *info, uint64_t version)
+bool kd_core_border(const kd_core_stage_info *info, uint64_t version)
 {
     if (version == info->last_version)
         return true;
@@ -228,62 +191,14 @@ static uint64_t border_before(const kd_core_stage_info *info, uint64_t version)
 
 static void stage_check(kd_core *c, struct job *j, kd_actions *out);
 
-static void begin(kd_core *c, struct job *j, kd_actions *out)
-{
-    struct stage *st = &j->stages[j->stage];
-    const kd_core_stage_info *info = &st->s.info;
-    close_generation(j, out);
-    uint32_t members = 0;
-    size_t most = most_members(j);
-    for (size_t i = 0; i < c->n_members; i++) {
-        struct member *m = &c->members[i];
-        if (m->job != j->id || m->state < READY)
-            continue;
-        if (members == most) {
-            release(m, "the stage has no work for another worker", out);
-            continue;
-        }
-        m->state = WORKING;
-        members++;
-    }
-    j->generation = c->epoch << 32 | ++c->counter;
-    j->open = true;
-    j->first_ready = 0;
-    st->pending_manifest = 0;
-    kd_begin b = {.generation = j->generation,
-                  .version = st->s.manifest,
-                  .last_version = info->last_version,
-                  .members = members};
-    b.evaluate_first = border(info, b.version) && st->s.evaluated < b.version;
-    st->committed_last = b.version == info->last_version;
-    st->saved_last = st->committed_last && b.version > 1;
-    act(out, KD_ACT_OPEN, j->id, j->stage)->begin = b;
-    for (size_t i = 0; i < c->n_members; i++) {
-        struct member *m = &c->members[i];
-        if (m->job != j->id || m->state != WORKING)
-            continue;
-        uint32_t r = b.rank;
-        b.slot_first = (uint32_t)((uint64_t)info->slots * r / members);
-        b.slot_count = (uint32_t)((uint64_t)info->slots * (r + 1) / members) - b.slot_first;
-        b.chunk_first = (uint32_t)((uint64_t)info->chunks * r / members);
-        b.chunk_count = (uint32_t)((uint64_t)info->chunks * (r + 1) / members) - b.chunk_first;
-        kd_action *a = act(out, KD_ACT_BEGIN, j->id, j->stage);
-        a->member = m->id;
-        a->begin = b;
-        b.rank++;
-    }
-    set_state(j, KD_RUN_RUNNING, "", out);
-    /* A restart may find everything done but the stage's end. */
-    stage_check(c, j, out);
-}
-
 static void enter_stage(kd_core *c, struct job *j, kd_actions *out);
+static void yield_now(kd_core *c, struct job *j, kd_actions *out);
 
 static void stage_done(kd_core *c, struct job *j, kd_actions *out)
 {
-    close_generation(j, out);
+    kd_step_close(j, out);
     j->stages[j->stage].s.done = true;
-    act(out, KD_ACT_STAGE_DONE, j->id, j->stage);
+    kd_core_act(out, KD_ACT_STAGE_DONE, j->id, j->stage);
     j->stage++;
     enter_stage(c, j, out);
 }
@@ -306,18 +221,22 @@ static void enter_stage(kd_core *c, struct job *j, kd_actions *out)
     if (j->stages[j->stage].s.kind == KD_CORE_EXPORT) {
         for (size_t i = 0; i < c->n_members; i++)
             if (c->members[i].job == j->id)
-                release(&c->members[i], "training is over", out);
+                kd_core_release(&c->members[i], "training is over", out);
         if (!j->export_running)
-            act(out, KD_ACT_EXPORT, j->id, j->stage);
+            kd_core_act(out, KD_ACT_EXPORT, j->id, j->stage);
         j->export_running = true;
-        set_state(j, KD_RUN_RUNNING, "", out);
+        kd_core_set_state(j, KD_RUN_RUNNING, "", out);
+        return;
+    }
+    if (j->paused) {
+        yield_now(c, j, out);
         return;
     }
     for (size_t i = 0; i < c->n_members; i++) {
         if (c->members[i].job != j->id)
             continue;
         if (held(j)[0])
-            release(&c->members[i], held(j), out);
+            kd_core_release(&c->members[i], held(j), out);
         else
             prepare(&c->members[i], j, out);
     }
@@ -343,22 +262,75 @@ static void settle_manifest(kd_core *c, struct job *j, kd_actions *out)
     st->s.manifest = st->pending_manifest;
     st->saved_last = st->s.manifest == st->s.info.last_version;
     st->pending_manifest = 0;
-    act(out, KD_ACT_MANIFEST, j->id, j->stage)->version = st->s.manifest;
+    kd_core_act(out, KD_ACT_MANIFEST, j->id, j->stage)->version = st->s.manifest;
     bool waiting = count_in_state(c, j->id, READY) > 0;
-    if (waiting && j->open && st->s.manifest < st->s.info.last_version) {
-        note(out, j->id, 0, "worker", "taking in %zu more worker(s) at step %llu",
-             count_in_state(c, j->id, READY), (unsigned long long)st->s.manifest - 1);
-        begin(c, j, out);
-        return;
-    }
+    if (waiting && j->open && st->s.manifest < st->s.info.last_version)
+        kd_step_reshape(j, out);
     j->join_requested = false;
     stage_check(c, j, out);
 }
 
-/* Begins a stage whose members are ready, or says what it waits for. */
+static void on_gone(kd_core *c, struct member *m, const char *why, bool lost, kd_actions *out)
+{
+    struct job *j = m->job ? find_job(c, m->job) : NULL;
+    bool worked = m->state == WORKING;
+    if (j && lost)
+        kd_core_note(out, j->id, m->id, "worker", "worker lost: %s", why);
+    if (lost) {
+        free(m->refused);
+        size_t at = (size_t)(m - c->members);
+        memmove(m, m + 1, (c->n_members - at - 1) * sizeof *m);
+        c->n_members--;
+    } else {
+        kd_core_release(m, why, out);
+    }
+    if (!j || j->state != KD_RUN_RUNNING || !worked || !j->open)
+        return; /* in a stage that measures, try_begin asks another member */
+    if (count_members(c, j->id, READY) < KD_MAX(j->min_workers, 1u)) {
+        /* What is there stays as it is until there are enough again. */
+        j->short_handed = true;
+        return;
+    }
+    kd_core_note(out, j->id, 0, "worker", "going on with %zu worker(s)",
+                 count_members(c, j->id, READY));
+    kd_step_reshape(j, out);
+}
+
+static void wait_for_workers(kd_core *c, struct job *j, size_t have, size_t need, kd_actions *out)
+{
+    char text[KD_CORE_TEXT];
+    size_t fit = 0;
+    for (size_t i = 0; i < c->n_members; i++)
+        fit += usable(&c->members[i], j->id);
+    if (fit < need && j->problem[0])
+        snprintf(text, sizeof text, "no worker can serve it: %.300s", j->problem);
+    else
+        snprintf(text, sizeof text, "waiting for workers: %zu of at least %zu", have, need);
+    kd_core_set_state(j, KD_RUN_RUNNING, text, out);
+}
+
+/* Asks one of the members to measure. */
+static void try_measure(kd_core *c, struct job *j, kd_actions *out)
+{
+    bool asked = false;
+    for (size_t i = 0; i < c->n_members; i++) {
+        struct member *m = &c->members[i];
+        if (m->job != j->id || m->state == IDLE)
+            continue;
+        asked |= m->state == WORKING;
+        if (m->state == READY && !asked) {
+            m->state = WORKING;
+            kd_core_act(out, KD_ACT_MEASURE, j->id, j->stage)->member = m->id;
+            asked = true;
+        }
+    }
+}
+
+/* Begins a stage whose members are ready, or goes on with one that was short of them; says what it
+ * waits for. */
 static void try_begin(kd_core *c, struct job *j, kd_time_ms now, kd_actions *out)
 {
-    if (j->state != KD_RUN_RUNNING || j->open || j->stage >= j->n_stages)
+    if (j->state != KD_RUN_RUNNING || j->stage >= j->n_stages || (j->open && !j->short_handed))
         return;
     struct stage *st = &j->stages[j->stage];
     if (st->s.kind == KD_CORE_EXPORT || st->s.held[0])
@@ -366,95 +338,193 @@ static void try_begin(kd_core *c, struct job *j, kd_time_ms now, kd_actions *out
     size_t ready = count_members(c, j->id, READY), preparing = count_in_state(c, j->id, PREPARING);
     size_t need = st->s.kind == KD_CORE_MEASURE ? 1 : j->min_workers;
     if (ready + preparing < need) {
-        char text[KD_CORE_TEXT];
-        size_t fit = 0;
-        for (size_t i = 0; i < c->n_members; i++)
-            fit += !refused(&c->members[i], j->id);
-        if (fit < need && j->problem[0])
-            snprintf(text, sizeof text, "no worker can serve it: %.300s", j->problem);
-        else
-            snprintf(text, sizeof text, "waiting for workers: %zu of at least %zu",
-                     ready + preparing, need);
-        set_state(j, KD_RUN_RUNNING, text, out);
+        wait_for_workers(c, j, ready + preparing, need, out);
         return;
     }
     if (ready < need)
         return;
     if (j->first_ready == 0)
         j->first_ready = now;
-    if (preparing && now - j->first_ready < LATE_MS)
+    if (preparing && now - j->first_ready < LATE_MS && !j->open)
         return;
+    j->first_ready = 0;
     if (st->s.kind == KD_CORE_MEASURE) {
-        bool asked = false;
-        for (size_t i = 0; i < c->n_members; i++) {
-            struct member *m = &c->members[i];
-            if (m->job != j->id || m->state == IDLE)
-                continue;
-            asked |= m->state == WORKING;
-            if (m->state == READY && !asked) {
-                m->state = WORKING;
-                act(out, KD_ACT_MEASURE, j->id, j->stage)->member = m->id;
-                asked = true;
-            }
-        }
-        return;
+        try_measure(c, j, out);
+    } else if (j->open) {
+        j->short_handed = false;
+        kd_step_reshape(j, out);
+    } else {
+        kd_step_open(c, j, out);
     }
-    begin(c, j, out);
 }
 
-/* Gives idle workers to jobs in order of submission. A queued job that could start with the workers
- * there are, were they idle, keeps later ones from taking them; one that cannot does not. */
-static void schedule(kd_core *c, kd_actions *out)
+/* ---- who works for whom */
+
+/* Stops a job at once; it goes on from the end of its journal. */
+static void yield_now(kd_core *c, struct job *j, kd_actions *out)
 {
-    for (size_t k = 0; k < c->n_jobs; k++) {
-        struct job *j = &c->jobs[k];
-        if (j->state != KD_RUN_QUEUED && j->state != KD_RUN_RUNNING)
+    char why[KD_CORE_TEXT];
+    memcpy(why, j->yield_why, sizeof why);
+    kd_step_close(j, out);
+    for (size_t i = 0; i < c->n_members; i++)
+        if (c->members[i].job == j->id)
+            kd_core_release(&c->members[i], why, out);
+    kd_core_set_state(j, KD_RUN_QUEUED, why, out);
+}
+
+/* Stops a job at its next step border. */
+static void yield(kd_core *c, struct job *j, const char *why, kd_actions *out)
+{
+    snprintf(j->yield_why, sizeof j->yield_why, "%s", why);
+    if (j->state != KD_RUN_RUNNING || j->export_running)
+        return;
+    j->yielding = true;
+    if (!j->open || j->short_handed || j->fresh || j->blocked[0] || j->dispute.open)
+        yield_now(c, j, out);
+}
+
+/* The member finishes its units of the step under way and has no part in the next one. */
+static void let_go(kd_core *c, struct job *j, struct member *m, const char *why, kd_actions *out)
+{
+    bool alone = true;
+    for (size_t i = 0; i < c->n_members; i++) {
+        const struct member *o = &c->members[i];
+        alone = alone && (o == m || o->job != j->id || o->state < READY || o->leaving);
+    }
+    if (m->state != WORKING || !j->open || alone) {
+        on_gone(c, m, why, false, out);
+        return;
+    }
+    m->leaving = true;
+    kd_step_reshape(j, out);
+}
+
+/* Workers of running jobs of lower priority that a queued job would need: first those that are
+ * there beyond min_workers, then all of a job's. True when something was set moving. */
+static bool preempt(kd_core *c, const struct job *j, size_t missing, kd_actions *out)
+{
+    char why[KD_CORE_TEXT];
+    snprintf(why, sizeof why, "makes room for job %012llx of higher priority",
+             (unsigned long long)j->id);
+    bool moving = false;
+    for (size_t k = c->n_jobs; k-- > 0 && missing > 0;) {
+        struct job *low = &c->jobs[k];
+        if (low->state != KD_RUN_RUNNING || low->priority >= j->priority || low->yielding)
             continue;
-        bool needs_workers = j->stage < j->n_stages && j->stages[j->stage].s.kind != KD_CORE_EXPORT;
-        if (j->state == KD_RUN_RUNNING && !needs_workers)
-            continue;
-        if (held(j)[0]) {
-            set_state(j, j->state, held(j), out);
-            continue;
-        }
-        size_t have = count_members(c, j->id, PREPARING), idle = 0, fit = 0;
-        for (size_t i = 0; i < c->n_members; i++) {
-            const struct member *m = &c->members[i];
-            if (refused(m, j->id))
+        size_t have = count_members(c, low->id, PREPARING);
+        for (size_t i = c->n_members; i-- > 0 && missing > 0 && have > low->min_workers;) {
+            struct member *m = &c->members[i];
+            if (m->job != low->id || refused(m, j->id) || m->drain)
                 continue;
-            fit++;
-            idle += m->state == IDLE;
+            moving = true;
+            missing--;
+            have--;
+            if (!m->leaving)
+                let_go(c, low, m, why, out);
         }
-        if (j->state == KD_RUN_QUEUED && needs_workers && idle < j->min_workers) {
-            char text[KD_CORE_TEXT];
-            if (fit < j->min_workers)
-                snprintf(text, sizeof text, "needs %u worker(s), %zu of %zu connected can serve it",
-                         j->min_workers, fit, c->n_members);
-            else
-                snprintf(text, sizeof text, "needs %u worker(s), %zu idle", j->min_workers, idle);
-            set_state(j, KD_RUN_QUEUED, text, out);
-            if (fit >= j->min_workers)
-                return;
+    }
+    for (size_t k = c->n_jobs; k-- > 0 && missing > 0;) {
+        struct job *low = &c->jobs[k];
+        if (low->state != KD_RUN_RUNNING || low->priority >= j->priority || low->export_running)
             continue;
-        }
-        size_t most = most_members(j);
-        bool measuring = needs_workers && j->stages[j->stage].s.kind == KD_CORE_MEASURE;
-        if (measuring)
-            most = 1;
-        bool starting = j->state == KD_RUN_QUEUED;
-        if (starting) {
-            set_state(j, KD_RUN_RUNNING, "", out);
-            note(out, j->id, 0, "started", "started");
-            enter_stage(c, j, out);
-        }
+        size_t gives = 0;
+        for (size_t i = 0; i < c->n_members; i++)
+            gives += c->members[i].job == low->id && !refused(&c->members[i], j->id) &&
+                     !c->members[i].drain;
+        missing -= KD_MIN(missing, gives);
+        moving = moving || gives > 0;
+        if (gives > 0 && !low->yielding)
+            yield(c, low, why, out);
+    }
+    return moving;
+}
+
+static size_t lower_workers(const kd_core *c, const struct job *j)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < c->n_members; i++) {
+        const struct member *m = &c->members[i];
+        const struct job *o = m->job ? find_job(c, m->job) : NULL;
+        n += o && o->priority < j->priority && usable(m, j->id);
+    }
+    return n;
+}
+
+/* What one job takes of the idle workers. Returns false when later ones must not have the rest. */
+static bool schedule_job(kd_core *c, struct job *j, kd_actions *out)
+{
+    bool needs_workers = j->stage < j->n_stages && j->stages[j->stage].s.kind != KD_CORE_EXPORT;
+    if (j->state == KD_RUN_RUNNING && !needs_workers)
+        return true;
+    if (j->paused || j->yielding)
+        return true;
+    if (held(j)[0]) {
+        kd_core_set_state(j, j->state, held(j), out);
+        return true;
+    }
+    size_t have = count_members(c, j->id, PREPARING), idle = 0, fit = 0;
+    for (size_t i = 0; i < c->n_members; i++) {
+        const struct member *m = &c->members[i];
+        if (!usable(m, j->id))
+            continue;
+        fit++;
+        idle += m->state == IDLE;
+    }
+    if (j->state == KD_RUN_QUEUED && needs_workers && idle < j->min_workers) {
+        char text[KD_CORE_TEXT];
+        if (fit < j->min_workers)
+            snprintf(text, sizeof text, "needs %u worker(s), %zu of %zu connected can serve it",
+                     j->min_workers, fit, c->n_members);
+        else
+            snprintf(text, sizeof text, "needs %u worker(s), %zu idle", j->min_workers, idle);
+        if (idle + lower_workers(c, j) >= j->min_workers)
+            preempt(c, j, j->min_workers - idle, out);
+        kd_core_set_state(j, KD_RUN_QUEUED, text, out);
+        return fit < j->min_workers;
+    }
+    size_t most = kd_core_most_members(j);
+    bool measuring = needs_workers && j->stages[j->stage].s.kind == KD_CORE_MEASURE;
+    if (measuring)
+        most = 1;
+    if (j->state == KD_RUN_QUEUED) {
+        kd_core_set_state(j, KD_RUN_RUNNING, "", out);
+        kd_core_note(out, j->id, 0, "started", "started");
+        enter_stage(c, j, out);
+    }
+    /* Those who hold its stage from before come first. */
+    for (int pass = 0; pass < 2; pass++)
         for (size_t i = 0; i < c->n_members && have < most; i++) {
             struct member *m = &c->members[i];
-            if (m->state != IDLE || refused(m, j->id) || !needs_workers)
+            if (m->state != IDLE || !usable(m, j->id) || !needs_workers ||
+                (pass == 0 && m->offer != j->id))
                 continue;
             prepare(m, j, out);
             have++;
         }
+    return true;
+}
+
+/* Gives idle workers to jobs by priority, then in order of submission. A queued job that could
+ * start with the workers there are, were they idle, keeps later ones from taking them; one that
+ * cannot does not. */
+static void schedule(kd_core *c, kd_actions *out)
+{
+    size_t *order = kd_xalloc((c->n_jobs + 1) * sizeof *order);
+    size_t n = 0;
+    for (size_t k = 0; k < c->n_jobs; k++) {
+        if (c->jobs[k].state != KD_RUN_QUEUED && c->jobs[k].state != KD_RUN_RUNNING)
+            continue;
+        size_t at = n++;
+        while (at > 0 && c->jobs[order[at - 1]].priority < c->jobs[k].priority) {
+            order[at] = order[at - 1];
+            at--;
+        }
+        order[at] = k;
     }
+    for (size_t k = 0; k < n; k++)
+        if (!schedule_job(c, &c->jobs[order[k]], out))
+            break;
+    free(order);
 }
 
 static void on_submit(kd_core *c, const kd_core_job_setup *setup, kd_actions *out)
@@ -467,6 +537,9 @@ static void on_submit(kd_core *c, const kd_core_job_setup *setup, kd_actions *ou
                       .state = KD_RUN_QUEUED,
                       .min_workers = setup->min_workers,
                       .max_workers = setup->max_workers,
+                      .priority = setup->priority,
+                      .audit = setup->audit,
+                      .paused = setup->paused,
                       .n_stages = setup->n_stages};
     for (uint32_t i = 0; i < setup->n_stages; i++)
         j->stages[i].s = setup->stages[i];
@@ -475,6 +548,8 @@ static void on_submit(kd_core *c, const kd_core_job_setup *setup, kd_actions *ou
         j->state = KD_RUN_RUNNING;
         enter_stage(c, j, out);
     }
+    if (j->paused)
+        kd_core_set_state(j, KD_RUN_QUEUED, g_paused, out);
 }
 
 /* A stage that runs makes the thing itself. */
@@ -491,7 +566,7 @@ static void on_hold(struct job *j, uint32_t stage, const char *text, kd_actions 
         return;
     snprintf(j->stages[stage].s.held, sizeof j->stages[stage].s.held, "%s", text);
     if (stage == j->stage && !text[0])
-        set_state(j, j->state, "", out);
+        kd_core_set_state(j, j->state, "", out);
 }
 
 static void on_taken(kd_core *c, struct job *j, uint32_t stage, kd_actions *out)
@@ -506,52 +581,18 @@ static void on_taken(kd_core *c, struct job *j, uint32_t stage, kd_actions *out)
         skip_done(j);
 }
 
-/* The generation is over; its members are ready for the next one. */
-static void end_generation(kd_core *c, struct job *j, kd_actions *out)
-{
-    const struct stage *st = &j->stages[j->stage];
-    close_generation(j, out);
-    for (size_t i = 0; i < c->n_members; i++)
-        if (c->members[i].job == j->id && c->members[i].state == WORKING)
-            c->members[i].state = READY;
-    if (count_members(c, j->id, READY))
-        note(out, j->id, 0, "worker", "going on from step %llu with %zu worker(s)",
-             (unsigned long long)st->s.manifest - 1, count_members(c, j->id, READY));
-}
-
-static void on_gone(kd_core *c, struct member *m, const char *why, bool lost, kd_actions *out)
-{
-    struct job *j = m->job ? find_job(c, m->job) : NULL;
-    bool worked = m->state == WORKING;
-    if (j && lost)
-        note(out, j->id, m->id, "worker", "worker lost: %s", why);
-    if (lost) {
-        free(m->refused);
-        size_t at = (size_t)(m - c->members);
-        memmove(m, m + 1, (c->n_members - at - 1) * sizeof *m);
-        c->n_members--;
-    } else {
-        release(m, why, out);
-    }
-    if (!j || j->state != KD_RUN_RUNNING || !worked)
-        return;
-    /* In a stage that measures no generation is open, and try_begin asks another member. */
-    if (j->open)
-        end_generation(c, j, out);
-}
-
 static void on_ready(kd_core *c, const kd_event *ev, kd_actions *out)
 {
-    struct member *m = find_member(c, ev->member);
+    struct member *m = kd_core_member(c, ev->member);
     struct job *j = find_job(c, ev->job);
     if (!m || !j || m->job != j->id || m->state != PREPARING || ev->stage != j->stage)
         return; /* an answer to an earlier wish */
     struct stage *st = &j->stages[j->stage];
     if (ev->text && ev->text[0]) {
-        note(out, j->id, m->id, "warning", "worker refused: %s", ev->text);
+        kd_core_note(out, j->id, m->id, "warning", "worker refused: %s", ev->text);
         snprintf(j->problem, sizeof j->problem, "%s", ev->text);
         refuse(m, j->id);
-        release(m, ev->text, out);
+        kd_core_release(m, ev->text, out);
         return;
     }
     if (!st->s.has_info) {
@@ -559,19 +600,24 @@ static void on_ready(kd_core *c, const kd_event *ev, kd_actions *out)
         st->s.info = ev->info;
     }
     m->state = READY;
-    if (j->open && count_in_state(c, j->id, WORKING) >= most_members(j)) {
-        release(m, "the stage has no work for another worker", out);
+    if (j->open && j->dispute.open && !j->dispute.third) {
+        kd_step_reshape(j, out); /* no step is committed before it is decided */
         return;
     }
-    if (j->open && !j->join_requested) {
+    if (j->open && !j->short_handed &&
+        count_in_state(c, j->id, WORKING) >= kd_core_most_members(j)) {
+        kd_core_release(m, "the stage has no work for another worker", out);
+        return;
+    }
+    if (j->open && !j->join_requested && !j->short_handed) {
         j->join_requested = true;
-        act(out, KD_ACT_CHECKPOINT, j->id, j->stage);
+        kd_core_act(out, KD_ACT_CHECKPOINT, j->id, j->stage);
     }
 }
 
 static void on_problem(kd_core *c, const kd_event *ev, kd_actions *out)
 {
-    struct member *m = find_member(c, ev->member);
+    struct member *m = kd_core_member(c, ev->member);
     struct job *j = find_job(c, ev->job);
     if (!m || !j || m->job != j->id || ev->stage != j->stage)
         return;
@@ -579,17 +625,70 @@ static void on_problem(kd_core *c, const kd_event *ev, kd_actions *out)
         finish_job(c, j, KD_RUN_FAILED, ev->text ? ev->text : "a worker reported a problem", out);
         return;
     }
-    note(out, j->id, m->id, "warning", "worker cannot serve this job: %s",
-         ev->text ? ev->text : "");
+    kd_core_note(out, j->id, m->id, "warning", "worker cannot serve this job: %s",
+                 ev->text ? ev->text : "");
     snprintf(j->problem, sizeof j->problem, "%s", ev->text ? ev->text : "");
     refuse(m, j->id);
     on_gone(c, m, ev->text ? ev->text : "", false, out);
 }
 
+/* A worker that computed other numbers than two others did. */
+static void on_odd(kd_core *c, struct job *j, kd_member_id odd, kd_actions *out)
+{
+    struct member *m = odd ? kd_core_member(c, odd) : NULL;
+    if (!odd)
+        return;
+    if (!m || m->job != j->id) {
+        kd_step_reshape(j, out); /* it left meanwhile; the step is computed again all the same */
+        return;
+    }
+    kd_core_note(out, j->id, m->id, "warning",
+                 "quarantined: it computed other numbers than two others did; check its memory and "
+                 "processor, then start it anew");
+    m->quarantined = true;
+    on_gone(c, m, "its numbers are wrong", false, out);
+}
+
+static void roll_back(kd_core *c, struct job *j, const char *why, kd_actions *out)
+{
+    const struct stage *st = &j->stages[j->stage];
+    kd_core_note(out, j->id, 0, "warning", "going back to step %llu: %s",
+                 (unsigned long long)st->s.manifest - 1, why);
+    kd_step_close(j, out);
+    j->discard = true;
+    for (size_t i = 0; i < c->n_members; i++)
+        if (c->members[i].job == j->id && c->members[i].state == WORKING)
+            c->members[i].state = READY;
+}
+
+static void on_scale(kd_core *c, struct job *j, uint32_t min, uint32_t max, kd_actions *out)
+{
+    j->min_workers = min;
+    j->max_workers = max;
+    if (j->state != KD_RUN_RUNNING)
+        return;
+    size_t have = count_members(c, j->id, PREPARING);
+    for (size_t i = c->n_members; i-- > 0 && have > KD_MAX(max, 1u);) {
+        struct member *m = &c->members[i];
+        if (m->job != j->id || m->leaving)
+            continue;
+        let_go(c, j, m, "the job has enough workers", out);
+        have--;
+    }
+}
+
+static void on_drain(kd_core *c, struct member *m, bool drain, kd_actions *out)
+{
+    struct job *j = m->job ? find_job(c, m->job) : NULL;
+    m->drain = drain;
+    if (drain && j && !m->leaving)
+        let_go(c, j, m, "drained", out);
+}
+
 void kd_core_handle(kd_core *c, const kd_event *ev, kd_time_ms now, kd_actions *out)
 {
     struct job *j = ev->job ? find_job(c, ev->job) : NULL;
-    struct member *m = ev->member ? find_member(c, ev->member) : NULL;
+    struct member *m = ev->member ? kd_core_member(c, ev->member) : NULL;
     bool current = j && j->state == KD_RUN_RUNNING && ev->stage == j->stage;
     struct stage *st = current ? &j->stages[j->stage] : NULL;
 
@@ -607,6 +706,7 @@ void kd_core_handle(kd_core *c, const kd_event *ev, kd_time_ms now, kd_actions *
         break;
     case KD_EV_FORGET:
         if (j && j->state >= KD_RUN_SUCCEEDED) {
+            kd_step_free(j);
             size_t at = (size_t)(j - c->jobs);
             memmove(j, j + 1, (c->n_jobs - at - 1) * sizeof *j);
             c->n_jobs--;
@@ -616,7 +716,11 @@ void kd_core_handle(kd_core *c, const kd_event *ev, kd_time_ms now, kd_actions *
         struct member *p = realloc(c->members, (c->n_members + 1) * sizeof *p);
         KD_BUG_ON(!p || m);
         c->members = p;
-        c->members[c->n_members++] = (struct member){.id = ev->member, .state = IDLE};
+        c->members[c->n_members++] = (struct member){.id = ev->member,
+                                                     .state = IDLE,
+                                                     .offer = ev->job,
+                                                     .offer_stage = ev->stage,
+                                                     .offer_chunk = ev->first_chunk};
         break;
     }
     case KD_EV_LOST:
@@ -634,27 +738,80 @@ void kd_core_handle(kd_core *c, const kd_event *ev, kd_time_ms now, kd_actions *
             stage_done(c, j, out);
         break;
     case KD_EV_STALLED:
-        if (current && j->open && m && m->job == j->id && ev->generation == j->generation) {
-            note(out, j->id, m->id, "warning", "worker cannot go on: %s", ev->text ? ev->text : "");
+        if (current && j->open && m && m->job == j->id && m->state == WORKING) {
+            kd_core_note(out, j->id, m->id, "warning", "worker cannot go on: %s",
+                         ev->text ? ev->text : "");
             if (++j->stalls >= MAX_STALLS) {
                 char text[KD_CORE_TEXT];
                 snprintf(text, sizeof text,
-                         "no step in %d generations, the last one because: %.300s", MAX_STALLS,
-                         ev->text ? ev->text : "");
+                         "%d workers in a row could not go on, the last one because: %.300s",
+                         MAX_STALLS, ev->text ? ev->text : "");
                 finish_job(c, j, KD_RUN_FAILED, text, out);
             } else {
-                end_generation(c, j, out);
+                kd_step_reshape(j, out); /* tells it its part once more */
             }
         }
         break;
     case KD_EV_COMMITTED:
-        if (current && j->open && ev->generation == j->generation)
-            j->stalls = 0;
-        if (current && j->open && ev->generation == j->generation &&
-            ev->version == st->s.info.last_version) {
+        if (!current || !j->open || ev->generation != j->opening)
+            break;
+        j->stalls = 0;
+        kd_step_committed(c, j, ev->version, &ev->step, now, out);
+        if (ev->version == st->s.info.last_version) {
             st->committed_last = true;
             stage_check(c, j, out);
+        } else if (j->yielding) {
+            yield_now(c, j, out);
         }
+        break;
+    case KD_EV_STEP:
+        if (current && j->open)
+            kd_step_news(c, j, &ev->step, now, out);
+        if (current && j->open)
+            stage_check(c, j, out); /* a restart may find everything done but the stage's end */
+        break;
+    case KD_EV_CHECKED:
+        if (current && j->open)
+            on_odd(c, j, kd_step_checked(c, j, ev, out), out);
+        break;
+    case KD_EV_DIVERGED:
+        if (current && j->open)
+            kd_step_diverged(c, j, ev, out);
+        break;
+    case KD_EV_ROLLBACK:
+        if (current && j->open && ev->version > 0)
+            st->s.manifest = st->s.evaluated = ev->version;
+        if (current && j->open)
+            roll_back(c, j, ev->text ? ev->text : "", out);
+        break;
+    case KD_EV_BLOCKED:
+        if (current && j->open) {
+            snprintf(j->blocked, sizeof j->blocked, "%s", ev->text ? ev->text : "");
+            kd_core_set_state(j, KD_RUN_RUNNING, j->blocked, out);
+        }
+        break;
+    case KD_EV_PAUSE:
+        if (j && j->state < KD_RUN_SUCCEEDED && !j->paused) {
+            j->paused = true;
+            if (j->state == KD_RUN_QUEUED)
+                kd_core_set_state(j, KD_RUN_QUEUED, g_paused, out);
+            else
+                yield(c, j, g_paused, out);
+        }
+        break;
+    case KD_EV_RESUME:
+        if (j && j->paused) {
+            j->paused = j->yielding = false;
+            kd_core_set_state(j, j->state, "", out);
+        }
+        break;
+    case KD_EV_SCALE:
+        if (j && j->state < KD_RUN_SUCCEEDED)
+            on_scale(c, j, ev->min_workers, ev->max_workers, out);
+        break;
+    case KD_EV_DRAIN:
+        if (m)
+            on_drain(c, m, !ev->stop, out);
         break;
     case KD_EV_SAVED:
         if (current && j->open && ev->version >= st->s.manifest &&
@@ -694,6 +851,8 @@ void kd_core_handle(kd_core *c, const kd_event *ev, kd_time_ms now, kd_actions *
             on_taken(c, j, ev->stage, out);
         break;
     case KD_EV_TICK:
+        for (size_t i = 0; i < c->n_jobs; i++)
+            kd_step_tick(c, &c->jobs[i], now, out);
         break;
     }
     schedule(c, out);
@@ -713,12 +872,21 @@ bool kd_core_job_view(const kd_core *c, kd_job_id job, kd_core_view *out)
                               .stage = j->stage,
                               .n_stages = j->n_stages,
                               .members = (uint32_t)count_members(c, job, PREPARING),
-                              .preparing = !j->open,
+                              .min_workers = j->min_workers,
+                              .max_workers = j->max_workers,
+                              .preparing = !j->open || j->short_handed,
+                              .paused = j->paused,
                               .queue_position = j->state == KD_RUN_QUEUED ? position : 0};
         memcpy(out->reason, j->reason, sizeof out->reason);
         return true;
     }
     return false;
+}
+
+uint64_t kd_core_member_slow(const kd_core *c, kd_member_id member)
+{
+    const struct member *m = kd_core_member(c, member);
+    return m ? m->slow : 0;
 }
 
 bool kd_core_stage_begun(const kd_core *c, kd_job_id job, uint32_t stage)
@@ -730,8 +898,11 @@ bool kd_core_stage_begun(const kd_core *c, kd_job_id job, uint32_t stage)
 kd_job_id kd_core_member_job(const kd_core *c, kd_member_id member, const char **out_state)
 {
     static const char *const names[] = {"idle", "preparing", "ready", "working"};
-    const struct member *m = find_member(c, member);
-    *out_state = m ? names[m->state] : "lost";
+    const struct member *m = kd_core_member(c, member);
+    *out_state = !m               ? "lost"
+                 : m->quarantined ? "quarantined"
+                 : m->drain       ? m->job ? "draining" : "drained"
+                                  : names[m->state];
     return m ? m->job : 0;
 }
 
@@ -753,8 +924,10 @@ const char *kd_core_check(const kd_core *c)
     }
     for (size_t i = 0; i < c->n_jobs; i++) {
         const struct job *j = &c->jobs[i];
-        if (j->open && count_in_state(c, j->id, WORKING) == 0)
-            return "a generation without members";
+        if (j->open && !j->short_handed && !j->reshape && count_in_state(c, j->id, WORKING) == 0)
+            return "an open stage without members that waits for nobody";
+        if (j->paused && j->state == KD_RUN_RUNNING && !j->yielding && !j->export_running)
+            return "a paused job runs";
         if (j->open && j->state != KD_RUN_RUNNING)
             return "a generation of a job that does not run";
         if (j->state == KD_RUN_RUNNING && j->stage >= j->n_stages)

@@ -6,11 +6,18 @@
  * and tells the core only that a version was committed, saved or evaluated.
  *
  * How a stage runs. Its members are told to prepare; when those that are needed are ready the stage
- * begins: a new generation starts at the manifest's version (1 = initial) with slots and chunks
- * divided evenly. Whoever is lost ends the generation, and a new one starts from the manifest with
- * the others. A worker that comes later prepares meanwhile and is taken in at the next checkpoint.
- * Evaluated versions are always saved, so that a stage may end early at any of them: what was
- * computed past it is dropped.
+ * opens, at the end of its journal or at its newest checkpoint, and its units (slots) and chunks
+ * are divided. Every change of who takes part is a generation: the chunks of who is gone go to
+ * others, who rebuild them, and so do its unfinished units of the step under way; nothing is rolled
+ * back. A worker that comes later prepares meanwhile and is taken in at the next checkpoint.
+ * What the step is doing is asked for (KD_ACT_LOOK) and told (KD_EV_STEP) when a decision needs it.
+ * A unit that takes much longer than others is given to somebody else as well; whose result comes
+ * first counts. Units that are audited are run twice; who computes other bits than two others is
+ * quarantined.
+ *
+ * Jobs of higher priority come first, then those that were submitted earlier. A queued job that
+ * would fit takes workers from running ones of lower priority at a step border: first those beyond
+ * their min_workers, then all of them.
  *
  * A stage may be held: another job makes what it would make. A job whose next stage is held takes
  * no workers and keeps nobody else from them; it goes on when the stage is taken over or held no
@@ -30,6 +37,10 @@
 
 typedef uint64_t kd_job_id;    /* 48 random bits, shown as 12 hex digits */
 typedef uint64_t kd_member_id; /* one control stream; never reused in a process */
+
+typedef struct kd_range {
+    uint32_t first, count;
+} kd_range;
 
 enum kd_run_state {
     KD_RUN_QUEUED,
@@ -65,9 +76,12 @@ typedef struct kd_core_stage_setup {
 typedef struct kd_core_job_setup {
     kd_job_id id;
     uint32_t min_workers, max_workers;
+    int priority; /* greater comes first */
+    double audit; /* share of units that are run twice, 0..1 */
     uint32_t n_stages;
     kd_core_stage_setup stages[KD_CORE_STAGES];
     bool started; /* was running before a restart of the coordinator */
+    bool paused;  /* by a user */
 } kd_core_job_setup;
 
 enum kd_event_kind {
@@ -75,13 +89,24 @@ enum kd_event_kind {
     KD_EV_CANCEL,    /* job */
     KD_EV_FAIL,      /* job, text: the coordinator cannot go on with it */
     KD_EV_FORGET,    /* job: finished, drop it */
-    KD_EV_JOIN,      /* member */
+    KD_EV_JOIN,      /* member; job, stage, first_chunk of what it offers, job 0 = nothing */
     KD_EV_LOST,      /* member, text: why */
     KD_EV_READY,     /* member, job, stage, info; text: non-empty = its info differs, and how */
     KD_EV_PROBLEM,   /* member, job, stage, worker_only, text */
     KD_EV_MEASURED,  /* member, job, stage */
     KD_EV_STALLED,   /* member, job, stage, generation, text: it cannot go on with it */
-    KD_EV_COMMITTED, /* job, stage, generation, version */
+    KD_EV_COMMITTED, /* job, stage, opening, version */
+    KD_EV_STEP,      /* job, stage, step: the answer to KD_ACT_LOOK */
+    KD_EV_CHECKED,   /* job, stage, step, slot, member, agrees: a second run of a unit */
+    KD_EV_DIVERGED,  /* job, stage, version = step, slot, member: whose came first, other */
+    KD_EV_ROLLBACK,  /* job, stage, text: sums made of wrong numbers have left; version > 0: the
+                        manifest is damaged, this checkpoint and evaluation are what there is */
+    KD_EV_BLOCKED,   /* job, stage, text: why its journal takes no more; "" = it does again */
+    KD_EV_PAUSE,     /* job, text */
+    KD_EV_RESUME,    /* job */
+    KD_EV_SCALE,     /* job, min_workers, max_workers */
+    KD_EV_DRAIN,     /* member, stop: false = it may be used again */
+
     KD_EV_SAVED,     /* job, stage, version: checkpoint durable */
     KD_EV_EVALUATED, /* job, stage, version: all units in and stored; stop: it is the last one */
     KD_EV_EXPORTED,  /* job, stage; text: non-empty = failed */
@@ -91,13 +116,24 @@ enum kd_event_kind {
     KD_EV_TICK
 };
 
+/* Where a step stands (kd_exchange_look_at). */
+typedef struct kd_core_step {
+    uint64_t version;
+    kd_time_ms since;
+    bool whole, want_state;
+    const kd_time_ms *done_ms; /* [slots] 0 = not yet; borrowed during the call */
+} kd_core_step;
+
 typedef struct kd_event {
     enum kd_event_kind kind;
     kd_job_id job;
     kd_member_id member;
     uint32_t stage;
     uint64_t generation, version;
-    bool worker_only, stop;
+    kd_member_id other;
+    uint32_t slot, first_chunk, min_workers, max_workers;
+    bool worker_only, stop, agrees;
+    kd_core_step step;
     kd_core_stage_info info;
     const kd_core_job_setup *setup; /* borrowed during the call */
     const char *text;               /* likewise; may be NULL */
@@ -108,7 +144,12 @@ enum kd_action_kind {
     KD_ACT_BEGIN,   /* member, job, stage, begin */
     KD_ACT_MEASURE, /* member, job, stage */
     KD_ACT_RELEASE, /* member, job, text */
-    KD_ACT_OPEN,    /* job, stage, begin.generation, begin.version: exchange starts a generation */
+    KD_ACT_OPEN,    /* job, stage, begin.generation, begin.version = manifest: the exchange opens;
+                       begin.fresh: without its journal */
+    KD_ACT_LOOK,    /* job, stage: KD_EV_STEP at once */
+    KD_ACT_FENCE,   /* job, stage, begin.generation, chunks: they have new owners */
+    KD_ACT_UNITS,   /* member, job, stage, version = step, units, check: to run besides */
+    KD_ACT_SETTLE,  /* job, stage, version = step, check: redo it */
     KD_ACT_CLOSE,   /* job, stage: exchange drops the stage; nothing of it counts any more */
     KD_ACT_CHECKPOINT, /* job, stage: checkpoint the next version that still can be */
     KD_ACT_STATE,      /* job, state, text = reason; to be stored */
@@ -120,10 +161,12 @@ enum kd_action_kind {
 
 typedef struct kd_begin {
     uint64_t generation, version, last_version;
-    uint32_t slot_first, slot_count, chunk_first, chunk_count;
     uint32_t rank, members;
-    bool evaluate_first;
+    uint64_t manifest;
+    bool evaluate_first, fresh, publish, publish_state; /* as in Begin */
 } kd_begin;
+
+enum kd_ranges { KD_RANGES_SLOTS, KD_RANGES_CHUNKS, KD_RANGES_UNITS, KD_RANGES_KINDS };
 
 typedef struct kd_action {
     enum kd_action_kind kind;
@@ -133,6 +176,10 @@ typedef struct kd_action {
     uint64_t version;
     enum kd_run_state state;
     kd_begin begin;
+    struct {
+        size_t at, n; /* in kd_actions.ranges */
+    } ranges[KD_RANGES_KINDS];
+    bool check;
     const char *word; /* static string */
     char text[KD_CORE_TEXT];
 } kd_action;
@@ -140,6 +187,8 @@ typedef struct kd_action {
 typedef struct kd_actions {
     kd_action *items;
     size_t count, cap;
+    kd_range *ranges; /* of all actions */
+    size_t n_ranges, cap_ranges;
 } kd_actions;
 void kd_actions_clear(kd_actions *a); /* frees */
 
@@ -154,12 +203,18 @@ typedef struct kd_core_view {
     enum kd_run_state state;
     uint32_t stage, n_stages;
     uint32_t members; /* workers in the running generation, or preparing */
-    bool preparing;
+    uint32_t min_workers, max_workers;
+    bool preparing, paused;
     uint32_t queue_position; /* 1.. while queued */
     char reason[KD_CORE_TEXT];
 } kd_core_view;
 bool kd_core_job_view(const kd_core *c, kd_job_id job, kd_core_view *out);
-/* Job a member works for, 0 = none; *out_state: idle, preparing or working. */
+/* Whether the unit of a step is run twice: a function of its name. */
+bool kd_core_audits(double share, kd_job_id job, uint32_t stage, uint64_t step, uint32_t slot);
+/* Units that were given to others since it was slow; of this stream. */
+uint64_t kd_core_member_slow(const kd_core *c, kd_member_id member);
+/* Job a member works for, 0 = none; *out_state: idle, preparing, ready,
+ * working, draining, drained or quarantined. */
 kd_job_id kd_core_member_job(const kd_core *c, kd_member_id member, const char **out_state);
 /* Whether the job makes the stage itself, now or already: it can be neither held nor taken over. */
 bool kd_core_stage_begun(const kd_core *c, kd_job_id job, uint32_t stage);

@@ -147,6 +147,8 @@ void kd_daemon_introduce(kd_daemon *d, kd_job_record *j)
     kd_core_job_setup setup = {.id = j->row.id,
                                .min_workers = (uint32_t)j->spec.min_workers,
                                .max_workers = (uint32_t)j->spec.max_workers,
+                               .priority = j->spec.priority,
+                               .audit = j->spec.audit,
                                .n_stages = (uint32_t)j->n_stages,
                                .started = j->row.state == KD_RUN_RUNNING};
     for (int i = 0; i < j->n_stages; i++) {
@@ -206,34 +208,69 @@ static void send_prepare(kd_daemon *d, kd_worker_record *w, kd_job_record *j, ui
     kd_cluster_send(d, w, &m);
 }
 
-static void send_begin(kd_daemon *d, kd_worker_record *w, kd_job_record *j, uint32_t stage,
-                       const kd_begin *b)
+/* Ranges of an action as the wire has them; *out_list is freed by the caller, with all in it. */
+static size_t list_ranges(const kd_daemon *d, const kd_action *a, enum kd_ranges kind,
+                          Distill__V1__Range ***out_list)
 {
+    size_t n = a->ranges[kind].n;
+    Distill__V1__Range **list = kd_xalloc((n + 1) * sizeof *list + n * sizeof **list);
+    Distill__V1__Range *ranges = (Distill__V1__Range *)(list + n + 1);
+    for (size_t i = 0; i < n; i++) {
+        const kd_range *r = &d->actions.ranges[a->ranges[kind].at + i];
+        distill__v1__range__init(&ranges[i]);
+        ranges[i].first = r->first;
+        ranges[i].count = r->count;
+        list[i] = &ranges[i];
+    }
+    *out_list = list;
+    return n;
+}
+
+static void send_begin(kd_daemon *d, kd_worker_record *w, kd_job_record *j, const kd_action *a)
+{
+    const kd_begin *b = &a->begin;
     char id[KD_ID_TEXT];
     kd_id_text(j->row.id, id);
-    Distill__V1__Range slots = DISTILL__V1__RANGE__INIT, chunks = DISTILL__V1__RANGE__INIT;
-    slots.first = b->slot_first;
-    slots.count = b->slot_count;
-    chunks.first = b->chunk_first;
-    chunks.count = b->chunk_count;
-    Distill__V1__Range *slot_list[] = {&slots}, *chunk_list[] = {&chunks};
     Distill__V1__Begin m = DISTILL__V1__BEGIN__INIT;
     m.job = id;
-    m.stage = stage;
+    m.stage = a->stage;
     m.generation = b->generation;
     m.version = b->version;
     m.last_version = b->last_version;
-    m.slots = slot_list;
-    m.n_slots = b->slot_count ? 1 : 0;
-    m.chunks = chunk_list;
-    m.n_chunks = b->chunk_count ? 1 : 0;
+    m.manifest = b->manifest;
+    m.n_slots = list_ranges(d, a, KD_RANGES_SLOTS, &m.slots);
+    m.n_chunks = list_ranges(d, a, KD_RANGES_CHUNKS, &m.chunks);
+    m.n_units = list_ranges(d, a, KD_RANGES_UNITS, &m.units);
     m.rank = b->rank;
     m.members = b->members;
     m.evaluate_first = b->evaluate_first;
+    m.fresh = b->fresh;
+    m.publish = b->publish;
+    m.publish_state = b->publish_state;
     Distill__V1__CoordinatorMessage c = DISTILL__V1__COORDINATOR_MESSAGE__INIT;
     c.kind_case = DISTILL__V1__COORDINATOR_MESSAGE__KIND_BEGIN;
     c.begin = &m;
     kd_cluster_send(d, w, &c);
+    free(m.slots);
+    free(m.chunks);
+    free(m.units);
+}
+
+static void send_units(kd_daemon *d, kd_worker_record *w, kd_job_record *j, const kd_action *a)
+{
+    char id[KD_ID_TEXT];
+    kd_id_text(j->row.id, id);
+    Distill__V1__Units m = DISTILL__V1__UNITS__INIT;
+    m.job = id;
+    m.stage = a->stage;
+    m.step = a->version;
+    m.check = a->check;
+    m.n_slots = list_ranges(d, a, KD_RANGES_UNITS, &m.slots);
+    Distill__V1__CoordinatorMessage c = DISTILL__V1__COORDINATOR_MESSAGE__INIT;
+    c.kind_case = DISTILL__V1__COORDINATOR_MESSAGE__KIND_UNITS;
+    c.units = &m;
+    kd_cluster_send(d, w, &c);
+    free(m.slots);
 }
 
 static void send_measure(kd_daemon *d, kd_worker_record *w, kd_job_record *j, uint32_t stage)
@@ -283,8 +320,12 @@ static void set_job_state(kd_daemon *d, kd_job_record *j, enum kd_run_state stat
                          j->row.finished_ms, j->row.result, &diag) != 0)
         kd_daemon_fatal(d, &diag);
     if (state >= KD_RUN_SUCCEEDED && changed) {
-        for (int i = 0; i < j->n_stages; i++)
+        for (int i = 0; i < j->n_stages; i++) {
+            char prefix[4096];
+            kd_stage_journal_prefix(d, j->row.id, (uint32_t)i, prefix, sizeof prefix);
+            kd_journal_remove(prefix);
             kd_stage_tidy(d, j, (uint32_t)i, j->stages[i].row.done);
+        }
         kd_watch_event(d, j, "finished", "", NULL, "job %s%s%s", words[state],
                        reason[0] ? ": " : "", reason);
     } else if (reason[0]) {
@@ -308,7 +349,7 @@ static void carry_out(kd_daemon *d, const kd_action *a)
         break;
     case KD_ACT_BEGIN:
         if (w)
-            send_begin(d, w, j, a->stage, &a->begin);
+            send_begin(d, w, j, a);
         break;
     case KD_ACT_MEASURE:
         if (w)
@@ -320,6 +361,22 @@ static void carry_out(kd_daemon *d, const kd_action *a)
         break;
     case KD_ACT_OPEN:
         kd_stage_open(d, j, a->stage, &a->begin);
+        break;
+    case KD_ACT_LOOK:
+        kd_stage_look(d, j, a->stage);
+        break;
+    case KD_ACT_FENCE:
+        if (j->stages[a->stage].exchange)
+            kd_exchange_fence(j->stages[a->stage].exchange, a->begin.generation,
+                              d->actions.ranges + a->ranges[KD_RANGES_CHUNKS].at,
+                              a->ranges[KD_RANGES_CHUNKS].n);
+        break;
+    case KD_ACT_UNITS:
+        if (w)
+            send_units(d, w, j, a);
+        break;
+    case KD_ACT_SETTLE:
+        kd_stage_settle(d, j, a->stage, a->version, a->check);
         break;
     case KD_ACT_CLOSE:
         kd_stage_close(d, j, a->stage);
@@ -375,6 +432,7 @@ static void on_tick(uv_timer_t *timer)
     kd_time_ms now = kd_clock_ms();
     kd_cluster_tick(d, now);
     kd_watch_tick(d, now);
+    kd_stage_tick(d);
     kd_daemon_event(d, &(kd_event){.kind = KD_EV_TICK});
 }
 

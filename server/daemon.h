@@ -29,12 +29,17 @@ typedef struct kd_stage_record {
     enum kd_stage_kind kind;
     Distill__V1__StageInfo *info;     /* unpacked row.info, NULL before a worker told */
     kd_exchange *exchange;            /* while it runs; see kd_daemon.exchanges for other threads */
-    kd_exchange_totals sums;          /* since the last evaluation */
-    kd_exchange_totals pending_sums;  /* the same at the version being saved */
+    kd_step_totals sums;              /* since the last evaluation */
+    kd_step_totals pending_sums;      /* the same at the version being saved */
     struct kd_exchange_span *trained; /* for clipping, owned */
     uint64_t version;                 /* committed */
-    uint64_t generation;              /* that is open; news of another one is dropped */
-    uint64_t lost;                    /* newest version whose checkpoint could not be written */
+    uint64_t generation;              /* of its opening; news of another one is dropped */
+    bool blocked;                     /* its journal takes no more */
+    uint64_t steps_redone;            /* committed before and computed again, in this process */
+    double lost_ms_workers, lost_ms_all; /* waited for because of faults, in this process */
+    kd_time_ms fault_at;                 /* of the step under way, 0 = none */
+    bool fault_own;                      /* of the coordinator */
+    uint64_t lost;                       /* newest version whose checkpoint could not be written */
     double last_loss;
     double rate;  /* samples a second, smoothed */
     void *writes; /* checkpoints.c: those that wait for the one being written */
@@ -64,6 +69,9 @@ typedef struct kd_worker_record {
     kd_rpc_call *call; /* reference held */
     char address[128], name[65], version[32], cpu[97], blas[65], isa[65], numerics[33];
     char incarnation[17];
+    kd_job_id offer; /* whose stage it came back with, 0 = none */
+    uint32_t offer_stage;
+    uint64_t offer_version;
     uint32_t threads;
     bool joined; /* hello accepted */
     kd_time_ms seen;
@@ -163,6 +171,14 @@ void kd_stage_compare(const Distill__V1__StageInfo *have, const Distill__V1__Sta
                       char out[KD_CORE_TEXT]);
 void kd_stage_open(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_begin *begin);
 void kd_stage_close(kd_daemon *d, kd_job_record *j, uint32_t stage);
+/* Tells the core where the step stands. */
+void kd_stage_look(kd_daemon *d, kd_job_record *j, uint32_t stage);
+void kd_stage_settle(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t step, bool redo);
+/* Exchanges whose journal took no more try again. */
+void kd_stage_tick(kd_daemon *d);
+/* Path of the stage's journal without what kd_journal adds. */
+void kd_stage_journal_prefix(const kd_daemon *d, kd_job_id job, uint32_t stage, char *out,
+                             size_t size);
 void kd_stage_finished(kd_daemon *d, kd_job_record *j, uint32_t stage);
 void kd_stage_manifest(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t version);
 /* Drops checkpoints that are of no use any more. Of a stage of the student that is done its last

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum want { WANT_SUM, WANT_SLICE, WANT_STATE, WANT_VALUES };
+enum want { WANT_SUM, WANT_SLICE, WANT_STATE, WANT_BASE, WANT_VALUES };
 
 struct waiter {
     kd_rpc_call *call;
@@ -37,19 +37,44 @@ struct kd_exchange {
     kd_exchange_events ev;
     pthread_mutex_t mu; /* guards all below */
     bool open;
-    uint64_t generation, version; /* T */
-    float *current;               /* version T, NULL while nobody published version 1 */
-    float *state; /* optimiser state of state_version: where the generation began, or, with averaged
-                     parameters, what is evaluated */
+    uint64_t opening, version; /* version: T */
+    uint64_t manifest, evaluated;
+    uint64_t *owner_generation; /* [chunks] since when the chunk has its owner */
+    float *current;             /* version T, NULL while its owners publish it */
+    float *state;               /* optimiser state of state_version: averaged parameters that are
+                                   evaluated lie there */
     uint64_t state_version;
-    float *next; /* slices of T+1 (of 1 while current is NULL) */
+    struct {
+        float *vector, *state; /* of the newest checkpoint, for owners that rebuild */
+        uint64_t version;
+        bool asked;
+    } base;
+    kd_journal *journal;
+    bool blocked;     /* the journal took no more */
+    kd_time_ms since; /* T was committed */
+    float *next;      /* slices of T+1 (of T while current is NULL) */
     float *next_state;
     bool *have;          /* [chunks] slice of the next version is in */
     uint32_t *slice_crc; /* [chunks] of the slices of `next`, then of `current` */
     uint32_t missing;    /* slices of the next version not yet in */
     struct node *nodes;  /* [chunks][2*slots] */
+    bool *logged;        /* [chunks] the sum of T is in the journal and may leave */
+    bool *served;        /* [chunks] and those who waited for it have it */
+    /* Units of T and of the step before, which may come late: by their leaves' CRC32C two runs of a
+     * unit are compared. */
+    struct leaves {
+        uint32_t *crc;        /* [slots][chunks] */
+        bool *have;           /* [slots][chunks] */
+        kd_member_id *member; /* [slots] whose came first */
+    } leaves, late;
+    bool *audited; /* [slots] the unit of T is run twice before sums leave */
+    uint32_t audits_missing;
+    bool disputed;                      /* two runs differ: sums wait for the verdict */
+    uint32_t *checks_left;              /* [slots] chunks of the second run that are to come */
+    uint32_t *slot_left;                /* [slots] chunks without a gradient of the unit */
+    kd_time_ms *done_ms, *last_done_ms; /* [slots] */
     struct {
-        kd_exchange_totals t;
+        kd_step_totals t;
         bool have;
     } * totals;            /* [2*slots], from chunk 0 */
     uint32_t sums_missing; /* chunks of T whose root is not filled yet */
@@ -80,6 +105,26 @@ static struct node *node_at(kd_exchange *x, uint32_t chunk, uint32_t node)
     return &x->nodes[(size_t)chunk * 2 * x->cfg.slots + node];
 }
 
+static void new_leaves(struct leaves *l, const kd_exchange_config *cfg)
+{
+    l->crc = kd_xalloc((size_t)cfg->slots * cfg->chunks * sizeof *l->crc);
+    l->have = kd_xalloc((size_t)cfg->slots * cfg->chunks * sizeof *l->have);
+    l->member = kd_xalloc(cfg->slots * sizeof *l->member);
+}
+
+static void clear_leaves(struct leaves *l, const kd_exchange_config *cfg)
+{
+    memset(l->have, 0, (size_t)cfg->slots * cfg->chunks * sizeof *l->have);
+    memset(l->member, 0, cfg->slots * sizeof *l->member);
+}
+
+static void free_leaves(struct leaves *l)
+{
+    free(l->crc);
+    free(l->have);
+    free(l->member);
+}
+
 kd_exchange *kd_exchange_new(const kd_exchange_config *cfg, const kd_exchange_events *events)
 {
     kd_exchange *x = kd_xalloc(sizeof *x);
@@ -91,6 +136,16 @@ kd_exchange *kd_exchange_new(const kd_exchange_config *cfg, const kd_exchange_ev
     x->nodes = kd_xalloc((size_t)cfg->chunks * 2 * cfg->slots * sizeof *x->nodes);
     x->totals = kd_xalloc(2 * (size_t)cfg->slots * sizeof *x->totals);
     x->squares = kd_xalloc(cfg->chunks * sizeof *x->squares);
+    x->owner_generation = kd_xalloc(cfg->chunks * sizeof *x->owner_generation);
+    x->logged = kd_xalloc(cfg->chunks * sizeof *x->logged);
+    x->served = kd_xalloc(cfg->chunks * sizeof *x->served);
+    x->slot_left = kd_xalloc(cfg->slots * sizeof *x->slot_left);
+    x->done_ms = kd_xalloc(cfg->slots * sizeof *x->done_ms);
+    x->last_done_ms = kd_xalloc(cfg->slots * sizeof *x->last_done_ms);
+    x->audited = kd_xalloc(cfg->slots * sizeof *x->audited);
+    x->checks_left = kd_xalloc(cfg->slots * sizeof *x->checks_left);
+    new_leaves(&x->leaves, cfg);
+    new_leaves(&x->late, cfg);
     x->values.crc = kd_xalloc(cfg->slots * sizeof *x->values.crc);
     x->values.have = kd_xalloc(cfg->slots * sizeof *x->values.have);
     return x;
@@ -107,6 +162,37 @@ static void clear_tree(kd_exchange *x)
     x->values.missing = x->cfg.slots;
     x->sums_missing = x->cfg.chunks;
     x->scale = 1;
+    memset(x->logged, 0, x->cfg.chunks * sizeof *x->logged);
+    memset(x->served, 0, x->cfg.chunks * sizeof *x->served);
+    struct leaves late = x->leaves;
+    x->leaves = x->late;
+    x->late = late;
+    clear_leaves(&x->leaves, &x->cfg);
+    for (uint32_t s = 0; s < x->cfg.slots; s++) {
+        x->slot_left[s] = x->cfg.chunks;
+        x->done_ms[s] = 0;
+    }
+}
+
+/* Which units of T are run twice is a function of the step, so that the core knows as well. */
+static void choose_audits(kd_exchange *x)
+{
+    x->audits_missing = 0;
+    x->disputed = false;
+    for (uint32_t s = 0; s < x->cfg.slots; s++) {
+        x->audited[s] = x->version < x->cfg.last_version &&
+                        kd_core_audits(x->cfg.audit, x->cfg.job, x->cfg.stage, x->version, s);
+        x->checks_left[s] = x->cfg.chunks;
+        x->audits_missing += x->audited[s];
+    }
+}
+
+static void drop_base(kd_exchange *x)
+{
+    free(x->base.vector);
+    free(x->base.state);
+    x->base.vector = x->base.state = NULL;
+    x->base.version = 0;
 }
 
 static void clear_gathered(kd_exchange *x)
@@ -120,7 +206,12 @@ static void clear_gathered(kd_exchange *x)
 static void clear_all(kd_exchange *x)
 {
     clear_tree(x);
+    clear_leaves(&x->late, &x->cfg);
     clear_gathered(x);
+    drop_base(x);
+    x->base.asked = x->blocked = false;
+    kd_journal_close(x->journal);
+    x->journal = NULL;
     free(x->current);
     free(x->state);
     free(x->next);
@@ -157,7 +248,6 @@ static void answer_slice(kd_exchange *x, kd_rpc_call *call, uint64_t version, ui
     const float *at = vector + (size_t)chunk * x->cfg.chunk_floats;
     m.version = version;
     m.chunk = chunk;
-    m.generation = x->generation;
     m.crc32c = kd_crc32c(0, at, len);
     answer(call, &m, at, len);
 }
@@ -176,23 +266,24 @@ static void answer_sum(kd_exchange *x, kd_rpc_call *call, uint32_t chunk)
     answer(call, &m, sum, len);
 }
 
-/* The slice of `current` with its optimiser vectors; state_version is the version. */
-static void answer_state(kd_exchange *x, kd_rpc_call *call, uint32_t chunk)
+/* A slice with its optimiser vectors: of the newest checkpoint, else of `current`. */
+static void answer_state(kd_exchange *x, kd_rpc_call *call, uint32_t chunk, bool base)
 {
     size_t n = chunk_len(x, chunk), vectors = x->cfg.state_vectors;
     size_t first = (size_t)chunk * x->cfg.chunk_floats, bytes = (1 + vectors) * n * sizeof(float);
+    const float *vector = base ? x->base.vector : x->current;
+    const float *state = base ? x->base.state : x->state;
     float *both = malloc(bytes);
     if (!both) {
         kd_rpc_finish(call, -KD_ENOMEM, "no memory for a state chunk");
         return;
     }
-    memcpy(both, x->current + first, n * sizeof(float));
+    memcpy(both, vector + first, n * sizeof(float));
     for (size_t v = 0; v < vectors; v++)
-        memcpy(both + (1 + v) * n, x->state + v * x->cfg.vector_floats + first, n * sizeof(float));
+        memcpy(both + (1 + v) * n, state + v * x->cfg.vector_floats + first, n * sizeof(float));
     Distill__V1__SliceChunk m = DISTILL__V1__SLICE_CHUNK__INIT;
-    m.version = x->state_version;
+    m.version = base ? x->base.version : x->state_version;
     m.chunk = chunk;
-    m.generation = x->generation;
     m.with_state = true;
     m.crc32c = kd_crc32c(0, both, bytes);
     answer(call, &m, both, bytes);
@@ -242,7 +333,8 @@ static void serve_waiters(kd_exchange *x, enum want want, uint32_t chunk, uint64
             answer_slice(x, w.call, version, chunk, vector);
             break;
         case WANT_STATE:
-            answer_state(x, w.call, chunk);
+        case WANT_BASE:
+            answer_state(x, w.call, chunk, want == WANT_BASE);
             break;
         case WANT_VALUES:
             answer_values(x, w.call);
@@ -253,13 +345,20 @@ static void serve_waiters(kd_exchange *x, enum want want, uint32_t chunk, uint64
     x->n_waiters = kept;
 }
 
-static void dismiss_waiters(kd_exchange *x)
+/* Ends the waiting calls that `want` the chunk; of any kind and chunk with want < 0. */
+static void dismiss(kd_exchange *x, int want, uint32_t chunk, int code, const char *why)
 {
+    size_t kept = 0;
     for (size_t i = 0; i < x->n_waiters; i++) {
-        kd_rpc_finish(x->waiters[i].call, -KD_ESTALE, "the generation is over");
-        kd_rpc_call_unref(x->waiters[i].call);
+        struct waiter w = x->waiters[i];
+        if (want >= 0 && ((int)w.want != want || w.chunk != chunk)) {
+            x->waiters[kept++] = w;
+            continue;
+        }
+        kd_rpc_finish(w.call, code, why);
+        kd_rpc_call_unref(w.call);
     }
-    x->n_waiters = 0;
+    x->n_waiters = kept;
 }
 
 void kd_exchange_forget(kd_exchange *x, kd_rpc_call *call)
@@ -283,35 +382,27 @@ static bool is_border(const kd_exchange_config *cfg, uint64_t version)
     return version == cfg->last_version || (version > 1 && (version - 1) % cfg->eval_steps == 0);
 }
 
-static void decide_checkpoint(kd_exchange *x)
+/* The version whose slices come in now. */
+static uint64_t collected(const kd_exchange *x)
 {
-    uint64_t next = x->current ? x->version + 1 : 1;
-    uint64_t done = next - 1; /* steps that lead to it */
-    x->checkpoint_next = is_border(&x->cfg, next) ||
-                         (done > 0 && done % x->cfg.checkpoint_every == 0) || x->checkpoint_wanted;
-    x->sums_left = false;
+    return x->current ? x->version + 1 : x->version;
 }
 
-void kd_exchange_open(kd_exchange *x, uint64_t generation, uint64_t version, float *vector,
-                      float *state)
+static void decide_checkpoint(kd_exchange *x)
 {
-    pthread_mutex_lock(&x->mu);
-    dismiss_waiters(x);
-    clear_all(x);
-    x->open = true;
-    x->generation = generation;
-    x->version = version;
-    x->current = vector;
-    x->state = state;
-    x->state_version = version;
-    decide_checkpoint(x);
-    pthread_mutex_unlock(&x->mu);
+    uint64_t next = collected(x);
+    uint64_t done = next - 1; /* steps that lead to it */
+    bool durable = next <= x->manifest && next > 1;
+    x->checkpoint_next = !durable && (is_border(&x->cfg, next) ||
+                                      (done > 0 && done % x->cfg.checkpoint_every == 0) ||
+                                      (done > 0 && x->checkpoint_wanted));
+    x->sums_left = false;
 }
 
 void kd_exchange_close(kd_exchange *x)
 {
     pthread_mutex_lock(&x->mu);
-    dismiss_waiters(x);
+    dismiss(x, -1, 0, -KD_ESTALE, "the stage is over, or goes on elsewhere");
     clear_all(x);
     x->open = false;
     pthread_mutex_unlock(&x->mu);
@@ -329,6 +420,16 @@ void kd_exchange_free(kd_exchange *x)
     free(x->nodes);
     free(x->totals);
     free(x->squares);
+    free(x->owner_generation);
+    free(x->logged);
+    free(x->served);
+    free(x->slot_left);
+    free(x->done_ms);
+    free(x->last_done_ms);
+    free(x->audited);
+    free(x->checks_left);
+    free_leaves(&x->leaves);
+    free_leaves(&x->late);
     free(x->values.rows);
     free(x->values.crc);
     free(x->values.have);
@@ -344,15 +445,27 @@ void kd_exchange_checkpoint(kd_exchange *x)
     pthread_mutex_unlock(&x->mu);
 }
 
-/* Under the lock. false and the call answered when the generation is not the running one. */
-static bool fence(kd_exchange *x, kd_rpc_call *call, uint64_t generation, uint32_t chunk)
+/* Under the lock. false and the call answered when nothing is collected, or not such a chunk. */
+static bool usable(kd_exchange *x, kd_rpc_call *call, uint32_t chunk)
 {
-    if (!x->open || generation != x->generation) {
-        kd_rpc_finish(call, -KD_ESTALE, "another generation is running");
+    if (!x->open) {
+        kd_rpc_finish(call, -KD_ESTALE, "the stage does not run now");
         return false;
     }
     if (chunk >= x->cfg.chunks) {
         kd_rpc_finish(call, -KD_EINVAL, "no such chunk");
+        return false;
+    }
+    return true;
+}
+
+/* Likewise, when the chunk has got another owner since. */
+static bool fence(kd_exchange *x, kd_rpc_call *call, uint64_t generation, uint32_t chunk)
+{
+    if (!usable(x, call, chunk))
+        return false;
+    if (generation < x->owner_generation[chunk]) {
+        kd_rpc_finish(call, -KD_ESTALE, "the chunk has another owner");
         return false;
     }
     return true;
@@ -375,13 +488,13 @@ static bool payload_ok(kd_rpc_call *call, const uint8_t *payload, size_t len, si
 /* ---- push: the reduction tree */
 
 /* Puts the totals of a node in and adds siblings up; the same tree as the gradients. */
-static void add_totals(kd_exchange *x, uint32_t node, const kd_exchange_totals *t)
+static void add_totals(kd_exchange *x, uint32_t node, const kd_step_totals *t)
 {
     x->totals[node].t = *t;
     x->totals[node].have = true;
     while (node > 1 && x->totals[node ^ 1].have) {
-        const kd_exchange_totals *a = &x->totals[node & ~1u].t, *b = &x->totals[node | 1u].t;
-        kd_exchange_totals *sum = &x->totals[node >> 1].t;
+        const kd_step_totals *a = &x->totals[node & ~1u].t, *b = &x->totals[node | 1u].t;
+        kd_step_totals *sum = &x->totals[node >> 1].t;
         sum->loss = a->loss + b->loss;
         sum->correct = a->correct + b->correct;
         sum->samples = a->samples + b->samples;
@@ -406,29 +519,66 @@ static double square_sum(const kd_exchange *x, uint32_t chunk, const float *sum)
     return total;
 }
 
-/* A root is filled. With clipping nothing leaves before all of them are: the factor is that of
- * torch.nn.utils.clip_grad_norm_, its norm added up by chunk. */
-static void root_filled(kd_exchange *x, uint32_t chunk)
+static bool clipped(const kd_exchange *x)
 {
-    x->sums_missing--;
-    if (x->cfg.clip_norm <= 0) {
-        serve_waiters(x, WANT_SUM, chunk, x->version, NULL);
-        return;
-    }
-    x->squares[chunk] = square_sum(x, chunk, node_at(x, chunk, 1)->sum);
-    if (x->sums_missing > 0)
-        return;
-    double total = 0;
-    for (uint32_t k = 0; k < x->cfg.chunks; k++)
-        total += x->squares[k];
-    x->scale = (float)kd_clip_scale(x->cfg.clip_norm, total);
-    for (uint32_t k = 0; k < x->cfg.chunks; k++)
-        serve_waiters(x, WANT_SUM, k, x->version, NULL);
+    return x->cfg.clip_norm > 0;
+}
+
+/* Sums of an evaluated version leave when its evaluation is there, so that nobody leaves it behind
+ * before, and none before the version itself is whole, so that no owner steps over it. */
+static bool may_leave(const kd_exchange *x)
+{
+    bool evaluating = is_border(&x->cfg, x->version) && x->evaluated < x->version;
+    return x->current && !evaluating && !x->disputed && x->audits_missing == 0 &&
+           !(clipped(x) && x->sums_missing > 0);
 }
 
 static bool sum_ready(kd_exchange *x, uint32_t chunk)
 {
-    return node_at(x, chunk, 1)->sum && (x->cfg.clip_norm <= 0 || x->sums_missing == 0);
+    return x->logged[chunk] && may_leave(x);
+}
+
+/* Sends the sums that may leave, journalled first. With clipping all of them go together: the
+ * factor is that of torch.nn.utils.clip_grad_norm_, its norm added up by chunk. */
+static void release_sums(kd_exchange *x)
+{
+    bool was_blocked = x->blocked;
+    kd_diag diag = {0};
+    if (!x->open || !may_leave(x))
+        return;
+    if (clipped(x)) {
+        double total = 0;
+        for (uint32_t k = 0; k < x->cfg.chunks; k++)
+            total += x->squares[k];
+        x->scale = (float)kd_clip_scale(x->cfg.clip_norm, total);
+    }
+    x->blocked = false;
+    for (uint32_t k = 0; k < x->cfg.chunks && !x->blocked; k++) {
+        const float *sum = node_at(x, k, 1)->sum;
+        if (!sum || x->served[k])
+            continue;
+        if (!x->logged[k] && x->journal &&
+            kd_journal_append(x->journal, x->version, k, sum, x->scale, &x->totals[1].t, &diag) !=
+                0) {
+            x->blocked = true;
+            break;
+        }
+        x->logged[k] = x->served[k] = true;
+        serve_waiters(x, WANT_SUM, k, x->version, NULL);
+    }
+    if (x->journal && x->cfg.journal_bytes && !x->checkpoint_wanted &&
+        kd_journal_bytes(x->journal) > x->cfg.journal_bytes / 2)
+        x->checkpoint_wanted = true;
+    if (x->blocked != was_blocked)
+        x->ev.blocked(x->ev.arg, &x->cfg, x->blocked ? diag.msg : NULL);
+}
+
+/* A chunk's root has its value. */
+static void root_filled(kd_exchange *x, uint32_t chunk)
+{
+    x->sums_missing--;
+    if (clipped(x))
+        x->squares[chunk] = square_sum(x, chunk, node_at(x, chunk, 1)->sum);
 }
 
 static void mark_below(kd_exchange *x, uint32_t chunk, uint32_t node)
@@ -436,6 +586,8 @@ static void mark_below(kd_exchange *x, uint32_t chunk, uint32_t node)
     if (node >= 2 * x->cfg.slots)
         return;
     struct node *n = node_at(x, chunk, node);
+    if (node >= x->cfg.slots && !n->filled && --x->slot_left[node - x->cfg.slots] == 0)
+        x->done_ms[node - x->cfg.slots] = KD_MAX(x->ev.now(x->ev.arg), (kd_time_ms)1);
     n->filled = true;
     free(n->sum);
     n->sum = NULL;
@@ -443,45 +595,88 @@ static void mark_below(kd_exchange *x, uint32_t chunk, uint32_t node)
     mark_below(x, chunk, 2 * node + 1);
 }
 
-void kd_exchange_push(kd_exchange *x, kd_rpc_call *call, const Distill__V1__NodeChunk *head,
-                      const uint8_t *payload, size_t len)
+/* Sums of T that the journal has already: nobody need make them again. */
+static void preload(kd_exchange *x)
 {
-    Distill__V1__PushReply reply = DISTILL__V1__PUSH_REPLY__INIT;
-    const char *diverged = NULL;
-    pthread_mutex_lock(&x->mu);
-    if (!fence(x, call, head->generation, head->chunk))
-        goto out;
-    if (head->node == 0 || head->node >= 2 * x->cfg.slots) {
-        kd_rpc_finish(call, -KD_EINVAL, "no such node in the reduction tree");
-        goto out;
+    if (!x->journal || x->version >= x->cfg.last_version)
+        return;
+    for (uint32_t k = 0; k < x->cfg.chunks; k++) {
+        kd_diag diag = {0};
+        kd_step_totals totals;
+        float scale;
+        if (!kd_journal_has(x->journal, x->version, k))
+            continue;
+        float *sum = malloc(chunk_len(x, k) * sizeof *sum);
+        if (!sum || kd_journal_read(x->journal, x->version, k, sum, &scale, &totals, &diag) != 0) {
+            kd_warn("a journalled sum is made again: %s", sum ? diag.msg : "no memory");
+            free(sum);
+            continue;
+        }
+        mark_below(x, k, 1);
+        node_at(x, k, 1)->sum = sum;
+        x->logged[k] = true;
+        if (k == 0) {
+            x->totals[1].t = totals;
+            x->totals[1].have = true;
+        }
+        root_filled(x, k);
+        /* What left once was not in dispute. */
+        x->audits_missing = 0;
     }
-    if (!x->current || head->step != x->version || x->version >= x->cfg.last_version) {
-        kd_rpc_finish(call, -KD_ESTALE, "another step is being collected");
-        goto out;
+    release_sums(x);
+}
+
+/* The CRC32Cs of the units in a push, against those that came before. Returns the slot that
+ * differs, UINT32_MAX for none; *out_first: who sent it first. */
+static uint32_t compare_leaves(kd_exchange *x, struct leaves *l, const Distill__V1__NodeChunk *head,
+                               kd_member_id *out_first)
+{
+    uint32_t first = head->node, count = 1, differs = UINT32_MAX;
+    while (first < x->cfg.slots) {
+        first *= 2;
+        count *= 2;
     }
+    first -= x->cfg.slots;
+    if (head->n_leaves != count)
+        return differs; /* a worker that tells none */
+    for (uint32_t i = 0; i < count; i++) {
+        size_t at = (size_t)(first + i) * x->cfg.chunks + head->chunk;
+        if (!l->have[at]) {
+            l->have[at] = true;
+            l->crc[at] = head->leaves[i];
+            if (!l->member[first + i])
+                l->member[first + i] = head->member;
+        } else if (l->crc[at] != head->leaves[i] && differs == UINT32_MAX) {
+            differs = first + i;
+            *out_first = l->member[first + i];
+        }
+    }
+    return differs;
+}
+
+/* Under the lock: puts a node's gradient where it belongs and adds up what is complete. */
+static int take_node(kd_exchange *x, const Distill__V1__NodeChunk *head, const uint8_t *payload,
+                     bool *out_duplicate, const char **out_diverged)
+{
     size_t n = chunk_len(x, head->chunk);
-    if (!payload_ok(call, payload, len, n * sizeof(float), head->crc32c))
-        goto out;
     struct node *node = node_at(x, head->chunk, head->node);
+    *out_duplicate = node->filled;
     if (node->filled) {
         if (node->pushed && node->crc != head->crc32c)
-            diverged = "two different gradients for one tree node";
-        reply.duplicate = true;
-        answer(call, &reply, NULL, 0);
-        goto out;
+            *out_diverged = "two different gradients for one tree node";
+        return 0;
     }
     float *mine = malloc(n * sizeof(float));
-    if (!mine) {
-        kd_rpc_finish(call, -KD_ENOMEM, "no memory for a tree buffer");
-        goto out;
-    }
+    if (!mine)
+        return -KD_ENOMEM;
     memcpy(mine, payload, n * sizeof(float));
     mark_below(x, head->chunk, head->node);
     node->sum = mine;
+    node->filled = true;
     node->pushed = true;
     node->crc = head->crc32c;
     if (head->chunk == 0) {
-        kd_exchange_totals t = {head->loss, head->correct, head->samples, {0}};
+        kd_step_totals t = {head->loss, head->correct, head->samples, {0}};
         memcpy(t.terms, head->terms, KD_MIN(head->n_terms, x->cfg.n_terms) * sizeof t.terms[0]);
         add_totals(x, head->node, &t);
     }
@@ -500,18 +695,94 @@ void kd_exchange_push(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Node
     }
     if (at == 1)
         root_filled(x, head->chunk);
-    answer(call, &reply, NULL, 0);
+    return 0;
+}
+
+/* A second run has told of one more chunk. */
+static void count_check(kd_exchange *x, uint32_t slot, bool agrees,
+                        const Distill__V1__NodeChunk *head)
+{
+    if (x->checks_left[slot] > 0 && --x->checks_left[slot] > 0)
+        return;
+    if (x->audited[slot]) {
+        x->audited[slot] = false;
+        x->audits_missing--;
+    }
+    x->checks_left[slot] = x->cfg.chunks; /* for another one */
+    x->ev.checked(x->ev.arg, &x->cfg, head->step, slot, head->member,
+                  agrees && x->leaves.member[slot] != 0);
+}
+
+void kd_exchange_push(kd_exchange *x, kd_rpc_call *call, const Distill__V1__NodeChunk *head,
+                      const uint8_t *payload, size_t len)
+{
+    Distill__V1__PushReply reply = DISTILL__V1__PUSH_REPLY__INIT;
+    const char *diverged = NULL;
+    kd_member_id first = 0;
+    uint32_t slot = UINT32_MAX;
+    pthread_mutex_lock(&x->mu);
+    if (!usable(x, call, head->chunk))
+        goto out;
+    if (head->node == 0 || head->node >= 2 * x->cfg.slots) {
+        kd_rpc_finish(call, -KD_EINVAL, "no such node in the reduction tree");
+        goto out;
+    }
+    bool late = head->step + 1 == x->version;
+    if (!late && (head->step != x->version || x->version >= x->cfg.last_version)) {
+        kd_rpc_finish(call, -KD_ESTALE, "another step is being collected");
+        goto out;
+    }
+    if (!payload_ok(call, payload, len, chunk_len(x, head->chunk) * sizeof(float), head->crc32c))
+        goto out;
+    slot = compare_leaves(x, late ? &x->late : &x->leaves, head, &first);
+    if (slot != UINT32_MAX)
+        diverged = "two different gradients for one unit";
+    if (!late && slot != UINT32_MAX)
+        x->disputed = true;
+    if (!late && head->check && head->node >= x->cfg.slots)
+        count_check(x, head->node - x->cfg.slots, slot == UINT32_MAX, head);
+    bool duplicate = true;
+    int rc = late ? 0 : take_node(x, head, payload, &duplicate, &diverged);
+    reply.duplicate = duplicate;
+    if (rc == 0)
+        answer(call, &reply, NULL, 0);
+    else
+        kd_rpc_finish(call, rc, "no memory for a tree buffer");
+    release_sums(x);
+    if (diverged)
+        x->ev.divergence(x->ev.arg, &x->cfg, diverged, head->step, slot, first, head->member);
 out:
     pthread_mutex_unlock(&x->mu);
-    if (diverged)
-        x->ev.divergence(x->ev.arg, &x->cfg, diverged);
+}
+
+static void answer_old_sum(kd_exchange *x, kd_rpc_call *call, const Distill__V1__SumRequest *req)
+{
+    kd_diag diag = {0};
+    size_t len = chunk_len(x, req->chunk) * sizeof(float);
+    float *sum = malloc(len);
+    Distill__V1__SumChunk m = DISTILL__V1__SUM_CHUNK__INIT;
+    if (!sum) {
+        kd_rpc_finish(call, -KD_ENOMEM, "no memory for an older sum");
+    } else if (!x->journal || kd_journal_read(x->journal, req->step, req->chunk, sum, &m.scale,
+                                              NULL, &diag) != 0) {
+        kd_rpc_finish(call, -KD_ENOENT,
+                      "that sum is in the journal no more; begin with the newest checkpoint");
+    } else {
+        m.step = req->step;
+        m.chunk = req->chunk;
+        m.crc32c = kd_crc32c(0, sum, len);
+        answer(call, &m, sum, len);
+    }
+    free(sum);
 }
 
 void kd_exchange_await_sum(kd_exchange *x, kd_rpc_call *call, const Distill__V1__SumRequest *req)
 {
     pthread_mutex_lock(&x->mu);
     if (fence(x, call, req->generation, req->chunk)) {
-        if (req->step != x->version || !x->current)
+        if (req->step < x->version)
+            answer_old_sum(x, call, req);
+        else if (req->step > x->version || x->version >= x->cfg.last_version)
             kd_rpc_finish(call, -KD_ESTALE, "another step is being collected");
         else if (sum_ready(x, req->chunk))
             answer_sum(x, call, req->chunk);
@@ -525,10 +796,8 @@ void kd_exchange_await_sum(kd_exchange *x, kd_rpc_call *call, const Distill__V1_
 
 static kd_exchange_snapshot take_snapshot(kd_exchange *x)
 {
-    kd_exchange_snapshot s = {.job = x->cfg.job,
-                              .stage = x->cfg.stage,
-                              .generation = x->generation,
-                              .version = x->version};
+    kd_exchange_snapshot s = {
+        .job = x->cfg.job, .stage = x->cfg.stage, .generation = x->opening, .version = x->version};
     size_t bytes = (size_t)x->cfg.vector_floats * sizeof(float);
     s.vector = malloc(bytes);
     if (s.vector)
@@ -555,98 +824,118 @@ static void keep_average(kd_exchange *x, uint64_t version)
         serve_waiters(x, WANT_STATE, k, version, NULL);
 }
 
+/* Every slice of the collected version is there: the commit point of a step, unless it is the
+ * version that the stage goes on from. */
+static void version_whole(kd_exchange *x)
+{
+    bool step = x->current != NULL;
+    float *old = x->current;
+    x->current = x->next;
+    x->next = old;
+    x->version += step;
+    kd_time_ms since = x->since;
+    x->since = x->ev.now(x->ev.arg);
+    kd_step_totals totals = x->totals[1].t;
+    memcpy(x->last_done_ms, x->done_ms, x->cfg.slots * sizeof *x->done_ms);
+    if (step) {
+        clear_tree(x);
+        choose_audits(x);
+    }
+    memset(x->have, 0, x->cfg.chunks * sizeof *x->have);
+    x->missing = x->cfg.chunks;
+    kd_exchange_snapshot snap = {0};
+    bool saved = x->checkpoint_next;
+    if (saved) {
+        if (x->cfg.average && is_border(&x->cfg, x->version))
+            keep_average(x, x->version);
+        snap = take_snapshot(x);
+        x->checkpoint_wanted = false;
+        if (x->journal)
+            kd_journal_roll(x->journal, x->version);
+    }
+    free(x->next_state);
+    x->next_state = NULL;
+    decide_checkpoint(x);
+    if (step)
+        x->ev.committed(x->ev.arg, &x->cfg, x->opening, x->version, &totals, since,
+                        x->last_done_ms);
+    if (saved)
+        x->ev.snapshot(x->ev.arg, &snap);
+    if (step)
+        preload(x);
+    else
+        release_sums(x);
+}
+
+/* Under the lock. 1 = taken, 0 = it was there, or an error. */
+static int take_slice(kd_exchange *x, const Distill__V1__SliceChunk *head, const uint8_t *payload)
+{
+    size_t bytes = chunk_len(x, head->chunk) * sizeof(float);
+    size_t vectors = head->with_state ? x->cfg.state_vectors : 0;
+    size_t vector_bytes = (size_t)x->cfg.vector_floats * sizeof(float);
+    if (!x->next)
+        x->next = malloc(vector_bytes);
+    if (vectors && !x->next_state)
+        x->next_state = malloc(vector_bytes * vectors);
+    if (!x->next || (vectors && !x->next_state))
+        return -KD_ENOMEM;
+    size_t first = (size_t)head->chunk * x->cfg.chunk_floats;
+    memcpy(x->next + first, payload, bytes);
+    for (size_t v = 0; v < vectors; v++)
+        memcpy(x->next_state + v * x->cfg.vector_floats + first, payload + (1 + v) * bytes, bytes);
+    x->have[head->chunk] = true;
+    x->slice_crc[head->chunk] = kd_crc32c(0, payload, bytes);
+    x->missing--;
+    return 1;
+}
+
 void kd_exchange_publish(kd_exchange *x, kd_rpc_call *call, const Distill__V1__SliceChunk *head,
                          const uint8_t *payload, size_t len)
 {
     Distill__V1__PublishReply reply = DISTILL__V1__PUBLISH_REPLY__INIT;
-    const char *diverged = NULL;
-
     pthread_mutex_lock(&x->mu);
     if (!fence(x, call, head->generation, head->chunk))
         goto out;
-    uint64_t want = x->current ? x->version + 1 : 1;
-    size_t n = chunk_len(x, head->chunk), bytes = n * sizeof(float);
-    if (head->version != want && !(x->current && head->version == x->version)) {
+    uint64_t want = collected(x);
+    size_t bytes = chunk_len(x, head->chunk) * sizeof(float);
+    if (head->version > want || head->version + 1 < want) {
         kd_rpc_finish(call, -KD_ESTALE, "another version is being collected");
         goto out;
     }
     size_t vectors = head->with_state ? x->cfg.state_vectors : 0;
     if (!payload_ok(call, payload, len, bytes * (1 + vectors), head->crc32c))
         goto out;
-    uint32_t crc = kd_crc32c(0, payload, bytes);
-    if (head->version != want || x->have[head->chunk]) {
-        if (crc != x->slice_crc[head->chunk])
-            diverged = "two different slices for one chunk and version";
-        reply.duplicate = true;
-        answer(call, &reply, NULL, 0);
+    bool there = head->version != want || x->have[head->chunk];
+    if (there && head->version == want && kd_crc32c(0, payload, bytes) != x->slice_crc[head->chunk])
+        x->ev.divergence(x->ev.arg, &x->cfg, "two different slices for one chunk and version",
+                         want - 1, UINT32_MAX, 0, 0);
+    reply.duplicate = there;
+    reply.want_state = !there && x->checkpoint_next && !head->with_state;
+    int rc = there || reply.want_state ? 0 : take_slice(x, head, payload);
+    if (rc < 0) {
+        kd_rpc_finish(call, rc, "no memory for the next version");
         goto out;
     }
-    if (x->checkpoint_next && !head->with_state) {
-        kd_rpc_finish(call, -KD_EINVAL, "this version is to be saved: publish it with its state");
-        goto out;
-    }
-    size_t vector_bytes = (size_t)x->cfg.vector_floats * sizeof(float);
-    if (!x->next)
-        x->next = malloc(vector_bytes);
-    if (vectors && !x->next_state)
-        x->next_state = malloc(vector_bytes * vectors);
-    if (!x->next || (vectors && !x->next_state)) {
-        kd_rpc_finish(call, -KD_ENOMEM, "no memory for the next version");
-        goto out;
-    }
-    size_t first = (size_t)head->chunk * x->cfg.chunk_floats;
-    memcpy(x->next + first, payload, bytes);
-    for (size_t v = 0; v < vectors; v++)
-        memcpy(x->next_state + v * x->cfg.vector_floats + first, payload + (1 + v) * bytes, bytes);
-    x->have[head->chunk] = true;
-    x->slice_crc[head->chunk] = crc;
-    x->missing--;
     answer(call, &reply, NULL, 0);
-    serve_waiters(x, WANT_SLICE, head->chunk, want, x->next);
-    if (x->missing == 0) {
-        /* The commit point of a step. */
-        bool first_version = !x->current;
-        float *old = x->current;
-        x->current = x->next;
-        x->next = old;
-        x->version = want;
-        kd_exchange_totals totals = x->totals[1].t;
-        clear_tree(x);
-        memset(x->have, 0, x->cfg.chunks * sizeof *x->have);
-        x->missing = x->cfg.chunks;
-        bool saved = x->checkpoint_next;
-        kd_exchange_snapshot snap = {0};
-        if (saved && x->cfg.average && is_border(&x->cfg, want))
-            keep_average(x, want);
-        if (saved)
-            snap = take_snapshot(x);
-        if (saved)
-            x->checkpoint_wanted = false;
-        free(x->next_state);
-        x->next_state = NULL;
-        decide_checkpoint(x);
-        /* Still under the lock, so that versions are told in their order. */
-        if (!first_version)
-            x->ev.committed(x->ev.arg, &x->cfg, x->generation, x->version, &totals);
-        if (saved)
-            x->ev.snapshot(x->ev.arg, &snap);
+    if (rc == 1) {
+        serve_waiters(x, WANT_SLICE, head->chunk, want, x->next);
+        if (x->missing == 0)
+            version_whole(x);
     }
 out:
     pthread_mutex_unlock(&x->mu);
-    if (diverged)
-        x->ev.divergence(x->ev.arg, &x->cfg, diverged);
 }
 
 void kd_exchange_await_slice(kd_exchange *x, kd_rpc_call *call,
                              const Distill__V1__SliceRequest *req)
 {
     pthread_mutex_lock(&x->mu);
-    if (fence(x, call, req->generation, req->chunk)) {
-        uint64_t want = x->current ? x->version + 1 : 1;
-        if (x->current && req->version == x->version)
+    if (usable(x, call, req->chunk)) {
+        uint64_t want = collected(x);
+        if (x->current && req->version <= x->version)
             answer_slice(x, call, x->version, req->chunk, x->current);
         else if (req->version != want)
-            kd_rpc_finish(call, -KD_ESTALE, "that version is not kept any more");
+            kd_rpc_finish(call, -KD_ESTALE, "that version is not collected now");
         else if (x->have[req->chunk])
             answer_slice(x, call, want, req->chunk, x->next);
         else
@@ -655,22 +944,34 @@ void kd_exchange_await_slice(kd_exchange *x, kd_rpc_call *call,
     pthread_mutex_unlock(&x->mu);
 }
 
+static void fetch_base(kd_exchange *x, kd_rpc_call *call, uint32_t chunk)
+{
+    if (x->base.vector) {
+        answer_state(x, call, chunk, true);
+        return;
+    }
+    add_waiter(x, call, WANT_BASE, chunk);
+    if (!x->base.asked)
+        x->ev.need_base(x->ev.arg, &x->cfg);
+    x->base.asked = true;
+}
+
 void kd_exchange_fetch_state(kd_exchange *x, kd_rpc_call *call,
                              const Distill__V1__SliceRequest *req)
 {
     pthread_mutex_lock(&x->mu);
-    if (fence(x, call, req->generation, req->chunk)) {
-        bool here = req->version == x->state_version && req->version == x->version &&
+    if (usable(x, call, req->chunk)) {
+        bool here = x->current && req->version == x->state_version && req->version == x->version &&
                     (x->state || x->cfg.state_vectors == 0);
-        if (here)
-            answer_state(x, call, req->chunk);
-        else if (x->current && req->version == x->version + 1 && x->cfg.average &&
-                 is_border(&x->cfg, req->version))
+        if (req->version == 0)
+            fetch_base(x, call, req->chunk);
+        else if (here)
+            answer_state(x, call, req->chunk, false);
+        else if (req->version == collected(x) && x->cfg.average && is_border(&x->cfg, req->version))
             add_waiter(x, call, WANT_STATE, req->chunk);
         else
             kd_rpc_finish(call, -KD_ESTALE,
-                          "state is kept for the version a generation began at, and for averaged "
-                          "parameters that are evaluated");
+                          "state is kept for averaged parameters that are evaluated");
     }
     pthread_mutex_unlock(&x->mu);
 }
@@ -684,13 +985,13 @@ void kd_exchange_push_values(kd_exchange *x, kd_rpc_call *call, const Distill__V
     const char *diverged = NULL;
     pthread_mutex_lock(&x->mu);
     size_t floats = (size_t)x->cfg.batch / x->cfg.slots * x->cfg.columns;
-    if (!fence(x, call, head->generation, 0))
+    if (!usable(x, call, 0))
         goto out;
     if (floats == 0 || head->slot >= x->cfg.slots) {
         kd_rpc_finish(call, -KD_EINVAL, "no such slot, or this stage gathers no values");
         goto out;
     }
-    if (!x->current || head->step != x->version || x->version >= x->cfg.last_version) {
+    if (head->step != x->version || x->version >= x->cfg.last_version) {
         kd_rpc_finish(call, -KD_ESTALE, "another step is being collected");
         goto out;
     }
@@ -715,17 +1016,17 @@ void kd_exchange_push_values(kd_exchange *x, kd_rpc_call *call, const Distill__V
     }
     answer(call, &reply, NULL, 0);
 out:
-    pthread_mutex_unlock(&x->mu);
     if (diverged)
-        x->ev.divergence(x->ev.arg, &x->cfg, diverged);
+        x->ev.divergence(x->ev.arg, &x->cfg, diverged, x->version, UINT32_MAX, 0, 0);
+    pthread_mutex_unlock(&x->mu);
 }
 
 void kd_exchange_await_values(kd_exchange *x, kd_rpc_call *call,
                               const Distill__V1__ValueRequest *req)
 {
     pthread_mutex_lock(&x->mu);
-    if (fence(x, call, req->generation, 0)) {
-        if (req->step != x->version || !x->current || x->cfg.columns == 0)
+    if (usable(x, call, 0)) {
+        if (req->step != x->version || x->cfg.columns == 0)
             kd_rpc_finish(call, -KD_ESTALE, "another step is being collected");
         else if (x->values.missing == 0)
             answer_values(x, call);
@@ -745,7 +1046,7 @@ void kd_exchange_gather(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Ga
     float *rows = NULL;
     pthread_mutex_lock(&x->mu);
     uint32_t units = (x->cfg.val_samples + x->cfg.eval_unit - 1) / x->cfg.eval_unit;
-    if (!fence(x, call, head->generation, 0))
+    if (!usable(x, call, 0))
         goto out;
     if (head->columns != KD_EVAL_COLUMNS || head->unit >= units) {
         kd_rpc_finish(call, -KD_EINVAL, "no such evaluation unit, or another number of columns");
@@ -755,9 +1056,9 @@ void kd_exchange_gather(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Ga
     uint32_t n = KD_MIN(x->cfg.eval_unit, x->cfg.val_samples - first);
     if (!payload_ok(call, payload, len, (size_t)n * KD_EVAL_COLUMNS * sizeof(float), head->crc32c))
         goto out;
-    /* Version T was whole at this worker before it was told so here, so T+1 may be asked for. */
-    uint64_t newest = x->current ? x->version + 1 : 1;
-    if (!is_border(&x->cfg, head->version) || head->version > newest ||
+    /* A version is whole at a worker before the news of it reaches others, so the collected one may
+     * be told of. */
+    if (!is_border(&x->cfg, head->version) || head->version > collected(x) ||
         head->version < x->gathered.version) {
         kd_rpc_finish(call, -KD_ESTALE, "that version is not evaluated now");
         goto out;
@@ -796,13 +1097,119 @@ void kd_exchange_gather(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Ga
     }
     /* Before the answer: nobody trains on before it, so the news comes before that of any later
      * version. */
-    if (rows)
-        x->ev.evaluated(x->ev.arg, &x->cfg, head->generation, head->version, head->learning_rate,
-                        rows);
+    if (rows) {
+        x->ev.evaluated(x->ev.arg, &x->cfg, x->opening, head->version, head->learning_rate, rows);
+        x->evaluated = head->version;
+        release_sums(x);
+    }
     answer(call, &reply, NULL, 0);
 out:
-    pthread_mutex_unlock(&x->mu);
     if (diverged)
-        x->ev.divergence(x->ev.arg, &x->cfg, diverged);
+        x->ev.divergence(x->ev.arg, &x->cfg, diverged, x->version, UINT32_MAX, 0, 0);
+    pthread_mutex_unlock(&x->mu);
     free(rows);
+}
+
+/* ---- where a stage begins, and who owns what */
+
+void kd_exchange_open(kd_exchange *x, const kd_exchange_start *start)
+{
+    pthread_mutex_lock(&x->mu);
+    dismiss(x, -1, 0, -KD_ESTALE, "the stage begins anew");
+    clear_all(x);
+    x->open = true;
+    x->opening = start->opening;
+    x->version = start->version;
+    x->manifest = start->manifest;
+    x->evaluated = start->evaluated;
+    x->current = start->vector;
+    x->state = start->state;
+    x->state_version = start->version;
+    x->journal = start->journal;
+    x->since = x->ev.now(x->ev.arg);
+    for (uint32_t k = 0; k < x->cfg.chunks; k++)
+        x->owner_generation[k] = start->opening;
+    decide_checkpoint(x);
+    choose_audits(x);
+    preload(x);
+    pthread_mutex_unlock(&x->mu);
+}
+
+void kd_exchange_fence(kd_exchange *x, uint64_t generation, const kd_range *moved, size_t n)
+{
+    pthread_mutex_lock(&x->mu);
+    for (size_t i = 0; i < n; i++)
+        for (uint32_t k = moved[i].first; k < moved[i].first + moved[i].count; k++) {
+            KD_BUG_ON(k >= x->cfg.chunks);
+            x->owner_generation[k] = generation;
+            dismiss(x, WANT_SUM, k, -KD_ESTALE, "the chunk has another owner");
+        }
+    pthread_mutex_unlock(&x->mu);
+}
+
+void kd_exchange_manifest(kd_exchange *x, uint64_t version)
+{
+    pthread_mutex_lock(&x->mu);
+    x->manifest = KD_MAX(x->manifest, version);
+    if (x->journal)
+        kd_journal_cut(x->journal, version);
+    if (x->base.version < version)
+        drop_base(x);
+    pthread_mutex_unlock(&x->mu);
+}
+
+void kd_exchange_set_base(kd_exchange *x, uint64_t version, float *vector, float *state,
+                          const char *why)
+{
+    pthread_mutex_lock(&x->mu);
+    drop_base(x);
+    x->base.asked = false;
+    x->base.vector = vector;
+    x->base.state = state;
+    x->base.version = version;
+    for (uint32_t k = 0; k < x->cfg.chunks; k++) {
+        if (vector)
+            serve_waiters(x, WANT_BASE, k, version, NULL);
+        else
+            dismiss(x, WANT_BASE, k, -KD_EUNAVAIL, why);
+    }
+    pthread_mutex_unlock(&x->mu);
+}
+
+void kd_exchange_retry(kd_exchange *x)
+{
+    pthread_mutex_lock(&x->mu);
+    if (x->blocked)
+        release_sums(x);
+    pthread_mutex_unlock(&x->mu);
+}
+
+void kd_exchange_look_at(kd_exchange *x, kd_exchange_look *out, kd_time_ms *done_ms)
+{
+    pthread_mutex_lock(&x->mu);
+    *out = (kd_exchange_look){.version = x->version,
+                              .since = x->since,
+                              .whole = x->current != NULL,
+                              .want_state = !x->current && x->checkpoint_next};
+    memcpy(done_ms, x->done_ms, x->cfg.slots * sizeof *done_ms);
+    pthread_mutex_unlock(&x->mu);
+}
+
+bool kd_exchange_settle(kd_exchange *x, uint64_t step, bool redo)
+{
+    bool ok = true;
+    pthread_mutex_lock(&x->mu);
+    if (x->open && x->version == step) {
+        ok = !redo || !x->sums_left;
+        if (redo && ok) {
+            clear_tree(x);
+            clear_leaves(&x->late, &x->cfg); /* what is not to be believed */
+            choose_audits(x);
+        }
+        x->disputed = !ok;
+        memset(x->served, 0, x->cfg.chunks * sizeof *x->served);
+        release_sums(x);
+    }
+    pthread_mutex_unlock(&x->mu);
+    return ok;
 }

@@ -1,21 +1,25 @@
 /* The exchange of one running stage: reduction tree, parameter versions, gathers.
  *
- * Rules 2 to 7 of docs/protocol.md. Names: V slots; node numbers are heap indices (1 the
+ * Rules 2 to 9 of docs/protocol.md. Names: V slots; node numbers are heap indices (1 the
  * root, leaf of slot s is V+s); version T is the vector that gradients are collected for; "sum" of
  * a chunk is its gradient of step T added in tree order, node = left + right in float32, whatever
  * order the parts arrive in.
  *
- * Everything is kept in memory: version T whole, the slices of T+1 that are in, sums of T, and tree
- * buffers, each freed when its parent is made. A call that waits (for a sum or a slice) is kept
- * with its reference and answered by whoever completes what it waits for.
+ * In memory: version T whole, the slices of T+1 that are in, sums of T, and tree buffers, each
+ * freed when its parent is made; older sums lie in the journal. A call that waits (for a sum or a
+ * slice) is kept with its reference and answered by whoever completes what it waits for.
  *
- * Threads: any; one lock an exchange, held for one chunk's additions at most. Callbacks run on the
- * thread that completed something, `committed`, `snapshot` and `evaluated` under the lock so that
- * they come in order of versions: they only queue, and call nothing here. */
+ * Changes of membership leave all of that as it is: only a chunk that gets another owner is fenced,
+ * by the generation in which it got it.
+ *
+ * Threads: any; one lock an exchange, held for one chunk's additions and its journal record at
+ * most. Callbacks run on the thread that completed something, under the lock so that they come in
+ * order of versions: they only queue, and call nothing here. */
 #ifndef KD_SERVER_EXCHANGE_H
 #define KD_SERVER_EXCHANGE_H
 
 #include "core.h"
+#include "journal.h"
 #include "rpc/rpc.h"
 #include "wire/limits.h"
 
@@ -39,6 +43,8 @@ typedef struct kd_exchange_config {
         uint64_t first, count;
     } * trained;
     size_t n_trained;
+    double audit;           /* share of units that are run twice, 0..1 */
+    uint64_t journal_bytes; /* past half of it a checkpoint is asked for; 0 = never */
 } kd_exchange_config;
 
 /* A version ready to be written: owner frees both. vector [vector_floats]; state
@@ -50,21 +56,28 @@ typedef struct kd_exchange_snapshot {
     float *vector, *state;
 } kd_exchange_snapshot;
 
-typedef struct kd_exchange_totals {
-    double loss, correct, samples; /* sums over the step's real samples */
-    double terms[KD_TERM_SUMS];
-} kd_exchange_totals;
-
 typedef struct kd_exchange_events {
-    /* version became whole; totals of the step that led there. */
+    /* version became whole; totals of the step that led there, and how it went: when it began and
+     * when each unit was done [slots]. `generation`, here and below: of the opening. */
     void (*committed)(void *arg, const kd_exchange_config *cfg, uint64_t generation,
-                      uint64_t version, const kd_exchange_totals *totals);
+                      uint64_t version, const kd_step_totals *totals, kd_time_ms since,
+                      const kd_time_ms *done_ms);
     void (*snapshot)(void *arg, kd_exchange_snapshot *snap); /* takes the buffers */
     /* All units of an evaluation are in: rows [val_samples][KD_EVAL_COLUMNS], borrowed. */
     void (*evaluated)(void *arg, const kd_exchange_config *cfg, uint64_t generation,
                       uint64_t version, double learning_rate, const float *rows);
-    /* Two different results for one thing that is a function: a fault in somebody's numbers. */
-    void (*divergence)(void *arg, const kd_exchange_config *cfg, const char *what);
+    /* Two different results for one thing that is a function: a fault in somebody's numbers. slot:
+     * of the unit, members: the first one and the other; slot UINT32_MAX when no unit is known. */
+    void (*divergence)(void *arg, const kd_exchange_config *cfg, const char *what, uint64_t step,
+                       uint32_t slot, kd_member_id first, kd_member_id other);
+    /* A second run is complete; agrees: with the first in every chunk. */
+    void (*checked)(void *arg, const kd_exchange_config *cfg, uint64_t step, uint32_t slot,
+                    kd_member_id member, bool agrees);
+    /* An owner asks for the newest checkpoint and it is not in memory: kd_exchange_set_base. */
+    void (*need_base)(void *arg, const kd_exchange_config *cfg);
+    /* The journal takes no more (why), so no sum leaves; why NULL: it does again. */
+    void (*blocked)(void *arg, const kd_exchange_config *cfg, const char *why);
+    kd_time_ms (*now)(void *arg);
     void *arg;
 } kd_exchange_events;
 
@@ -72,13 +85,41 @@ typedef struct kd_exchange kd_exchange;
 kd_exchange *kd_exchange_new(const kd_exchange_config *cfg, const kd_exchange_events *events);
 /* Answers all waiting calls with -KD_ESTALE first. */
 void kd_exchange_free(kd_exchange *x);
-/* A new generation at `version`: drops tree, sums and next slices, answers waiting calls with
- * -KD_ESTALE. vector [vector_floats] and state [state_vectors][vector_floats] of that version are
- * taken over; both NULL at version 1, whose owners publish it. */
-void kd_exchange_open(kd_exchange *x, uint64_t generation, uint64_t version, float *vector,
-                      float *state);
-/* Ends the generation: everything is answered -KD_ESTALE until the next open. */
+/* Where a stage begins or goes on. vector [vector_floats] and state [state_vectors][vector_floats]
+ * of `version` are taken over; both NULL when its owners publish it. The journal is taken over;
+ * sums of later steps that it holds need not be made again. manifest: newest durable version, 1 =
+ * the initial one; evaluated: newest version whose evaluation is stored, 0 = none. `opening`
+ * names the news that follow. */
+typedef struct kd_exchange_start {
+    uint64_t opening, version, manifest, evaluated;
+    float *vector, *state;
+    kd_journal *journal;
+} kd_exchange_start;
+void kd_exchange_open(kd_exchange *x, const kd_exchange_start *start);
+/* Another membership: the chunks of `moved` have other owners from this generation on. */
+void kd_exchange_fence(kd_exchange *x, uint64_t generation, const kd_range *moved, size_t n);
+/* A checkpoint of this version is the manifest now: older sums go. */
+void kd_exchange_manifest(kd_exchange *x, uint64_t version);
+/* The newest checkpoint for those who asked, taken over; vector NULL: it cannot be had, and why. */
+void kd_exchange_set_base(kd_exchange *x, uint64_t version, float *vector, float *state,
+                          const char *why);
+/* The verdict on two runs that differed in this step: its sums may leave. redo: the first one was
+ * wrong, so all of the step's gradients are to be pushed again; false when sums made of it have
+ * left already. */
+bool kd_exchange_settle(kd_exchange *x, uint64_t step, bool redo);
+/* The journal may have room again. */
+void kd_exchange_retry(kd_exchange *x);
+/* Ends the stage: everything is answered -KD_ESTALE until the next open. */
 void kd_exchange_close(kd_exchange *x);
+/* Where the step stands, at one moment. done_ms [slots]: when a unit's gradient was there in all
+ * chunks, 0 = not yet. */
+typedef struct kd_exchange_look {
+    uint64_t version;
+    kd_time_ms since; /* the version was committed */
+    bool whole;       /* the version is there; else its owners publish it */
+    bool want_state;  /* with optimiser state */
+} kd_exchange_look;
+void kd_exchange_look_at(kd_exchange *x, kd_exchange_look *out, kd_time_ms *done_ms);
 /* Saves the next version whose first sum has not left yet. */
 void kd_exchange_checkpoint(kd_exchange *x);
 

@@ -208,11 +208,31 @@ static void unlist_exchange(kd_daemon *d, kd_exchange *x)
 
 struct news {
     kd_job_id job;
-    uint32_t stage;
+    uint32_t stage, slot;
     uint64_t generation, version;
-    kd_exchange_totals totals;
+    kd_step_totals totals;
+    kd_member_id member, other;
+    bool agrees;
     const char *what;
+    char text[KD_CORE_TEXT];
+    kd_time_ms since;
+    kd_time_ms *done_ms; /* owned */
 };
+
+static struct news *new_news(const kd_exchange_config *cfg, uint64_t version)
+{
+    struct news *n = kd_xalloc(sizeof *n);
+    n->job = cfg->job;
+    n->stage = cfg->stage;
+    n->version = version;
+    return n;
+}
+
+static void free_news(struct news *n)
+{
+    free(n->done_ms);
+    free(n);
+}
 
 kd_stage_record *kd_stage_record_of(kd_daemon *d, kd_job_id job, uint32_t stage,
                                     kd_job_record **out_job)
@@ -222,6 +242,36 @@ kd_stage_record *kd_stage_record_of(kd_daemon *d, kd_job_id job, uint32_t stage,
     return j && stage < (uint32_t)j->n_stages ? &j->stages[stage] : NULL;
 }
 
+static void lose_checkpoint(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_diag *why);
+
+/* Sums since the last evaluation. */
+static void count_step(kd_stage_record *s, uint64_t version, const kd_step_totals *t)
+{
+    if ((version - 2) % kd_stage_eval_steps(s->info) == 0)
+        s->sums = (kd_step_totals){0}; /* first step after an evaluation */
+    s->sums.loss += t->loss;
+    s->sums.correct += t->correct;
+    s->sums.samples += t->samples;
+    for (size_t i = 0; i < KD_COUNT(s->sums.terms); i++)
+        s->sums.terms[i] += t->terms[i];
+    s->version = version;
+    s->last_loss = t->samples > 0 ? t->loss / t->samples : 0;
+}
+
+/* Time that a fault cost: what the step took beyond what steps take. */
+static void count_lost(kd_stage_record *s, double samples, kd_time_ms now)
+{
+    kd_time_ms from = s->last_commit ? s->last_commit : s->fault_at;
+    if (!s->fault_at)
+        return;
+    double usual = s->rate > 0 ? samples / s->rate * 1000 : 0;
+    double lost = KD_MAX((double)(now - from) - usual, 0.0);
+    s->lost_ms_all += lost;
+    s->lost_ms_workers += s->fault_own ? 0 : lost;
+    s->fault_at = 0;
+    s->fault_own = false;
+}
+
 static void loop_committed(kd_daemon *d, void *arg)
 {
     struct news *n = arg;
@@ -229,62 +279,163 @@ static void loop_committed(kd_daemon *d, void *arg)
     kd_stage_record *s = kd_stage_record_of(d, n->job, n->stage, &j);
     if (s && s->exchange && s->info && n->generation == s->generation) {
         kd_time_ms now = kd_clock_ms();
-        if (s->last_commit) {
+        bool fault = s->fault_at != 0;
+        count_lost(s, n->totals.samples, now);
+        if (s->last_commit && !fault) {
             double seconds = (double)(now - s->last_commit) / 1000;
             double rate = seconds > 0 ? n->totals.samples / seconds : 0;
             s->rate = s->rate > 0 ? 0.9 * s->rate + 0.1 * rate : rate;
         }
         s->last_commit = now;
-        if ((n->version - 2) % kd_stage_eval_steps(s->info) == 0)
-            s->sums = (kd_exchange_totals){0}; /* first step after an evaluation */
-        s->sums.loss += n->totals.loss;
-        s->sums.correct += n->totals.correct;
-        s->sums.samples += n->totals.samples;
-        for (size_t i = 0; i < KD_COUNT(s->sums.terms); i++)
-            s->sums.terms[i] += n->totals.terms[i];
-        s->version = n->version;
-        s->last_loss = n->totals.samples > 0 ? n->totals.loss / n->totals.samples : 0;
+        count_step(s, n->version, &n->totals);
         j->phase = "training";
         kd_daemon_event(d, &(kd_event){.kind = KD_EV_COMMITTED,
                                        .job = n->job,
                                        .stage = n->stage,
                                        .generation = n->generation,
-                                       .version = n->version});
+                                       .version = n->version,
+                                       .step = {.version = n->version - 1,
+                                                .since = n->since,
+                                                .whole = true,
+                                                .done_ms = n->done_ms}});
     }
-    free(n);
+    free_news(n);
 }
 
 static void on_committed(void *arg, const kd_exchange_config *cfg, uint64_t generation,
-                         uint64_t version, const kd_exchange_totals *totals)
+                         uint64_t version, const kd_step_totals *totals, kd_time_ms since,
+                         const kd_time_ms *done_ms)
 {
-    struct news *n = kd_xalloc(sizeof *n);
-    n->job = cfg->job;
-    n->stage = cfg->stage;
+    struct news *n = new_news(cfg, version);
     n->generation = generation;
-    n->version = version;
     n->totals = *totals;
+    n->since = since;
+    n->done_ms = kd_xalloc(cfg->slots * sizeof *n->done_ms);
+    memcpy(n->done_ms, done_ms, cfg->slots * sizeof *n->done_ms);
     if (!kd_daemon_post(arg, loop_committed, n))
-        free(n);
+        free_news(n);
+}
+
+static const char *worker_name(kd_daemon *d, kd_member_id member)
+{
+    const kd_worker_record *w = member ? kd_daemon_worker(d, member) : NULL;
+    return w ? w->name : "a worker that is gone";
 }
 
 static void loop_divergence(kd_daemon *d, void *arg)
 {
     struct news *n = arg;
     kd_job_record *j;
-    if (kd_stage_record_of(d, n->job, n->stage, &j))
-        kd_watch_event(d, j, "warning", "", NULL, "divergence: %s; a worker's numbers are wrong",
-                       n->what);
-    free(n);
+    if (kd_stage_record_of(d, n->job, n->stage, &j)) {
+        if (n->member && n->other)
+            kd_watch_event(
+                d, j, "warning", "", NULL,
+                "divergence in step %llu: %s, of %s and %s; somebody's numbers are wrong",
+                (unsigned long long)n->version, n->what, worker_name(d, n->member),
+                worker_name(d, n->other));
+        else
+            kd_watch_event(d, j, "warning", "", NULL,
+                           "divergence: %s; a worker's numbers are wrong", n->what);
+        kd_daemon_event(d, &(kd_event){.kind = KD_EV_DIVERGED,
+                                       .job = n->job,
+                                       .stage = n->stage,
+                                       .version = n->version,
+                                       .slot = n->slot,
+                                       .member = n->member,
+                                       .other = n->other});
+    }
+    free_news(n);
 }
 
-static void on_divergence(void *arg, const kd_exchange_config *cfg, const char *what)
+static void on_divergence(void *arg, const kd_exchange_config *cfg, const char *what, uint64_t step,
+                          uint32_t slot, kd_member_id first, kd_member_id other)
 {
-    struct news *n = kd_xalloc(sizeof *n);
-    n->job = cfg->job;
-    n->stage = cfg->stage;
+    struct news *n = new_news(cfg, step);
     n->what = what;
+    n->slot = slot;
+    n->member = first;
+    n->other = other;
     if (!kd_daemon_post(arg, loop_divergence, n))
-        free(n);
+        free_news(n);
+}
+
+static void loop_checked(kd_daemon *d, void *arg)
+{
+    struct news *n = arg;
+    kd_daemon_event(d, &(kd_event){.kind = KD_EV_CHECKED,
+                                   .job = n->job,
+                                   .stage = n->stage,
+                                   .version = n->version,
+                                   .slot = n->slot,
+                                   .member = n->member,
+                                   .agrees = n->agrees});
+    free_news(n);
+}
+
+static void on_checked(void *arg, const kd_exchange_config *cfg, uint64_t step, uint32_t slot,
+                       kd_member_id member, bool agrees)
+{
+    struct news *n = new_news(cfg, step);
+    n->slot = slot;
+    n->member = member;
+    n->agrees = agrees;
+    if (!kd_daemon_post(arg, loop_checked, n))
+        free_news(n);
+}
+
+static void loop_blocked(kd_daemon *d, void *arg)
+{
+    struct news *n = arg;
+    kd_job_record *j;
+    kd_stage_record *s = kd_stage_record_of(d, n->job, n->stage, &j);
+    if (s && s->exchange) {
+        s->blocked = n->text[0] != '\0';
+        kd_daemon_event(
+            d,
+            &(kd_event){.kind = KD_EV_BLOCKED, .job = n->job, .stage = n->stage, .text = n->text});
+    }
+    free_news(n);
+}
+
+static void on_blocked(void *arg, const kd_exchange_config *cfg, const char *why)
+{
+    struct news *n = new_news(cfg, 0);
+    if (why)
+        snprintf(n->text, sizeof n->text, "waits for room on the coordinator's disk: %.300s", why);
+    if (!kd_daemon_post(arg, loop_blocked, n))
+        free_news(n);
+}
+
+static void loop_need_base(kd_daemon *d, void *arg)
+{
+    struct news *n = arg;
+    kd_job_record *j;
+    kd_stage_record *s = kd_stage_record_of(d, n->job, n->stage, &j);
+    if (s && s->exchange) {
+        float *vector = NULL, *state = NULL;
+        kd_diag diag = {0};
+        uint64_t version = s->row.manifest;
+        int rc = version > 1
+                     ? kd_stage_load_checkpoint(d, j, n->stage, version, &vector, &state, &diag)
+                     : kd_fail(&diag, -KD_ENOENT, "there is no checkpoint yet");
+        kd_exchange_set_base(s->exchange, version, vector, state, diag.msg);
+        if (rc != 0 && version > 1)
+            lose_checkpoint(d, j, n->stage, &diag);
+    }
+    free_news(n);
+}
+
+static void on_need_base(void *arg, const kd_exchange_config *cfg)
+{
+    struct news *n = new_news(cfg, 0);
+    if (!kd_daemon_post(arg, loop_need_base, n))
+        free_news(n);
+}
+
+static kd_time_ms exchange_now(void *arg)
+{
+    (void)arg;
+    return kd_clock_ms();
 }
 
 /* ---- opening and closing */
@@ -336,71 +487,243 @@ static int trained_spans(kd_stage_record *s, size_t *out_n, kd_diag *diag)
     return rc;
 }
 
-void kd_stage_open(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_begin *b)
+void kd_stage_journal_prefix(const kd_daemon *d, kd_job_id job, uint32_t stage, char *out,
+                             size_t size)
+{
+    char id[KD_ID_TEXT];
+    kd_id_text(job, id);
+    snprintf(out, size, "%s/jobs/%s/stage%u", d->state.dir, id, stage);
+}
+
+static int make_exchange(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t last_version,
+                         kd_diag *diag)
 {
     kd_stage_record *s = &j->stages[stage];
     const Distill__V1__StageInfo *i = s->info;
+    kd_exchange_config cfg = {.job = j->row.id,
+                              .stage = stage,
+                              .slots = i->slots,
+                              .chunk_floats = i->chunk_floats,
+                              .chunks = chunk_count(i),
+                              .vector_floats = kd_stage_vector_floats(i),
+                              .state_vectors = i->optimizer_vectors,
+                              .eval_steps = kd_stage_eval_steps(i),
+                              .last_version = last_version,
+                              .checkpoint_every = (uint64_t)j->spec.checkpoint_every,
+                              .val_samples = (uint32_t)i->val_samples,
+                              .eval_unit = KD_EVAL_UNIT,
+                              .n_terms = (uint32_t)(2 * i->n_terms),
+                              .average = i->average,
+                              .clip_norm = i->clip_norm,
+                              .batch = i->batch,
+                              .columns = i->value_columns,
+                              .audit = j->spec.audit,
+                              .journal_bytes = KD_MAX_JOURNAL_BYTES};
+    if (i->clip_norm > 0) {
+        int rc = trained_spans(s, &cfg.n_trained, diag);
+        if (rc != 0)
+            return rc;
+        cfg.trained = s->trained;
+    }
+    kd_exchange_events ev = {on_committed,
+                             kd_checkpoint_snapshot,
+                             kd_evaluation_done,
+                             on_divergence,
+                             on_checked,
+                             on_need_base,
+                             on_blocked,
+                             exchange_now,
+                             d};
+    s->exchange = kd_exchange_new(&cfg, &ev);
+    list_exchange(d, j->row.id, stage, s->exchange);
+    return 0;
+}
+
+/* The version to go on from: the end of the journal, but no later than an evaluated version that is
+ * not stored whole, its checkpoint and its evaluation. */
+static uint64_t resume_at(const kd_stage_record *s, uint64_t journal_end, uint64_t last_version)
+{
+    uint64_t every = kd_stage_eval_steps(s->info), manifest = s->row.manifest;
+    uint64_t border = (manifest - 1 + every) / every * every + 1;
+    bool at_border = manifest > 1 && (manifest - 1) % every == 0;
+    if (at_border && s->row.evaluated < manifest)
+        border = manifest;
+    else if (at_border)
+        border = manifest + every;
+    return KD_MIN(KD_MIN(journal_end, border), last_version);
+}
+
+/* Opens the journal and finds where the stage stands; vector and state only of the manifest. */
+static int find_start(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_begin *b,
+                      kd_exchange_start *start, kd_diag *diag)
+{
+    kd_stage_record *s = &j->stages[stage];
+    char prefix[4096];
+    uint64_t torn = 0;
+    kd_digest identity = kd_digest_of(s->row.info, s->row.info_len);
+    kd_stage_journal_prefix(d, j->row.id, stage, prefix, sizeof prefix);
+    if (b->fresh)
+        kd_journal_remove(prefix);
+    int rc =
+        kd_journal_open(prefix, &identity, chunk_count(s->info), s->info->chunk_floats,
+                        kd_stage_vector_floats(s->info), b->version, &start->journal, &torn, diag);
+    if (rc != 0)
+        return rc;
+    if (torn)
+        kd_watch_event(d, j, "warning", "", NULL,
+                       "the journal's last %llu bytes were not whole and are cut off",
+                       (unsigned long long)torn);
+    start->version = resume_at(s, kd_journal_end(start->journal), b->last_version);
+    if (start->version == b->version && b->version > 1)
+        rc = kd_stage_load_checkpoint(d, j, stage, b->version, &start->vector, &start->state, diag);
+    s->sums = (kd_step_totals){s->row.loss, s->row.correct, s->row.samples, {0}};
+    memcpy(s->sums.terms, s->row.term_sums, sizeof s->sums.terms);
+    s->version = b->version;
+    float *sum = kd_xalloc(s->info->chunk_floats * sizeof *sum);
+    for (uint64_t step = b->version; rc == 0 && step < start->version; step++) {
+        kd_step_totals totals;
+        float scale;
+        rc = kd_journal_read(start->journal, step, 0, sum, &scale, &totals, diag);
+        if (rc == 0)
+            count_step(s, step + 1, &totals);
+    }
+    free(sum);
+    return rc;
+}
+
+/* Committed steps that are computed again, as far as anybody remembers them. */
+static void count_redone(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t before,
+                         uint64_t version)
+{
+    for (const kd_worker_record *w = d->workers; w; w = w->next)
+        if (w->offer == j->row.id && w->offer_stage == stage)
+            before = KD_MAX(before, w->offer_version);
+    if (before > version) {
+        j->stages[stage].steps_redone += before - version;
+        kd_watch_event(d, j, "worker", "", NULL, "%llu step(s) are computed again",
+                       (unsigned long long)(before - version));
+    }
+}
+
+/* The manifest cannot be read: the newest older checkpoint that can, else the beginning. */
+static void lose_checkpoint(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_diag *why)
+{
+    kd_stage_record *s = &j->stages[stage];
+    float *vector = NULL, *state = NULL;
+    kd_diag diag = {0};
+    uint64_t version = s->row.best_version;
+    kd_watch_event(d, j, "warning", "", NULL, "%s", why->msg);
+    if (version == 0 || version >= s->row.manifest ||
+        kd_stage_load_checkpoint(d, j, stage, version, &vector, &state, &diag) != 0)
+        version = 1;
+    free(vector);
+    free(state);
+    s->row.manifest = version;
+    s->row.evaluated = KD_MIN(s->row.evaluated, version);
+    s->row.loss = s->row.correct = s->row.samples = 0;
+    memset(s->row.term_sums, 0, sizeof s->row.term_sums);
+    kd_stage_store(d, j, stage);
+    kd_daemon_event(d, &(kd_event){.kind = KD_EV_ROLLBACK,
+                                   .job = j->row.id,
+                                   .stage = stage,
+                                   .version = version,
+                                   .text = why->msg});
+}
+
+static void tell_begun(kd_daemon *d, kd_job_record *j, kd_stage_record *s, uint64_t version)
+{
+    const Distill__V1__StageInfo *i = s->info;
+    if (s->begun)
+        return;
+    s->begun = kd_clock_ms();
+    char where[64] = "begins";
+    if (version > 1)
+        snprintf(where, sizeof where, "goes on from step %llu", (unsigned long long)version - 1);
+    kd_core_view view = {0};
+    (void)kd_core_job_view(d->core, j->row.id, &view);
+    kd_watch_event(d, j, "stage", "", NULL,
+                   "stage %s %s: %llu parameters, %llu training and %llu validation samples, "
+                   "%u classes, %u worker(s)",
+                   s->row.name, where, (unsigned long long)i->parameters,
+                   (unsigned long long)i->train_samples, (unsigned long long)i->val_samples,
+                   i->classes, view.members);
+}
+
+void kd_stage_open(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_begin *b)
+{
+    kd_stage_record *s = &j->stages[stage];
     char id[KD_ID_TEXT], path[4096];
     kd_id_text(j->row.id, id);
     snprintf(path, sizeof path, "%s/jobs/%s", d->state.dir, id);
     kd_diag diag = {0};
-    float *vector = NULL, *state = NULL;
+    kd_exchange_start start = {
+        .opening = b->generation, .manifest = b->version, .evaluated = s->row.evaluated};
+    uint64_t before = s->version;
+    bool again = b->version > 1 || s->begun != 0;
     int rc = kd_file_mkdirs(path, &diag);
-    if (rc == 0 && b->version > 1)
-        rc = kd_stage_load_checkpoint(d, j, stage, b->version, &vector, &state, &diag);
+    if (rc == 0 && !s->exchange)
+        rc = make_exchange(d, j, stage, b->last_version, &diag);
+    if (rc == 0)
+        rc = find_start(d, j, stage, b, &start, &diag);
     if (rc != 0) {
-        kd_stage_fail(d, j, diag.msg);
+        kd_journal_close(start.journal);
+        free(start.vector);
+        free(start.state);
+        if (s->exchange && (rc == -KD_EDATA || rc == -KD_ENOENT) && b->version > 1)
+            lose_checkpoint(d, j, stage, &diag);
+        else
+            kd_stage_fail(d, j, diag.msg);
         return;
     }
-    if (!s->exchange) {
-        kd_exchange_config cfg = {.job = j->row.id,
-                                  .stage = stage,
-                                  .slots = i->slots,
-                                  .chunk_floats = i->chunk_floats,
-                                  .chunks = chunk_count(i),
-                                  .vector_floats = kd_stage_vector_floats(i),
-                                  .state_vectors = i->optimizer_vectors,
-                                  .eval_steps = kd_stage_eval_steps(i),
-                                  .last_version = b->last_version,
-                                  .checkpoint_every = (uint64_t)j->spec.checkpoint_every,
-                                  .val_samples = (uint32_t)i->val_samples,
-                                  .eval_unit = KD_EVAL_UNIT,
-                                  .n_terms = (uint32_t)(2 * i->n_terms),
-                                  .average = i->average,
-                                  .clip_norm = i->clip_norm,
-                                  .batch = i->batch,
-                                  .columns = i->value_columns};
-        if (i->clip_norm > 0) {
-            rc = trained_spans(s, &cfg.n_trained, &diag);
-            if (rc != 0) {
-                free(vector);
-                free(state);
-                kd_stage_fail(d, j, diag.msg);
-                return;
-            }
-            cfg.trained = s->trained;
-        }
-        kd_exchange_events ev = {on_committed, kd_checkpoint_snapshot, kd_evaluation_done,
-                                 on_divergence, d};
-        s->exchange = kd_exchange_new(&cfg, &ev);
-        list_exchange(d, j->row.id, stage, s->exchange);
-    }
-    s->sums = (kd_exchange_totals){s->row.loss, s->row.correct, s->row.samples, {0}};
-    memcpy(s->sums.terms, s->row.term_sums, sizeof s->sums.terms);
-    s->version = b->version;
+    count_redone(d, j, stage, before, start.version);
+    s->version = start.version;
     s->generation = b->generation;
     s->last_commit = 0;
-    if (!s->begun) {
-        s->begun = kd_clock_ms();
-        kd_watch_event(d, j, "stage", "", NULL,
-                       "stage %s %s: %llu parameters, %llu training and %llu validation samples, "
-                       "%u classes, %u worker(s)",
-                       s->row.name, b->version > 1 ? "goes on" : "begins",
-                       (unsigned long long)i->parameters, (unsigned long long)i->train_samples,
-                       (unsigned long long)i->val_samples, i->classes, b->members);
+    s->blocked = false;
+    if (again || start.version > 1) {
+        s->fault_at = kd_clock_ms();
+        s->fault_own = true;
     }
-    j->phase = b->evaluate_first ? "evaluating" : "training";
-    kd_exchange_open(s->exchange, b->generation, b->version, vector, state);
+    tell_begun(d, j, s, start.version);
+    j->phase = "training";
+    kd_exchange_open(s->exchange, &start);
+}
+
+void kd_stage_look(kd_daemon *d, kd_job_record *j, uint32_t stage)
+{
+    kd_stage_record *s = &j->stages[stage];
+    if (!s->exchange)
+        return;
+    kd_exchange_look look;
+    kd_time_ms *done_ms = kd_xalloc(s->info->slots * sizeof *done_ms);
+    kd_exchange_look_at(s->exchange, &look, done_ms);
+    kd_daemon_event(d, &(kd_event){.kind = KD_EV_STEP,
+                                   .job = j->row.id,
+                                   .stage = stage,
+                                   .step = {.version = look.version,
+                                            .since = look.since,
+                                            .whole = look.whole,
+                                            .want_state = look.want_state,
+                                            .done_ms = done_ms}});
+    free(done_ms);
+}
+
+void kd_stage_settle(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t step, bool redo)
+{
+    kd_stage_record *s = &j->stages[stage];
+    if (s->exchange && !kd_exchange_settle(s->exchange, step, redo))
+        kd_daemon_event(d, &(kd_event){.kind = KD_EV_ROLLBACK,
+                                       .job = j->row.id,
+                                       .stage = stage,
+                                       .text = "wrong numbers had left already"});
+}
+
+void kd_stage_tick(kd_daemon *d)
+{
+    for (kd_job_record *j = d->jobs; j; j = j->next)
+        for (int i = 0; i < j->n_stages; i++)
+            if (j->stages[i].exchange && j->stages[i].blocked)
+                kd_exchange_retry(j->stages[i].exchange);
 }
 
 void kd_stage_close(kd_daemon *d, kd_job_record *j, uint32_t stage)
@@ -412,6 +735,7 @@ void kd_stage_close(kd_daemon *d, kd_job_record *j, uint32_t stage)
     kd_exchange_close(s->exchange);
     unlist_exchange(d, s->exchange);
     s->exchange = NULL;
+    s->blocked = false;
 }
 
 void kd_stage_manifest(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t version)
@@ -423,6 +747,8 @@ void kd_stage_manifest(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t 
     s->row.samples = s->pending_sums.samples;
     memcpy(s->row.term_sums, s->pending_sums.terms, sizeof s->row.term_sums);
     kd_stage_store(d, j, stage);
+    if (s->exchange)
+        kd_exchange_manifest(s->exchange, version);
     kd_diag diag = {0};
     if (kd_state_drop_checkpoints(&d->state, j->row.id, stage, version, s->row.best_version,
                                   &diag) != 0)
@@ -497,6 +823,9 @@ void kd_stage_finished(kd_daemon *d, kd_job_record *j, uint32_t stage)
             return;
         }
         kd_stage_tidy(d, j, stage, true);
+        char prefix[4096];
+        kd_stage_journal_prefix(d, j->row.id, stage, prefix, sizeof prefix);
+        kd_journal_remove(prefix);
     }
     s->row.done = true;
     if (s->begun)

@@ -87,6 +87,29 @@ static void copy(char *to, size_t size, const char *from)
     snprintf(to, size, "%s", from);
 }
 
+/* A stage that the worker still holds: of use if its job goes on, else the worker may drop it. */
+static void take_offer(kd_daemon *d, kd_worker_record *w, const Distill__V1__Offer *o, kd_event *ev)
+{
+    kd_job_id id;
+    if (!o || !kd_id_parse(o->job, &id))
+        return;
+    const kd_job_record *j = kd_daemon_job(d, id);
+    if (j && j->row.state <= KD_RUN_RUNNING) {
+        w->offer = ev->job = id;
+        w->offer_stage = ev->stage = o->stage;
+        w->offer_version = o->version;
+        ev->first_chunk = o->first_chunk;
+        return;
+    }
+    Distill__V1__Release m = DISTILL__V1__RELEASE__INIT;
+    m.job = o->job;
+    m.reason = "the job is over";
+    Distill__V1__CoordinatorMessage c = DISTILL__V1__COORDINATOR_MESSAGE__INIT;
+    c.kind_case = DISTILL__V1__COORDINATOR_MESSAGE__KIND_RELEASE;
+    c.release = &m;
+    kd_cluster_send(d, w, &c);
+}
+
 static void on_hello(kd_daemon *d, kd_worker_record *w, const Distill__V1__Hello *h)
 {
     char text[256];
@@ -139,11 +162,14 @@ static void on_hello(kd_daemon *d, kd_worker_record *w, const Distill__V1__Hello
     welcome.epoch = d->state.epoch;
     welcome.heartbeat_ms = d->heartbeat_ms;
     welcome.lease_ms = d->lease_ms;
+    welcome.member = w->id;
     Distill__V1__CoordinatorMessage m = DISTILL__V1__COORDINATOR_MESSAGE__INIT;
     m.kind_case = DISTILL__V1__COORDINATOR_MESSAGE__KIND_WELCOME;
     m.welcome = &welcome;
     kd_cluster_send(d, w, &m);
-    kd_daemon_event(d, &(kd_event){.kind = KD_EV_JOIN, .member = w->id});
+    kd_event ev = {.kind = KD_EV_JOIN, .member = w->id};
+    take_offer(d, w, h->offer, &ev);
+    kd_daemon_event(d, &ev);
 }
 
 /* Forwards and hits are counted by each worker for its stage; the job shows their sum. */

@@ -68,6 +68,7 @@ static void on_message(kd_rpc_stream *s, const uint8_t *bytes, size_t len, void 
         pthread_mutex_lock(&w->mu);
         w->heartbeat_ms = KD_MIN(KD_MAX(m->welcome->heartbeat_ms, 10u), 60000u);
         w->epoch = m->welcome->epoch;
+        kd_runner_welcome(w->runner, m->welcome->member);
         pthread_mutex_unlock(&w->mu);
         kd_wire_free(raw);
         uv_async_send(&w->news);
@@ -120,6 +121,13 @@ static void send_hello(struct worker *w)
     h.blas = w->info.blas;
     h.isa = w->info.isa;
     h.numerics = w->numerics;
+    Distill__V1__Offer offer = DISTILL__V1__OFFER__INIT;
+    kd_runner_status s;
+    if (kd_runner_offer(w->runner, &s, &offer.version, &offer.first_chunk)) {
+        offer.job = s.job;
+        offer.stage = s.stage;
+        h.offer = &offer;
+    }
     Distill__V1__WorkerMessage m = DISTILL__V1__WORKER_MESSAGE__INIT;
     m.kind_case = DISTILL__V1__WORKER_MESSAGE__KIND_HELLO;
     m.hello = &h;

@@ -12,7 +12,7 @@
 #define POLL_MS 60000  /* calls that wait for others; repeated by the caller */
 #define MAX_BLOB ((size_t)4 << 30)
 
-enum answer { ANSWER_PLAIN, ANSWER_SUM, ANSWER_SLICE };
+enum answer { ANSWER_PLAIN, ANSWER_PUBLISH, ANSWER_SUM, ANSWER_SLICE, ANSWER_VALUES };
 
 struct pending {
     enum answer answer;
@@ -20,38 +20,52 @@ struct pending {
     void *arg;
 };
 
+/* The bulk answers: payload, and what stands before it. */
+static int read_bulk(const kd_rpc_result *r, enum answer kind, kd_exchange_answer *a, kd_diag *diag)
+{
+    static const ProtobufCMessageDescriptor *const types[] = {
+        [ANSWER_SUM] = &distill__v1__sum_chunk__descriptor,
+        [ANSWER_SLICE] = &distill__v1__slice_chunk__descriptor,
+        [ANSWER_VALUES] = &distill__v1__value_chunk__descriptor};
+    ProtobufCMessage *m = NULL;
+    uint32_t crc = 0;
+    int rc = kd_wire_unpack_bulk(types[kind], r->bytes, r->len, &m, &a->payload, &a->len, diag);
+    if (rc != 0)
+        return rc;
+    if (kind == ANSWER_SUM) {
+        const Distill__V1__SumChunk *sum = (Distill__V1__SumChunk *)m;
+        a->checkpoint = sum->checkpoint;
+        a->scale = sum->scale;
+        crc = sum->crc32c;
+    } else if (kind == ANSWER_SLICE) {
+        a->version = ((Distill__V1__SliceChunk *)m)->version;
+        crc = ((Distill__V1__SliceChunk *)m)->crc32c;
+    } else {
+        crc = ((Distill__V1__ValueChunk *)m)->crc32c;
+    }
+    kd_wire_free(m);
+    if (kd_crc32c(0, a->payload, a->len) != crc)
+        return kd_fail(diag, -KD_EUNAVAIL, "the answer's CRC32C differs");
+    return 0;
+}
+
 static void on_done(const kd_rpc_result *r, void *arg)
 {
     struct pending *p = arg;
     kd_diag diag = {.code = r->code};
-    const uint8_t *payload = NULL;
-    size_t len = 0;
     kd_exchange_answer a = {.scale = 1};
-    uint32_t crc = 0;
     int rc = r->code;
     memcpy(diag.msg, r->text, sizeof diag.msg);
-    if (rc == 0 && p->answer != ANSWER_PLAIN) {
-        bool sum = p->answer == ANSWER_SUM;
+    if (rc == 0 && p->answer >= ANSWER_SUM) {
+        rc = read_bulk(r, p->answer, &a, &diag);
+    } else if (rc == 0 && p->answer == ANSWER_PUBLISH) {
         ProtobufCMessage *m = NULL;
-        rc = kd_wire_unpack_bulk(sum ? &distill__v1__sum_chunk__descriptor
-                                     : &distill__v1__slice_chunk__descriptor,
-                                 r->bytes, r->len, &m, &payload, &len, &diag);
-        if (rc == 0) {
-            if (sum) {
-                a.checkpoint = ((Distill__V1__SumChunk *)m)->checkpoint;
-                a.scale = ((Distill__V1__SumChunk *)m)->scale;
-            }
-            crc =
-                sum ? ((Distill__V1__SumChunk *)m)->crc32c : ((Distill__V1__SliceChunk *)m)->crc32c;
-            if (kd_crc32c(0, payload, len) != crc)
-                rc = kd_fail(&diag, -KD_EUNAVAIL, "the answer's CRC32C differs");
-        }
+        rc = kd_wire_unpack(&distill__v1__publish_reply__descriptor, r->bytes, r->len, &m, &diag);
+        a.want_state = rc == 0 && ((Distill__V1__PublishReply *)m)->want_state;
         kd_wire_free(m);
     }
     a.code = rc;
     a.text = diag.msg;
-    a.payload = payload;
-    a.len = len;
     p->done(p->arg, &a);
     free(p);
 }
@@ -75,27 +89,30 @@ static int begin(kd_rpc_channel *ch, const char *path, const void *message, cons
     return rc;
 }
 
-int kd_exchange_push(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t step, uint32_t node,
-                     uint32_t chunk, const float *data, size_t floats, const kd_tree_sums *sums,
-                     int n_terms, kd_exchange_done done, void *arg)
+int kd_exchange_push(kd_rpc_channel *ch, const kd_stage_ref *ref, const kd_todo *push, int n_terms,
+                     kd_exchange_done done, void *arg)
 {
     Distill__V1__NodeChunk m = DISTILL__V1__NODE_CHUNK__INIT;
     m.job = (char *)ref->job;
     m.stage = ref->stage;
-    m.generation = ref->generation;
-    m.step = step;
-    m.node = node;
-    m.chunk = chunk;
-    m.crc32c = kd_crc32c(0, data, floats * sizeof(float));
-    if (chunk == 0) {
-        m.loss = sums->loss;
-        m.correct = sums->correct;
-        m.samples = sums->samples;
-        m.terms = (double *)sums->terms;
+    m.generation = push->generation;
+    m.step = push->version;
+    m.node = push->node;
+    m.chunk = push->chunk;
+    m.check = push->check;
+    m.member = ref->member;
+    m.leaves = (uint32_t *)push->leaves;
+    m.n_leaves = push->n_leaves;
+    m.crc32c = kd_crc32c(0, push->data, push->floats * sizeof(float));
+    if (push->chunk == 0) {
+        m.loss = push->sums->loss;
+        m.correct = push->sums->correct;
+        m.samples = push->sums->samples;
+        m.terms = (double *)push->sums->terms;
         m.n_terms = (size_t)n_terms;
     }
-    return begin(ch, "/distill.v1.Exchange/PushNode", &m, data, floats * sizeof(float), QUICK_MS,
-                 ANSWER_PLAIN, done, arg);
+    return begin(ch, "/distill.v1.Exchange/PushNode", &m, push->data, push->floats * sizeof(float),
+                 QUICK_MS, ANSWER_PLAIN, done, arg);
 }
 
 int kd_exchange_await_sum(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t step,
@@ -147,7 +164,7 @@ int kd_exchange_publish(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t ve
     m.with_state = with_state;
     m.crc32c = kd_crc32c(0, data, floats * sizeof(float));
     return begin(ch, "/distill.v1.Exchange/Publish", &m, data, floats * sizeof(float), QUICK_MS,
-                 ANSWER_PLAIN, done, arg);
+                 ANSWER_PUBLISH, done, arg);
 }
 
 /* ---- blocking calls */
@@ -206,29 +223,36 @@ int kd_exchange_push_values(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_
 }
 
 int kd_exchange_await_values(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t step,
-                             float *values, size_t floats, kd_diag *diag)
+                             kd_exchange_done done, void *arg)
 {
     Distill__V1__ValueRequest m = DISTILL__V1__VALUE_REQUEST__INIT;
     m.job = (char *)ref->job;
     m.stage = ref->stage;
     m.generation = ref->generation;
     m.step = step;
+    return begin(ch, "/distill.v1.Exchange/AwaitValues", &m, NULL, 0, POLL_MS, ANSWER_VALUES, done,
+                 arg);
+}
+
+int kd_exchange_get_average(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t version,
+                            uint32_t chunk, float *out, size_t floats, uint32_t vectors,
+                            kd_diag *diag)
+{
+    Distill__V1__SliceRequest m = DISTILL__V1__SLICE_REQUEST__INIT;
+    m.job = (char *)ref->job;
+    m.stage = ref->stage;
+    m.generation = ref->generation;
+    m.version = version;
+    m.chunk = chunk;
     kd_rpc_result r;
-    int rc = call(ch, "/distill.v1.Exchange/AwaitValues", &m, NULL, 0, &r, diag);
-    ProtobufCMessage *reply = NULL;
-    const uint8_t *payload = NULL;
-    size_t len = 0;
+    kd_exchange_answer a = {0};
+    int rc = call(ch, "/distill.v1.Exchange/FetchState", &m, NULL, 0, &r, diag);
     if (rc == 0)
-        rc = kd_wire_unpack_bulk(&distill__v1__value_chunk__descriptor, r.bytes, r.len, &reply,
-                                 &payload, &len, diag);
-    if (rc == 0 && kd_crc32c(0, payload, len) != ((Distill__V1__ValueChunk *)reply)->crc32c)
-        rc = kd_fail(diag, -KD_EUNAVAIL, "the values' CRC32C differs");
-    if (rc == 0 && len != floats * sizeof(float))
-        rc = kd_fail(diag, -KD_EDATA, "the batch's values have %zu bytes instead of %zu", len,
-                     floats * sizeof(float));
+        rc = read_bulk(&r, ANSWER_SLICE, &a, diag);
+    if (rc == 0 && a.len != (1 + (size_t)vectors) * floats * sizeof *out)
+        rc = kd_fail(diag, -KD_EINTERNAL, "averaged parameters have %zu bytes", a.len);
     if (rc == 0)
-        memcpy(values, payload, len);
-    kd_wire_free(reply);
+        memcpy(out, a.payload + vectors * floats * sizeof *out, floats * sizeof *out);
     free(r.bytes);
     return rc;
 }

@@ -9,13 +9,14 @@
 #define KD_WORKER_EXCHANGE_H
 
 #include "kd/buf.h"
+#include "part.h"
 #include "rpc/rpc.h"
-#include "tree.h"
 
 typedef struct kd_stage_ref {
     char job[13];
     uint32_t stage;
     uint64_t generation;
+    uint64_t member; /* number that the coordinator gave this stream */
 } kd_stage_ref;
 
 typedef struct kd_bank_ref {
@@ -24,21 +25,22 @@ typedef struct kd_bank_ref {
 } kd_bank_ref;
 
 /* code 0: payload is the answer's bulk data, borrowed during the call, its CRC32C checked.
- * Otherwise code and text say why. checkpoint and scale: of AwaitSum, else false and 1. */
+ * Otherwise code and text say why. */
 typedef struct kd_exchange_answer {
     int code;
     const char *text;
     const uint8_t *payload;
     size_t len;
-    bool checkpoint; /* publish with optimiser state */
-    float scale;     /* of the trained elements of the sum */
+    bool checkpoint;  /* of AwaitSum: publish with optimiser state */
+    float scale;      /* of the trained elements of the sum */
+    uint64_t version; /* of AwaitSlice and FetchState */
+    bool want_state;  /* of Publish: not taken, wanted with optimiser state */
 } kd_exchange_answer;
 typedef void (*kd_exchange_done)(void *arg, const kd_exchange_answer *a);
 
 /* Each starts a call; done comes exactly once iff 0 is returned. */
-int kd_exchange_push(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t step, uint32_t node,
-                     uint32_t chunk, const float *data, size_t floats, const kd_tree_sums *sums,
-                     int n_terms, kd_exchange_done done, void *arg) KD_MUST_CHECK;
+int kd_exchange_push(kd_rpc_channel *ch, const kd_stage_ref *ref, const kd_todo *push, int n_terms,
+                     kd_exchange_done done, void *arg) KD_MUST_CHECK;
 int kd_exchange_await_sum(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t step,
                           uint32_t chunk, kd_exchange_done done, void *arg) KD_MUST_CHECK;
 int kd_exchange_await_slice(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t version,
@@ -55,13 +57,18 @@ int kd_exchange_publish(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t ve
 int kd_exchange_gather(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t version, uint32_t unit,
                        const float *rows, size_t samples, int columns, double learning_rate,
                        kd_diag *diag) KD_MUST_CHECK;
-/* Values of one slot for a batch-coupled loss; then those of all slots, floats of them, once they
- * are there. -KD_ETIMEOUT: ask again. */
+/* Values of one slot for a batch-coupled loss; await_values (not blocking) then brings those of all
+ * slots. */
 int kd_exchange_push_values(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t step,
                             uint32_t slot, const float *values, size_t floats,
                             kd_diag *diag) KD_MUST_CHECK;
 int kd_exchange_await_values(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t step,
-                             float *values, size_t floats, kd_diag *diag) KD_MUST_CHECK;
+                             kd_exchange_done done, void *arg) KD_MUST_CHECK;
+/* Averaged parameters of a chunk at a version that is evaluated: the last of `vectors` state
+ * vectors, into out [floats]. */
+int kd_exchange_get_average(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t version,
+                            uint32_t chunk, float *out, size_t floats, uint32_t vectors,
+                            kd_diag *diag) KD_MUST_CHECK;
 /* Hands a file of the job to the coordinator. */
 int kd_exchange_put_artefact(kd_rpc_channel *ch, const char *job, uint32_t stage, const char *name,
                              const void *bytes, size_t len, kd_diag *diag) KD_MUST_CHECK;

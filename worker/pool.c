@@ -115,11 +115,13 @@ void kd_pool_wait(kd_pool *p)
     pthread_mutex_unlock(&p->mu);
 }
 
-void kd_pool_drop(kd_pool *p)
+int kd_pool_drop(kd_pool *p)
 {
     pthread_mutex_lock(&p->mu);
+    int dropped = p->n - p->next;
     p->next = p->n;
     if (p->running == 0)
         pthread_cond_broadcast(&p->idle);
     pthread_mutex_unlock(&p->mu);
+    return dropped;
 }

@@ -15,7 +15,7 @@ int kd_pool_threads(const kd_pool *p);
 typedef void (*kd_pool_fn)(void *arg, int item, int thread);
 void kd_pool_start(kd_pool *p, int n, kd_pool_fn fn, void *arg);
 void kd_pool_wait(kd_pool *p);
-/* Items not yet begun are dropped; wait as usual. */
-void kd_pool_drop(kd_pool *p);
+/* Items not yet begun are dropped; wait as usual. Returns how many. */
+int kd_pool_drop(kd_pool *p);
 
 #endif

@@ -42,6 +42,12 @@ void kd_runner_give_up(kd_runner *r, const char *why)
     if (!r->over)
         snprintf(r->over_text, sizeof r->over_text, "%.250s", why);
     r->over = true;
+    kd_runner_wake(r);
+}
+
+void kd_runner_wake(kd_runner *r)
+{
+    r->news++;
     pthread_cond_broadcast(&r->changed);
 }
 
@@ -125,29 +131,36 @@ static void stage_close(kd_runner *r)
 {
     if (r->stage && r->stage_job[0])
         send_counts(r);
+    /* Answers that are still to come find another number. */
+    pthread_mutex_lock(&r->mu);
+    kd_part *part = r->part;
+    r->part = NULL;
+    r->part_number++;
+    r->urgent = 0;
+    r->is_prepared = r->values_asked = r->values_there = false;
+    pthread_mutex_unlock(&r->mu);
+    kd_part_free(part);
     kd_stage_free(r->stage);
     r->stage = NULL;
     kd_reducer_free(r->reducer);
     r->reducer = NULL;
-    free(r->now.vector);
-    free(r->now.have);
-    free(r->next.vector);
-    free(r->next.have);
-    r->now = r->next = (struct version){0};
-    free(r->sum_there);
-    free(r->sum_checkpoint);
-    free(r->sum_scale);
-    free(r->redo);
-    free(r->sums);
-    free(r->state);
     kd_teaching_free(r->teaching);
     r->teaching = NULL;
+    free(r->digests);
+    free(r->check_digests);
+    free(r->places);
     free(r->average);
     free(r->values);
-    r->sum_there = r->sum_checkpoint = NULL;
-    r->redo = NULL;
-    r->sums = r->state = r->sum_scale = r->average = r->values = NULL;
+    free(r->own_values);
+    free(r->evaluation.done);
+    free(r->evaluation.units);
+    memset(&r->evaluation, 0, sizeof r->evaluation);
+    r->digests = r->check_digests = NULL;
+    r->places = NULL;
+    r->average = r->values = r->own_values = NULL;
+    r->vector = NULL;
     r->stats = NULL;
+    r->n_valued = r->next_valued = 0;
     r->stage_job[0] = '\0';
 }
 
@@ -253,24 +266,34 @@ static void *take(size_t count, size_t size)
 static int stage_buffers(kd_runner *r, kd_diag *diag)
 {
     const kd_stage_shape *h = kd_stage_shape_of(r->stage);
+    kd_part_shape shape = {.floats = h->floats,
+                           .slots = h->slots,
+                           .chunk_floats = h->chunk_floats,
+                           .chunks = h->chunks,
+                           .state_vectors = (uint32_t)h->state_vectors,
+                           .initial = kd_stage_initial(r->stage)};
+    kd_part *part = kd_part_new(&shape);
+    size_t marks = (size_t)h->slots * h->chunks;
+    size_t values = (size_t)h->slots * h->slot_batch * h->value_columns;
+    pthread_mutex_lock(&r->mu);
+    r->part = part;
+    pthread_mutex_unlock(&r->mu);
+    r->step = UINT64_MAX;
     r->reducer = kd_reducer_new(h->slots, h->floats);
-    r->now.vector = take(h->floats, sizeof(float));
-    r->next.vector = take(h->floats, sizeof(float));
-    r->now.have = take(h->chunks, sizeof(bool));
-    r->next.have = take(h->chunks, sizeof(bool));
-    r->sum_there = take(h->chunks, sizeof(bool));
-    r->sum_checkpoint = take(h->chunks, sizeof(bool));
-    r->sum_scale = take(h->chunks, sizeof(float));
-    r->redo = take(h->chunks, 1);
-    r->sums = take(h->floats, sizeof(float));
-    r->state = take(h->floats * (size_t)h->state_vectors, sizeof(float));
+    r->digests = take(marks, sizeof(uint32_t));
+    r->check_digests = take(marks, sizeof(uint32_t));
+    r->places = take(h->slot_batch, sizeof *r->places);
+    r->evaluation.done = take(h->eval_units, 1);
+    r->evaluation.units = take(h->eval_units, sizeof(uint32_t));
     if (h->average)
         r->average = take(h->floats, sizeof(float));
-    if (h->value_columns)
-        r->values = take((size_t)h->slots * h->slot_batch * h->value_columns, sizeof(float));
-    bool ok = r->sum_scale && (!h->average || r->average) && (!h->value_columns || r->values) &&
-              r->now.vector && r->next.vector && r->now.have && r->next.have && r->sum_there &&
-              r->sum_checkpoint && r->redo && r->sums && r->state;
+    if (h->value_columns) {
+        r->values = take(values, sizeof(float));
+        r->own_values = take(values, sizeof(float));
+    }
+    bool ok = part && r->digests && r->check_digests && r->places && r->evaluation.done &&
+              r->evaluation.units && (!h->average || r->average) &&
+              (!h->value_columns || (r->values && r->own_values));
     if (!ok)
         return kd_fail(diag, -KD_ENOMEM, "no memory for %zu parameters and their gradients",
                        h->floats);
@@ -447,10 +470,35 @@ static int make_stage(kd_runner *r, const Distill__V1__Prepare *p, enum kd_stage
     return rc;
 }
 
+/* All that a stage is made of. */
+static kd_digest prepare_digest(const Distill__V1__Prepare *p)
+{
+    kd_buf buf;
+    kd_digest d = {0};
+    kd_buf_init(&buf, KD_MAX_CONTROL_BYTES);
+    if (kd_wire_pack(p, &buf) == 0)
+        d = kd_digest_of(buf.data, buf.len);
+    kd_buf_clear(&buf);
+    return d;
+}
+
+void kd_runner_ready_again(kd_runner *r, const Distill__V1__Prepare *p)
+{
+    send_ready(r, p, r->fingerprint);
+}
+
 static void do_prepare(kd_runner *r, const Distill__V1__Prepare *p)
 {
     kd_diag diag = {0};
     const char *problem = "INTERNAL";
+    kd_digest digest = prepare_digest(p);
+    pthread_mutex_lock(&r->mu);
+    bool here = r->is_prepared && memcmp(&digest, &r->prepared, sizeof digest) == 0;
+    pthread_mutex_unlock(&r->mu);
+    if (here && !atomic_load(&r->failed)) {
+        kd_runner_ready_again(r, p);
+        return;
+    }
     stage_close(r);
     atomic_store(&r->failed, false);
     atomic_store(&r->counts.forwards, 0);
@@ -485,13 +533,19 @@ static void do_prepare(kd_runner *r, const Distill__V1__Prepare *p)
         return;
     }
     snprintf(r->stage_job, sizeof r->stage_job, "%.12s", p->job);
-    if (!atomic_load(&r->failed))
-        send_ready(r, p, fingerprint);
+    snprintf(r->fingerprint, sizeof r->fingerprint, "%s", fingerprint);
+    if (atomic_load(&r->failed))
+        return;
+    pthread_mutex_lock(&r->mu);
+    r->prepared = digest;
+    r->is_prepared = true;
+    pthread_mutex_unlock(&r->mu);
+    send_ready(r, p, fingerprint);
 }
 
 /* ---- the thread */
 
-static void free_command(struct command *c)
+void kd_runner_free_command(struct command *c)
 {
     kd_wire_free((ProtobufCMessage *)c->m);
     free(c);
@@ -500,8 +554,6 @@ static void free_command(struct command *c)
 static void do_release(kd_runner *r, const char *job)
 {
     session_close(r);
-    if (!job)
-        return;
     Distill__V1__Released d = DISTILL__V1__RELEASED__INIT;
     d.job = (char *)job;
     Distill__V1__WorkerMessage m = DISTILL__V1__WORKER_MESSAGE__INIT;
@@ -510,25 +562,56 @@ static void do_release(kd_runner *r, const char *job)
     r->cfg.send(r->cfg.arg, &m);
 }
 
+/* Commands that leave the stage in place end nothing that is under way. */
+bool kd_runner_concerns_stage(const kd_runner *r, const struct command *c)
+{
+    if (!c->m)
+        return true;
+    switch ((int)c->m->kind_case) {
+    case DISTILL__V1__COORDINATOR_MESSAGE__KIND_BEGIN:
+        return strcmp(c->m->begin->job, r->status.job) == 0 &&
+               c->m->begin->stage == r->status.stage;
+    case DISTILL__V1__COORDINATOR_MESSAGE__KIND_UNITS:
+        return strcmp(c->m->units->job, r->status.job) == 0 &&
+               c->m->units->stage == r->status.stage;
+    case DISTILL__V1__COORDINATOR_MESSAGE__KIND_PREPARE: {
+        if (!r->is_prepared || strcmp(c->m->prepare->job, r->status.job) != 0 ||
+            c->m->prepare->stage != r->status.stage)
+            return false;
+        kd_digest d = prepare_digest(c->m->prepare);
+        return memcmp(&d, &r->prepared, sizeof d) == 0;
+    }
+    default:
+        return false;
+    }
+}
+
+struct command *kd_runner_pop(kd_runner *r)
+{
+    struct command *c = r->commands;
+    r->commands = c->next;
+    if (!r->commands)
+        r->commands_end = &r->commands;
+    bool cancel = false;
+    for (const struct command *k = r->commands; k; k = k->next)
+        cancel = cancel || !kd_runner_concerns_stage(r, k);
+    atomic_store(&r->cancel, cancel);
+    return c;
+}
+
 static void *run(void *arg)
 {
     kd_runner *r = arg;
     kd_engine_thread(); /* plans are made here, and fingerprints run */
     pthread_mutex_lock(&r->mu);
     while (!r->leaving) {
-        struct command *c = r->commands;
-        if (!c) {
+        if (!r->commands) {
             pthread_cond_wait(&r->changed, &r->mu);
             continue;
         }
-        r->commands = c->next;
-        if (!r->commands)
-            r->commands_end = &r->commands;
-        atomic_store(&r->cancel, r->commands != NULL);
+        struct command *c = kd_runner_pop(r);
         pthread_mutex_unlock(&r->mu);
-        if (!c->m) {
-            do_release(r, NULL);
-        } else {
+        if (c->m) {
             switch ((int)c->m->kind_case) {
             case DISTILL__V1__COORDINATOR_MESSAGE__KIND_PREPARE:
                 do_prepare(r, c->m->prepare);
@@ -546,7 +629,7 @@ static void *run(void *arg)
                 break;
             }
         }
-        free_command(c);
+        kd_runner_free_command(c);
         pthread_mutex_lock(&r->mu);
     }
     pthread_mutex_unlock(&r->mu);
@@ -560,14 +643,34 @@ static void post(kd_runner *r, Distill__V1__CoordinatorMessage *m)
     pthread_mutex_lock(&r->mu);
     *r->commands_end = c;
     r->commands_end = &c->next;
-    atomic_store(&r->cancel, true);
-    pthread_cond_broadcast(&r->changed);
+    if (!kd_runner_concerns_stage(r, c))
+        atomic_store(&r->cancel, true);
+    kd_runner_wake(r);
     pthread_mutex_unlock(&r->mu);
 }
 
 void kd_runner_command(kd_runner *r, Distill__V1__CoordinatorMessage *m)
 {
     post(r, m);
+}
+
+void kd_runner_welcome(kd_runner *r, uint64_t member)
+{
+    atomic_store(&r->member, member);
+}
+
+bool kd_runner_offer(kd_runner *r, kd_runner_status *out, uint64_t *out_version,
+                     uint32_t *out_chunk)
+{
+    pthread_mutex_lock(&r->mu);
+    bool holds = r->part && kd_part_version(r->part) > 0;
+    *out = r->status;
+    if (holds) {
+        *out_version = kd_part_version(r->part);
+        *out_chunk = kd_part_first_owned(r->part);
+    }
+    pthread_mutex_unlock(&r->mu);
+    return holds;
 }
 
 void kd_runner_reset(kd_runner *r)
@@ -606,12 +709,16 @@ void kd_runner_free(kd_runner *r)
     pthread_mutex_unlock(&r->mu);
     if (r->started)
         pthread_join(r->thread, NULL);
+    pthread_mutex_lock(&r->mu);
+    while (r->calls > 0)
+        pthread_cond_wait(&r->changed, &r->mu);
+    pthread_mutex_unlock(&r->mu);
     kd_pool_free(r->pool);
     session_close(r);
     while (r->commands) {
         struct command *c = r->commands;
         r->commands = c->next;
-        free_command(c);
+        kd_runner_free_command(c);
     }
     pthread_mutex_destroy(&r->mu);
     pthread_cond_destroy(&r->changed);

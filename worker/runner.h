@@ -28,11 +28,13 @@ typedef struct kd_runner_config {
 int kd_runner_new(const kd_runner_config *cfg, kd_runner **out, kd_diag *diag) KD_MUST_CHECK;
 /* Waits for the calls that are under way: close the channel before. */
 void kd_runner_free(kd_runner *r);
-/* Takes the message over. A message that says what to do next ends what is
+/* Takes the message over. One that asks for something else than the stage that is here ends what is
  * under way. */
 void kd_runner_command(kd_runner *r, Distill__V1__CoordinatorMessage *m);
-/* The control stream is lost: everything of the job is dropped. */
+/* The control stream is lost. What is here is kept and offered to the next one. */
 void kd_runner_reset(kd_runner *r);
+/* What the coordinator calls the new stream. */
+void kd_runner_welcome(kd_runner *r, uint64_t member);
 /* What a heart-beat tells; job is empty when there is none. Any thread. */
 typedef struct kd_runner_status {
     char job[13];
@@ -42,5 +44,8 @@ typedef struct kd_runner_status {
     const char *phase;
 } kd_runner_status;
 void kd_runner_status_get(kd_runner *r, kd_runner_status *out);
+/* The stage that it holds with a version of its parameters; false if there is none. */
+bool kd_runner_offer(kd_runner *r, kd_runner_status *out, uint64_t *out_version,
+                     uint32_t *out_chunk);
 
 #endif

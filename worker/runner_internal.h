@@ -17,11 +17,10 @@ struct command {
     Distill__V1__CoordinatorMessage *m; /* NULL: reset */
 };
 
-/* One version of the parameters and what of it is there. */
-struct version {
-    float *vector;
-    bool *have; /* [chunks] */
-    uint32_t missing;
+/* Units whose values are pushed and whose gradients wait for those of the whole batch. */
+struct valued {
+    kd_span span;
+    bool check;
 };
 
 struct kd_runner {
@@ -35,58 +34,97 @@ struct kd_runner {
     struct command *commands, **commands_end;
     bool leaving;
     kd_runner_status status;
-    int calls; /* started and not yet answered */
-    int pushes;
-    bool over;           /* this generation cannot go on */
+    int calls;           /* started and not yet answered */
+    int urgent;          /* of them, those that others wait for */
+    bool over;           /* it cannot go on */
     char over_text[256]; /* why */
-    struct version next;
-    bool *sum_there, *sum_checkpoint; /* [chunks] */
-    float *sum_scale;                 /* [chunks] */
-    uint8_t *redo; /* [chunks] bit WANT_x: the call failed and is to be repeated */
-    int redos;
-    float *sums; /* [floats] */
-    int state_missing;
-    int average_missing;
-    float *average; /* [floats] of the version that is evaluated; NULL unless the stage averages */
+    uint64_t news, news_seen;
+    kd_part *part; /* NULL without a stage that trains */
+    uint64_t part_number;
+    int round_left; /* units under way */
+    bool values_there, values_asked;
+    kd_digest prepared; /* what the stage was made of, see kd_runner_concerns_stage */
+    bool is_prepared;
     /* ---- the runner's thread writes; compute threads read while their units run */
     atomic_bool cancel; /* something newer waits; any thread */
     kd_session *session;
     kd_stage *stage;
     char stage_job[13];
     uint32_t stage_index;
+    char fingerprint[33];
     kd_stage_ref ref;
-    uint32_t slot_first, slot_count, chunk_first, chunk_count, rank, members;
-    uint64_t last_version;
-    struct version now;
-    uint64_t version; /* that `now` holds */
-    float *state;     /* chunk by chunk [state_vectors][chunk length]; own chunks are kept up */
+    uint64_t step;       /* from 0: version - 1; UINT64_MAX = no version is here */
+    uint64_t last_step;  /* step + 1 = steps */
+    const float *vector; /* of the version */
+    kd_span round;       /* units under way */
+    bool round_checks;
+    struct valued valued[64];
+    size_t n_valued, next_valued;
+    uint32_t *digests, *check_digests; /* [slots][chunks] CRC32C of gradients */
+    kd_place *places;                  /* [slot_batch] */
+    float *average; /* [floats] of the version that is evaluated; NULL unless the stage averages */
+    struct {
+        uint64_t version; /* 0 = none */
+        uint32_t rank, members;
+        unsigned char *done; /* [eval_units] */
+        uint32_t *units;     /* [eval_units] under way */
+        kd_time_ms hold_until;
+    } evaluation;
     kd_reducer *reducer;
     kd_teaching *teaching; /* NULL when the loss needs no teacher */
-    float *values;         /* [batch][value_columns] of the step; NULL unless the loss is coupled */
-    const double *stats;   /* made of them */
+    float *values,
+        *own_values;     /* [batch][value_columns] of the step; NULL unless the loss is coupled */
+    const double *stats; /* made of them */
     atomic_uint_fast64_t units;
     kd_teaching_counts counts;
     atomic_uint bad_images;
-    atomic_bool failed; /* a problem was reported for this stage */
-    uint64_t tag;       /* names (generation, version) for the plans */
+    atomic_bool failed;          /* a problem was reported for this stage */
+    uint64_t tag;                /* names the version for the plans */
+    atomic_uint_fast64_t member; /* what the coordinator calls this stream */
 };
 
-/* runner.c. Under r->mu: this generation cannot go on here; the first reason counts. */
+/* ---- runner.c */
+/* Under r->mu: it cannot go on here; the first reason counts. */
 void kd_runner_give_up(kd_runner *r, const char *why);
+/* Under r->mu: something has changed. */
+void kd_runner_wake(kd_runner *r);
 /* Once a stage: the first problem is the one that tells; it fails the job. */
 void kd_runner_problem(kd_runner *r, const char *code, const char *text);
 /* What heart-beats say from now on. */
 void kd_runner_phase(kd_runner *r, const char *phase, uint64_t step);
+/* Under r->mu: whether a command is for the stage that is here and leaves it in place. */
+bool kd_runner_concerns_stage(const kd_runner *r, const struct command *c);
+/* Under r->mu: takes the first command out. */
+struct command *kd_runner_pop(kd_runner *r);
+void kd_runner_free_command(struct command *c);
+/* The coordinator asks for the stage that is prepared already. */
+void kd_runner_ready_again(kd_runner *r, const Distill__V1__Prepare *p);
 
-/* evaluate.c: measures and evaluates the finished networks, hands over what it found. */
+/* ---- evaluate.c: measures and evaluates the finished networks, hands over what it found. */
 void kd_runner_measure(kd_runner *r, const Distill__V1__Measure *q);
 
-/* label.c: has the teacher label the unlabelled pictures and settles which are taken how often. */
+/* ---- label.c: has the teacher label the unlabelled pictures and settles which are taken how
+ * often.
+ */
 int kd_runner_label(kd_runner *r, kd_diag *diag) KD_MUST_CHECK;
 
-/* steps.c. True when the step under way is no longer wanted; arg is the runner. */
+/* ---- evaluation.c, all on the runner's thread */
+void kd_runner_evaluation_due(kd_runner *r, uint64_t version);
+/* Whose share, and whether Begin.version is still to be evaluated. */
+void kd_runner_evaluate_as(kd_runner *r, const Distill__V1__Begin *b);
+/* Whether there is something to evaluate at the version that is here. */
+bool kd_runner_evaluation_waits(const kd_runner *r);
+bool kd_runner_evaluate(kd_runner *r); /* false: it cannot go on */
+
+/* ---- steps.c */
+/* True when what is under way is no longer wanted; arg is the runner. */
 bool kd_runner_stopped(void *arg);
-/* Carries a generation from its version as far as it goes. */
+/* Is it worth asking again? */
+bool kd_runner_transient(int code);
+/* Under no lock: gives up after a failure, unless it was stopped anyway. True if it cannot go on.
+ */
+bool kd_runner_refused(kd_runner *r, int rc, const kd_diag *diag);
+/* Carries a stage on from where the coordinator says until another command comes. */
 void kd_runner_begin(kd_runner *r, const Distill__V1__Begin *b);
 
 #endif

@@ -1,16 +1,22 @@
-/* The step flow: rules 1 to 9 of docs/protocol.md, as a worker keeps them. */
+/* The step flow of a worker: does what its part (part.h) asks for, runs the units that it has, and
+ * listens to the coordinator meanwhile. */
 #include "runner_internal.h"
 
+#include "kd/clock.h"
+#include "kd/hash.h"
 #include "kd/text.h"
 #include "wire/limits.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
-#define PUSHES_IN_FLIGHT 8
 #define RETRY_MS 100
+/* A worker that hears for so long that something else is going on, and not what, says so. */
+#define STALE_MS 60000
+#define LONGEST_WAIT_MS 1000
 
 bool kd_runner_stopped(void *arg)
 {
@@ -23,319 +29,12 @@ bool kd_runner_stopped(void *arg)
     return over;
 }
 
-/* ---- calls under way */
-
-enum want { WANT_SLICE, WANT_SUM, WANT_STATE, WANT_AVERAGE, WANT_PUBLISH, WANT_PUSH };
-
-struct call {
-    kd_runner *r;
-    enum want want;
-    uint32_t chunk;
-    uint64_t version; /* or step */
-    kd_stage_ref ref;
-};
-
-/* Is it worth asking again? Everything else means that this generation is over.
- */
-static bool transient(int code)
+bool kd_runner_transient(int code)
 {
     return code == -KD_EUNAVAIL || code == -KD_ETIMEOUT || code == -KD_EDATA || code == -KD_ENOMEM;
 }
 
-static size_t chunk_len(const kd_stage_shape *h, uint32_t chunk)
-{
-    size_t first = (size_t)chunk * h->chunk_floats;
-    return KD_MIN((size_t)h->chunk_floats, h->floats - first);
-}
-
-/* A chunk's optimiser state: [state_vectors][chunk length] in one piece, as updates and the wire
- * want it. */
-static float *state_of(const kd_runner *r, uint32_t chunk)
-{
-    const kd_stage_shape *h = kd_stage_shape_of(r->stage);
-    return r->state + (size_t)chunk * h->chunk_floats * (size_t)h->state_vectors;
-}
-
-/* On gRPC's threads: puts the answer where it belongs. The runner waits for
- * every call to end before it leaves a step, so all it points to is there. */
-static void on_answer(void *arg, const kd_exchange_answer *a)
-{
-    struct call *c = arg;
-    kd_runner *r = c->r;
-    const kd_stage_shape *h = kd_stage_shape_of(r->stage);
-    size_t first = (size_t)c->chunk * h->chunk_floats, n = chunk_len(h, c->chunk);
-    size_t bytes = n * sizeof(float), vectors = (size_t)h->state_vectors;
-    bool with_state = c->want == WANT_STATE || c->want == WANT_AVERAGE;
-    bool bulk = c->want <= WANT_AVERAGE;
-    int code = a->code;
-    if (code == 0 && bulk && a->len != (with_state ? bytes * (1 + vectors) : bytes))
-        code = -KD_EINTERNAL; /* not what was asked for: nothing to repeat */
-    pthread_mutex_lock(&r->mu);
-    if (code == 0) {
-        switch (c->want) {
-        case WANT_SLICE:
-            if (!r->next.have[c->chunk]) {
-                memcpy(r->next.vector + first, a->payload, bytes);
-                r->next.have[c->chunk] = true;
-                r->next.missing--;
-            }
-            break;
-        case WANT_SUM:
-            memcpy(r->sums + first, a->payload, bytes);
-            r->sum_checkpoint[c->chunk] = a->checkpoint;
-            r->sum_scale[c->chunk] = a->scale;
-            r->sum_there[c->chunk] = true;
-            break;
-        case WANT_STATE:
-            if (vectors)
-                memcpy(state_of(r, c->chunk), a->payload + bytes, vectors * bytes);
-            r->state_missing--;
-            break;
-        case WANT_AVERAGE: /* the last vector */
-            memcpy(r->average + first, a->payload + vectors * bytes, bytes);
-            r->average_missing--;
-            break;
-        case WANT_PUBLISH:
-        case WANT_PUSH:
-            break;
-        }
-    } else if (transient(code) && bulk) {
-        r->redo[c->chunk] |= (uint8_t)(1u << c->want);
-        r->redos++;
-    } else {
-        /* Refused, or what was sent may be lost. */
-        kd_runner_give_up(r, a->text);
-    }
-    r->calls--;
-    r->pushes -= c->want == WANT_PUSH;
-    pthread_cond_broadcast(&r->changed);
-    pthread_mutex_unlock(&r->mu);
-    free(c);
-}
-
-static struct call *new_call(kd_runner *r, enum want want, uint64_t version, uint32_t chunk)
-{
-    struct call *c = kd_xalloc(sizeof *c);
-    *c = (struct call){r, want, chunk, version, r->ref};
-    pthread_mutex_lock(&r->mu);
-    r->calls++;
-    r->pushes += want == WANT_PUSH;
-    pthread_mutex_unlock(&r->mu);
-    return c;
-}
-
-static void finish_start(struct call *c, int rc)
-{
-    if (rc != 0)
-        on_answer(c, &(kd_exchange_answer){.code = rc == -KD_ECANCELED ? rc : -KD_EINTERNAL,
-                                           .text = "the call could not be started"});
-}
-
-static void start_call(kd_runner *r, enum want want, uint64_t version, uint32_t chunk)
-{
-    struct call *c = new_call(r, want, version, chunk);
-    int rc = -KD_EINTERNAL;
-    if (want == WANT_SLICE)
-        rc = kd_exchange_await_slice(r->cfg.channel, &c->ref, version, chunk, on_answer, c);
-    else if (want == WANT_SUM)
-        rc = kd_exchange_await_sum(r->cfg.channel, &c->ref, version, chunk, on_answer, c);
-    else if (want == WANT_STATE || want == WANT_AVERAGE)
-        rc = kd_exchange_fetch_state(r->cfg.channel, &c->ref, version, chunk, on_answer, c);
-    finish_start(c, rc);
-}
-
-/* Under r->mu: waits for news, and repeats calls that failed for a passing
- * reason, a moment later. */
-static void wait_for_calls(kd_runner *r, uint64_t slice_version)
-{
-    const kd_stage_shape *h = kd_stage_shape_of(r->stage);
-    if (!r->redos) {
-        pthread_cond_wait(&r->changed, &r->mu);
-        return;
-    }
-    pthread_mutex_unlock(&r->mu);
-    usleep(RETRY_MS * 1000);
-    pthread_mutex_lock(&r->mu);
-    r->redos = 0;
-    for (uint32_t k = 0; k < h->chunks; k++) {
-        uint8_t redo = r->redo[k];
-        r->redo[k] = 0;
-        pthread_mutex_unlock(&r->mu);
-        if (redo & 1u << WANT_SLICE)
-            start_call(r, WANT_SLICE, slice_version, k);
-        if (redo & 1u << WANT_SUM)
-            start_call(r, WANT_SUM, r->version, k);
-        if (redo & 1u << WANT_STATE)
-            start_call(r, WANT_STATE, slice_version, k);
-        if (redo & 1u << WANT_AVERAGE)
-            start_call(r, WANT_AVERAGE, slice_version, k);
-        pthread_mutex_lock(&r->mu);
-    }
-}
-
-/* Waits until no call is under way. Calls that wait for others are answered by
- * the coordinator when it ends the generation. */
-static void settle_calls(kd_runner *r)
-{
-    pthread_mutex_lock(&r->mu);
-    while (r->calls > 0)
-        pthread_cond_wait(&r->changed, &r->mu);
-    pthread_mutex_unlock(&r->mu);
-}
-
-static void publish(kd_runner *r, uint64_t version, uint32_t chunk, const float *slice,
-                    bool with_state)
-{
-    const kd_stage_shape *h = kd_stage_shape_of(r->stage);
-    size_t n = chunk_len(h, chunk);
-    struct call *c = new_call(r, WANT_PUBLISH, version, chunk);
-    int rc;
-    if (!with_state || h->state_vectors == 0) {
-        rc = kd_exchange_publish(r->cfg.channel, &c->ref, version, chunk, slice, n, with_state,
-                                 on_answer, c);
-    } else {
-        size_t vectors = 1 + (size_t)h->state_vectors;
-        float *both = malloc(vectors * n * sizeof *both);
-        rc = both ? 0 : -KD_ENOMEM;
-        if (both) {
-            memcpy(both, slice, n * sizeof *both);
-            memcpy(both + n, state_of(r, chunk), (vectors - 1) * n * sizeof *both);
-            rc = kd_exchange_publish(r->cfg.channel, &c->ref, version, chunk, both, vectors * n,
-                                     true, on_answer, c);
-        }
-        free(both);
-    }
-    finish_start(c, rc);
-}
-
-/* ---- units of a step */
-
-static void push_node(kd_runner *r, uint64_t step, uint32_t node, const float *gradient,
-                      const kd_tree_sums *sums)
-{
-    const kd_stage_shape *h = kd_stage_shape_of(r->stage);
-    /* The last layers' gradients first, as they would be ready first. */
-    for (uint32_t k = h->chunks; k-- > 0;) {
-        pthread_mutex_lock(&r->mu);
-        while (r->pushes >= PUSHES_IN_FLIGHT && !r->over && !r->leaving)
-            pthread_cond_wait(&r->changed, &r->mu);
-        bool over = r->over || r->leaving;
-        pthread_mutex_unlock(&r->mu);
-        if (over || atomic_load(&r->cancel))
-            return;
-        struct call *c = new_call(r, WANT_PUSH, step, k);
-        finish_start(c, kd_exchange_push(r->cfg.channel, &c->ref, step, node, k,
-                                         gradient + (size_t)k * h->chunk_floats, chunk_len(h, k),
-                                         sums, 2 * h->n_terms, on_answer, c));
-    }
-}
-
-static void run_unit(void *arg, int item, int thread)
-{
-    kd_runner *r = arg;
-    uint64_t step = r->version - 1; /* from 0 */
-    uint32_t slot = r->slot_first + (uint32_t)item;
-    if (atomic_load(&r->cancel))
-        return;
-    kd_diag diag = {0};
-    kd_tree_sums sums, node_sums;
-    float *gradient = kd_reducer_take(r->reducer);
-    const float *teacher = r->teaching ? kd_teaching_rows(r->teaching, (uint32_t)item) : NULL;
-    int rc = gradient ? kd_stage_unit(r->stage, thread, step, slot, r->now.vector, r->tag, teacher,
-                                      r->stats, gradient, &sums, &diag)
-                      : kd_fail(&diag, -KD_ENOMEM, "no memory for a gradient");
-    if (rc != 0) {
-        if (gradient)
-            kd_reducer_give(r->reducer, gradient);
-        kd_runner_problem(r, rc == -KD_EDATA ? "NON_FINITE" : "INTERNAL", diag.msg);
-        return;
-    }
-    atomic_fetch_add(&r->units, 1);
-    uint32_t node = 0;
-    float *whole = kd_reducer_add(r->reducer, slot, gradient, &sums, &node, &node_sums);
-    if (whole) {
-        push_node(r, step + 1, node, whole, &node_sums);
-        kd_reducer_give(r->reducer, whole);
-    }
-}
-
-static void look_ahead(kd_runner *r, uint64_t version)
-{
-    const kd_stage_shape *h = kd_stage_shape_of(r->stage);
-    if (version >= r->last_version)
-        return;
-    size_t n = 0;
-    kd_place *places = kd_xalloc(h->slot_batch * sizeof *places);
-    uint32_t *samples = kd_xalloc(2 * (size_t)r->slot_count * h->slot_batch * sizeof *samples);
-    for (uint32_t k = 0; k < r->slot_count; k++) {
-        kd_stage_places(r->stage, version - 1, r->slot_first + k, places);
-        for (uint32_t i = 0; i < h->slot_batch; i++)
-            n += (size_t)kd_stage_pictures(r->stage, &places[i], samples + n);
-    }
-    kd_cache_ahead(r->session->cache, samples, n);
-    free(samples);
-    free(places);
-}
-
-/* Under r->mu: starts collecting the version after `now`. */
-static void clear_next(kd_runner *r)
-{
-    const kd_stage_shape *h = kd_stage_shape_of(r->stage);
-    memset(r->next.have, 0, h->chunks * sizeof *r->next.have);
-    memset(r->sum_there, 0, h->chunks * sizeof *r->sum_there);
-    memset(r->redo, 0, h->chunks);
-    r->redos = 0;
-    r->next.missing = h->chunks;
-}
-
-static bool own(const kd_runner *r, uint32_t chunk)
-{
-    return chunk >= r->chunk_first && chunk < r->chunk_first + r->chunk_count;
-}
-
-static void set_now(kd_runner *r, uint64_t version)
-{
-    pthread_mutex_lock(&r->mu);
-    struct version old = r->now;
-    r->now = r->next;
-    r->next = old;
-    clear_next(r);
-    pthread_mutex_unlock(&r->mu);
-    r->version = version;
-    r->tag++;
-}
-
-/* Applies the sums that are there and publishes; waits for the rest. */
-static void finish_step(kd_runner *r)
-{
-    const kd_stage_shape *h = kd_stage_shape_of(r->stage);
-    uint64_t step = r->version - 1;
-    pthread_mutex_lock(&r->mu);
-    while (r->next.missing > 0 && !r->over && !r->leaving && !atomic_load(&r->cancel)) {
-        uint32_t k = r->chunk_first, end = r->chunk_first + r->chunk_count;
-        while (k < end && !(r->sum_there[k] && !r->next.have[k]))
-            k++;
-        if (k == end) {
-            wait_for_calls(r, r->version + 1);
-            continue;
-        }
-        bool checkpoint = r->sum_checkpoint[k];
-        pthread_mutex_unlock(&r->mu);
-        size_t first = (size_t)k * h->chunk_floats, n = chunk_len(h, k);
-        float *slice = r->next.vector + first;
-        memcpy(slice, r->now.vector + first, n * sizeof *slice);
-        kd_optim_apply(kd_stage_optim(r->stage), kd_stage_graph(r->stage), step, first, n, slice,
-                       r->sums + first, r->sum_scale[k], state_of(r, k));
-        publish(r, r->version + 1, k, slice, checkpoint);
-        pthread_mutex_lock(&r->mu);
-        r->next.have[k] = true;
-        r->next.missing--;
-    }
-    pthread_mutex_unlock(&r->mu);
-}
-
-/* Under no lock: the generation cannot go on, unless it was stopped anyway. */
-static bool refused(kd_runner *r, int rc, const kd_diag *diag)
+bool kd_runner_refused(kd_runner *r, int rc, const kd_diag *diag)
 {
     if (rc != 0 && rc != -KD_ECANCELED) {
         pthread_mutex_lock(&r->mu);
@@ -345,208 +44,396 @@ static bool refused(kd_runner *r, int rc, const kd_diag *diag)
     return rc != 0 || kd_runner_stopped(r);
 }
 
-static bool fill_teacher(kd_runner *r)
+/* ---- calls under way */
+
+struct call {
+    kd_runner *r;
+    uint64_t part; /* kd_runner.part_number when it was started */
+    bool values;   /* AwaitValues of step todo.version; else what the part asked for */
+    kd_todo todo;
+};
+
+/* Answers of a length that is not what was asked for are nothing to repeat. */
+static int check_length(const kd_runner *r, const struct call *c, const kd_exchange_answer *a)
 {
-    kd_diag diag = {0};
-    int rc =
-        kd_teaching_fill(r->teaching, &r->ref, r->version - 1, r->slot_first, r->slot_count, &diag);
-    return !refused(r, rc, &diag);
+    const kd_stage_shape *h = kd_stage_shape_of(r->stage);
+    size_t want = c->todo.floats * sizeof(float);
+    if (c->values)
+        want = (size_t)h->slots * h->slot_batch * h->value_columns * sizeof(float);
+    else if (c->todo.kind == KD_TODO_BASE)
+        want *= 1 + (size_t)h->state_vectors;
+    else if (c->todo.kind != KD_TODO_SLICE && c->todo.kind != KD_TODO_SUM)
+        return a->code;
+    return a->code == 0 && a->len != want ? -KD_EINTERNAL : a->code;
 }
 
-/* ---- a loss that couples the whole batch: values first, gradients after */
+/* On gRPC's threads. */
+static void on_answer(void *arg, const kd_exchange_answer *a)
+{
+    struct call *c = arg;
+    kd_runner *r = c->r;
+    pthread_mutex_lock(&r->mu);
+    if (c->part == r->part_number && r->part) {
+        int code = check_length(r, c, a);
+        if (c->values) {
+            r->values_asked = false;
+            if (code == 0 && c->todo.version == kd_part_version(r->part)) {
+                memcpy(r->values, a->payload, a->len);
+                r->values_there = true;
+            } else if (code != 0 && !kd_runner_transient(code) && code != -KD_ESTALE) {
+                kd_runner_give_up(r, a->text);
+            }
+        } else {
+            kd_outcome o = {code, a->payload, a->version, a->checkpoint, a->want_state, a->scale};
+            if (kd_part_tell(r->part, &c->todo, &o, kd_clock_ms()) != 0)
+                kd_runner_give_up(r, a->text);
+            r->urgent -= c->todo.kind == KD_TODO_PUBLISH || c->todo.kind == KD_TODO_BASE;
+        }
+    }
+    r->calls--;
+    kd_runner_wake(r);
+    pthread_mutex_unlock(&r->mu);
+    free(c);
+}
 
+static struct call *new_call(kd_runner *r)
+{
+    struct call *c = kd_xalloc(sizeof *c);
+    c->r = r;
+    c->part = r->part_number;
+    return c;
+}
+
+/* The channel is closed, or there is no memory for a call. */
+static void check_start(struct call *c, int rc)
+{
+    if (rc != 0)
+        on_answer(c, &(kd_exchange_answer){.code = rc == -KD_ENOMEM ? rc : -KD_EUNAVAIL,
+                                           .text = "the call could not be started"});
+}
+
+static int start_publish(kd_runner *r, struct call *c)
+{
+    const kd_todo *t = &c->todo;
+    size_t vectors = t->with_state ? (size_t)kd_stage_shape_of(r->stage)->state_vectors : 0;
+    if (vectors == 0)
+        return kd_exchange_publish(r->cfg.channel, &r->ref, t->version, t->chunk, t->data,
+                                   t->floats, t->with_state, on_answer, c);
+    size_t floats = (1 + vectors) * t->floats;
+    float *both = malloc(floats * sizeof *both);
+    if (!both)
+        return -KD_ENOMEM;
+    memcpy(both, t->data, t->floats * sizeof *both);
+    memcpy(both + t->floats, t->state, vectors * t->floats * sizeof *both);
+    int rc = kd_exchange_publish(r->cfg.channel, &r->ref, t->version, t->chunk, both, floats, true,
+                                 on_answer, c);
+    free(both);
+    return rc;
+}
+
+static void apply(kd_runner *r, const kd_todo *t)
+{
+    kd_optim_apply(kd_stage_optim(r->stage), kd_stage_graph(r->stage), t->version - 1, t->first,
+                   t->floats, t->slice, t->sum, t->scale, t->state);
+    pthread_mutex_lock(&r->mu);
+    kd_part_applied(r->part, t->chunk);
+    pthread_mutex_unlock(&r->mu);
+}
+
+/* Under no lock, on the runner's thread. */
+static void perform(kd_runner *r, const kd_todo *t)
+{
+    if (t->kind == KD_TODO_APPLY) {
+        apply(r, t);
+        return;
+    }
+    struct call *c = new_call(r);
+    c->todo = *t;
+    r->ref.member = atomic_load(&r->member);
+    r->ref.generation = t->generation;
+    int rc = -KD_EINTERNAL;
+    pthread_mutex_lock(&r->mu);
+    r->calls++;
+    r->urgent += t->kind == KD_TODO_PUBLISH || t->kind == KD_TODO_BASE;
+    pthread_mutex_unlock(&r->mu);
+    switch (t->kind) {
+    case KD_TODO_SLICE:
+        rc = kd_exchange_await_slice(r->cfg.channel, &r->ref, t->version, t->chunk, on_answer, c);
+        break;
+    case KD_TODO_SUM:
+        rc = kd_exchange_await_sum(r->cfg.channel, &r->ref, t->version, t->chunk, on_answer, c);
+        break;
+    case KD_TODO_BASE:
+        rc = kd_exchange_fetch_state(r->cfg.channel, &r->ref, 0, t->chunk, on_answer, c);
+        break;
+    case KD_TODO_PUBLISH:
+        rc = start_publish(r, c);
+        break;
+    case KD_TODO_PUSH:
+        rc = kd_exchange_push(r->cfg.channel, &r->ref, t, 2 * kd_stage_shape_of(r->stage)->n_terms,
+                              on_answer, c);
+        break;
+    case KD_TODO_APPLY:
+        break;
+    }
+    check_start(c, rc);
+}
+
+/* ---- units of a step */
+
+static void report(kd_runner *r, int rc, const kd_diag *diag)
+{
+    kd_runner_problem(r, rc == -KD_EDATA ? "NON_FINITE" : "INTERNAL", diag->msg);
+}
+
+static void unit_over(kd_runner *r)
+{
+    pthread_mutex_lock(&r->mu);
+    r->round_left--;
+    kd_runner_wake(r);
+    pthread_mutex_unlock(&r->mu);
+}
+
+static uint32_t first_slot_of(uint32_t node, uint32_t slots)
+{
+    while (node < slots)
+        node *= 2;
+    return node - slots;
+}
+
+static void hand_in(kd_runner *r, uint32_t node, const float *gradient, const kd_tree_sums *sums,
+                    const uint32_t *leaves, bool check)
+{
+    pthread_mutex_lock(&r->mu);
+    kd_part_push(r->part, node, gradient, sums, leaves, check);
+    pthread_mutex_unlock(&r->mu);
+}
+
+static void leaf_digests(const kd_stage_shape *h, const float *gradient, uint32_t *out)
+{
+    for (uint32_t k = 0; k < h->chunks; k++) {
+        size_t first = (size_t)k * h->chunk_floats;
+        size_t n = KD_MIN((size_t)h->chunk_floats, h->floats - first);
+        out[k] = kd_crc32c(0, gradient + first, n * sizeof *gradient);
+    }
+}
+
+static void compute_unit(kd_runner *r, int item, int thread)
+{
+    const kd_stage_shape *h = kd_stage_shape_of(r->stage);
+    uint32_t slot = r->round.first + (uint32_t)item;
+    kd_diag diag = {0};
+    kd_tree_sums sums, node_sums;
+    float *gradient = kd_reducer_take(r->reducer);
+    const float *teacher = r->teaching ? kd_teaching_rows(r->teaching, (uint32_t)item) : NULL;
+    int rc = gradient ? kd_stage_unit(r->stage, thread, r->step, slot, r->vector, r->tag, teacher,
+                                      r->stats, gradient, &sums, &diag)
+                      : kd_fail(&diag, -KD_ENOMEM, "no memory for a gradient");
+    if (rc != 0) {
+        if (gradient)
+            kd_reducer_give(r->reducer, gradient);
+        report(r, rc, &diag);
+        return;
+    }
+    atomic_fetch_add(&r->units, 1);
+    uint32_t node = h->slots + slot;
+    uint32_t *leaves = (r->round_checks ? r->check_digests : r->digests) + (size_t)slot * h->chunks;
+    leaf_digests(h, gradient, leaves);
+    if (r->round_checks) {
+        hand_in(r, node, gradient, &sums, leaves, true);
+        return;
+    }
+    float *whole = kd_reducer_add(r->reducer, slot, gradient, &sums, &node, &node_sums);
+    if (whole)
+        hand_in(r, node, whole, &node_sums,
+                r->digests + (size_t)first_slot_of(node, h->slots) * h->chunks, false);
+}
+
+static void run_unit(void *arg, int item, int thread)
+{
+    kd_runner *r = arg;
+    if (!atomic_load(&r->cancel))
+        compute_unit(r, item, thread);
+    unit_over(r);
+}
+
+/* A loss that couples the whole batch: values first, gradients after. */
 static void run_values(void *arg, int item, int thread)
 {
     kd_runner *r = arg;
     const kd_stage_shape *h = kd_stage_shape_of(r->stage);
     size_t floats = (size_t)h->slot_batch * h->value_columns;
-    uint32_t slot = r->slot_first + (uint32_t)item;
-    float *values = r->values + slot * floats;
+    uint32_t slot = r->round.first + (uint32_t)item;
+    float *values = r->own_values + slot * floats;
     kd_diag diag = {0};
-    if (atomic_load(&r->cancel))
-        return;
-    int rc = kd_stage_values(r->stage, thread, r->version - 1, slot, r->now.vector, r->tag,
-                             kd_teaching_rows(r->teaching, (uint32_t)item), values, &diag);
-    if (rc != 0) {
-        kd_runner_problem(r, rc == -KD_EDATA ? "NON_FINITE" : "INTERNAL", diag.msg);
-        return;
-    }
-    do {
-        rc = kd_exchange_push_values(r->cfg.channel, &r->ref, r->version, slot, values, floats,
+    int rc = atomic_load(&r->cancel)
+                 ? -KD_ECANCELED
+                 : kd_stage_values(r->stage, thread, r->step, slot, r->vector, r->tag,
+                                   kd_teaching_rows(r->teaching, (uint32_t)item), values, &diag);
+    if (rc != 0 && rc != -KD_ECANCELED)
+        report(r, rc, &diag);
+    while (rc == 0) {
+        rc = kd_exchange_push_values(r->cfg.channel, &r->ref, r->step + 1, slot, values, floats,
                                      &diag);
-        if (rc != 0 && transient(rc))
-            usleep(RETRY_MS * 1000);
-    } while (rc != 0 && transient(rc) && !kd_runner_stopped(r));
-    (void)refused(r, rc, &diag);
-}
-
-static bool gather_values(kd_runner *r)
-{
-    const kd_stage_shape *h = kd_stage_shape_of(r->stage);
-    kd_diag diag = {0};
-    kd_pool_start(r->pool, (int)r->slot_count, run_values, r);
-    kd_pool_wait(r->pool);
-    int rc = -KD_EUNAVAIL;
-    for (int tries = 0; transient(rc) && !kd_runner_stopped(r); tries++) {
-        if (tries > 0 && rc != -KD_ETIMEOUT)
-            usleep(RETRY_MS * 1000);
-        rc = kd_exchange_await_values(r->cfg.channel, &r->ref, r->version, r->values,
-                                      (size_t)h->slots * h->slot_batch * h->value_columns, &diag);
+        if (rc == 0 || rc == -KD_ESTALE || kd_runner_stopped(r))
+            break; /* a stale step is over without them */
+        if (!kd_runner_transient(rc)) {
+            (void)kd_runner_refused(r, rc, &diag);
+            break;
+        }
+        rc = 0;
+        usleep(RETRY_MS * 1000);
     }
-    if (rc == 0)
-        rc = kd_stage_couple(r->stage, r->values, &r->stats, &diag);
-    return !refused(r, rc, &diag);
+    unit_over(r);
 }
 
-static bool train_step(kd_runner *r)
+static bool fill_teacher(kd_runner *r)
+{
+    kd_diag diag = {0};
+    if (!r->teaching)
+        return true;
+    int rc = kd_teaching_fill(r->teaching, &r->ref, r->step, r->round.first, r->round.count, &diag);
+    return !kd_runner_refused(r, rc, &diag);
+}
+
+static void look_ahead(kd_runner *r, kd_span span)
 {
     const kd_stage_shape *h = kd_stage_shape_of(r->stage);
-    uint32_t cover[64];
-    kd_runner_phase(r, "training", r->version);
-    if (r->teaching && !fill_teacher(r))
+    size_t n = 0;
+    if (r->step + 2 > r->last_step || span.count == 0)
+        return;
+    uint32_t *samples = kd_xalloc(2 * (size_t)span.count * h->slot_batch * sizeof *samples);
+    for (uint32_t k = 0; k < span.count; k++) {
+        kd_stage_places(r->stage, r->step + 1, span.first + k, r->places);
+        for (uint32_t i = 0; i < h->slot_batch; i++)
+            n += (size_t)kd_stage_pictures(r->stage, &r->places[i], samples + n);
+    }
+    kd_cache_ahead(r->session->cache, samples, n);
+    free(samples);
+}
+
+static void start_round(kd_runner *r, kd_pool_fn fn)
+{
+    pthread_mutex_lock(&r->mu);
+    r->round_left = (int)r->round.count;
+    pthread_mutex_unlock(&r->mu);
+    kd_pool_start(r->pool, (int)r->round.count, fn, r);
+}
+
+/* Begins the units of a range, or their values where the loss wants those first. */
+static bool begin_round(kd_runner *r, const uint32_t *nodes, int n_nodes, kd_span coming)
+{
+    const kd_stage_shape *h = kd_stage_shape_of(r->stage);
+    kd_runner_phase(r, "training", r->step + 1);
+    kd_stage_places(r->stage, r->step, 0, r->places); /* makes the epoch's order */
+    if (!fill_teacher(r))
         return false;
-    kd_reducer_start(r->reducer, cover, 0);
-    int nodes = r->slot_count ? kd_tree_cover(h->slots, r->slot_first, r->slot_count, cover) : 0;
-    kd_reducer_start(r->reducer, cover, nodes);
-    kd_place *places = kd_xalloc(h->slot_batch * sizeof *places);
-    kd_stage_places(r->stage, r->version - 1, 0, places); /* makes the epoch's order */
-    free(places);
-    if (h->value_columns && !gather_values(r))
-        return false;
-    kd_pool_start(r->pool, (int)r->slot_count, run_unit, r);
-    for (uint32_t k = 0; k < h->chunks; k++)
-        start_call(r, own(r, k) ? WANT_SUM : WANT_SLICE, r->version + (own(r, k) ? 0 : 1), k);
-    look_ahead(r, r->version + 1);
-    finish_step(r);
-    bool ok = !kd_runner_stopped(r);
-    if (!ok)
-        kd_pool_drop(r->pool);
-    kd_pool_wait(r->pool);
-    settle_calls(r);
-    if (!ok || kd_runner_stopped(r))
-        return false;
-    set_now(r, r->version + 1);
+    if (!r->round_checks)
+        kd_reducer_want(r->reducer, nodes, n_nodes);
+    if (h->value_columns && !r->stats) {
+        r->valued[r->n_valued++] = (struct valued){r->round, r->round_checks};
+        start_round(r, run_values);
+    } else {
+        start_round(r, run_unit);
+    }
+    look_ahead(r, coming);
     return true;
 }
 
-/* ---- evaluation */
-
-static const float *teacher_row(void *arg, uint32_t sample)
+/* The batch's values are there: what was held back for them can go on. */
+static bool couple(kd_runner *r)
 {
-    return kd_teaching_clean_row(arg, sample);
+    kd_diag diag = {0};
+    int rc = kd_stage_couple(r->stage, r->values, &r->stats, &diag);
+    return !kd_runner_refused(r, rc, &diag);
 }
 
-static void eval_one(void *arg, int item, int thread)
+static bool begin_valued(kd_runner *r)
 {
-    kd_runner *r = arg;
-    const kd_optim *o = kd_stage_optim(r->stage);
-    uint32_t unit = r->rank + (uint32_t)item * r->members;
-    float rows[KD_EVAL_COLUMNS * KD_EVAL_UNIT];
-    kd_diag diag = {0};
-    if (atomic_load(&r->cancel))
-        return;
-    /* Averaged parameters are another vector of the same version. */
-    const float *vector = r->average ? r->average : r->now.vector;
-    int n = kd_stage_eval(r->stage, thread, unit, vector, r->average ? ~r->tag : r->tag,
-                          r->teaching ? teacher_row : NULL, r->teaching, rows, &diag);
-    if (n < 0) {
-        kd_runner_problem(r, n == -KD_EDATA ? "NON_FINITE" : "INTERNAL", diag.msg);
-        return;
-    }
-    atomic_fetch_add(&r->units, 1);
-    int rc;
+    r->round = r->valued[r->next_valued].span;
+    r->round_checks = r->valued[r->next_valued++].check;
+    if (!fill_teacher(r))
+        return false;
+    start_round(r, run_unit);
+    return true;
+}
+
+static void ask_values(kd_runner *r)
+{
+    struct call *c = new_call(r);
+    c->values = true;
+    c->todo.version = r->step + 1;
+    pthread_mutex_lock(&r->mu);
+    r->calls++;
+    r->values_asked = true;
+    pthread_mutex_unlock(&r->mu);
+    check_start(c, kd_exchange_await_values(r->cfg.channel, &r->ref, r->step + 1, on_answer, c));
+}
+
+/* ---- from version to version */
+
+/* Gradients that are needed no more go back to where they came from. */
+static void recycle(kd_runner *r)
+{
+    const float *old[64];
+    size_t n;
     do {
-        rc = kd_exchange_gather(r->cfg.channel, &r->ref, r->version, unit, rows, (size_t)n,
-                                KD_EVAL_COLUMNS, o->lr * kd_optim_factor(o, r->version - 1), &diag);
-        if (rc != 0 && transient(rc))
-            usleep(RETRY_MS * 1000);
-    } while (rc != 0 && transient(rc) && !kd_runner_stopped(r));
-    (void)refused(r, rc, &diag);
+        pthread_mutex_lock(&r->mu);
+        n = kd_part_take_dropped(r->part, old, KD_COUNT(old));
+        pthread_mutex_unlock(&r->mu);
+        for (size_t i = 0; i < n; i++)
+            kd_reducer_give(r->reducer, (float *)old[i]);
+    } while (n == KD_COUNT(old));
 }
 
-/* The averaged parameters lie with the chunks' owners; the coordinator has them since the commit.
- */
-static bool fetch_average(kd_runner *r)
+/* No unit runs any more; those that have not begun never will. */
+static void stop_round(kd_runner *r)
 {
-    const kd_stage_shape *h = kd_stage_shape_of(r->stage);
-    pthread_mutex_lock(&r->mu);
-    r->average_missing = (int)h->chunks;
-    pthread_mutex_unlock(&r->mu);
-    for (uint32_t k = 0; k < h->chunks; k++)
-        start_call(r, WANT_AVERAGE, r->version, k);
-    pthread_mutex_lock(&r->mu);
-    while (r->average_missing > 0 && !r->over && !r->leaving && !atomic_load(&r->cancel))
-        wait_for_calls(r, r->version);
-    pthread_mutex_unlock(&r->mu);
-    settle_calls(r);
-    return !kd_runner_stopped(r);
-}
-
-/* The teacher's view of the pictures that this worker evaluates. */
-static bool fill_clean(kd_runner *r, int n_units)
-{
-    uint32_t first = (uint32_t)kd_data_first(r->session->data, KD_SPLIT_VAL);
-    uint32_t *samples = kd_xalloc((size_t)n_units * KD_EVAL_UNIT * sizeof *samples);
-    size_t n = 0;
-    for (int i = 0; i < n_units; i++)
-        for (uint32_t k = 0; k < KD_EVAL_UNIT; k++) {
-            uint32_t at = (r->rank + (uint32_t)i * r->members) * KD_EVAL_UNIT + k;
-            if (at < r->session->n_val)
-                samples[n++] = first + at;
-        }
-    kd_diag diag = {0};
-    int rc = kd_teaching_clean(r->teaching, &r->ref, samples, n, &diag);
-    free(samples);
-    return !refused(r, rc, &diag);
-}
-
-static bool evaluate(kd_runner *r)
-{
-    const kd_stage_shape *h = kd_stage_shape_of(r->stage);
-    if (r->rank >= h->eval_units)
-        return true;
-    kd_runner_phase(r, "evaluating", r->version);
-    int n = (int)((h->eval_units - r->rank + r->members - 1) / r->members);
-    if (r->average && !fetch_average(r))
-        return false;
-    if (r->teaching && !fill_clean(r, n))
-        return false;
-    kd_pool_start(r->pool, n, eval_one, r);
+    int dropped = kd_pool_drop(r->pool);
     kd_pool_wait(r->pool);
-    return !kd_runner_stopped(r);
+    if (dropped == 0)
+        return;
+    kd_span rest = {r->round.first + r->round.count - (uint32_t)dropped, (uint32_t)dropped};
+    if (r->n_valued > 0 && !r->stats)
+        r->valued[r->n_valued - 1].span.count -= (uint32_t)dropped;
+    pthread_mutex_lock(&r->mu);
+    r->round_left -= dropped;
+    kd_part_return(r->part, rest, r->round_checks);
+    pthread_mutex_unlock(&r->mu);
 }
 
-/* ---- a generation */
-
-/* Version 1 is made by everybody and published by its owners, like any other.
- */
-static bool load_version(kd_runner *r, uint64_t version)
+/* Under no lock: units are of the part's version from now on. */
+static void enter_version(kd_runner *r)
 {
     const kd_stage_shape *h = kd_stage_shape_of(r->stage);
     pthread_mutex_lock(&r->mu);
-    clear_next(r);
-    r->state_missing = version > 1 ? (int)r->chunk_count : 0;
-    memset(r->state, 0, h->floats * (size_t)h->state_vectors * sizeof *r->state);
+    uint64_t version = kd_part_version(r->part);
+    r->vector = kd_part_vector(r->part);
+    r->last_step = kd_part_last_version(r->part) - 1;
+    r->values_there = false;
     pthread_mutex_unlock(&r->mu);
-    if (version == 1)
-        for (uint32_t k = r->chunk_first; k < r->chunk_first + r->chunk_count; k++)
-            publish(r, 1, k, kd_stage_initial(r->stage) + (size_t)k * h->chunk_floats, true);
-    else
-        for (uint32_t k = r->chunk_first; k < r->chunk_first + r->chunk_count; k++)
-            start_call(r, WANT_STATE, version, k);
-    for (uint32_t k = 0; k < h->chunks; k++)
-        start_call(r, WANT_SLICE, version, k);
+    r->step = version - 1;
+    r->tag++;
+    r->stats = NULL;
+    r->n_valued = r->next_valued = 0;
+    recycle(r);
+    kd_reducer_start(r->reducer);
+    bool border =
+        version == r->last_step + 1 || (version > 1 && (version - 1) % h->eval_steps == 0);
+    if (border)
+        kd_runner_evaluation_due(r, version);
+}
+
+static bool advance(kd_runner *r)
+{
+    const kd_stage_shape *h = kd_stage_shape_of(r->stage);
+    stop_round(r);
     pthread_mutex_lock(&r->mu);
-    while ((r->next.missing > 0 || r->state_missing > 0) && !r->over && !r->leaving &&
-           !atomic_load(&r->cancel))
-        wait_for_calls(r, version);
+    kd_part_advance(r->part);
+    bool first = kd_part_version(r->part) == 1;
     pthread_mutex_unlock(&r->mu);
-    settle_calls(r);
-    if (kd_runner_stopped(r))
-        return false;
-    set_now(r, version);
-    if (version == 1 &&
-        memcmp(r->now.vector, kd_stage_initial(r->stage), h->floats * sizeof(float)) != 0) {
+    enter_version(r);
+    if (first && memcmp(r->vector, kd_stage_initial(r->stage), h->floats * sizeof(float)) != 0) {
         kd_runner_problem(r, "INTERNAL",
                           "initial parameters differ between workers of one fingerprint");
         return false;
@@ -554,26 +441,207 @@ static bool load_version(kd_runner *r, uint64_t version)
     return true;
 }
 
-/* From its version to the last one; false when it ended before. */
-static bool run_generation(kd_runner *r, const Distill__V1__Begin *b)
+/* ---- what the coordinator says meanwhile */
+
+static bool spans_ok(Distill__V1__Range *const *ranges, size_t n, uint32_t end, kd_span *out)
+{
+    for (size_t i = 0; i < n; i++) {
+        out[i] = (kd_span){ranges[i]->first, ranges[i]->count};
+        if (ranges[i]->first > end || ranges[i]->count > end - ranges[i]->first)
+            return false;
+    }
+    return true;
+}
+
+/* Takes a Begin in. False when it makes no sense. */
+static bool take_begin(kd_runner *r, const Distill__V1__Begin *b)
 {
     const kd_stage_shape *h = kd_stage_shape_of(r->stage);
-    if (!load_version(r, b->version))
+    size_t n = b->n_slots + b->n_chunks + b->n_units;
+    kd_span *spans = kd_xalloc((n + 1) * sizeof *spans);
+    kd_span *chunks = spans + b->n_slots, *units = chunks + b->n_chunks;
+    bool ok = spans_ok(b->slots, b->n_slots, h->slots, spans) &&
+              spans_ok(b->chunks, b->n_chunks, h->chunks, chunks) &&
+              spans_ok(b->units, b->n_units, h->slots, units) && b->members > 0 &&
+              b->rank < b->members && b->version > 0 && b->version <= b->last_version &&
+              b->last_version <= h->steps + 1 && b->manifest > 0 && b->manifest <= b->version;
+    if (!ok) {
+        kd_runner_problem(r, "INTERNAL", "the coordinator began a stage with impossible figures");
+        free(spans);
         return false;
-    bool due = b->evaluate_first;
+    }
+    kd_part_begin part = {.generation = b->generation,
+                          .version = b->version,
+                          .last_version = b->last_version,
+                          .manifest = b->manifest,
+                          .fresh = b->fresh,
+                          .publish = b->publish,
+                          .publish_state = b->publish_state,
+                          .slots = spans,
+                          .chunks = chunks,
+                          .units = units,
+                          .n_slots = b->n_slots,
+                          .n_chunks = b->n_chunks,
+                          .n_units = b->n_units};
+    uint64_t before = kd_part_version(r->part);
+    if (b->fresh && before > b->version)
+        stop_round(r);
+    pthread_mutex_lock(&r->mu);
+    kd_part_begin_at(r->part, &part);
+    r->last_step = b->last_version - 1;
+    pthread_mutex_unlock(&r->mu);
+    r->ref.generation = b->generation;
+    kd_runner_evaluate_as(r, b);
+    if (kd_part_version(r->part) != before)
+        r->step = UINT64_MAX;
+    recycle(r);
+    free(spans);
+    return true;
+}
+
+static void take_units(kd_runner *r, const Distill__V1__Units *u)
+{
+    const kd_stage_shape *h = kd_stage_shape_of(r->stage);
+    kd_span *spans = kd_xalloc((u->n_slots + 1) * sizeof *spans);
+    pthread_mutex_lock(&r->mu);
+    if (spans_ok(u->slots, u->n_slots, h->slots, spans))
+        kd_part_add_units(r->part, u->step, spans, u->n_slots, u->check);
+    pthread_mutex_unlock(&r->mu);
+    free(spans);
+}
+
+/* Takes in what concerns the stage that runs. Returns false when something else is wanted. */
+static bool listen(kd_runner *r)
+{
     for (;;) {
-        if (due && !evaluate(r))
-            return false;
-        if (r->version >= r->last_version)
+        pthread_mutex_lock(&r->mu);
+        struct command *c = r->commands;
+        bool mine = c && kd_runner_concerns_stage(r, c);
+        if (mine)
+            kd_runner_pop(r);
+        pthread_mutex_unlock(&r->mu);
+        if (!c)
             return true;
-        if (!train_step(r))
+        if (!mine)
             return false;
-        due = r->version == r->last_version || (r->version - 1) % h->eval_steps == 0;
+        bool ok = true;
+        if (!c->m)
+            ; /* the stream is lost; what is here may be of use to the next one */
+        else if (c->m->kind_case == DISTILL__V1__COORDINATOR_MESSAGE__KIND_BEGIN)
+            ok = take_begin(r, c->m->begin);
+        else if (c->m->kind_case == DISTILL__V1__COORDINATOR_MESSAGE__KIND_UNITS)
+            take_units(r, c->m->units);
+        else
+            kd_runner_ready_again(r, c->m->prepare);
+        kd_runner_free_command(c);
+        if (!ok)
+            return false;
     }
 }
 
-/* Nobody ended the generation, yet it cannot go on here: without a word the job would wait for
- * ever. Where the coordinator has ended it already, this changes nothing. */
+/* ---- the loop */
+
+enum next { NEXT_STOP, NEXT_TODO, NEXT_ADVANCE, NEXT_WAIT, NEXT_IDLE };
+
+static enum next decide(kd_runner *r, kd_todo *t, int *wait_ms)
+{
+    enum next next = NEXT_WAIT;
+    pthread_mutex_lock(&r->mu);
+    r->news_seen = r->news;
+    kd_time_ms now = kd_clock_ms(), stale = kd_part_stale_since(r->part);
+    if (stale && now - stale > STALE_MS)
+        kd_runner_give_up(r, "the coordinator is at another step and does not say at which");
+    if (r->over || r->leaving)
+        next = NEXT_STOP;
+    else if (kd_part_next(r->part, now, t, wait_ms))
+        next = NEXT_TODO;
+    else if (kd_part_whole(r->part))
+        next = NEXT_ADVANCE; /* units that run still were done by others */
+    else if (r->round_left == 0)
+        next = NEXT_IDLE;
+    pthread_mutex_unlock(&r->mu);
+    return next;
+}
+
+static void wait_for_news(kd_runner *r, int ms)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    ms = ms < 0 || ms > LONGEST_WAIT_MS ? LONGEST_WAIT_MS : ms + 1;
+    until.tv_nsec += (long)ms * 1000000;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    pthread_mutex_lock(&r->mu);
+    if (!r->commands && !r->over && !r->leaving && r->news == r->news_seen)
+        pthread_cond_timedwait(&r->changed, &r->mu, &until);
+    pthread_mutex_unlock(&r->mu);
+}
+
+/* The compute threads have nothing to do. True when there is something for them; *ok false: it
+ * cannot go on. */
+static bool employ(kd_runner *r, bool *ok)
+{
+    const kd_stage_shape *h = kd_stage_shape_of(r->stage);
+    uint32_t nodes[64];
+    int n_nodes = 0;
+    pthread_mutex_lock(&r->mu);
+    bool urgent = r->urgent > 0;
+    bool values_there = r->values_there, asked = r->values_asked;
+    pthread_mutex_unlock(&r->mu);
+    if (r->step == UINT64_MAX)
+        return false;
+    if (kd_runner_evaluation_waits(r)) {
+        if (!urgent)
+            *ok = kd_runner_evaluate(r);
+        return !urgent;
+    }
+    if (h->value_columns && values_there && !r->stats)
+        *ok = couple(r);
+    if (!*ok)
+        return true;
+    if (r->stats && r->next_valued < r->n_valued) {
+        *ok = begin_valued(r);
+        return true;
+    }
+    pthread_mutex_lock(&r->mu);
+    bool more = r->n_valued < KD_COUNT(r->valued) &&
+                kd_part_round(r->part, &r->round, &r->round_checks, nodes, &n_nodes);
+    kd_span coming = kd_part_coming(r->part);
+    pthread_mutex_unlock(&r->mu);
+    if (more)
+        *ok = begin_round(r, nodes, n_nodes, coming);
+    else if (r->n_valued > 0 && !r->stats && !asked && !values_there)
+        ask_values(r);
+    return more;
+}
+
+/* Carries the stage on until another command comes or it cannot go on. False in the latter case. */
+static bool run_stage(kd_runner *r)
+{
+    for (;;) {
+        kd_todo t;
+        int wait_ms = -1;
+        bool ok = true;
+        if (!listen(r))
+            return true;
+        enum next next = decide(r, &t, &wait_ms);
+        if (next == NEXT_STOP)
+            return false;
+        if (next == NEXT_TODO)
+            perform(r, &t);
+        else if (next == NEXT_ADVANCE)
+            ok = advance(r);
+        else if (next == NEXT_WAIT || !employ(r, &ok))
+            wait_for_news(r, wait_ms);
+        if (!ok)
+            return atomic_load(&r->cancel);
+        if (r->step == r->last_step && !kd_runner_evaluation_waits(r))
+            kd_runner_phase(r, "waiting", r->step + 1);
+    }
+}
+
+/* The coordinator thinks that it goes on here, and it cannot: without a word the job would wait for
+ * ever. */
 static void send_stalled(kd_runner *r)
 {
     char why[sizeof r->over_text];
@@ -597,32 +665,16 @@ static void send_stalled(kd_runner *r)
 
 void kd_runner_begin(kd_runner *r, const Distill__V1__Begin *b)
 {
-    if (!r->stage || !kd_stage_graph(r->stage) || strcmp(r->stage_job, b->job) != 0 ||
-        r->stage_index != b->stage || atomic_load(&r->failed))
+    if (!r->part || strcmp(r->stage_job, b->job) != 0 || r->stage_index != b->stage ||
+        atomic_load(&r->failed))
         return;
-    const kd_stage_shape *h = kd_stage_shape_of(r->stage);
     snprintf(r->ref.job, sizeof r->ref.job, "%s", b->job);
     r->ref.stage = b->stage;
-    r->ref.generation = b->generation;
-    r->slot_first = b->n_slots ? b->slots[0]->first : 0;
-    r->slot_count = b->n_slots ? b->slots[0]->count : 0;
-    r->chunk_first = b->n_chunks ? b->chunks[0]->first : 0;
-    r->chunk_count = b->n_chunks ? b->chunks[0]->count : 0;
-    r->rank = b->rank;
-    r->members = b->members;
-    r->last_version = b->last_version;
-    if (b->n_slots > 1 || b->n_chunks > 1 || r->slot_first + (uint64_t)r->slot_count > h->slots ||
-        r->chunk_first + (uint64_t)r->chunk_count > h->chunks || b->members == 0 ||
-        b->version == 0 || b->last_version > h->steps + 1) {
-        kd_runner_problem(r, "INTERNAL", "the coordinator began a stage with impossible figures");
-        return;
-    }
     pthread_mutex_lock(&r->mu);
     r->over = false;
     r->over_text[0] = '\0';
     pthread_mutex_unlock(&r->mu);
-    if (run_generation(r, b))
-        kd_runner_phase(r, "waiting", r->version);
-    else if (!atomic_load(&r->cancel))
+    if (take_begin(r, b) && !run_stage(r) && !atomic_load(&r->cancel))
         send_stalled(r);
+    stop_round(r);
 }

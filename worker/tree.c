@@ -68,10 +68,16 @@ void kd_reducer_free(kd_reducer *r)
     free(r);
 }
 
-void kd_reducer_start(kd_reducer *r, const uint32_t *nodes, int n_nodes)
+void kd_reducer_start(kd_reducer *r)
 {
     pthread_mutex_lock(&r->mu);
     clear(r);
+    pthread_mutex_unlock(&r->mu);
+}
+
+void kd_reducer_want(kd_reducer *r, const uint32_t *nodes, int n_nodes)
+{
+    pthread_mutex_lock(&r->mu);
     for (int i = 0; i < n_nodes; i++)
         r->nodes[nodes[i]].wanted = true;
     pthread_mutex_unlock(&r->mu);

@@ -31,9 +31,10 @@ typedef struct kd_tree_sums {
 typedef struct kd_reducer kd_reducer;
 kd_reducer *kd_reducer_new(uint32_t slots, size_t floats);
 void kd_reducer_free(kd_reducer *r);
-/* Starts a step with the nodes that are wanted whole. All buffers must have
- * been given back. */
-void kd_reducer_start(kd_reducer *r, const uint32_t *nodes, int n_nodes);
+/* Starts a step. All buffers must have been given back. */
+void kd_reducer_start(kd_reducer *r);
+/* Wants further nodes whole, none of whose slots has been added yet. */
+void kd_reducer_want(kd_reducer *r, const uint32_t *nodes, int n_nodes);
 float *kd_reducer_take(kd_reducer *r); /* [floats], contents undefined; NULL without memory */
 void kd_reducer_give(kd_reducer *r, float *buffer);
 /* Takes over the gradient of a slot. When that completes a wanted node,

@@ -184,6 +184,8 @@ typedef struct kd_job {
     kd_train_spec scratch_train;
     int min_workers, max_workers;
     int checkpoint_every; /* steps */
+    int priority;         /* greater comes first */
+    double audit;         /* share of units that are run twice, 0..1 */
     bool export_onnx;     /* beside safetensors */
     int onnx_opset;       /* 13 or 17 */
 } kd_job;

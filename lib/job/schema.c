@@ -272,6 +272,10 @@ const kd_key kd_schema[] = {
     NUMBER("cluster.max_workers", INT, 1, 4096, "8", max_workers, "workers to take at most"),
     NUMBER("cluster.checkpoint_every", INT, 1, 1e6, "50", checkpoint_every,
            "updates between two checkpoints"),
+    NUMBER("cluster.priority", INT, -100, 100, "0", priority,
+           "jobs of greater priority come first and take workers from others"),
+    NUMBER("cluster.audit", REAL, 0, 1, "0", audit,
+           "share of the work that is done twice, by two workers, and compared"),
 
     ROW("export", EXPORT, 0, "file formats of the student", .def = "", .at = 0),
     ROW("matrix", SWEEP, 0, "a sweep: one job for each combination of values of these keys",

@@ -2,7 +2,7 @@
 #ifndef KD_WIRE_LIMITS_H
 #define KD_WIRE_LIMITS_H
 
-#define KD_PROTOCOL 2u /* a worker with another number is refused at join */
+#define KD_PROTOCOL 3u /* a worker with another number is refused at join */
 
 #define KD_MAX_CONTROL_BYTES (1u << 20) /* any message without payload */
 #define KD_MAX_BULK_BYTES (5u << 20)    /* any message with payload: payload + 1 MiB */
@@ -22,6 +22,7 @@
 #define KD_MAX_CHUNK_FLOATS (1u << 18)       /* 1 MiB a chunk */
 #define KD_MIN_CHUNK_FLOATS (1u << 12)
 #define KD_MAX_SLOTS 1024u
+#define KD_MAX_JOURNAL_BYTES (1ull << 30) /* sums since a checkpoint; one is made at half of it */
 #define KD_MAX_VECTOR_FLOATS (1ull << 28) /* 1 GiB of parameters */
 #define KD_MAX_CLASSES 65536u
 #define KD_MAX_EPOCH_TERMS 8                  /* terms of a loss whose sums an epoch stores */

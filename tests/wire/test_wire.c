@@ -212,6 +212,8 @@ static void test_wire_repeated_limits(void **state)
         {16, 5, DESC(submit_request), "SubmitRequest.blobs"},
         {KD_MAX_SLOTS, 5, DESC(begin), "Begin.slots"},
         {KD_MAX_REPEATED, 6, DESC(begin), "Begin.chunks"},
+        {KD_MAX_SLOTS, 11, DESC(begin), "Begin.units"},
+        {KD_MAX_SLOTS, 4, DESC(units), "Units.slots"},
         {KD_MAX_REPEATED, 16, DESC(stage_info), "StageInfo.class_names"},
         {8, 3, DESC(measured), "Measured.models"},
         {KD_MAX_SWEEP_JOBS, 6, DESC(submit_reply), "SubmitReply.children"},

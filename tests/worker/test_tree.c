@@ -52,7 +52,8 @@ static void reduce(uint32_t slots, uint32_t first, uint32_t count, uint64_t seed
     uint32_t cover[64], order[64];
     int n = kd_tree_cover(slots, first, count, cover), done = 0;
     kd_reducer *r = kd_reducer_new(slots, FLOATS);
-    kd_reducer_start(r, cover, n);
+    kd_reducer_start(r);
+    kd_reducer_want(r, cover, n);
     kd_rng rng;
     kd_rng_init(&rng, seed, KD_RNG_TEST, 1, 0);
     for (uint32_t i = 0; i < count; i++)

@@ -1,0 +1,116 @@
+/* What core.c (jobs, members, scheduling, stages) and core_step.c (one step: units, chunks, slow
+ * and odd workers) share. */
+#ifndef KD_SERVER_CORE_INTERNAL_H
+#define KD_SERVER_CORE_INTERNAL_H
+
+#include "core.h"
+
+#define KD_CORE_TIMES 64
+
+enum member_state { IDLE, PREPARING, READY, WORKING };
+
+struct member {
+    kd_member_id id;
+    enum member_state state;
+    kd_job_id job;      /* 0 = none */
+    kd_job_id *refused; /* jobs that this worker cannot serve */
+    size_t n_refused;
+    bool drain;       /* takes no new work */
+    bool quarantined; /* computed wrong numbers */
+    bool leaving;     /* has no part in the next step; goes when this one is over */
+    kd_job_id offer;  /* whose stage it holds from before, 0 = none */
+    uint32_t offer_stage, offer_chunk;
+    uint64_t slow;
+};
+
+struct stage {
+    kd_core_stage_setup s;
+    bool committed_last; /* version last_version is whole */
+    bool saved_last;     /* and durable: a network that is only loaded starts at its last version */
+    uint64_t pending_manifest; /* saved, but an evaluation before it is still open; 0 = none */
+};
+
+/* Two runs of a unit differ; a third one decides. */
+struct dispute {
+    bool open;
+    uint64_t step;
+    uint32_t slot;
+    kd_member_id first, other, third; /* third 0 = nobody yet */
+};
+
+struct job {
+    kd_job_id id;
+    enum kd_run_state state;
+    uint32_t min_workers, max_workers, n_stages, stage;
+    int priority;
+    double audit;
+    struct stage stages[KD_CORE_STAGES];
+    bool open; /* the exchange runs */
+    bool export_running;
+    bool join_requested; /* a checkpoint was asked for, to take members in */
+    bool paused;         /* by a user */
+    bool yielding;       /* stops at the next step border */
+    bool discard;        /* the next opening is without the journal */
+    uint64_t opening, generation;
+    uint32_t stalls;        /* since the last step that was committed */
+    kd_time_ms first_ready; /* of the stage's preparation; 0 = nobody yet */
+    char reason[KD_CORE_TEXT];
+    char problem[KD_CORE_TEXT]; /* why the last worker could not serve it */
+    char blocked[KD_CORE_TEXT]; /* why its sums do not leave */
+    char yield_why[KD_CORE_TEXT];
+
+    /* ---- the step: core_step.c */
+    bool fresh;                /* nobody has a part since the stage opened */
+    bool push_again;           /* the exchange has dropped what it had of the step */
+    bool reshape;              /* parts are to be divided anew once the step is known */
+    bool short_handed;         /* fewer members than it needs */
+    uint64_t step;             /* T as far as it is known */
+    kd_time_ms step_since;     /* when it was heard of */
+    uint64_t next_from;        /* first step of `next` */
+    kd_member_id *chunk_owner; /* [chunks] 0 = nobody */
+    kd_member_id *runner;      /* [slots] of `step` */
+    kd_member_id *second;      /* [slots] who runs it besides, 0 = nobody */
+    kd_member_id *next;        /* [slots] of steps from next_from on */
+    uint32_t n_chunks, n_slots;
+    kd_time_ms times[KD_CORE_TIMES]; /* members' times to their last unit, newest steps */
+    size_t n_times, at_times;
+    struct dispute dispute;
+};
+
+struct kd_core {
+    uint64_t epoch, counter;
+    struct member *members; /* in order of joining */
+    size_t n_members;
+    struct job *jobs; /* in order of submission */
+    size_t n_jobs;
+};
+
+/* ---- core.c */
+kd_action *kd_core_act(kd_actions *out, enum kd_action_kind kind, kd_job_id job, uint32_t stage);
+void kd_core_note(kd_actions *out, kd_job_id job, kd_member_id member, const char *word,
+                  const char *fmt, ...) KD_PRINTF(5, 6);
+struct member *kd_core_member(const kd_core *c, kd_member_id id);
+/* Takes a member out of its job. */
+void kd_core_release(struct member *m, const char *why, kd_actions *out);
+size_t kd_core_most_members(const struct job *j);
+bool kd_core_border(const kd_core_stage_info *info, uint64_t version);
+void kd_core_set_state(struct job *j, enum kd_run_state state, const char *reason, kd_actions *out);
+
+/* ---- core_step.c */
+/* The stage's exchange opens; parts are divided as soon as the step is known. */
+void kd_step_open(kd_core *c, struct job *j, kd_actions *out);
+void kd_step_close(struct job *j, kd_actions *out);
+void kd_step_free(struct job *j);
+/* Who takes part has changed. */
+void kd_step_reshape(struct job *j, kd_actions *out);
+void kd_step_news(kd_core *c, struct job *j, const kd_core_step *step, kd_time_ms now,
+                  kd_actions *out);
+/* The step before `version` was committed; step: how it went. */
+void kd_step_committed(kd_core *c, struct job *j, uint64_t version, const kd_core_step *step,
+                       kd_time_ms now, kd_actions *out);
+void kd_step_tick(kd_core *c, struct job *j, kd_time_ms now, kd_actions *out);
+void kd_step_diverged(kd_core *c, struct job *j, const kd_event *ev, kd_actions *out);
+/* Returns the member that is to be quarantined, 0 = nobody. */
+kd_member_id kd_step_checked(kd_core *c, struct job *j, const kd_event *ev, kd_actions *out);
+
+#endif

@@ -1,0 +1,694 @@
+#include "part.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define RETRY_MS 100
+#define STALE_RETRY_MS 200
+#define PUSHES_IN_FLIGHT 8
+
+enum slot_state { SLOT_NONE, SLOT_GIVEN, SLOT_BEGUN };
+enum push_state { PUSH_DUE, PUSH_SENT, PUSH_DONE };
+
+/* A publication that is due. */
+struct due {
+    uint64_t version; /* 0 = none */
+    bool with_state;
+};
+
+struct chunk {
+    bool owned, need_base;
+    uint64_t label;
+    bool sum_there, checkpoint; /* the sum of step `label` is here; its slice is to be saved */
+    float scale;
+    struct due base, slice; /* of the version that the stage goes on from; of `label` */
+    bool busy_slice, busy_sum, busy_base, busy_publish, busy_apply;
+    kd_time_ms retry_at;
+};
+
+struct push {
+    uint32_t node, first_slot, n_slots;
+    bool check;
+    const float *gradient;
+    kd_tree_sums sums;
+};
+
+struct kd_part {
+    kd_part_shape h;
+    uint64_t generation, last_version, manifest;
+    uint64_t version, goal;
+    float *now, *next; /* [floats] */
+    bool *have;        /* [chunks] of next */
+    uint32_t missing;
+    float *own, *state, *sums; /* of owned chunks: [floats], [floats][state_vectors], [floats] */
+    struct chunk *chunks;
+    kd_time_ms stale_since;
+
+    uint8_t *slots, *checks; /* [slots] of the version's step */
+    bool *division, *before; /* [slots] of steps from division_from on, and until then */
+    uint64_t division_from;
+    bool *pending, *pending_checks; /* [slots] besides, of pending_step */
+    uint64_t pending_step;
+
+    struct push *pushes;
+    size_t n_pushes, cap_pushes;
+    uint8_t *push_states; /* [cap_pushes][chunks] */
+    size_t pushes_sent, push_cursor;
+    kd_time_ms push_retry_at;
+    uint32_t *leaves[2]; /* [chunks][slots] first runs, second ones */
+    const float **dropped;
+    size_t n_dropped;
+};
+
+static size_t chunk_first(const kd_part *p, uint32_t k)
+{
+    return (size_t)k * p->h.chunk_floats;
+}
+
+static size_t chunk_len(const kd_part *p, uint32_t k)
+{
+    return KD_MIN((size_t)p->h.chunk_floats, p->h.floats - chunk_first(p, k));
+}
+
+/* Chunk by chunk, as updates and the wire want it. */
+static float *state_of(const kd_part *p, uint32_t k)
+{
+    return p->state + chunk_first(p, k) * p->h.state_vectors;
+}
+
+kd_part *kd_part_new(const kd_part_shape *shape)
+{
+    kd_part *p = calloc(1, sizeof *p);
+    if (!p)
+        return NULL;
+    p->h = *shape;
+    size_t n = shape->floats, s = shape->slots, k = shape->chunks;
+    p->cap_pushes = 2 * s + 64;
+    p->now = calloc(n, sizeof *p->now);
+    p->next = calloc(n, sizeof *p->next);
+    p->own = calloc(n, sizeof *p->own);
+    p->sums = calloc(n, sizeof *p->sums);
+    p->state = calloc(n * shape->state_vectors + 1, sizeof *p->state);
+    p->have = calloc(k, sizeof *p->have);
+    p->chunks = calloc(k, sizeof *p->chunks);
+    p->slots = calloc(s, 1);
+    p->checks = calloc(s, 1);
+    p->division = calloc(s, sizeof(bool));
+    p->before = calloc(s, sizeof(bool));
+    p->pending = calloc(s, sizeof(bool));
+    p->pending_checks = calloc(s, sizeof(bool));
+    p->pushes = calloc(p->cap_pushes, sizeof *p->pushes);
+    p->push_states = calloc(p->cap_pushes, k);
+    p->leaves[0] = calloc(s * k, sizeof(uint32_t));
+    p->leaves[1] = calloc(s * k, sizeof(uint32_t));
+    p->dropped = calloc(2 * p->cap_pushes, sizeof *p->dropped);
+    p->missing = shape->chunks;
+    bool ok = p->now && p->next && p->own && p->sums && p->state && p->have && p->chunks &&
+              p->slots && p->checks && p->division && p->before && p->pending &&
+              p->pending_checks && p->pushes && p->push_states && p->leaves[0] && p->leaves[1] &&
+              p->dropped;
+    if (!ok) {
+        kd_part_free(p);
+        return NULL;
+    }
+    return p;
+}
+
+void kd_part_free(kd_part *p)
+{
+    if (!p)
+        return;
+    free(p->now);
+    free(p->next);
+    free(p->own);
+    free(p->sums);
+    free(p->state);
+    free(p->have);
+    free(p->chunks);
+    free(p->slots);
+    free(p->checks);
+    free(p->division);
+    free(p->before);
+    free(p->pending);
+    free(p->pending_checks);
+    free(p->pushes);
+    free(p->push_states);
+    free(p->leaves[0]);
+    free(p->leaves[1]);
+    free(p->dropped);
+    free(p);
+}
+
+/* ---- versions */
+
+static void take_slice(kd_part *p, uint32_t k, const void *slice)
+{
+    if (p->have[k])
+        return;
+    memcpy(p->next + chunk_first(p, k), slice, chunk_len(p, k) * sizeof(float));
+    p->have[k] = true;
+    p->missing--;
+}
+
+static void take_own(kd_part *p, uint32_t k)
+{
+    const struct chunk *c = &p->chunks[k];
+    if (c->owned && c->label == p->goal)
+        take_slice(p, k, p->own + chunk_first(p, k));
+}
+
+/* A half-assembled version is dropped whole when the goal changes. */
+static void set_goal(kd_part *p, uint64_t goal)
+{
+    p->goal = goal;
+    memset(p->have, 0, p->h.chunks * sizeof *p->have);
+    p->missing = p->h.chunks;
+    for (uint32_t k = 0; k < p->h.chunks; k++)
+        take_own(p, k);
+}
+
+static void drop_pushes(kd_part *p)
+{
+    for (size_t i = 0; i < p->n_pushes; i++)
+        p->dropped[p->n_dropped++] = p->pushes[i].gradient;
+    p->n_pushes = p->push_cursor = 0;
+}
+
+static void give(uint8_t *slots, const bool *which, uint32_t n)
+{
+    for (uint32_t s = 0; s < n; s++)
+        if (which[s] && slots[s] == SLOT_NONE)
+            slots[s] = SLOT_GIVEN;
+}
+
+/* What is to be done in the version's step, as far as it is known. */
+static void give_units(kd_part *p)
+{
+    give(p->slots, p->version >= p->division_from ? p->division : p->before, p->h.slots);
+    if (p->pending_step == p->version) {
+        give(p->slots, p->pending, p->h.slots);
+        give(p->checks, p->pending_checks, p->h.slots);
+    }
+}
+
+static void clear_units(kd_part *p)
+{
+    memset(p->slots, SLOT_NONE, p->h.slots);
+    memset(p->checks, SLOT_NONE, p->h.slots);
+    drop_pushes(p);
+}
+
+bool kd_part_whole(const kd_part *p)
+{
+    return p->missing == 0 && p->goal <= p->last_version;
+}
+
+void kd_part_advance(kd_part *p)
+{
+    float *old = p->now;
+    KD_BUG_ON(p->missing != 0);
+    p->now = p->next;
+    p->next = old;
+    p->version = p->goal;
+    for (uint32_t k = 0; k < p->h.chunks; k++) {
+        struct chunk *c = &p->chunks[k];
+        /* What is whole need not be published any more. */
+        if (c->slice.version && c->slice.version < p->version)
+            c->slice.version = 0;
+        if (c->base.version && c->base.version < p->version)
+            c->base.version = 0;
+    }
+    clear_units(p);
+    give_units(p);
+    set_goal(p, p->version + 1);
+}
+
+uint64_t kd_part_version(const kd_part *p)
+{
+    return p->version;
+}
+
+const float *kd_part_vector(const kd_part *p)
+{
+    return p->now;
+}
+
+uint64_t kd_part_last_version(const kd_part *p)
+{
+    return p->last_version;
+}
+
+bool kd_part_owns(const kd_part *p, uint32_t chunk)
+{
+    return p->chunks[chunk].owned;
+}
+
+uint32_t kd_part_first_owned(const kd_part *p)
+{
+    uint32_t k = 0;
+    while (k < p->h.chunks && !p->chunks[k].owned)
+        k++;
+    return k;
+}
+
+kd_time_ms kd_part_stale_since(const kd_part *p)
+{
+    return p->stale_since;
+}
+
+/* ---- what the coordinator says */
+
+static void mark(bool *which, const kd_span *spans, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        for (uint32_t s = 0; s < spans[i].count; s++)
+            which[spans[i].first + s] = true;
+}
+
+/* The stage goes on from b->version, whatever was reached before. */
+static void start_fresh(kd_part *p, const kd_part_begin *b)
+{
+    if (p->version > b->version) {
+        p->version = 0;
+        clear_units(p);
+    }
+    for (uint32_t k = 0; k < p->h.chunks; k++) {
+        struct chunk *c = &p->chunks[k];
+        bool keeps =
+            c->label <= b->version || (c->label == b->version + 1 && p->version == b->version &&
+                                       !b->publish_state && b->version > b->manifest);
+        if (!keeps)
+            c->label = 0;
+        c->sum_there = c->sum_there && keeps;
+        c->base = (struct due){0};
+        /* Nobody has it any more. */
+        c->slice.version = c->label == b->version + 1 ? c->label : 0;
+    }
+    memset(p->push_states, PUSH_DUE, p->cap_pushes * p->h.chunks);
+    p->push_cursor = 0;
+    p->goal = 0;
+}
+
+void kd_part_begin_at(kd_part *p, const kd_part_begin *b)
+{
+    bool first = p->generation == 0;
+    p->generation = b->generation;
+    p->last_version = b->last_version;
+    p->manifest = b->manifest;
+    p->stale_since = 0;
+    if (b->fresh || first)
+        start_fresh(p, b);
+    for (uint32_t k = 0; k < p->h.chunks; k++)
+        p->chunks[k].owned = false;
+    for (size_t i = 0; i < b->n_chunks; i++)
+        for (uint32_t k = b->chunks[i].first; k < b->chunks[i].first + b->chunks[i].count; k++) {
+            struct chunk *c = &p->chunks[k];
+            c->owned = true;
+            c->retry_at = 0;
+            if (b->publish)
+                c->base = (struct due){b->version, b->publish_state};
+        }
+    if (p->version < b->version && p->goal != b->version)
+        set_goal(p, b->version);
+    else if (p->version >= b->version && p->goal != p->version + 1)
+        set_goal(p, p->version + 1);
+    else
+        for (uint32_t k = 0; k < p->h.chunks; k++)
+            take_own(p, k);
+    /* Units of steps before the new division stay as they were divided. */
+    if (b->fresh || first)
+        memset(p->before, 0, p->h.slots * sizeof *p->before);
+    else if (b->version >= p->division_from)
+        memcpy(p->before, p->division, p->h.slots * sizeof *p->before);
+    memset(p->division, 0, p->h.slots * sizeof *p->division);
+    mark(p->division, b->slots, b->n_slots);
+    p->division_from = b->version + 1;
+    kd_part_add_units(p, b->version, b->units, b->n_units, false);
+    if (p->version)
+        give_units(p);
+}
+
+void kd_part_add_units(kd_part *p, uint64_t step, const kd_span *slots, size_t n, bool check)
+{
+    if (step < p->version || step < p->pending_step)
+        return;
+    if (step != p->pending_step) {
+        memset(p->pending, 0, p->h.slots * sizeof *p->pending);
+        memset(p->pending_checks, 0, p->h.slots * sizeof *p->pending_checks);
+        p->pending_step = step;
+    }
+    mark(check ? p->pending_checks : p->pending, slots, n);
+    if (check && step == p->version)
+        for (size_t i = 0; i < n; i++)
+            memset(p->checks + slots[i].first, SLOT_NONE, slots[i].count); /* once more */
+    if (step == p->version)
+        give_units(p);
+}
+
+/* ---- units */
+
+bool kd_part_round(kd_part *p, kd_span *out, bool *out_check, uint32_t nodes[64], int *out_n_nodes)
+{
+    if (p->version == 0 || p->version >= p->last_version)
+        return false;
+    for (int check = 0; check < 2; check++) {
+        uint8_t *slots = check ? p->checks : p->slots;
+        uint32_t first = 0, count = 0;
+        bool begun = false;
+        for (uint32_t s = 0; s < p->h.slots; s++)
+            begun = begun || slots[s] == SLOT_BEGUN;
+        while (first < p->h.slots && slots[first] != SLOT_GIVEN)
+            first++;
+        while (first + count < p->h.slots && slots[first + count] == SLOT_GIVEN)
+            count++;
+        if (count == 0)
+            continue;
+        /* Later ones go one by one: somebody else may send their neighbours. */
+        bool alone = check || begun;
+        if (alone)
+            count = KD_MIN(count, 64u);
+        memset(slots + first, SLOT_BEGUN, count);
+        *out = (kd_span){first, count};
+        *out_check = check;
+        if (alone)
+            for (uint32_t i = 0; i < count; i++)
+                nodes[i] = p->h.slots + first + i;
+        *out_n_nodes = alone ? (int)count : kd_tree_cover(p->h.slots, first, count, nodes);
+        return true;
+    }
+    return false;
+}
+
+void kd_part_return(kd_part *p, kd_span span, bool check)
+{
+    memset((check ? p->checks : p->slots) + span.first, SLOT_GIVEN, span.count);
+}
+
+kd_span kd_part_coming(const kd_part *p)
+{
+    const bool *d = p->version + 1 >= p->division_from ? p->division : p->before;
+    kd_span span = {0};
+    while (span.first < p->h.slots && !d[span.first])
+        span.first++;
+    while (span.first + span.count < p->h.slots && d[span.first + span.count])
+        span.count++;
+    return span;
+}
+
+void kd_part_push(kd_part *p, uint32_t node, const float *gradient, const kd_tree_sums *sums,
+                  const uint32_t *leaf_crc, bool check)
+{
+    KD_BUG_ON(p->n_pushes == p->cap_pushes);
+    struct push *q = &p->pushes[p->n_pushes];
+    uint32_t first = node, count = 1;
+    while (first < p->h.slots) {
+        first *= 2;
+        count *= 2;
+    }
+    *q = (struct push){node, first - p->h.slots, count, check, gradient, *sums};
+    for (uint32_t i = 0; i < count; i++)
+        for (uint32_t k = 0; k < p->h.chunks; k++)
+            p->leaves[check][(size_t)k * p->h.slots + q->first_slot + i] =
+                leaf_crc[(size_t)i * p->h.chunks + k];
+    memset(p->push_states + p->n_pushes * p->h.chunks, PUSH_DUE, p->h.chunks);
+    p->n_pushes++;
+    p->push_cursor = 0;
+}
+
+size_t kd_part_take_dropped(kd_part *p, const float **out, size_t most)
+{
+    size_t n = KD_MIN(most, p->n_dropped);
+    for (size_t i = 0; i < n; i++)
+        out[i] = p->dropped[--p->n_dropped];
+    return n;
+}
+
+/* ---- what to do next */
+
+static void fill(const kd_part *p, kd_todo *t, enum kd_todo_kind kind, uint32_t k, uint64_t version)
+{
+    *t = (kd_todo){.kind = kind,
+                   .chunk = k,
+                   .version = version,
+                   .generation = p->generation,
+                   .first = chunk_first(p, k),
+                   .floats = chunk_len(p, k)};
+}
+
+static bool next_publish(kd_part *p, uint32_t k, kd_todo *t)
+{
+    struct chunk *c = &p->chunks[k];
+    size_t first = chunk_first(p, k);
+    if (c->busy_publish)
+        return false;
+    if (c->base.version && c->base.version == c->label) {
+        fill(p, t, KD_TODO_PUBLISH, k, c->label);
+        t->with_state = c->base.with_state;
+        t->data = p->own + first;
+    } else if (c->base.version && c->base.version + 1 == c->label &&
+               p->version == c->base.version) {
+        fill(p, t, KD_TODO_PUBLISH, k, p->version);
+        t->data = p->now + first;
+    } else if (c->slice.version && c->slice.version == c->label) {
+        fill(p, t, KD_TODO_PUBLISH, k, c->label);
+        t->with_state = c->slice.with_state;
+        t->data = p->own + first;
+    } else {
+        return false;
+    }
+    t->state = state_of(p, k);
+    c->busy_publish = true;
+    return true;
+}
+
+static bool next_owned(kd_part *p, uint32_t k, kd_todo *t)
+{
+    struct chunk *c = &p->chunks[k];
+    size_t first = chunk_first(p, k), n = chunk_len(p, k);
+    if (c->busy_apply)
+        return false;
+    if (c->label == 0 && p->manifest == 1 && !c->need_base) {
+        memcpy(p->own + first, p->h.initial + first, n * sizeof *p->own);
+        memset(state_of(p, k), 0, n * p->h.state_vectors * sizeof *p->state);
+        c->label = 1;
+        take_own(p, k);
+    }
+    if (c->label == 0) {
+        if (c->busy_base)
+            return false;
+        fill(p, t, KD_TODO_BASE, k, 0);
+        return c->busy_base = true;
+    }
+    if (c->sum_there) {
+        /* A sum of `label` is there, so that version was whole: nobody waits for its slice. */
+        fill(p, t, KD_TODO_APPLY, k, c->label);
+        t->slice = p->own + first;
+        t->state = state_of(p, k);
+        t->sum = p->sums + first;
+        t->scale = c->scale;
+        return c->busy_apply = true;
+    }
+    if (next_publish(p, k, t))
+        return true;
+    if (c->sum_there || c->busy_sum || c->label >= p->goal || p->goal > p->last_version)
+        return false;
+    fill(p, t, KD_TODO_SUM, k, c->label);
+    return c->busy_sum = true;
+}
+
+static bool next_push(kd_part *p, kd_todo *t)
+{
+    size_t all = p->n_pushes * p->h.chunks;
+    if (p->pushes_sent >= PUSHES_IN_FLIGHT)
+        return false;
+    for (; p->push_cursor < all; p->push_cursor++) {
+        size_t i = p->push_cursor / p->h.chunks;
+        /* The last layers' gradients first, as they would be ready first. */
+        uint32_t k = p->h.chunks - 1 - (uint32_t)(p->push_cursor % p->h.chunks);
+        if (p->push_states[i * p->h.chunks + k] != PUSH_DUE)
+            continue;
+        const struct push *q = &p->pushes[i];
+        fill(p, t, KD_TODO_PUSH, k, p->version);
+        t->node = q->node;
+        t->push = (uint32_t)i;
+        t->check = q->check;
+        t->data = q->gradient + chunk_first(p, k);
+        t->sums = &q->sums;
+        t->leaves = &p->leaves[q->check][(size_t)k * p->h.slots + q->first_slot];
+        t->n_leaves = q->n_slots;
+        p->push_states[i * p->h.chunks + k] = PUSH_SENT;
+        p->pushes_sent++;
+        return true;
+    }
+    return false;
+}
+
+static void wait_until(int *wait, kd_time_ms at, kd_time_ms now)
+{
+    int ms = (int)(at - now);
+    if (*wait < 0 || ms < *wait)
+        *wait = ms;
+}
+
+bool kd_part_next(kd_part *p, kd_time_ms now, kd_todo *out, int *out_wait_ms)
+{
+    *out_wait_ms = -1;
+    if (p->generation == 0)
+        return false;
+    for (uint32_t k = 0; k < p->h.chunks; k++) {
+        struct chunk *c = &p->chunks[k];
+        if (c->retry_at > now) {
+            wait_until(out_wait_ms, c->retry_at, now);
+            continue;
+        }
+        if (c->owned) {
+            if (next_owned(p, k, out))
+                return true;
+        } else if (p->goal <= p->last_version && !p->have[k] && !c->busy_slice) {
+            fill(p, out, KD_TODO_SLICE, k, p->goal);
+            c->busy_slice = true;
+            return true;
+        }
+    }
+    if (p->push_retry_at > now)
+        wait_until(out_wait_ms, p->push_retry_at, now);
+    else if (next_push(p, out))
+        return true;
+    return false;
+}
+
+/* ---- what came of it */
+
+static bool transient(int code)
+{
+    return code == -KD_EUNAVAIL || code == -KD_ETIMEOUT || code == -KD_EDATA || code == -KD_ENOMEM;
+}
+
+static void tell_slice(kd_part *p, uint32_t k, const kd_outcome *o, kd_time_ms now)
+{
+    if (o->version < p->goal) {
+        p->chunks[k].retry_at = now + RETRY_MS;
+        return;
+    }
+    /* The others are further than this worker knew. */
+    if (o->version > p->goal && o->version <= p->last_version)
+        set_goal(p, o->version);
+    if (o->version == p->goal)
+        take_slice(p, k, o->data);
+}
+
+static void tell_base(kd_part *p, uint32_t k, const kd_outcome *o)
+{
+    struct chunk *c = &p->chunks[k];
+    size_t n = chunk_len(p, k);
+    if (c->label != 0)
+        return;
+    size_t bytes = n * sizeof(float);
+    memcpy(p->own + chunk_first(p, k), o->data, bytes);
+    memcpy(state_of(p, k), (const char *)o->data + bytes, bytes * p->h.state_vectors);
+    c->label = o->version;
+    c->need_base = false;
+    take_own(p, k);
+}
+
+static void tell_sum(kd_part *p, const kd_todo *t, const kd_outcome *o)
+{
+    struct chunk *c = &p->chunks[t->chunk];
+    if (!c->owned || c->label != t->version || c->busy_apply)
+        return;
+    memcpy(p->sums + t->first, o->data, t->floats * sizeof(float));
+    c->scale = o->scale;
+    c->checkpoint = o->checkpoint;
+    c->sum_there = true;
+}
+
+static void tell_publish(kd_part *p, const kd_todo *t, const kd_outcome *o)
+{
+    struct chunk *c = &p->chunks[t->chunk];
+    struct due *due = c->base.version == t->version ? &c->base : &c->slice;
+    if (due->version != t->version)
+        return;
+    if (o->want_state && !t->with_state)
+        due->with_state = true;
+    else
+        due->version = 0;
+}
+
+static void tell_push(kd_part *p, const kd_todo *t, int code, kd_time_ms now)
+{
+    p->pushes_sent--;
+    /* Of an earlier step: its place in the list is another one's. */
+    if (t->version != p->version || t->push >= p->n_pushes || p->pushes[t->push].node != t->node)
+        return;
+    p->push_states[t->push * p->h.chunks + t->chunk] = code == 0 ? PUSH_DONE : PUSH_DUE;
+    if (code != 0) {
+        p->push_retry_at = now + RETRY_MS;
+        p->push_cursor = 0;
+    }
+}
+
+int kd_part_tell(kd_part *p, const kd_todo *t, const kd_outcome *o, kd_time_ms now)
+{
+    struct chunk *c = &p->chunks[t->chunk];
+    bool again = transient(o->code) || o->code == -KD_ESTALE;
+    switch (t->kind) {
+    case KD_TODO_SLICE:
+        c->busy_slice = false;
+        break;
+    case KD_TODO_SUM:
+        c->busy_sum = false;
+        break;
+    case KD_TODO_BASE:
+        c->busy_base = false;
+        break;
+    case KD_TODO_PUBLISH:
+        c->busy_publish = false;
+        break;
+    case KD_TODO_PUSH:
+        tell_push(p, t, o->code, now);
+        break;
+    case KD_TODO_APPLY:
+        break;
+    }
+    if (o->code == 0) {
+        p->stale_since = 0;
+        if (t->kind == KD_TODO_SLICE)
+            tell_slice(p, t->chunk, o, now);
+        else if (t->kind == KD_TODO_SUM)
+            tell_sum(p, t, o);
+        else if (t->kind == KD_TODO_BASE)
+            tell_base(p, t->chunk, o);
+        else if (t->kind == KD_TODO_PUBLISH)
+            tell_publish(p, t, o);
+        return 0;
+    }
+    if (o->code == -KD_ENOENT && t->kind == KD_TODO_SUM) {
+        /* The journal begins later: so does the newest checkpoint. */
+        if (c->label == t->version) {
+            c->label = 0;
+            c->need_base = true;
+        }
+        return 0;
+    }
+    if (!again)
+        return o->code;
+    if (o->code == -KD_ESTALE && p->stale_since == 0)
+        p->stale_since = now;
+    if (t->kind != KD_TODO_PUSH)
+        c->retry_at = now + (o->code == -KD_ESTALE ? STALE_RETRY_MS : RETRY_MS);
+    return 0;
+}
+
+void kd_part_applied(kd_part *p, uint32_t k)
+{
+    struct chunk *c = &p->chunks[k];
+    KD_BUG_ON(!c->busy_apply);
+    c->busy_apply = c->sum_there = false;
+    c->label++;
+    c->base.version = c->base.version < c->label ? 0 : c->base.version;
+    /* Older labels are steps on the way; who gets a chunk that was published before does it again.
+     */
+    if (c->label > p->version)
+        c->slice = (struct due){c->label, c->checkpoint};
+    take_own(p, k);
+}
