@@ -26,6 +26,8 @@ kd_fuzz_fn kd_fuzz_graph;
 kd_fuzz_fn kd_fuzz_safetensors;
 /* [1] floats, [1] optimiser vectors, file. */
 kd_fuzz_fn kd_fuzz_checkpoint;
+/* [1] 1: of an evaluation; StageInfo of a worker CUT StageInfo that was promised. */
+kd_fuzz_fn kd_fuzz_stage_info;
 /* [1] 1: checksums are made right first; records.bin CUT bank.json. */
 kd_fuzz_fn kd_fuzz_bank;
 /* [1] KD_FUZZ_LISTS_*, then classes.txt CUT train.txt CUT val.txt CUT more.txt. */

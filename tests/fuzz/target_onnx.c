@@ -36,6 +36,33 @@ static void check_graph(const kd_graph *g)
     free(text);
 }
 
+/* What was read can be written, and is read again as the same network. */
+static void check_written(const kd_graph *g, const float *vector)
+{
+    const kd_onnx_write_options opt = {.opset = 17, .model = "", .preprocess = -1, .digest = ""};
+    const kd_onnx_read_options again_opt = {.folder_fd = -1};
+    kd_buf b;
+    kd_diag diag = {0};
+    kd_graph *again = NULL;
+    float *again_vector = NULL;
+    bool new_head = false;
+    kd_onnx_info info = {0};
+    kd_buf_init(&b, 64u << 20);
+    int rc = kd_onnx_write(g, vector, &opt, &b, &diag);
+    KD_FUZZ_CHECK(rc == 0 || rc == -KD_ELIMIT);
+    if (rc == 0) {
+        rc = kd_onnx_read((const uint8_t *)b.data, b.len, "written.onnx", &again_opt, &again,
+                          &again_vector, &new_head, &info, &diag);
+        KD_FUZZ_CHECK(rc == 0);
+        KD_FUZZ_CHECK(again->vector_len == g->vector_len);
+        KD_FUZZ_CHECK(memcmp(again_vector, vector, g->vector_len * sizeof *vector) == 0);
+    }
+    kd_graph_free(again);
+    free(again_vector);
+    kd_onnx_info_clear(&info);
+    kd_buf_clear(&b);
+}
+
 int kd_fuzz_onnx(const uint8_t *data, size_t len)
 {
     if (len < 1)
@@ -59,8 +86,10 @@ int kd_fuzz_onnx(const uint8_t *data, size_t len)
     }
     for (size_t i = 0; i < g->vector_len; i++)
         KD_FUZZ_CHECK(isfinite(vector[i]));
-    if (use == KD_ONNX_CLASSIFIER)
+    if (use == KD_ONNX_CLASSIFIER) {
         check_graph(g);
+        check_written(g, vector);
+    }
     kd_graph_free(g);
     free(vector);
     kd_onnx_info_clear(&info);

@@ -6,6 +6,7 @@
 #include "kd/file.h"
 #include "kd/hash.h"
 #include "kd/log.h"
+#include "take.h"
 
 #include <getopt.h>
 #include <stdio.h>
@@ -33,6 +34,45 @@ int kd_fuzz_checkpoint(const uint8_t *data, size_t len)
                     vectors * floats * sizeof *state);
     free(vector);
     free(state);
+    return 1;
+}
+
+/* ---- what workers say of a stage */
+
+int kd_fuzz_stage_info(const uint8_t *data, size_t len)
+{
+    static kd_job_record job;
+    kd_stage_record *s = &job.stages[0];
+    kd_fuzz_part part[2];
+    char text[KD_CORE_TEXT], warning[KD_CORE_TEXT];
+    kd_diag diag = {0};
+    if (len < 1)
+        return 0;
+    kd_fuzz_parts(data + 1, len - 1, part, 2);
+    *s = (kd_stage_record){.kind = data[0] & 1 ? KD_STAGE_EVALUATE : KD_STAGE_DISTILL};
+    job.n_stages = 1;
+    int rc = kd_stage_set_info(s, part[0].data, part[0].len, &diag);
+    if (rc != 0) {
+        KD_FUZZ_CHECK(!s->info && !s->row.info);
+        return kd_fuzz_refused(rc, &diag);
+    }
+    kd_core_stage_info core;
+    kd_stage_core_info(&job, s, &core);
+    KD_FUZZ_CHECK(core.last_version >= 1 && core.eval_steps >= 1);
+    KD_FUZZ_CHECK(core.slots >= 1 && core.slots <= KD_MAX_SLOTS && core.chunks >= 1);
+    kd_stage_compare(s->info, s->info, text);
+    KD_FUZZ_CHECK(!text[0]);
+    /* A stage fits what it is itself; another promise may differ in anything. */
+    s->row.expected = s->row.info;
+    s->row.expected_len = s->row.info_len;
+    kd_take_check(&job, 0, s->info, text, warning);
+    KD_FUZZ_CHECK(!text[0] && !warning[0]);
+    s->row.expected = (uint8_t *)part[1].data;
+    s->row.expected_len = part[1].len;
+    kd_take_check(&job, 0, s->info, text, warning);
+    s->row.expected = NULL;
+    kd_wire_free((ProtobufCMessage *)s->info);
+    kd_stage_row_clear(&s->row);
     return 1;
 }
 
