@@ -88,7 +88,10 @@ TMPDIR=$(mktemp -d "$base/kd-campaign-XXXXXX")
 export TMPDIR
 running=()
 clean_up() {
-    ((${#running[@]} == 0)) || kill "${running[@]}" 2>/dev/null || true
+    if ((${#running[@]} > 0)); then
+        kill "${running[@]}" 2>/dev/null || true
+        wait "${running[@]}" || true
+    fi
     rm -rf "$TMPDIR"
 }
 trap clean_up EXIT
