@@ -188,20 +188,27 @@ static int check_operands(const kd_cli *cli, const kd_verb *verb, const kd_args 
 }
 
 /* `--help` and `--version` are verbs, too. */
-static int run_other(kd_cli *cli, const char *name, const char *operand)
+static void ask_other(const char *name, const char *operand, const kd_verb **out_verb,
+                      kd_args *out_args)
 {
-    kd_args args = {.operands = &operand, .n_operands = operand ? 1 : 0};
-    return kd_verb_find(name)->run(cli, &args);
+    kd_args_clear(out_args);
+    out_args->operands = kd_xalloc(sizeof *out_args->operands);
+    out_args->operands[0] = operand;
+    out_args->n_operands = operand ? 1 : 0;
+    *out_verb = kd_verb_find(name);
 }
 
-static int run_verb(kd_cli *cli, int argc, char **argv)
+int kd_cli_parse(kd_cli *cli, int argc, char **argv, const kd_verb **out_verb, kd_args *out_args)
 {
     int at = find_verb(argc, argv);
     const kd_verb *verb = at < argc ? kd_verb_find(argv[at]) : NULL;
+    *out_args = (kd_args){0};
     if (at < argc && !verb)
         return unknown_verb(cli, argv[at]);
-    if (!verb && argc > 1 && (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0))
-        return run_other(cli, "version", NULL);
+    if (!verb && argc > 1 && (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0)) {
+        ask_other("version", NULL, out_verb, out_args);
+        return KD_EXIT_OK;
+    }
 
     /* What stands before the verb are global flags; take the verb's word out and parse the rest. */
     char **words = kd_xalloc((size_t)(argc + 1) * sizeof *words);
@@ -209,26 +216,33 @@ static int run_verb(kd_cli *cli, int argc, char **argv)
     for (int i = 1; i < argc; i++)
         if (i != at)
             words[n++] = argv[i];
-    kd_args args;
     kd_diag diag = {0};
     char hint[96];
     int rc = kd_args_parse(verb ? verb->opts : NULL, verb ? verb->n_opts : 0, kd_global_opts,
-                           kd_n_global_opts, n, words, &args, hint, sizeof hint, &diag);
+                           kd_n_global_opts, n, words, out_args, hint, sizeof hint, &diag);
+    free(words);
     if (rc != 0)
-        rc = kd_usage(cli, verb ? verb->name : NULL, hint, "%s%s%s", verb ? verb->name : "",
-                      verb ? ": " : "", diag.msg);
-    else if (kd_args_has(&args, "help"))
-        rc = run_other(cli, "help", verb ? verb->name : NULL);
-    else if (!verb)
-        rc = kd_usage(cli, NULL, NULL, "no verb was given");
-    else
-        rc = apply_globals(cli, verb, &args);
-    if (rc == KD_EXIT_OK && verb && !kd_args_has(&args, "help"))
-        rc = check_operands(cli, verb, &args);
-    if (rc == KD_EXIT_OK && verb && !kd_args_has(&args, "help"))
+        return kd_usage(cli, verb ? verb->name : NULL, hint, "%s%s%s", verb ? verb->name : "",
+                        verb ? ": " : "", diag.msg);
+    if (kd_args_has(out_args, "help")) {
+        ask_other("help", verb ? verb->name : NULL, out_verb, out_args);
+        return KD_EXIT_OK;
+    }
+    if (!verb)
+        return kd_usage(cli, NULL, NULL, "no verb was given");
+    *out_verb = verb;
+    rc = apply_globals(cli, verb, out_args);
+    return rc == KD_EXIT_OK ? check_operands(cli, verb, out_args) : rc;
+}
+
+static int run_verb(kd_cli *cli, int argc, char **argv)
+{
+    const kd_verb *verb;
+    kd_args args;
+    int rc = kd_cli_parse(cli, argc, argv, &verb, &args);
+    if (rc == KD_EXIT_OK)
         rc = verb->run(cli, &args);
     kd_args_clear(&args);
-    free(words);
     return rc;
 }
 

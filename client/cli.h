@@ -72,6 +72,11 @@ extern const int kd_n_global_opts;
 
 /* The word of argv that names the verb, NULL if there is none. */
 const char *kd_cli_verb_word(int argc, char **argv);
+/* Flags and operands of the whole command, and the settings of the global flags. KD_EXIT_OK: run
+ * *out_verb with *out_args. Another exit code: what is wrong has been said. Free *out_args with
+ * kd_args_clear in any case; its values point into argv. */
+int kd_cli_parse(kd_cli *cli, int argc, char **argv, const kd_verb **out_verb,
+                 kd_args *out_args) KD_MUST_CHECK;
 /* Runs the whole command; what main returns. */
 int kd_cli_main(int argc, char **argv);
 

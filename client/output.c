@@ -222,8 +222,8 @@ int kd_out_check_reader(void)
 }
 
 /* One line to standard error: prefix in colour, the rest cleaned. */
-static void say(const kd_cli *cli, enum kd_color color, const char *prefix, const char *fmt,
-                va_list ap)
+static KD_PRINTF(4, 0) void say(const kd_cli *cli, enum kd_color color, const char *prefix,
+                                const char *fmt, va_list ap)
 {
     char *raw = NULL;
     if (vasprintf(&raw, fmt, ap) < 0)

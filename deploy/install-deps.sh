@@ -5,9 +5,10 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-Usage: deploy/install-deps.sh [--test] [--list]
+Usage: deploy/install-deps.sh [--test] [--fuzz] [--list]
 
   --test   also what tests/run.sh needs: clang-format, clang-tidy, Python with gRPC
+  --fuzz   also what tests/fuzz/campaign.sh needs: clang with libFuzzer
   --list   print the packages instead of installing them
 END
 }
@@ -21,11 +22,14 @@ packages=(
     libsqlite3-dev libyaml-dev libjansson-dev libxxhash-dev libcmocka-dev
 )
 test_packages=(clang-format clang-tidy python3 python3-grpcio python3-protobuf)
+# The compiler, its sanitizers and libFuzzer, OpenMP for it, and the symbolizer of its reports.
+fuzz_packages=(clang-14 libclang-rt-14-dev libomp-14-dev llvm-14)
 
 list=no
 while (($#)); do
     case $1 in
     --test) packages+=("${test_packages[@]}") ;;
+    --fuzz) packages+=("${fuzz_packages[@]}") ;;
     --list) list=yes ;;
     -h | --help)
         usage

@@ -19,8 +19,8 @@
 #define MAX_BLOCK (64u << 20)
 
 struct entry {
-    uint64_t key;    /* sample << 32 | view, plus one so that 0 is free */
-    uint64_t offset; /* of the record */
+    uint64_t key;    /* sample << 32 | view */
+    uint64_t offset; /* of the record, never 0 since a block's head is before it; 0 = free */
 };
 
 struct kd_bank {
@@ -51,13 +51,13 @@ static uint32_t read_u32(const uint8_t *p)
 
 static uint64_t pair_of(const uint8_t *p)
 {
-    return ((uint64_t)read_u32(p) << 32 | read_u32(p + 4)) + 1;
+    return (uint64_t)read_u32(p) << 32 | read_u32(p + 4);
 }
 
 static struct entry *slot_of(struct entry *table, size_t cap, uint64_t key)
 {
     size_t i = (size_t)((key * 0x9E3779B97F4A7C15u) >> 20) & (cap - 1);
-    while (table[i].key && table[i].key != key)
+    while (table[i].offset && table[i].key != key)
         i = (i + 1) & (cap - 1);
     return &table[i];
 }
@@ -71,7 +71,7 @@ static bool reserve(kd_bank *b)
     if (!table)
         return false;
     for (size_t i = 0; i < b->cap; i++)
-        if (b->table[i].key)
+        if (b->table[i].offset)
             *slot_of(table, cap, b->table[i].key) = b->table[i];
     free(b->table);
     b->table = table;
@@ -127,7 +127,7 @@ static int scan(kd_bank *b, const char *path, kd_diag *diag)
                 return kd_fail(diag, -KD_ENOMEM, "no memory for the table of %s", path);
             }
             struct entry *e = slot_of(b->table, b->cap, key);
-            b->count += e->key == 0;
+            b->count += e->offset == 0;
             *e = (struct entry){key, at + BLOCK_HEAD + i * b->record};
         }
         at += BLOCK_HEAD + bytes;
@@ -282,7 +282,7 @@ int kd_bank_find(kd_bank *b, const uint8_t *wanted, size_t n, kd_buf *out, kd_di
     pthread_mutex_lock(&b->mu);
     for (size_t i = 0; i < n && rc == 0 && b->cap; i++) {
         const struct entry *e = slot_of(b->table, b->cap, pair_of(wanted + 8 * i));
-        if (!e->key)
+        if (!e->offset)
             continue;
         char *at = kd_buf_grow(out, b->record);
         if (!at)
@@ -340,7 +340,7 @@ int kd_bank_put(kd_bank *b, const uint8_t *records, size_t len, uint32_t *out_ne
             break;
         }
         struct entry *e = slot_of(b->table, b->cap, key);
-        if (e->key) {
+        if (e->offset) {
             if (e->offset >= first) /* twice in this very block */
                 differs |= memcmp(fresh + (e->offset - first), r, b->record) != 0;
             else if (pread_all(b->fd, old, b->record, e->offset))

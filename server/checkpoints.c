@@ -188,7 +188,48 @@ void kd_checkpoint_snapshot(void *arg, kd_exchange_snapshot *snap)
         free_checkpoint(n);
 }
 
-/* Reads a checkpoint back; its bytes must have the digest that was stored with it. */
+int kd_checkpoint_read(const void *data, size_t len, const char *name, size_t floats,
+                       uint32_t vectors, float **out_vector, float **out_state, kd_diag *diag)
+{
+    kd_st_file *f = NULL;
+    size_t bytes, all;
+    if (!kd_mul_size(floats, sizeof(float), &bytes) || !kd_mul_size(bytes, vectors, &all))
+        return kd_fail(diag, -KD_ELIMIT, "%zu floats are too many for a checkpoint", floats);
+    int rc = kd_st_open_memory(data, len, name, &f, diag);
+    if (rc != 0)
+        return rc;
+    const kd_st_tensor *t = kd_st_find(f, "vector");
+    if (!t || t->bytes != bytes)
+        rc = kd_fail(diag, -KD_EDATA, "checkpoint %s has no vector of %zu floats", name, floats);
+    float *vector = NULL, *state = NULL;
+    if (rc == 0) {
+        vector = malloc(bytes);
+        state = vectors ? malloc(all) : NULL;
+        if (!vector || (vectors && !state))
+            rc = kd_fail(diag, -KD_ENOMEM, "no memory for a checkpoint of %zu floats", floats);
+    }
+    if (rc == 0)
+        memcpy(vector, t->data, bytes);
+    for (uint32_t v = 0; rc == 0 && v < vectors; v++) {
+        char key[32];
+        snprintf(key, sizeof key, "state.%u", v);
+        t = kd_st_find(f, key);
+        if (!t || t->bytes != bytes)
+            rc = kd_fail(diag, -KD_EDATA, "checkpoint %s has no optimiser state %u", name, v);
+        else
+            memcpy(state + v * floats, t->data, bytes);
+    }
+    kd_st_close(f);
+    if (rc != 0) {
+        free(vector);
+        free(state);
+        return rc;
+    }
+    *out_vector = vector;
+    *out_state = state;
+    return 0;
+}
+
 int kd_stage_load_checkpoint(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t version,
                              float **out_vector, float **out_state, kd_diag *diag)
 {
@@ -208,43 +249,12 @@ int kd_stage_load_checkpoint(kd_daemon *d, kd_job_record *j, uint32_t stage, uin
     kd_digest digest = kd_digest_of(data, len);
     char hex[KD_DIGEST_HEX];
     kd_digest_hex(&digest, hex);
-    kd_st_file *f = NULL;
-    size_t floats = (size_t)kd_stage_vector_floats(info), bytes = floats * sizeof(float);
     if (strcmp(hex, row.digest) != 0)
         rc = kd_fail(diag, -KD_EDATA, "checkpoint %s is damaged: its digest is %s, %s was stored",
                      row.path, hex, row.digest);
-    if (rc == 0)
-        rc = kd_st_open_memory(data, len, row.path, &f, diag);
-    const kd_st_tensor *t = f ? kd_st_find(f, "vector") : NULL;
-    if (rc == 0 && (!t || t->bytes != bytes))
-        rc =
-            kd_fail(diag, -KD_EDATA, "checkpoint %s has no vector of %zu floats", row.path, floats);
-    float *vector = NULL, *state = NULL;
-    if (rc == 0) {
-        vector = malloc(bytes);
-        state = info->optimizer_vectors ? calloc(info->optimizer_vectors, bytes) : NULL;
-        if (!vector || (info->optimizer_vectors && !state))
-            rc = kd_fail(diag, -KD_ENOMEM, "no memory for a checkpoint of %zu floats", floats);
-    }
-    if (rc == 0)
-        memcpy(vector, t->data, bytes);
-    for (uint32_t v = 0; rc == 0 && v < info->optimizer_vectors; v++) {
-        char name[32];
-        snprintf(name, sizeof name, "state.%u", v);
-        t = kd_st_find(f, name);
-        if (!t || t->bytes != bytes)
-            rc = kd_fail(diag, -KD_EDATA, "checkpoint %s has no optimiser state %u", row.path, v);
-        else
-            memcpy(state + v * floats, t->data, bytes);
-    }
-    kd_st_close(f);
+    else
+        rc = kd_checkpoint_read(data, len, row.path, (size_t)kd_stage_vector_floats(info),
+                                info->optimizer_vectors, out_vector, out_state, diag);
     free(data);
-    if (rc != 0) {
-        free(vector);
-        free(state);
-        return rc;
-    }
-    *out_vector = vector;
-    *out_state = state;
-    return 0;
+    return rc;
 }

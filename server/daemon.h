@@ -142,6 +142,9 @@ typedef struct kd_daemon_config {
     const char *state_dir, *listen, *port_file; /* port_file NULL = none */
     uint32_t heartbeat_ms, lease_ms;
 } kd_daemon_config;
+/* options.c: flags and environment into *cfg, whose texts are borrowed. -1 = run with it; else the
+ * exit code, with everything said. */
+int kd_daemon_options(int argc, char **argv, kd_daemon_config *cfg) KD_MUST_CHECK;
 /* Runs until SIGINT or SIGTERM. Returns 0, or an error with diag filled (nothing left running). */
 int kd_daemon_run(const kd_daemon_config *cfg, kd_diag *diag) KD_MUST_CHECK;
 
@@ -211,6 +214,12 @@ const kd_epoch_row *kd_stage_evaluation(const kd_job_record *j, uint32_t stage, 
 void kd_checkpoint_snapshot(void *arg, kd_exchange_snapshot *snap);
 /* Forgets writes that have not begun. */
 void kd_checkpoint_drop_waiting(kd_stage_record *s);
+/* The vectors of a checkpoint's bytes, which need not be trusted: caller frees both, vector
+ * [floats] and state [vectors][floats], NULL where there is none. -KD_EDATA when they do not hold
+ * just that; the out-parameters are untouched then. */
+int kd_checkpoint_read(const void *data, size_t len, const char *name, size_t floats,
+                       uint32_t vectors, float **out_vector, float **out_state,
+                       kd_diag *diag) KD_MUST_CHECK;
 /* Reads a checkpoint back; its bytes must have the digest that was stored with it. Caller frees
  * both: vector [vector_floats], state [optimizer_vectors][vector_floats]. */
 int kd_stage_load_checkpoint(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t version,

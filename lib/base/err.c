@@ -54,7 +54,7 @@ int kd_err_from_grpc(int grpc_status)
     return -KD_EINTERNAL;
 }
 
-static void put_message(kd_diag *diag, const char *fmt, va_list ap)
+static KD_PRINTF(2, 0) void put_message(kd_diag *diag, const char *fmt, va_list ap)
 {
     int n = vsnprintf(diag->msg, sizeof diag->msg, fmt, ap);
     if (n >= (int)sizeof diag->msg)

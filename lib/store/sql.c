@@ -93,7 +93,7 @@ static int bind(sqlite3_stmt *st, const char *format, va_list ap)
             rc = sqlite3_bind_blob64(st, i, blob, len, SQLITE_TRANSIENT);
             break;
         default:
-            KD_BUG_ON("unknown letter in the format of a statement");
+            KD_BUG_ON(true && "unknown letter in the format of a statement");
         }
     }
     return rc;

@@ -1,30 +1,14 @@
 /* Damaged lists, class files, IDX, CIFAR and .npy files: opening must succeed or be refused with a
  * sentence. */
-#include "data/data.h"
-#include "kd/file.h"
+#include "fuzz.h"
 #include "kd/rng.h"
 #include "kd_test.h"
 
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include <zlib.h>
 
 #define ROUNDS 600
-
-/* Not kd_file_write, and no overwriting: waiting for the disk would be most of the time. */
-static void put(const char *dir, const char *name, const void *data, size_t len)
-{
-    char path[512];
-    snprintf(path, sizeof path, "%s/%s", dir, name);
-    (void)unlink(path);
-    FILE *f = fopen(path, "wb");
-    assert_non_null(f);
-    assert_int_equal(fwrite(data, 1, len, f), len);
-    assert_int_equal(fclose(f), 0);
-}
+#define MAX_ALL 32768
 
 static size_t mutate(kd_rng *r, uint8_t *p, size_t len, size_t room)
 {
@@ -59,106 +43,61 @@ static size_t mutate(kd_rng *r, uint8_t *p, size_t len, size_t room)
     return len;
 }
 
-/* Opens and, if that works, asks for everything. Returns whether it did. */
-static bool try_open(const kd_data_config *cfg, int fd)
+/* Replaces one file of the set after the other by mutations of itself. option < 0: the target has
+ * no byte of options. */
+static void fuzz_files(kd_fuzz_fn *fn, int option, const kd_fuzz_part *files, size_t count)
 {
-    kd_data *d = NULL;
-    kd_diag diag = {0};
-    int rc = kd_data_open(cfg, fd, NULL, NULL, &d, &diag);
-    if (rc != 0) {
-        assert_null(d);
-        assert_int_equal(diag.code, rc);
-        assert_true(strlen(diag.msg) > 10);
-        return false;
-    }
-    size_t n = kd_data_samples(d);
-    assert_true(kd_data_count(d, KD_SPLIT_TRAIN) > 0 && kd_data_count(d, KD_SPLIT_VAL) > 0 &&
-                kd_data_classes(d) > 0);
-    for (size_t i = 0; i < n; i++) {
-        uint8_t rgb[2 * 2 * 3];
-        if (kd_data_split(d, i) == KD_SPLIT_UNLABELLED)
-            assert_int_equal(kd_data_label(d, i), -1);
-        else
-            assert_in_range(kd_data_label(d, i), 0, kd_data_classes(d) - 1);
-        assert_non_null(kd_data_name(d, i));
-        kd_diag why = {0};
-        rc = kd_data_load(d, i, rgb, &why);
-        assert_true(rc == 0 || rc == -KD_EDATA || rc == -KD_ENOENT || rc == -KD_EIO);
-    }
-    kd_data_free(d);
-    return true;
-}
-
-/* Replaces file `which` of the set by mutations of itself, one file after the other. */
-static void fuzz_files(const char *dir, const kd_data_config *cfg, const char *const *names,
-                       const void *const *data, const size_t *len, int count)
-{
-    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), good = 0, bad = 0;
-    assert_true(fd >= 0);
-    for (int i = 0; i < count; i++)
-        put(dir, names[i], data[i], len[i]);
-    assert_true(try_open(cfg, fd));
-    for (int i = 0; i < count; i++) {
-        for (uint32_t round = 0; round < ROUNDS; round++) {
+    int good = 0, bad = 0;
+    for (size_t which = 0; which < count; which++) {
+        for (uint32_t round = 0; round <= ROUNDS; round++) {
             kd_rng r;
-            static uint8_t bytes[16384];
-            assert_true(len[i] + 8 <= sizeof bytes);
-            memcpy(bytes, data[i], len[i]);
-            kd_rng_init(&r, 3, KD_RNG_TEST, (uint64_t)i, round);
-            put(dir, names[i], bytes, mutate(&r, bytes, len[i], len[i] + 8));
-            if (try_open(cfg, fd))
-                good++;
-            else
-                bad++;
+            static uint8_t all[MAX_ALL];
+            size_t n = 0;
+            if (option >= 0)
+                all[n++] = (uint8_t)option;
+            kd_rng_init(&r, 3, KD_RNG_TEST, which, round);
+            for (size_t i = 0; i < count; i++) {
+                if (i > 0) {
+                    memcpy(all + n, KD_FUZZ_CUT, sizeof KD_FUZZ_CUT - 1);
+                    n += sizeof KD_FUZZ_CUT - 1;
+                }
+                assert_true(n + files[i].len + 64 <= sizeof all);
+                memcpy(all + n, files[i].data, files[i].len);
+                n += i == which && round > 0 ? mutate(&r, all + n, files[i].len, files[i].len + 8)
+                                             : files[i].len;
+            }
+            const int accepted = kd_fuzz_run(fn, all, n);
+            assert_true(accepted || round > 0);
+            *(accepted ? &good : &bad) += 1;
         }
-        put(dir, names[i], data[i], len[i]);
     }
     assert_true(good > 50);
     assert_true(bad > 50);
-    close(fd);
 }
+
+#define TEXT(t)                                                                                    \
+    {                                                                                              \
+        (const uint8_t *)(t), sizeof(t) - 1                                                        \
+    }
+#define BYTES(b)                                                                                   \
+    {                                                                                              \
+        (b), sizeof(b)                                                                             \
+    }
 
 static void test_fuzz_dataset_lists(void **state)
 {
     (void)state;
-    char *dir = kd_test_mkdir(), path[512];
-    kd_diag diag = {0};
-    uint8_t rgb[3 * 3 * 3] = {9};
-    snprintf(path, sizeof path, "%s/ant", dir);
-    kd_assert_ok(kd_file_mkdirs(path, &diag), &diag);
-    snprintf(path, sizeof path, "%s/ant/1.png", dir);
-    kd_assert_ok(kd_image_write_png(path, rgb, 3, 3, &diag), &diag);
-    static const char *const names[] = {"classes.txt", "train.txt", "val.txt", "more.txt"};
-    static const char classes[] = "ant\nbee\n",
-                      train[] = "ant/1.png\t0\r\nant/1.png\nbee/2.png\t1\n",
-                      val[] = "ant/1.png\t1\n", more[] = "ant/1.png\nant/2.png\t5\n";
-    const void *data[] = {classes, train, val, more};
-    const size_t len[] = {sizeof classes - 1, sizeof train - 1, sizeof val - 1, sizeof more - 1};
-    kd_data_config cfg = {.path = "",
-                          .train = "train.txt",
-                          .val = "val.txt",
-                          .classes = "classes.txt",
-                          .unlabelled_path = ".",
-                          .unlabelled_list = "more.txt",
-                          .leakage = KD_DATA_ALLOW,
-                          .size = 2,
-                          .max_train = 2};
-    fuzz_files(dir, &cfg, names, data, len, 4);
+    static const kd_fuzz_part files[] = {TEXT("ant\nbee\n"),
+                                         TEXT("ant/1.png\t0\r\nant/1.png\nbee/2.png\t1\n"),
+                                         TEXT("ant/1.png\t1\n"), TEXT("ant/1.png\nant/2.png\t5\n")};
+    fuzz_files(kd_fuzz_lists,
+               KD_FUZZ_LISTS_CLASSES | KD_FUZZ_LISTS_UNLABELLED | KD_FUZZ_LISTS_LIMIT |
+                   2 * KD_FUZZ_LISTS_LEAKAGE,
+               files, KD_COUNT(files));
     /* Without a file of classes the folders' names count; shares divide whatever is left. */
-    snprintf(path, sizeof path, "%s/classes.txt", dir);
-    assert_int_equal(unlink(path), 0);
-    static const char bare[] = "ant/1.png\nbee/2.png\r\n\nbee/3.png\nant/4.png\nbee/5.png\n";
-    static const char *const bare_names[] = {"train.txt"};
-    const void *bare_data[] = {bare};
-    const size_t bare_len[] = {sizeof bare - 1};
-    kd_data_config shares = {.path = "",
-                             .train = "train.txt",
-                             .val_share = 0.4,
-                             .test_share = 0.3,
-                             .leakage = KD_DATA_MOVE,
-                             .size = 2};
-    fuzz_files(dir, &shares, bare_names, bare_data, bare_len, 1);
-    kd_test_rmdir(dir);
+    static const kd_fuzz_part bare[] = {
+        TEXT(""), TEXT("ant/1.png\nbee/2.png\r\n\nbee/3.png\nant/4.png\nbee/5.png\n")};
+    fuzz_files(kd_fuzz_lists, KD_FUZZ_LISTS_SHARES | KD_FUZZ_LISTS_LEAKAGE, bare, KD_COUNT(bare));
 }
 
 static void test_fuzz_dataset_idx(void **state)
@@ -166,31 +105,20 @@ static void test_fuzz_dataset_idx(void **state)
     (void)state;
     static const uint8_t images[] = {0, 0, 8, 3, 0, 0, 0, 2, 0,  0,  0,  2,
                                      0, 0, 0, 2, 1, 2, 3, 4, 11, 12, 13, 14};
+    static const uint8_t others[] = {0, 0, 8, 3, 0, 0, 0, 2, 0,  0,  0,  2,
+                                     0, 0, 0, 2, 5, 6, 7, 8, 15, 16, 17, 18};
     static const uint8_t labels[] = {0, 0, 8, 1, 0, 0, 0, 2, 1, 0};
-    char *dir = kd_test_mkdir(), path[512];
-    snprintf(path, sizeof path, "%s/gz", dir);
-    gzFile gz = gzopen(path, "wb9");
-    assert_non_null(gz);
-    assert_int_equal(gzwrite(gz, images, sizeof images), (int)sizeof images);
-    assert_int_equal(gzclose(gz), Z_OK);
-    char *packed;
-    size_t packed_len;
-    kd_diag diag = {0};
-    kd_assert_ok(kd_file_read(path, 512, &packed, &packed_len, &diag), &diag);
-    static const char *const names[] = {"ti", "tl", "vi", "vl"};
-    const void *data[] = {images, labels, packed, labels};
-    const size_t len[] = {sizeof images, sizeof labels, packed_len, sizeof labels};
-    kd_data_config cfg = {.kind = KD_DATA_IDX,
-                          .path = ".",
-                          .train = "ti",
-                          .train_labels = "tl",
-                          .val = "vi",
-                          .val_labels = "vl",
-                          .leakage = KD_DATA_ALLOW,
-                          .size = 2};
-    fuzz_files(dir, &cfg, names, data, len, 4);
-    free(packed);
-    kd_test_rmdir(dir);
+    uint8_t packed[256];
+    z_stream z = {.next_in = (uint8_t *)others,
+                  .avail_in = sizeof others,
+                  .next_out = packed,
+                  .avail_out = sizeof packed};
+    assert_int_equal(deflateInit2(&z, 9, Z_DEFLATED, 16 + MAX_WBITS, 8, Z_DEFAULT_STRATEGY), Z_OK);
+    assert_int_equal(deflate(&z, Z_FINISH), Z_STREAM_END);
+    const kd_fuzz_part files[] = {
+        BYTES(images), BYTES(labels), {packed, sizeof packed - z.avail_out}, BYTES(labels)};
+    deflateEnd(&z);
+    fuzz_files(kd_fuzz_idx, -1, files, KD_COUNT(files));
 }
 
 /* n records of one or two label bytes. */
@@ -205,20 +133,13 @@ static size_t cifar(uint8_t *out, size_t label_bytes, size_t n)
 static void test_fuzz_dataset_cifar(void **state)
 {
     (void)state;
-    char *dir = kd_test_mkdir();
     static uint8_t train[4 * 3074], test[2 * 3074];
-    static const char meta[] = "a\nb\nc\n\n";
-    static const char *const names[] = {"data_batch_1.bin", "test_batch.bin", "batches.meta.txt"};
-    const void *data[] = {train, test, meta};
-    const size_t len[] = {cifar(train, 1, 4), cifar(test, 1, 2), sizeof meta - 1};
-    kd_data_config cfg = {.kind = KD_DATA_CIFAR, .path = ".", .leakage = KD_DATA_ALLOW, .size = 2};
-    fuzz_files(dir, &cfg, names, data, len, 3);
-    kd_test_rmdir(dir);
-    dir = kd_test_mkdir();
-    static const char *const names100[] = {"train.bin", "test.bin"};
-    const size_t len100[] = {cifar(train, 2, 4), cifar(test, 2, 2)};
-    fuzz_files(dir, &cfg, names100, data, len100, 2);
-    kd_test_rmdir(dir);
+    kd_fuzz_part files[] = {
+        {train, cifar(train, 1, 4)}, {test, cifar(test, 1, 2)}, TEXT("a\nb\nc\n\n")};
+    fuzz_files(kd_fuzz_cifar, 0, files, 3);
+    files[0].len = cifar(train, 2, 4);
+    files[1].len = cifar(test, 2, 2);
+    fuzz_files(kd_fuzz_cifar, 1, files, 2);
 }
 
 /* A file of version 1 with this header; 10 bytes come before it. */
@@ -236,29 +157,17 @@ static size_t npy(uint8_t *out, const char *header, const void *values, size_t l
 static void test_fuzz_dataset_npy(void **state)
 {
     (void)state;
-    char *dir = kd_test_mkdir();
     static uint8_t images[256], labels[256], val[256];
-    static const char *const names[] = {"x", "y", "vx", "vy"};
-    const void *data[] = {images, labels, val, labels};
-    const size_t n_labels =
-        npy(labels, "{'descr': '<i2', 'fortran_order': False, 'shape': (2,), }\n", "\1\0\0\0", 4);
-    const size_t len[] = {
-        npy(images, "{'descr': '|u1', 'fortran_order': False, 'shape': (2, 1, 2, 3), }\n",
-            "0123456789ab", 12),
-        n_labels,
-        npy(val, "{'descr': '|u1', 'fortran_order': False, 'shape': (2, 1, 2, 3), }\n",
-            "cdefghijklmn", 12),
-        n_labels};
-    kd_data_config cfg = {.kind = KD_DATA_NPY,
-                          .path = ".",
-                          .train = "x",
-                          .train_labels = "y",
-                          .val = "vx",
-                          .val_labels = "vy",
-                          .leakage = KD_DATA_MOVE,
-                          .size = 2};
-    fuzz_files(dir, &cfg, names, data, len, 4);
-    kd_test_rmdir(dir);
+    static const char images_header[] =
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (2, 1, 2, 3), }\n",
+                      labels_header[] =
+                          "{'descr': '<i2', 'fortran_order': False, 'shape': (2,), }\n";
+    const size_t n_labels = npy(labels, labels_header, "\1\0\0\0", 4);
+    const kd_fuzz_part files[] = {{images, npy(images, images_header, "0123456789ab", 12)},
+                                  {labels, n_labels},
+                                  {val, npy(val, images_header, "cdefghijklmn", 12)},
+                                  {labels, n_labels}};
+    fuzz_files(kd_fuzz_npy, -1, files, KD_COUNT(files));
 }
 
 int main(void)

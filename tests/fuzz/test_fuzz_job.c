@@ -1,8 +1,7 @@
-/* Job files and overrides from hostile hands: seeds, mutated. Loading must neither crash nor leak,
- * a refusal must say something, and whatever is accepted must resolve to the same job. */
+/* Job files and overrides from hostile hands: seeds, mutated. */
+#include "fuzz.h"
 #include "kd_test.h"
 
-#include "job/sweep.h"
 #include "kd/file.h"
 #include "kd/rng.h"
 
@@ -139,58 +138,6 @@ static size_t mutate(kd_rng *r, char *text, size_t len)
     return len;
 }
 
-/* Every child of a sweep loads, and no two have the same name. */
-static void check_sweep(const char *text, size_t len, const char *const *sets, int n, int *accepted)
-{
-    kd_sweep sweep = {0};
-    kd_diag diag = {0};
-    int rc = kd_sweep_load(text, len, "fuzz", sets, n, &sweep, &diag);
-    if (rc != 0) {
-        assert_true(rc == -KD_EINVAL || rc == -KD_ELIMIT);
-        assert_int_equal(diag.code, rc);
-        for (const char *p = diag.msg; *p; p++)
-            assert_true((unsigned char)*p >= 0x20 && *p != 0x7f);
-        return;
-    }
-    *accepted += sweep.n > 0;
-    for (int i = 0; i < sweep.n; i++) {
-        const kd_sweep_child *c = &sweep.child[i];
-        const char *all[64];
-        kd_job job = {0};
-        int k = 0;
-        for (; k < n; k++)
-            all[k] = sets[k];
-        for (int s = 0; s < c->n_sets; s++)
-            all[k++] = c->sets[s];
-        kd_assert_ok(kd_job_load(text, len, "fuzz", all, k, &job, &diag), &diag);
-        assert_true(job.seed == c->seed);
-    }
-    kd_sweep_free(&sweep);
-}
-
-static void check(const char *text, size_t len, const char *const *sets, int n, int *accepted)
-{
-    kd_job job = {0}, again = {0};
-    kd_diag diag = {0};
-    char *resolved = NULL, notes[4][256];
-    int rc = kd_job_load(text, len, "fuzz", sets, n, &job, &diag);
-    if (rc != 0) {
-        assert_true(rc == -KD_EINVAL || rc == -KD_ELIMIT);
-        assert_int_equal(diag.code, rc);
-        assert_true(strncmp(diag.msg, "fuzz:", 5) == 0 || strncmp(diag.msg, "--set ", 6) == 0);
-        for (const char *p = diag.msg; *p; p++)
-            assert_true((unsigned char)*p >= 0x20 && *p != 0x7f);
-        return;
-    }
-    ++*accepted;
-    assert_true(kd_job_notes(&job, notes, 4) <= 4);
-    kd_assert_ok(kd_job_resolved(&job, &resolved, &diag), &diag);
-    kd_assert_ok(kd_job_load(resolved, strlen(resolved), "resolved", NULL, 0, &again, &diag),
-                 &diag);
-    assert_memory_equal(&job, &again, sizeof job);
-    free(resolved);
-}
-
 static void test_fuzz_job_file(void **state)
 {
     (void)state;
@@ -211,14 +158,9 @@ static void test_fuzz_job_file(void **state)
         size_t len = strlen(seed);
         memcpy(text, seed, len);
         len = mutate(&r, text, len);
-        /* A copy of exact size, so that reading past its end shows. */
-        char *exact = malloc(len ? len : 1);
-        assert_non_null(exact);
-        memcpy(exact, text, len);
-        check(exact, len, NULL, 0, &accepted);
+        accepted += kd_fuzz_run(kd_fuzz_job, text, len);
         if (i % 2 == 0)
-            check_sweep(exact, len, NULL, 0, &swept);
-        free(exact);
+            swept += kd_fuzz_run(kd_fuzz_sweep, text, len);
     }
     /* Both ways must be tried: mutations that all fail early would test little. */
     assert_in_range(accepted, rounds / 50, rounds - rounds / 4);
@@ -230,22 +172,21 @@ static void test_fuzz_job_file(void **state)
 static void test_fuzz_job_overrides(void **state)
 {
     (void)state;
-    char text[512];
     int accepted = 0, swept = 0, rounds = 4000;
     for (int i = 0; i < rounds; i++) {
         kd_rng r;
         kd_rng_init(&r, 12, KD_RNG_TEST, (uint64_t)i, 0);
-        const char *sets[2] = {g_sets[kd_rng_below(&r, KD_COUNT(g_sets))], NULL};
-        char buffer[MAX_TEXT];
-        size_t len = strlen(sets[0]);
-        memcpy(buffer, sets[0], len);
-        len = mutate(&r, buffer, len);
-        snprintf(text, sizeof text, "%.*s", (int)KD_MIN(len, sizeof text - 1), buffer);
-        sets[1] = text;
+        const char *set = g_sets[kd_rng_below(&r, KD_COUNT(g_sets))];
+        char changed[MAX_TEXT], all[4 * MAX_TEXT];
+        memcpy(changed, set, strlen(set));
+        const size_t len = mutate(&r, changed, strlen(set));
         const char *seed = g_seeds[kd_rng_below(&r, KD_COUNT(g_seeds))];
-        check(seed, strlen(seed), sets, 2, &accepted);
+        size_t n = (size_t)snprintf(all, sizeof all, "%s" KD_FUZZ_CUT "%s" KD_FUZZ_CUT, seed, set);
+        memcpy(all + n, changed, len);
+        n += len;
+        accepted += kd_fuzz_run(kd_fuzz_job, all, n);
         if (i % 2 == 0)
-            check_sweep(seed, strlen(seed), sets, 2, &swept);
+            swept += kd_fuzz_run(kd_fuzz_sweep, all, n);
     }
     assert_in_range(accepted, rounds / 50, rounds - rounds / 4);
     assert_in_range(swept, rounds / 400, rounds);

@@ -1,40 +1,17 @@
 /* Unpacking of mutated messages: whatever comes is refused with a reason, or is a message that
  * packs and unpacks again. Deterministic; a failure prints the round and the message type. */
+#include "fuzz.h"
 #include "kd_test.h"
 
 #include "kd/rng.h"
 #include "wire/wire.h"
 
-#include "distill.pb-c.h"
-#include "health.pb-c.h"
-#include "reflection.pb-c.h"
-
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define ROUNDS 4000
+#define ROUNDS 1200 /* of each type */
 #define MAX_SEED 512
-
-static const ProtobufCMessageDescriptor *const g_types[] = {
-    &distill__v1__submit_request__descriptor,
-    &distill__v1__submit_reply__descriptor,
-    &distill__v1__blob_chunk__descriptor,
-    &distill__v1__list_reply__descriptor,
-    &distill__v1__job_detail__descriptor,
-    &distill__v1__watch_request__descriptor,
-    &distill__v1__event__descriptor,
-    &distill__v1__workers_reply__descriptor,
-    &distill__v1__worker_message__descriptor,
-    &distill__v1__coordinator_message__descriptor,
-    &distill__v1__node_chunk__descriptor,
-    &distill__v1__slice_chunk__descriptor,
-    &distill__v1__logit_block__descriptor,
-    &distill__v1__gather_chunk__descriptor,
-    &grpc__health__v1__health_check_request__descriptor,
-    &grpc__reflection__v1__server_reflection_request__descriptor,
-    &grpc__reflection__v1__server_reflection_response__descriptor,
-};
 
 static void put_varint(kd_buf *b, uint64_t v)
 {
@@ -127,72 +104,34 @@ static size_t mutate(kd_rng *rng, uint8_t *p, size_t n, size_t cap)
     }
 }
 
-/* Exact memory, so that ASan sees one byte too far. */
-static uint8_t *exact(const uint8_t *p, size_t n)
-{
-    uint8_t *copy = malloc(n ? n : 1);
-    KD_BUG_ON(!copy);
-    memcpy(copy, p, n);
-    return copy;
-}
-
-static bool check(const ProtobufCMessageDescriptor *desc, const uint8_t *bytes, size_t n)
-{
-    kd_diag diag = {0};
-    ProtobufCMessage *m = NULL, *again = NULL;
-    const uint8_t *payload = NULL;
-    size_t payload_len = 0, head;
-    int rc = kd_wire_unpack(desc, bytes, n, &m, &diag);
-    if (rc != 0) {
-        assert_null(m);
-        assert_true(rc == diag.code && diag.msg[0] != '\0');
-    } else {
-        kd_buf b;
-        kd_buf_init(&b, KD_MAX_BULK_BYTES);
-        assert_int_equal(kd_wire_pack(m, &b), 0);
-        kd_assert_ok(kd_wire_unpack(desc, b.data, b.len, &again, &diag), &diag);
-        kd_wire_free(again);
-        kd_buf_clear(&b);
-        kd_wire_free(m);
-    }
-    if (kd_wire_split(bytes, n, &head, &payload, &payload_len, NULL) == 0) {
-        assert_true(head <= n);
-        assert_true(payload ? payload + payload_len == bytes + n : payload_len == 0);
-    }
-    m = NULL;
-    if (kd_wire_unpack_bulk(desc, bytes, n, &m, &payload, &payload_len, NULL) == 0)
-        kd_wire_free(m);
-    return rc == 0;
-}
-
 static void test_fuzz_wire(void **state)
 {
     (void)state;
     kd_rng rng;
     kd_rng_init(&rng, 20231, KD_RNG_TEST, 1, 0);
     size_t accepted = 0, refused = 0;
-    for (size_t t = 0; t < KD_COUNT(g_types); t++) {
+    const ProtobufCMessageDescriptor *type;
+    for (size_t t = 0; (type = kd_fuzz_wire_type(t)); t++) {
         size_t valid = 0;
         for (int round = 0; round < ROUNDS; round++) {
             kd_buf seed;
             kd_buf_init(&seed, MAX_SEED * 64);
-            generate(g_types[t], &rng, &seed, 0);
-            uint8_t work[MAX_SEED * 64 + 64];
+            generate(type, &rng, &seed, 0);
+            uint8_t work[2 + MAX_SEED * 64 + 64];
             size_t n = seed.len;
-            memcpy(work, seed.data ? seed.data : "", n);
+            kd_fuzz_wire_prefix(t, work);
+            memcpy(work + 2, seed.data ? seed.data : "", n);
             kd_buf_clear(&seed);
             for (unsigned k = round % 4; k > 0; k--)
-                n = mutate(&rng, work, n, sizeof work);
-            uint8_t *bytes = exact(work, n);
-            bool ok = check(g_types[t], bytes, n);
-            free(bytes);
+                n = mutate(&rng, work + 2, n, sizeof work - 2);
+            bool ok = kd_fuzz_run(kd_fuzz_wire, work, 2 + n);
             valid += ok && round % 4 == 0;
             accepted += ok;
             refused += !ok;
         }
         /* The generator must reach past the first check, or this test would test nothing. */
         if (valid == 0)
-            print_error("no valid %s was made\n", g_types[t]->name);
+            print_error("no valid %s was made\n", type->name);
         assert_true(valid > 0);
     }
     print_message("%zu accepted, %zu refused\n", accepted, refused);
@@ -205,19 +144,34 @@ static void test_fuzz_wire_noise(void **state)
     kd_rng rng;
     kd_rng_init(&rng, 20231, KD_RNG_TEST, 2, 0);
     for (int round = 0; round < 20000; round++) {
-        uint8_t noise[64];
+        uint8_t noise[64]; /* the type is noise, too */
         size_t n = kd_rng_below(&rng, sizeof noise);
         for (size_t i = 0; i < n; i++)
             noise[i] = (uint8_t)kd_rng_u32(&rng);
-        uint8_t *bytes = exact(noise, n);
-        (void)check(g_types[kd_rng_below(&rng, KD_COUNT(g_types))], bytes, n);
-        free(bytes);
+        (void)kd_fuzz_run(kd_fuzz_wire, noise, n);
     }
+}
+
+/* The generator's bytes must reach the type that they were made for. */
+static void test_fuzz_wire_prefix(void **state)
+{
+    (void)state;
+    uint8_t a[2], b[2];
+    size_t n = 0;
+    for (; kd_fuzz_wire_type(n); n++) {
+        kd_fuzz_wire_prefix(n, a);
+        for (size_t i = 0; i < n; i++) {
+            kd_fuzz_wire_prefix(i, b);
+            assert_memory_not_equal(a, b, 2);
+        }
+    }
+    assert_true(n > 60);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_fuzz_wire_prefix),
         cmocka_unit_test(test_fuzz_wire),
         cmocka_unit_test(test_fuzz_wire_noise),
     };

@@ -215,7 +215,7 @@ static void cpu_name(char *out, size_t size)
     snprintf(out, size, "unknown CPU");
 #if defined(__x86_64__)
     unsigned brand[12];
-    if (__get_cpuid_max(0x80000000U, NULL) < 0x80000004U)
+    if ((unsigned)__get_cpuid_max(0x80000000U, NULL) < 0x80000004U)
         return;
     for (unsigned i = 0; i < 3; i++)
         __get_cpuid(0x80000002U + i, &brand[4 * i], &brand[4 * i + 1], &brand[4 * i + 2],
