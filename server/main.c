@@ -1,5 +1,6 @@
 /* distilld: flags, environment, exit codes. */
 #include "daemon.h"
+#include "kd/failpoint.h"
 #include "kd/log.h"
 
 #include <getopt.h>
@@ -68,6 +69,7 @@ int main(int argc, char **argv)
                             .listen = env_or("DISTILLD_LISTEN", "127.0.0.1:7070"),
                             .heartbeat_ms = 1000,
                             .lease_ms = 5000};
+    KD_FAILPOINTS_START();
     kd_log_set_name("distilld");
     for (int c; (c = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
         switch (c) {

@@ -1,6 +1,7 @@
 /* distill-worker: flags, environment, exit codes. */
 #include "daemon.h"
 #include "engine/plan.h"
+#include "kd/failpoint.h"
 #include "kd/log.h"
 
 #include <getopt.h>
@@ -81,6 +82,7 @@ int main(int argc, char **argv)
                             .name = name,
                             .threads = usable_cpus(),
                             .cache_bytes = (size_t)1 << 30};
+    KD_FAILPOINTS_START();
     kd_log_set_name("distill-worker");
     for (int c; (c = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
         switch (c) {
