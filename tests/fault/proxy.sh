@@ -70,18 +70,24 @@ held() {
     same "$job" "both workers out for $2 s, steps redone: $(redone "$job")"
 }
 
+# again COMMAND...: as a script would, when the coordinator cannot be reached (69) or went away (75).
+again() {
+    local rc
+    for _ in $(seq 40); do
+        rc=0
+        "$@" || rc=$?
+        [ $rc -eq 69 ] || [ $rc -eq 75 ] || return $rc
+    done
+    return $rc
+}
+
 # client: the one who submits and waits is behind the proxy.
 client() {
-    local job rc=0 n
+    local job n
     cluster 2
     proxy proxy --seed 3 --reset-every 3000 --delay 5 --jitter 20
-    for _ in $(seq 20); do
-        rc=0
-        job=$(DISTILL_SERVER=$PROXY distill submit "$DIR/job.yaml" -q --key through-the-proxy) || rc=$?
-        [ $rc -ne 0 ] || break
-    done
-    [ $rc -eq 0 ] || fail "submit ended with $rc"
-    DISTILL_SERVER=$PROXY ended "$job"
+    job=$(DISTILL_SERVER=$PROXY again distill submit "$DIR/job.yaml" -q --key through-the-proxy)
+    DISTILL_SERVER=$PROXY again distill wait "$job" --timeout 2m
     [ "$(distill jobs -q | wc -l)" -eq 1 ] || fail "one key made several jobs"
     stop proxy
     n=$(proxy_count proxy resets)
