@@ -200,6 +200,7 @@ static int bank_open(const char *dir, const char *id, const kd_bank_key *key, kd
     int rc = kd_file_mkdirs(path, diag);
     if (rc != 0)
         return rc;
+    kd_file_drop_temporaries(path);
     snprintf(path, sizeof path, "%s/%s/bank.json", dir, id);
     rc = check_description(path, key, diag);
     if (rc != 0)

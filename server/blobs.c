@@ -205,6 +205,18 @@ void kd_blobs_drop_unused(kd_daemon *d, const kd_job *job)
     }
 }
 
+/* The pieces of a file that a crash kept after all of it had its name. */
+static void drop_pieces(kd_daemon *d, const char *name)
+{
+    char digest[KD_DIGEST_HEX], path[4200];
+    if (strlen(name) < sizeof digest || strcmp(name + sizeof digest - 1, ".part") != 0)
+        return;
+    snprintf(digest, sizeof digest, "%.32s", name);
+    blob_file(d, digest, true, path, sizeof path);
+    if (has_blob(d, digest) && unlink(path) == 0)
+        kd_info("removed the pieces of a whole upload: path=%s", path);
+}
+
 void kd_blobs_drop_strays(kd_daemon *d)
 {
     char path[4200];
@@ -213,6 +225,7 @@ void kd_blobs_drop_strays(kd_daemon *d)
     for (struct dirent *e; folder && (e = readdir(folder));) {
         kd_digest digest;
         struct stat st;
+        drop_pieces(d, e->d_name);
         if (!kd_digest_parse(e->d_name, &digest) || is_named(d, e->d_name))
             continue;
         /* An upload that waits for its job has one name; what has a second one loses nothing. */

@@ -113,8 +113,10 @@ static int drop_orphans(kd_state *s, kd_diag *diag)
                           (int64_t)strtoull(e->d_name, NULL, 16));
         int there = rc == 0 ? kd_sql_step(&s->sql, st, diag) : rc;
         kd_sql_end(st);
+        snprintf(path, sizeof path, "%s/jobs/%s", s->dir, e->d_name);
+        if (there == 1)
+            kd_file_drop_temporaries(path);
         if (there == 0) {
-            snprintf(path, sizeof path, "%s/jobs/%s", s->dir, e->d_name);
             kd_info("removing the folder of a job that is not stored: path=%s", path);
             there = kd_file_remove_tree(path, diag);
         }
@@ -141,6 +143,8 @@ int kd_state_open(const char *dir, kd_state *out, kd_diag *diag)
     if (rc != 0)
         return rc;
     KD_FAILPOINT("start.locked");
+    snprintf(path, sizeof path, "%s/blobs", dir);
+    kd_file_drop_temporaries(path);
     s.dir = kd_xstrdup(dir);
     snprintf(path, sizeof path, "%s/distilld.db", dir);
     rc = kd_sql_open(path, g_migrations, KD_COUNT(g_migrations), &s.sql, diag);

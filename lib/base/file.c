@@ -178,6 +178,18 @@ int kd_file_write(const char *path, const void *data, size_t len, kd_diag *diag)
     return rc;
 }
 
+void kd_file_drop_temporaries(const char *path)
+{
+    DIR *dir = opendir(path);
+    for (struct dirent *e; dir && (e = readdir(dir));) {
+        size_t n = strlen(e->d_name), end = strlen(".tmp-XXXXXX");
+        if (n > end && strncmp(e->d_name + n - end, ".tmp-", 5) == 0)
+            unlinkat(dirfd(dir), e->d_name, 0);
+    }
+    if (dir)
+        closedir(dir);
+}
+
 int kd_file_mkdirs(const char *path, kd_diag *diag)
 {
     char *copy = strdup(path);

@@ -140,7 +140,7 @@ stop_all() {
         stop "$what"
     done
     left=$(find "$DIR/state" -name '*.tmp-*' -o -name '*.part' | head -n 3)
-    [ -z "$left" ] || tell "left behind: ${left#"$DIR"/}"
+    [ -z "$left" ] || fail "left behind: $left"
 }
 
 # ---- what an undisturbed run comes to
