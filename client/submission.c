@@ -6,6 +6,7 @@
 #include "verbs.h"
 
 #include "kd/clock.h"
+#include "kd/failpoint.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -49,6 +50,7 @@ int kd_submission_call(kd_conn *c, const Distill__V1__SubmitRequest *request,
     const char *other = request->continue_job[0] ? request->continue_job
                         : request->replay_job[0] ? request->replay_job
                                                  : NULL;
+    KD_FAILPOINT("client.submit");
     while (kd_conn_call(c, "Submit", request, &distill__v1__submit_reply__descriptor,
                         2 * KD_CONN_TIMEOUT_MS, false, &reply, &why) != 0) {
         sent = sent || why.code == -KD_ETIMEOUT || c->reached;
@@ -70,6 +72,7 @@ int kd_submission_call(kd_conn *c, const Distill__V1__SubmitRequest *request,
                    request->key);
         return rc;
     }
+    KD_FAILPOINT("client.submitted");
     *out = (Distill__V1__SubmitReply *)reply;
     return KD_EXIT_OK;
 }

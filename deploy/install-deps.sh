@@ -7,7 +7,7 @@ usage() {
     cat <<'END'
 Usage: deploy/install-deps.sh [--test] [--fuzz] [--list]
 
-  --test   also what tests/run.sh needs: clang-format, clang-tidy, Python with gRPC
+  --test   also what the tests need: clang-format, clang-tidy, Python with gRPC, ip and nft
   --fuzz   also what tests/fuzz/campaign.sh needs: clang with libFuzzer
   --list   print the packages instead of installing them
 END
@@ -21,7 +21,10 @@ packages=(
     libjpeg-dev libspng-dev zlib1g-dev
     libsqlite3-dev libyaml-dev libjansson-dev libxxhash-dev libcmocka-dev
 )
-test_packages=(clang-format clang-tidy python3 python3-grpcio python3-protobuf)
+test_packages=(
+    clang-format clang-tidy python3 python3-grpcio python3-protobuf
+    iproute2 nftables
+)
 # The compiler, its sanitizers and libFuzzer, OpenMP for it, and the symbolizer of its reports.
 fuzz_packages=(clang-14 libclang-rt-14-dev libomp-14-dev llvm-14)
 

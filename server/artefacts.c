@@ -1,6 +1,7 @@
 /* Files that a job makes: networks, and what workers send. */
 #include "daemon.h"
 
+#include "kd/failpoint.h"
 #include "kd/file.h"
 #include "kd/log.h"
 #include "store/safetensors.h"
@@ -68,7 +69,11 @@ int kd_artefact_write(kd_daemon *d, kd_job_record *j, uint32_t stage, const char
 {
     char path[4096], hex[KD_DIGEST_HEX];
     artefact_path(d, j, name, "", path, sizeof path);
-    int rc = kd_file_write(path, bytes, len, diag);
+    int rc = KD_FAILPOINT_FAILS("artefact.write")
+                 ? kd_fail(diag, -KD_EIO, "cannot write %s: %s", path, strerror(errno))
+                 : kd_file_write(path, bytes, len, diag);
+    if (rc == 0 && KD_FAILPOINT_FAILS("artefact.written"))
+        rc = kd_fail(diag, -KD_EIO, "cannot store the row of %s: %s", path, strerror(errno));
     if (rc != 0)
         return rc;
     kd_digest digest = kd_digest_of(bytes, len);
@@ -200,6 +205,9 @@ static int put_piece(const char *path, uint64_t at, const uint8_t *bytes, size_t
     else if ((uint64_t)st.st_size < at)
         rc = kd_fail(diag, -KD_ESTALE, "the file has %llu bytes so far, this piece begins at %llu",
                      (unsigned long long)st.st_size, (unsigned long long)at);
+    if (rc == 0 && KD_FAILPOINT_FAILS("artefact.piece"))
+        rc = kd_fail(diag, errno == ENOSPC ? -KD_ELIMIT : -KD_EIO, "cannot write %s: %s", path,
+                     strerror(errno));
     for (size_t done = 0; rc == 0 && done < len;) {
         ssize_t n = pwrite(fd, bytes + done, len - done, (off_t)(at + done));
         if (n < 0 && errno != EINTR)
@@ -219,7 +227,9 @@ static int finish_file(kd_daemon *d, kd_job_record *j, const Distill__V1__Artefa
     char hex[KD_DIGEST_HEX];
     char *bytes = NULL;
     size_t len = 0;
-    int rc = kd_file_read(part, KD_MAX_ARTEFACT_BYTES, &bytes, &len, diag);
+    int rc = KD_FAILPOINT_FAILS("artefact.whole")
+                 ? kd_fail(diag, -KD_EIO, "cannot read %s: %s", part, strerror(errno))
+                 : kd_file_read(part, KD_MAX_ARTEFACT_BYTES, &bytes, &len, diag);
     if (rc == 0) {
         digest = kd_digest_of(bytes, len);
         kd_digest_hex(&digest, hex);

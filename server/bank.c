@@ -1,5 +1,6 @@
 #include "bank.h"
 
+#include "kd/failpoint.h"
 #include "kd/file.h"
 #include "kd/hash.h"
 #include "kd/log.h"
@@ -199,6 +200,7 @@ static int bank_open(const char *dir, const char *id, const kd_bank_key *key, kd
     int rc = kd_file_mkdirs(path, diag);
     if (rc != 0)
         return rc;
+    kd_file_drop_temporaries(path);
     snprintf(path, sizeof path, "%s/%s/bank.json", dir, id);
     rc = check_description(path, key, diag);
     if (rc != 0)
@@ -306,6 +308,9 @@ static int append_block(kd_bank *b, const uint8_t *records, uint32_t n, kd_diag 
     memcpy(block + BLOCK_HEAD, records, bytes);
     size_t done = 0;
     int rc = 0;
+    if (KD_FAILPOINT_FAILS("bank.append"))
+        rc = kd_fail(diag, errno == ENOSPC ? -KD_ELIMIT : -KD_EIO, "cannot write bank %s: %s",
+                     b->id, strerror(errno));
     while (done < all && rc == 0) {
         ssize_t w = pwrite(b->fd, block + done, all - done, (off_t)(b->end + done));
         if (w > 0)
@@ -352,6 +357,7 @@ int kd_bank_put(kd_bank *b, const uint8_t *records, size_t len, uint32_t *out_ne
         memcpy(fresh + added++ * b->record, r, b->record);
     }
     if (rc == 0 && added && (rc = append_block(b, fresh, added, diag)) == 0) {
+        KD_FAILPOINT("bank.appended");
         b->end = first + added * b->record;
         b->dirty = true;
     }
@@ -378,8 +384,9 @@ int kd_bank_sync(kd_bank_store *s, kd_diag *diag)
     pthread_mutex_lock(&s->mu);
     for (kd_bank *b = s->banks; b; b = b->next) {
         pthread_mutex_lock(&b->mu);
-        if (b->dirty && fsync(b->fd) != 0)
+        if (b->dirty && (KD_FAILPOINT_FAILS("bank.sync") || fsync(b->fd) != 0))
             rc = kd_fail(diag, -KD_EIO, "cannot fsync bank %s: %s", b->id, strerror(errno));
+        KD_FAILPOINT("bank.synced");
         b->dirty = false;
         pthread_mutex_unlock(&b->mu);
     }

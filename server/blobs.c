@@ -3,6 +3,7 @@
 #include "daemon.h"
 #include "take.h"
 
+#include "kd/failpoint.h"
 #include "kd/file.h"
 #include "kd/log.h"
 
@@ -53,7 +54,7 @@ int kd_blob_add_piece(kd_daemon *d, const Distill__V1__BlobChunk *m, const uint8
     if (len && kd_crc32c(0, piece, len) != m->crc32c)
         rc = kd_fail(diag, -KD_EDATA, "the piece's CRC32C differs; send it again");
     else if (len && m->offset == have && have + len <= m->size) {
-        ssize_t n = pwrite(fd, piece, len, (off_t)have);
+        ssize_t n = KD_FAILPOINT_FAILS("blob.piece") ? -1 : pwrite(fd, piece, len, (off_t)have);
         if (n != (ssize_t)len)
             rc = kd_fail(diag, n < 0 && errno != ENOSPC ? -KD_EIO : -KD_ELIMIT,
                          "cannot store the upload: %s", n < 0 ? strerror(errno) : "disk full");
@@ -64,7 +65,9 @@ int kd_blob_add_piece(kd_daemon *d, const Distill__V1__BlobChunk *m, const uint8
     if (rc == 0 && have == m->size) {
         char *data = NULL;
         size_t size = 0;
-        rc = kd_file_read(part, KD_MAX_BLOB_BYTES, &data, &size, diag);
+        rc = KD_FAILPOINT_FAILS("blob.whole")
+                 ? kd_fail(diag, -KD_EIO, "cannot read the upload: %s", strerror(errno))
+                 : kd_file_read(part, KD_MAX_BLOB_BYTES, &data, &size, diag);
         if (rc == 0) {
             kd_digest got = kd_digest_of(data, size);
             if (!kd_digest_equal(&got, &wanted)) {
@@ -72,6 +75,7 @@ int kd_blob_add_piece(kd_daemon *d, const Distill__V1__BlobChunk *m, const uint8
                              "the uploaded file has another digest; upload it again");
                 unlink(part);
             } else if ((rc = kd_file_write(whole, data, size, diag)) == 0) {
+                KD_FAILPOINT("blob.named");
                 unlink(part);
                 reply->complete = true;
             }
@@ -201,6 +205,18 @@ void kd_blobs_drop_unused(kd_daemon *d, const kd_job *job)
     }
 }
 
+/* The pieces of a file that a crash kept after all of it had its name. */
+static void drop_pieces(kd_daemon *d, const char *name)
+{
+    char digest[KD_DIGEST_HEX], path[4200];
+    if (strlen(name) < sizeof digest || strcmp(name + sizeof digest - 1, ".part") != 0)
+        return;
+    snprintf(digest, sizeof digest, "%.32s", name);
+    blob_file(d, digest, true, path, sizeof path);
+    if (has_blob(d, digest) && unlink(path) == 0)
+        kd_info("removed the pieces of a whole upload: path=%s", path);
+}
+
 void kd_blobs_drop_strays(kd_daemon *d)
 {
     char path[4200];
@@ -209,6 +225,7 @@ void kd_blobs_drop_strays(kd_daemon *d)
     for (struct dirent *e; folder && (e = readdir(folder));) {
         kd_digest digest;
         struct stat st;
+        drop_pieces(d, e->d_name);
         if (!kd_digest_parse(e->d_name, &digest) || is_named(d, e->d_name))
             continue;
         /* An upload that waits for its job has one name; what has a second one loses nothing. */

@@ -1,6 +1,7 @@
 #include "daemon.h"
 #include "sweep.h"
 
+#include "kd/failpoint.h"
 #include "kd/file.h"
 #include "kd/log.h"
 
@@ -519,6 +520,8 @@ static int start_server(kd_daemon *d, const kd_daemon_config *cfg, kd_rpc_method
                                .descriptor_set = kd_descriptor_set,
                                .descriptor_set_len = sizeof kd_descriptor_set};
     int rc = kd_rpc_server_new(d->rpc, &sc, &d->server, diag);
+    if (rc == 0)
+        KD_FAILPOINT("start.serving");
     if (rc != 0 || !cfg->port_file)
         return rc;
     char text[16];
@@ -591,6 +594,7 @@ int kd_daemon_run(const kd_daemon_config *cfg, kd_diag *diag)
         d->core = kd_core_new(d->state.epoch);
         rc = kd_state_each_job(&d->state, restore_job, d, diag);
     }
+    KD_FAILPOINT("start.restored");
     if (rc == 0)
         rc = kd_rpc_new(2, &d->rpc, diag);
     if (rc == 0) {

@@ -1,5 +1,6 @@
 /* distilld: what happens around the daemon. */
 #include "daemon.h"
+#include "kd/failpoint.h"
 #include "kd/log.h"
 
 #include <sys/resource.h>
@@ -16,6 +17,7 @@ static void raise_descriptors(void)
 
 int main(int argc, char **argv)
 {
+    KD_FAILPOINTS_START();
     kd_log_set_name("distilld");
     kd_daemon_config cfg;
     int rc = kd_daemon_options(argc, argv, &cfg);

@@ -1,9 +1,11 @@
 /* result.json: what a job came to, network by network. docs/jobs.md shows one. */
 #include "daemon.h"
 
+#include "kd/failpoint.h"
 #include "kd/file.h"
 #include "kd/stats.h"
 
+#include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -195,14 +197,17 @@ void kd_result_export(kd_daemon *d, kd_job_record *j, uint32_t stage)
     char *text = json_dumps(result, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
     json_decref(result);
     kd_diag diag = {0};
-    int rc = text ? kd_artefact_write(d, j, stage, "result.json", text, strlen(text), &diag)
-                  : kd_fail(&diag, -KD_ENOMEM, "no memory for result.json");
+    int rc = KD_FAILPOINT_FAILS("result.write")
+                 ? kd_fail(&diag, -KD_EIO, "cannot write result.json: %s", strerror(errno))
+             : text ? kd_artefact_write(d, j, stage, "result.json", text, strlen(text), &diag)
+                    : kd_fail(&diag, -KD_ENOMEM, "no memory for result.json");
     if (rc == 0) {
         free(j->row.result);
         j->row.result = text;
         text = NULL;
     }
     free(text);
+    KD_FAILPOINT("result.written");
     kd_daemon_event(d, &(kd_event){.kind = KD_EV_EXPORTED,
                                    .job = j->row.id,
                                    .stage = stage,

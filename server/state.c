@@ -1,6 +1,7 @@
 #include "state.h"
 
 #include "kd/clock.h"
+#include "kd/failpoint.h"
 #include "kd/file.h"
 #include "kd/log.h"
 
@@ -112,8 +113,10 @@ static int drop_orphans(kd_state *s, kd_diag *diag)
                           (int64_t)strtoull(e->d_name, NULL, 16));
         int there = rc == 0 ? kd_sql_step(&s->sql, st, diag) : rc;
         kd_sql_end(st);
+        snprintf(path, sizeof path, "%s/jobs/%s", s->dir, e->d_name);
+        if (there == 1)
+            kd_file_drop_temporaries(path);
         if (there == 0) {
-            snprintf(path, sizeof path, "%s/jobs/%s", s->dir, e->d_name);
             kd_info("removing the folder of a job that is not stored: path=%s", path);
             there = kd_file_remove_tree(path, diag);
         }
@@ -139,6 +142,9 @@ int kd_state_open(const char *dir, kd_state *out, kd_diag *diag)
     int rc = lock_folder(dir, &s.lock_fd, diag);
     if (rc != 0)
         return rc;
+    KD_FAILPOINT("start.locked");
+    snprintf(path, sizeof path, "%s/blobs", dir);
+    kd_file_drop_temporaries(path);
     s.dir = kd_xstrdup(dir);
     snprintf(path, sizeof path, "%s/distilld.db", dir);
     rc = kd_sql_open(path, g_migrations, KD_COUNT(g_migrations), &s.sql, diag);
@@ -153,6 +159,7 @@ int kd_state_open(const char *dir, kd_state *out, kd_diag *diag)
         rc = 0;
     }
     kd_sql_end(st);
+    KD_FAILPOINT("start.opened");
     if (rc == 0)
         rc = drop_orphans(&s, diag);
     if (rc != 0) {
@@ -200,8 +207,15 @@ int kd_state_commit(kd_state *s, kd_diag *diag)
     KD_BUG_ON(s->depth == 0);
     if (--s->depth > 0)
         return 0;
+    if (KD_FAILPOINT_FAILS("state.commit")) {
+        int rc = kd_fail(diag, -KD_EIO, "cannot commit: %s", strerror(errno));
+        kd_state_rollback(s);
+        return rc;
+    }
     int rc = kd_sql_commit(&s->sql, diag);
+    KD_FAILPOINT("state.committed");
     drop_doomed(s, rc == 0);
+    KD_FAILPOINT("state.cleaned");
     return rc;
 }
 

@@ -5,6 +5,7 @@
 #include "take.h"
 
 #include "job/sweep.h"
+#include "kd/failpoint.h"
 #include "kd/file.h"
 #include "kd/hash.h"
 #include "kd/log.h"
@@ -423,7 +424,9 @@ static int store_records(struct submission *s)
         jobs[n++] = (kd_new_job){.row = &s->parent->row, .event = event};
     for (size_t i = 0; i < s->n; i++)
         jobs[n++] = new_job(&s->drafts[i], event, stages[i]);
+    KD_FAILPOINT("submit.store");
     int rc = kd_state_add_jobs(&s->d->state, jobs, total, s->diag);
+    KD_FAILPOINT("submit.stored");
     for (size_t i = 0; i < total; i++) {
         free((void *)jobs[i].epochs);
         free((void *)jobs[i].files);

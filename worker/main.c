@@ -1,11 +1,13 @@
 /* distill-worker: what happens around the daemon. */
 #include "daemon.h"
 #include "engine/plan.h"
+#include "kd/failpoint.h"
 #include "kd/log.h"
 
 int main(int argc, char **argv)
 {
     kd_engine_mend_blas(argv);
+    KD_FAILPOINTS_START();
     kd_log_set_name("distill-worker");
     kd_worker_config cfg;
     int rc = kd_worker_options(argc, argv, &cfg);

@@ -1,4 +1,5 @@
 #include "kd/file.h"
+#include "kd/failpoint.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -106,7 +107,7 @@ int kd_file_read(const char *path, size_t max, char **out_data, size_t *out_len,
 
 static void fsync_or_die(int fd, const char *path)
 {
-    if (fsync(fd) == 0)
+    if (!KD_FAILPOINT_FAILS("file.fsync") && fsync(fd) == 0)
         return;
     fprintf(stderr, "fsync of %s failed: %s; stopping, since what the disk holds is unknown\n",
             path, strerror(errno));
@@ -148,6 +149,8 @@ int kd_file_write(const char *path, const void *data, size_t len, kd_diag *diag)
         return rc;
     }
     const char *p = data;
+    if (KD_FAILPOINT_FAILS("file.write"))
+        rc = fail_errno(diag, "write", path);
     for (size_t left = len; left && rc == 0;) {
         ssize_t n = write(fd, p, left);
         if (n < 0 && errno == EINTR)
@@ -162,14 +165,29 @@ int kd_file_write(const char *path, const void *data, size_t len, kd_diag *diag)
     if (rc == 0)
         fsync_or_die(fd, tmp);
     close(fd);
-    if (rc == 0 && rename(tmp, path) != 0)
+    if (rc == 0 && (KD_FAILPOINT_FAILS("file.rename") || rename(tmp, path) != 0))
         rc = fail_errno(diag, "rename to", path);
-    if (rc != 0)
+    if (rc != 0) {
         unlink(tmp);
-    else
+    } else {
+        KD_FAILPOINT("file.renamed");
         rc = kd_file_fsync_parent(path, diag);
+        KD_FAILPOINT("file.synced");
+    }
     free(tmp);
     return rc;
+}
+
+void kd_file_drop_temporaries(const char *path)
+{
+    DIR *dir = opendir(path);
+    for (struct dirent *e; dir && (e = readdir(dir));) {
+        size_t n = strlen(e->d_name), end = strlen(".tmp-XXXXXX");
+        if (n > end && strncmp(e->d_name + n - end, ".tmp-", 5) == 0)
+            unlinkat(dirfd(dir), e->d_name, 0);
+    }
+    if (dir)
+        closedir(dir);
 }
 
 int kd_file_mkdirs(const char *path, kd_diag *diag)

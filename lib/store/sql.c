@@ -1,5 +1,8 @@
 #include "store/sql.h"
 
+#include "kd/failpoint.h"
+
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -148,9 +151,14 @@ int kd_sql_run(kd_sql *s, int *out_changes, kd_diag *diag, const char *sql, cons
     va_start(ap, format);
     int rc = prepare(s, &st, diag, sql, format, ap);
     va_end(ap);
+    bool alone = sqlite3_get_autocommit(s->db);
+    if (rc == 0 && alone && KD_FAILPOINT_FAILS("sql.run"))
+        rc = kd_fail(diag, -KD_EIO, "database: %s in: %.*s", strerror(errno), SHOWN_SQL, sql);
     while (rc == 0 && (rc = kd_sql_step(s, st, diag)) == 1)
         rc = 0; /* rows of a pragma or RETURNING are of no interest here */
     kd_sql_end(st);
+    if (alone)
+        KD_FAILPOINT("sql.ran");
     if (rc == 0 && out_changes)
         *out_changes = sqlite3_changes(s->db);
     return rc;

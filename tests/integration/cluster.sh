@@ -3,9 +3,16 @@
 set -euo pipefail
 
 BUILD=${KD_BUILD:-$PWD/build/dev}
-DIR=$(mktemp -d /tmp/kd-it-XXXXXX)
+DIR=$(mktemp -d "${TMPDIR:-/tmp}/kd-it-XXXXXX")
 export DISTILL_SERVER=
 declare -A PIDS=()
+# What the daemons are started through (env ..., ip netns exec ...), where the coordinator listens, and
+# where workers look for it if not there.
+AROUND_COORDINATOR=()
+AROUND_WORKER=()
+WORKER_SERVER=
+HOST=127.0.0.1
+LEASE_MS=4000
 # A sanitizer that finds something must be seen whatever the program's own exit code is.
 export ASAN_OPTIONS=exitcode=99 UBSAN_OPTIONS=print_stacktrace=1
 
@@ -18,7 +25,9 @@ finish() {
         rc=1
     fi
     if [ $rc -ne 0 ] && [ $rc -ne 77 ]; then
-        for f in "$DIR"/*.log; do echo "--- $f"; tail -n 30 "$f"; done
+        for f in "$DIR"/*.log; do
+            [ ! -e "$f" ] || { echo "--- $f"; tail -n 30 "$f"; }
+        done
         echo "FAILED; kept $DIR"
     else
         rm -rf "$DIR"
@@ -32,24 +41,24 @@ note() { echo "== $*"; }
 
 # coordinator [STATE]: starts distilld on a free port (the same one after a restart).
 coordinator() {
-    local state=${1:-$DIR/state} listen=${DISTILL_SERVER:-127.0.0.1:0}
+    local state=${1:-$DIR/state} listen=${DISTILL_SERVER:-$HOST:0}
     rm -f "$DIR/port"
-    "$BUILD/distilld" --state-dir "$state" --listen "$listen" --port-file "$DIR/port" \
-        --heartbeat-ms 200 --lease-ms 4000 >>"$DIR/distilld.log" 2>&1 &
+    "${AROUND_COORDINATOR[@]}" "$BUILD/distilld" --state-dir "$state" --listen "$listen" \
+        --port-file "$DIR/port" --heartbeat-ms 200 --lease-ms "$LEASE_MS" >>"$DIR/distilld.log" 2>&1 &
     PIDS[distilld]=$!
     for _ in $(seq 300); do
         [ -s "$DIR/port" ] && break
         kill -0 "${PIDS[distilld]}" 2>/dev/null || fail "distilld did not start"
         sleep 0.1
     done
-    DISTILL_SERVER=127.0.0.1:$(cat "$DIR/port")
+    DISTILL_SERVER=$HOST:$(cat "$DIR/port")
     export DISTILL_SERVER
 }
 
 # worker NAME [THREADS [ROOT]]
 worker() {
-    "$BUILD/distill-worker" --server "$DISTILL_SERVER" --name "$1" --threads "${2:-1}" \
-        --data-root "${3:-$DIR/data}" >>"$DIR/worker-$1.log" 2>&1 &
+    "${AROUND_WORKER[@]}" "$BUILD/distill-worker" --server "${WORKER_SERVER:-$DISTILL_SERVER}" \
+        --name "$1" --threads "${2:-1}" --data-root "${3:-$DIR/data}" >>"$DIR/worker-$1.log" 2>&1 &
     PIDS[$1]=$!
 }
 

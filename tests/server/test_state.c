@@ -315,7 +315,13 @@ static void test_state_drops_folders_that_no_job_names(void **state)
         kd_assert_ok(kd_file_mkdirs(path, &f->diag), &f->diag);
     }
     put(f, "jobs/0000000001ff/teacher.safetensors", path, sizeof path);
+    put(f, "jobs/000000000101/result.json.tmp-a1B2c3", path, sizeof path);
+    put(f, "jobs/000000000101/result.json", path, sizeof path);
+    put(f, "blobs/0123.tmp-a1B2c3", path, sizeof path);
     reopen(f);
+    assert_false(there(f, "jobs/000000000101/result.json.tmp-a1B2c3"));
+    assert_true(there(f, "jobs/000000000101/result.json"));
+    assert_false(there(f, "blobs/0123.tmp-a1B2c3"));
     assert_true(there(f, "jobs/000000000101"));
     assert_false(there(f, "jobs/0000000001ff"));
     assert_true(there(f, "jobs/mine")); /* not a name of ours */

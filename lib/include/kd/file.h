@@ -13,6 +13,9 @@ int kd_file_read(const char *path, size_t max, char **out_data, size_t *out_len,
  * Either the old or the new content is there after a crash. An fsync error aborts the process: the
  * page cache can no longer be trusted. */
 int kd_file_write(const char *path, const void *data, size_t len, kd_diag *diag) KD_MUST_CHECK;
+/* Removes what kd_file_write left in a folder when its process was killed; nobody may be writing
+ * there. */
+void kd_file_drop_temporaries(const char *path);
 int kd_file_fsync_parent(const char *path, kd_diag *diag) KD_MUST_CHECK;
 /* mkdir -p with mode 0700. */
 int kd_file_mkdirs(const char *path, kd_diag *diag) KD_MUST_CHECK;

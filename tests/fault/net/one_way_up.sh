@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Nothing comes from one worker any more, but it hears all: it is left out after its lease, the others go
+# on, it comes back when the wire is whole again, and the digests are the same.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/../net.sh"
+
+net_cluster 3
+job=$(net_submit)
+await_steps "$job" teacher 2
+cut_out w1
+await_event "$job" 'worker lost'
+[ "$(met w1)" -gt 0 ] || fail "no packet was dropped"
+ended "$job"
+heal w1
+await_workers 3
+net_same "$job" "w1 mute, steps redone: $(redone "$job")"

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# One of two workers cut off both ways for longer than its lease: the other goes on without it, it is a
+# member again afterwards, and the digests are the same.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/../net.sh"
+
+net_cluster 2
+job=$(net_submit)
+await_steps "$job" teacher 2
+cut_in w1
+cut_out w1
+await_event "$job" 'worker lost'
+[ "$(met w1)" -gt 0 ] || fail "no packet was dropped"
+ended "$job"
+heal w1
+await_workers 2
+net_same "$job" "w1 out, steps redone: $(redone "$job")"
