@@ -12,6 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* How soon a slow unit or a lost worker is seen. */
+#define TICK_MS 25
+
 bool kd_id_parse(const char *text, kd_job_id *out)
 {
     if (strlen(text) != KD_ID_TEXT - 1)
@@ -609,7 +612,7 @@ int kd_daemon_run(const kd_daemon_config *cfg, kd_diag *diag)
         kd_info("listening: address=%s port=%d state_dir=%s epoch=%llu version=%s", cfg->listen,
                 kd_rpc_server_port(d->server), cfg->state_dir, (unsigned long long)d->state.epoch,
                 KD_VERSION);
-        uv_timer_start(&d->tick, on_tick, 200, 200);
+        uv_timer_start(&d->tick, on_tick, TICK_MS, TICK_MS);
         uv_signal_start(&d->sigint, on_signal, SIGINT);
         uv_signal_start(&d->sigterm, on_signal, SIGTERM);
         uv_run(&d->loop, UV_RUN_DEFAULT);

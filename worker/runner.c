@@ -139,6 +139,11 @@ static void stage_close(kd_runner *r)
     r->urgent = 0;
     r->is_prepared = r->values_asked = r->values_there = false;
     pthread_mutex_unlock(&r->mu);
+    const float *gradient;
+    if (part)
+        kd_part_drop(part);
+    while (part && kd_part_take_dropped(part, &gradient, 1) == 1)
+        kd_reducer_give(r->reducer, (float *)gradient);
     kd_part_free(part);
     kd_stage_free(r->stage);
     r->stage = NULL;
