@@ -159,7 +159,8 @@ void kd_watch_event(kd_daemon *d, kd_job_record *j, const char *kind, const char
         kd_daemon_fatal(d, &diag);
     kd_log(strcmp(kind, "warning") == 0 ? KD_LOG_WARN : KD_LOG_INFO, "%s job=%012llx event=%s%s%s",
            text, (unsigned long long)j->row.id, kind, worker[0] ? " worker=" : "", worker);
-    for (kd_watcher *w = d->watchers; w; w = w->next)
+    /* What is not committed yet goes out with the next tick. */
+    for (kd_watcher *w = d->watchers; w && d->state.depth == 0; w = w->next)
         if (w->job == j->row.id)
             feed(d, w);
 }
