@@ -159,6 +159,7 @@ static void loop_evaluated(kd_daemon *d, void *arg)
                            s->row.name, (unsigned long long)row.step, s->info->patience);
         if (kd_state_commit(&d->state, &diag) != 0)
             kd_daemon_fatal(d, &diag);
+        kd_watch_fed(d, j);
         if (stop && s->lost == n->version) {
             kd_stage_fail(d, j, "the parameters it should end with could not be saved");
             free(n);
