@@ -1,6 +1,7 @@
 #include "exchange.h"
 
 #include "kd/clip.h"
+#include "kd/failpoint.h"
 #include "kd/hash.h"
 #include "kd/log.h"
 #include "wire/wire.h"
@@ -575,6 +576,7 @@ static void release_sums(kd_exchange *x)
             break;
         }
         x->logged[k] = x->served[k] = true;
+        KD_FAILPOINT("exchange.sum");
         serve_waiters(x, WANT_SUM, k, x->version, NULL);
     }
     if (x->journal && x->cfg.journal_bytes && !x->checkpoint_wanted &&
@@ -758,6 +760,7 @@ void kd_exchange_push(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Node
     }
     if (!payload_ok(call, payload, len, chunk_len(x, head->chunk) * sizeof(float), head->crc32c))
         goto out;
+    KD_FAILPOINT("exchange.push");
     slot = compare_leaves(x, late ? &x->late : &x->leaves, head, &first);
     if (slot != UINT32_MAX)
         diverged = "two different gradients for one unit";
@@ -853,6 +856,7 @@ static void keep_average(kd_exchange *x, uint64_t version)
 static void version_whole(kd_exchange *x)
 {
     bool step = x->current != NULL;
+    KD_FAILPOINT("exchange.commit");
     float *old = x->current;
     x->current = x->next;
     x->next = old;
@@ -935,6 +939,7 @@ void kd_exchange_publish(kd_exchange *x, kd_rpc_call *call, const Distill__V1__S
                          want - 1, UINT32_MAX, 0, 0);
     reply.duplicate = there;
     reply.want_state = !there && x->checkpoint_next && !head->with_state;
+    KD_FAILPOINT("exchange.publish");
     int rc = there || reply.want_state ? 0 : take_slice(x, head, payload);
     if (rc < 0) {
         kd_rpc_finish(call, rc, "no memory for the next version");

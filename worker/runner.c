@@ -1,5 +1,6 @@
 #include "runner_internal.h"
 
+#include "kd/failpoint.h"
 #include "kd/log.h"
 #include "kd/text.h"
 #include "models/models.h"
@@ -400,6 +401,7 @@ static void send_ready(kd_runner *r, const Distill__V1__Prepare *p, const char *
             return;
         }
     }
+    KD_FAILPOINT("worker.ready");
     Distill__V1__StageReady ready = DISTILL__V1__STAGE_READY__INIT;
     ready.job = p->job;
     ready.stage = p->stage;
