@@ -133,7 +133,9 @@ size_t kd_core_most_members(const struct job *j)
     size_t most = j->max_workers;
     if (s->kind == KD_CORE_TRAIN && s->has_info)
         most = KD_MIN(most, (size_t)s->info.slots);
-    return KD_MAX(most, KD_MAX((size_t)j->min_workers, (size_t)1));
+    most = KD_MAX(most, KD_MAX((size_t)j->min_workers, (size_t)1));
+    /* Who decides between two others comes besides. */
+    return j->open && j->dispute.open ? most + 1 : most;
 }
 
 void kd_core_set_state(struct job *j, enum kd_run_state state, const char *reason, kd_actions *out)
@@ -647,6 +649,9 @@ static void on_odd(kd_core *c, struct job *j, kd_member_id odd, kd_actions *out)
                  "processor, then start it anew");
     m->quarantined = true;
     on_gone(c, m, "its numbers are wrong", false, out);
+    /* It may have had no part any more, and the step is computed again all the same. */
+    if (j->open && !j->reshape && !j->short_handed)
+        kd_step_reshape(j, out);
 }
 
 static void roll_back(kd_core *c, struct job *j, const char *why, kd_actions *out)
@@ -721,6 +726,7 @@ void kd_core_handle(kd_core *c, const kd_event *ev, kd_time_ms now, kd_actions *
         KD_BUG_ON(!p || m);
         c->members = p;
         c->members[c->n_members++] = (struct member){.id = ev->member,
+                                                     .process = ev->process,
                                                      .state = IDLE,
                                                      .offer = ev->job,
                                                      .offer_stage = ev->stage,
@@ -769,9 +775,10 @@ void kd_core_handle(kd_core *c, const kd_event *ev, kd_time_ms now, kd_actions *
         }
         break;
     case KD_EV_STEP:
-        if (current && j->open)
-            kd_step_news(c, j, &ev->step, now, out);
-        if (current && j->open)
+        if (!current || !j->open || ev->generation != j->opening)
+            break; /* of an opening before this one */
+        kd_step_news(c, j, &ev->step, now, out);
+        if (j->open)
             stage_check(c, j, out); /* a restart may find everything done but the stage's end */
         break;
     case KD_EV_CHECKED:
@@ -780,7 +787,7 @@ void kd_core_handle(kd_core *c, const kd_event *ev, kd_time_ms now, kd_actions *
         break;
     case KD_EV_DIVERGED:
         if (current && j->open)
-            kd_step_diverged(c, j, ev, out);
+            on_odd(c, j, kd_step_diverged(c, j, ev, out), out);
         break;
     case KD_EV_ROLLBACK:
         if (current && j->open && ev->version > 0)

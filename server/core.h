@@ -85,20 +85,20 @@ typedef struct kd_core_job_setup {
 } kd_core_job_setup;
 
 enum kd_event_kind {
-    KD_EV_SUBMIT,    /* setup: new job, or a stored one at start-up, in order of submission */
-    KD_EV_CANCEL,    /* job */
-    KD_EV_FAIL,      /* job, text: the coordinator cannot go on with it */
-    KD_EV_FORGET,    /* job: finished, drop it */
-    KD_EV_JOIN,      /* member; job, stage, first_chunk of what it offers, job 0 = nothing */
-    KD_EV_LOST,      /* member, text: why */
-    KD_EV_READY,     /* member, job, stage, info; text: non-empty = its info differs, and how */
-    KD_EV_PROBLEM,   /* member, job, stage, worker_only, text */
+    KD_EV_SUBMIT,  /* setup: new job, or a stored one at start-up, in order of submission */
+    KD_EV_CANCEL,  /* job */
+    KD_EV_FAIL,    /* job, text: the coordinator cannot go on with it */
+    KD_EV_FORGET,  /* job: finished, drop it */
+    KD_EV_JOIN,    /* member, process; job, stage, first_chunk of what it offers, job 0 = nothing */
+    KD_EV_LOST,    /* member, text: why */
+    KD_EV_READY,   /* member, job, stage, info; text: non-empty = its info differs, and how */
+    KD_EV_PROBLEM, /* member, job, stage, worker_only, text */
     KD_EV_MEASURED,  /* member, job, stage */
     KD_EV_STALLED,   /* member, job, stage, generation, text: it cannot go on with it */
     KD_EV_COMMITTED, /* job, stage, opening, version */
-    KD_EV_STEP,      /* job, stage, step: the answer to KD_ACT_LOOK */
-    KD_EV_CHECKED,   /* job, stage, step, slot, member, agrees: a second run of a unit */
-    KD_EV_DIVERGED,  /* job, stage, version = step, slot, member: whose came first, other */
+    KD_EV_STEP,      /* job, stage, generation of the opening, step: the answer to KD_ACT_LOOK */
+    KD_EV_CHECKED,   /* job, stage, version = step, slot, process, agrees: a second run of a unit */
+    KD_EV_DIVERGED,  /* job, stage, version = step, slot, process: whose came first, other */
     KD_EV_ROLLBACK,  /* job, stage, text: sums made of wrong numbers have left; version > 0: the
                         manifest is damaged, this checkpoint and evaluation are what there is */
     KD_EV_BLOCKED,   /* job, stage, text: why its journal takes no more; "" = it does again */
@@ -130,7 +130,7 @@ typedef struct kd_event {
     kd_member_id member;
     uint32_t stage;
     uint64_t generation, version;
-    kd_member_id other;
+    uint64_t process, other; /* NodeChunk.process */
     uint32_t slot, first_chunk, min_workers, max_workers;
     bool worker_only, stop, agrees;
     kd_core_step step;
@@ -149,7 +149,8 @@ enum kd_action_kind {
     KD_ACT_LOOK,    /* job, stage: KD_EV_STEP at once */
     KD_ACT_FENCE,   /* job, stage, begin.generation, chunks: they have new owners */
     KD_ACT_UNITS,   /* member, job, stage, version = step, units, check: to run besides */
-    KD_ACT_SETTLE,  /* job, stage, version = step, check: redo it */
+    KD_ACT_SETTLE,  /* job, stage, version = step, check: redo it, process: whose numbers are wrong
+                     */
     KD_ACT_CLOSE,   /* job, stage: exchange drops the stage; nothing of it counts any more */
     KD_ACT_CHECKPOINT, /* job, stage: checkpoint the next version that still can be */
     KD_ACT_STATE,      /* job, state, text = reason; to be stored */
@@ -180,6 +181,7 @@ typedef struct kd_action {
         size_t at, n; /* in kd_actions.ranges */
     } ranges[KD_RANGES_KINDS];
     bool check;
+    uint64_t process;
     const char *word; /* static string */
     char text[KD_CORE_TEXT];
 } kd_action;

@@ -11,6 +11,7 @@ enum member_state { IDLE, PREPARING, READY, WORKING };
 
 struct member {
     kd_member_id id;
+    uint64_t process;
     enum member_state state;
     kd_job_id job;      /* 0 = none */
     kd_job_id *refused; /* jobs that this worker cannot serve */
@@ -109,8 +110,8 @@ void kd_step_news(kd_core *c, struct job *j, const kd_core_step *step, kd_time_m
 void kd_step_committed(kd_core *c, struct job *j, uint64_t version, const kd_core_step *step,
                        kd_time_ms now, kd_actions *out);
 void kd_step_tick(kd_core *c, struct job *j, kd_time_ms now, kd_actions *out);
-void kd_step_diverged(kd_core *c, struct job *j, const kd_event *ev, kd_actions *out);
-/* Returns the member that is to be quarantined, 0 = nobody. */
+/* Both return the member that is to be quarantined, 0 = nobody. */
+kd_member_id kd_step_diverged(kd_core *c, struct job *j, const kd_event *ev, kd_actions *out);
 kd_member_id kd_step_checked(kd_core *c, struct job *j, const kd_event *ev, kd_actions *out);
 
 #endif

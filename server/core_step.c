@@ -220,6 +220,11 @@ static void divide_units(kd_core *c, struct job *j, const kd_core_step *step, st
     for (uint32_t s = 0; s < j->n_slots; s++) {
         const struct member *runner = j->runner[s] ? kd_core_member(c, j->runner[s]) : NULL;
         bool there = runner && runner->job == j->id && runner->state == WORKING;
+        /* Who ran it besides has run it; whether the other one had is not known. */
+        if (step->done_ms[s] && !there && j->second[s]) {
+            j->runner[s] = j->second[s];
+            j->second[s] = 0;
+        }
         if (step->done_ms[s] || there)
             continue;
         struct part *p = least_loaded(parts, n, 0, 0);
@@ -309,7 +314,9 @@ static void reshape(kd_core *c, struct job *j, const kd_core_step *step, kd_acti
     bool first = j->fresh;
     j->generation = first ? j->opening : c->epoch << 32 | ++c->counter;
     size_t fence = out->count;
-    kd_core_act(out, KD_ACT_FENCE, j->id, j->stage)->begin.generation = j->generation;
+    kd_action *f = kd_core_act(out, KD_ACT_FENCE, j->id, j->stage);
+    f->begin.generation = j->generation;
+    f->begin.members = (uint32_t)n;
     divide_chunks(j, parts, n, fence, out);
     for (uint32_t s = 0, r = 0, left = share_of(j->n_slots, 0, n); s < j->n_slots; s++) {
         while (left == 0)
@@ -319,7 +326,18 @@ static void reshape(kd_core *c, struct job *j, const kd_core_step *step, kd_acti
     }
     j->next_from = j->step + 1;
     kd_member_id *given = kd_xalloc(j->n_slots * sizeof *given);
+    if (j->push_again)
+        memset(j->second, 0, j->n_slots * sizeof *j->second);
     divide_units(c, j, step, parts, n, given);
+    /* A fresh start makes a worker forget what it was given and has not begun. */
+    for (uint32_t s = 0; s < j->n_slots; s++) {
+        const struct part *p = part_of(parts, n, j->runner[s]);
+        if (!step->done_ms[s] && p && (j->push_again || p->fresh))
+            given[s] = j->runner[s];
+        /* A second run of one's own counts only as long as there is nobody else. */
+        if (n > 1 && j->second[s] == j->runner[s])
+            j->second[s] = 0;
+    }
     st->committed_last = step->version == st->s.info.last_version;
     st->saved_last =
         st->s.manifest == st->s.info.last_version && st->committed_last && st->s.manifest > 1;
@@ -509,33 +527,70 @@ void kd_step_tick(kd_core *c, struct job *j, kd_time_ms now, kd_actions *out)
         kd_core_act(out, KD_ACT_LOOK, j->id, j->stage);
 }
 
-void kd_step_diverged(kd_core *c, struct job *j, const kd_event *ev, kd_actions *out)
+static const struct member *by_process(const kd_core *c, const struct job *j, uint64_t process)
+{
+    for (size_t i = 0; i < c->n_members; i++)
+        if (c->members[i].process == process && c->members[i].job == j->id)
+            return &c->members[i];
+    return NULL;
+}
+
+/* Whoever was odd had other units in this step: all of it is computed again. */
+static void settle(struct job *j, uint64_t odd, kd_actions *out)
+{
+    kd_action *a = kd_core_act(out, KD_ACT_SETTLE, j->id, j->stage);
+    a->version = j->step;
+    a->check = true;
+    a->process = odd;
+    j->dispute.open = false;
+    j->push_again = true;
+}
+
+kd_member_id kd_step_diverged(kd_core *c, struct job *j, const kd_event *ev, kd_actions *out)
 {
     struct dispute *d = &j->dispute;
-    if (ev->version != j->step || ev->slot >= j->n_slots || !ev->member || !ev->other || d->open)
-        return;
+    const struct member *first = by_process(c, j, ev->process);
+    const struct member *other = by_process(c, j, ev->other);
+    if (ev->version != j->step || ev->slot >= j->n_slots || d->open)
+        return 0;
+    if (first && first == other) {
+        /* It does not even agree with itself. */
+        settle(j, ev->process, out);
+        return first->id;
+    }
+    if (!first || !other) {
+        /* Nobody need decide about who is gone: all of the step is computed again without it. */
+        settle(j, 0, out);
+        kd_step_reshape(j, out);
+        return 0;
+    }
     *d = (struct dispute){.open = true,
                           .step = ev->version,
                           .slot = ev->slot,
-                          .first = ev->member,
-                          .other = ev->other};
+                          .first = first->id,
+                          .other = other->id};
     kd_core_note(out, j->id, 0, "warning",
                  "two runs of unit %u of step %llu differ; a third run decides", ev->slot,
                  (unsigned long long)ev->version);
     find_third(c, j, out);
+    /* Who waits for a checkpoint to be taken in would wait for ever. */
+    for (size_t i = 0; i < c->n_members && !d->third; i++)
+        if (c->members[i].job == j->id && c->members[i].state == READY) {
+            kd_step_reshape(j, out);
+            break;
+        }
+    return 0;
 }
 
 kd_member_id kd_step_checked(kd_core *c, struct job *j, const kd_event *ev, kd_actions *out)
 {
     struct dispute *d = &j->dispute;
-    (void)c;
-    if (!d->open || ev->version != d->step || ev->slot != d->slot || ev->member != d->third)
+    const struct member *third = by_process(c, j, ev->process);
+    if (!d->open || ev->version != d->step || ev->slot != d->slot || !third ||
+        third->id != d->third)
         return 0;
-    d->open = false;
-    j->push_again = true;
-    /* Whoever is odd had other units in this step: all of it is computed again. */
-    kd_action *a = kd_core_act(out, KD_ACT_SETTLE, j->id, j->stage);
-    a->version = d->step;
-    a->check = true;
-    return ev->agrees ? d->other : d->first;
+    kd_member_id odd = ev->agrees ? d->other : d->first;
+    const struct member *m = kd_core_member(c, odd);
+    settle(j, m ? m->process : 0, out);
+    return odd;
 }

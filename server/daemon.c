@@ -386,7 +386,7 @@ static void carry_out(kd_daemon *d, const kd_action *a)
         break;
     case KD_ACT_FENCE:
         if (j->stages[a->stage].exchange)
-            kd_exchange_fence(j->stages[a->stage].exchange, a->begin.generation,
+            kd_exchange_fence(j->stages[a->stage].exchange, a->begin.generation, a->begin.members,
                               d->actions.ranges + a->ranges[KD_RANGES_CHUNKS].at,
                               a->ranges[KD_RANGES_CHUNKS].n);
         break;
@@ -395,7 +395,7 @@ static void carry_out(kd_daemon *d, const kd_action *a)
             send_units(d, w, j, a);
         break;
     case KD_ACT_SETTLE:
-        kd_stage_settle(d, j, a->stage, a->version, a->check);
+        kd_stage_settle(d, j, a->stage, a->version, a->check, a->process);
         break;
     case KD_ACT_CLOSE:
         kd_stage_close(d, j, a->stage);

@@ -69,6 +69,7 @@ typedef struct kd_worker_record {
     kd_rpc_call *call; /* reference held */
     char address[128], name[65], version[32], cpu[97], blas[65], isa[65], numerics[33];
     char incarnation[17];
+    uint64_t process;
     kd_job_id offer; /* whose stage it came back with, 0 = none */
     uint32_t offer_stage;
     uint64_t offer_version;
@@ -176,7 +177,8 @@ void kd_stage_open(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_begi
 void kd_stage_close(kd_daemon *d, kd_job_record *j, uint32_t stage);
 /* Tells the core where the step stands. */
 void kd_stage_look(kd_daemon *d, kd_job_record *j, uint32_t stage);
-void kd_stage_settle(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t step, bool redo);
+void kd_stage_settle(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t step, bool redo,
+                     uint64_t odd);
 /* Exchanges whose journal took no more try again. */
 void kd_stage_tick(kd_daemon *d);
 /* Path of the stage's journal without what kd_journal adds. */

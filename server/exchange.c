@@ -67,16 +67,22 @@ struct kd_exchange {
     /* Units of T and of the step before, which may come late: by their leaves' CRC32C two runs of a
      * unit are compared. */
     struct leaves {
-        uint32_t *crc;        /* [slots][chunks] */
-        bool *have;           /* [slots][chunks] */
-        kd_member_id *member; /* [slots] whose came first */
+        uint32_t *crc;     /* [slots][chunks] */
+        bool *have;        /* [slots][chunks] */
+        uint64_t *process; /* [slots][chunks] whose came first */
+        bool *check;       /* [slots][chunks] and whether it was a second run */
+        bool *twice;       /* [slots][chunks] and another one has told the same, or not */
     } leaves, late;
     bool *audited; /* [slots] the unit of T is run twice before sums leave */
     uint32_t audits_missing;
+    uint32_t *twice_left; /* [slots] chunks that no second process has told of */
+    uint32_t members;     /* of the newest generation */
+    uint64_t odd[16];     /* whose gradients count no more */
+    size_t n_odd;
     bool disputed; /* two runs differ: sums wait for the verdict */
     struct check {
-        kd_member_id member; /* whose second run is coming in, 0 = nobody's */
-        uint32_t left;       /* chunks that are to come */
+        uint64_t process; /* whose second run is coming in, 0 = nobody's */
+        uint32_t left;    /* chunks that are to come */
         bool differs;
     } * checks;                         /* [slots][CHECKS] */
     bool *check_have;                   /* [slots][chunks] */
@@ -118,20 +124,24 @@ static void new_leaves(struct leaves *l, const kd_exchange_config *cfg)
 {
     l->crc = kd_xalloc((size_t)cfg->slots * cfg->chunks * sizeof *l->crc);
     l->have = kd_xalloc((size_t)cfg->slots * cfg->chunks * sizeof *l->have);
-    l->member = kd_xalloc(cfg->slots * sizeof *l->member);
+    l->process = kd_xalloc((size_t)cfg->slots * cfg->chunks * sizeof *l->process);
+    l->check = kd_xalloc((size_t)cfg->slots * cfg->chunks * sizeof *l->check);
+    l->twice = kd_xalloc((size_t)cfg->slots * cfg->chunks * sizeof *l->twice);
 }
 
 static void clear_leaves(struct leaves *l, const kd_exchange_config *cfg)
 {
     memset(l->have, 0, (size_t)cfg->slots * cfg->chunks * sizeof *l->have);
-    memset(l->member, 0, cfg->slots * sizeof *l->member);
+    memset(l->twice, 0, (size_t)cfg->slots * cfg->chunks * sizeof *l->twice);
 }
 
 static void free_leaves(struct leaves *l)
 {
     free(l->crc);
     free(l->have);
-    free(l->member);
+    free(l->process);
+    free(l->check);
+    free(l->twice);
 }
 
 kd_exchange *kd_exchange_new(const kd_exchange_config *cfg, const kd_exchange_events *events)
@@ -152,6 +162,7 @@ kd_exchange *kd_exchange_new(const kd_exchange_config *cfg, const kd_exchange_ev
     x->done_ms = kd_xalloc(cfg->slots * sizeof *x->done_ms);
     x->last_done_ms = kd_xalloc(cfg->slots * sizeof *x->last_done_ms);
     x->audited = kd_xalloc(cfg->slots * sizeof *x->audited);
+    x->twice_left = kd_xalloc(cfg->slots * sizeof *x->twice_left);
     x->checks = kd_xalloc((size_t)cfg->slots * CHECKS * sizeof *x->checks);
     x->check_have = kd_xalloc((size_t)cfg->slots * CHECKS * cfg->chunks * sizeof *x->check_have);
     new_leaves(&x->leaves, cfg);
@@ -192,6 +203,7 @@ static void choose_audits(kd_exchange *x)
     for (uint32_t s = 0; s < x->cfg.slots; s++) {
         x->audited[s] = x->version < x->cfg.last_version &&
                         kd_core_audits(x->cfg.audit, x->cfg.job, x->cfg.stage, x->version, s);
+        x->twice_left[s] = x->cfg.chunks;
         memset(&x->checks[s * CHECKS], 0, CHECKS * sizeof *x->checks);
         x->audits_missing += x->audited[s];
     }
@@ -438,6 +450,7 @@ void kd_exchange_free(kd_exchange *x)
     free(x->last_done_ms);
     free(x->audited);
     free(x->checks);
+    free(x->twice_left);
     free(x->check_have);
     free_leaves(&x->leaves);
     free_leaves(&x->late);
@@ -633,7 +646,9 @@ static void preload(kd_exchange *x)
             x->totals[1].have = true;
         }
         root_filled(x, k);
-        /* What left once was not in dispute. */
+    }
+    /* What left once was not in dispute. */
+    if (x->sums_missing == 0) {
         memset(x->audited, 0, x->cfg.slots * sizeof *x->audited);
         x->audits_missing = 0;
     }
@@ -643,7 +658,7 @@ static void preload(kd_exchange *x)
 /* The CRC32Cs of the units in a push, against those that came before. Returns the slot that
  * differs, UINT32_MAX for none; *out_first: who sent it first. */
 static uint32_t compare_leaves(kd_exchange *x, struct leaves *l, const Distill__V1__NodeChunk *head,
-                               kd_member_id *out_first)
+                               uint64_t *out_first)
 {
     uint32_t first = head->node, count = 1, differs = UINT32_MAX;
     while (first < x->cfg.slots) {
@@ -658,11 +673,23 @@ static uint32_t compare_leaves(kd_exchange *x, struct leaves *l, const Distill__
         if (!l->have[at]) {
             l->have[at] = true;
             l->crc[at] = head->leaves[i];
-            if (!l->member[first + i])
-                l->member[first + i] = head->member;
-        } else if (l->crc[at] != head->leaves[i] && differs == UINT32_MAX) {
+            l->process[at] = head->process;
+            l->check[at] = head->check;
+            continue;
+        }
+        if (l->crc[at] != head->leaves[i] && differs == UINT32_MAX) {
             differs = first + i;
-            *out_first = l->member[first + i];
+            *out_first = l->process[at];
+        }
+        /* A lone worker can only be compared with itself. */
+        bool other = l->process[at] != head->process ||
+                     (x->members < 2 && (bool)head->check != l->check[at]);
+        if (other && !l->twice[at] && l == &x->leaves) {
+            l->twice[at] = true;
+            if (--x->twice_left[first + i] == 0 && x->audited[first + i]) {
+                x->audited[first + i] = false;
+                x->audits_missing--;
+            }
         }
     }
     return differs;
@@ -719,24 +746,21 @@ static void count_check(kd_exchange *x, uint32_t slot, bool agrees,
 {
     struct check *c = &x->checks[slot * CHECKS];
     int i = 0;
-    while (i < CHECKS - 1 && c[i].member && c[i].member != head->member)
+    while (i < CHECKS - 1 && c[i].process && c[i].process != head->process)
         i++;
     bool *have = x->check_have + ((size_t)slot * CHECKS + (size_t)i) * x->cfg.chunks;
-    if (c[i].member != head->member) {
-        c[i] = (struct check){.member = head->member, .left = x->cfg.chunks};
+    /* One that is over may be asked for once more. */
+    if (c[i].process != head->process || c[i].left == 0) {
+        c[i] = (struct check){.process = head->process, .left = x->cfg.chunks};
         memset(have, 0, x->cfg.chunks * sizeof *have);
     }
-    if (c[i].left == 0 || have[head->chunk])
+    if (have[head->chunk])
         return;
     have[head->chunk] = true;
     c[i].differs = c[i].differs || !agrees;
     if (--c[i].left > 0)
         return;
-    if (x->audited[slot]) {
-        x->audited[slot] = false;
-        x->audits_missing--;
-    }
-    x->ev.checked(x->ev.arg, &x->cfg, head->step, slot, head->member, !c[i].differs);
+    x->ev.checked(x->ev.arg, &x->cfg, head->step, slot, head->process, !c[i].differs);
 }
 
 void kd_exchange_push(kd_exchange *x, kd_rpc_call *call, const Distill__V1__NodeChunk *head,
@@ -744,7 +768,7 @@ void kd_exchange_push(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Node
 {
     Distill__V1__PushReply reply = DISTILL__V1__PUSH_REPLY__INIT;
     const char *diverged = NULL;
-    kd_member_id first = 0;
+    uint64_t first = 0;
     uint32_t slot = UINT32_MAX;
     pthread_mutex_lock(&x->mu);
     if (!usable(x, call, head->chunk))
@@ -753,6 +777,11 @@ void kd_exchange_push(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Node
         kd_rpc_finish(call, -KD_EINVAL, "no such node in the reduction tree");
         goto out;
     }
+    for (size_t i = 0; i < KD_COUNT(x->odd); i++)
+        if (x->odd[i] && x->odd[i] == head->process) {
+            kd_rpc_finish(call, -KD_ESTALE, "this worker's numbers were found to be wrong");
+            goto out;
+        }
     bool late = head->step + 1 == x->version;
     if (!late && (head->step != x->version || x->version >= x->cfg.last_version)) {
         kd_rpc_finish(call, -KD_ESTALE, "another step is being collected");
@@ -777,7 +806,7 @@ void kd_exchange_push(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Node
         kd_rpc_finish(call, rc, "no memory for a tree buffer");
     release_sums(x);
     if (diverged)
-        x->ev.divergence(x->ev.arg, &x->cfg, diverged, head->step, slot, first, head->member);
+        x->ev.divergence(x->ev.arg, &x->cfg, diverged, head->step, slot, first, head->process);
 out:
     pthread_mutex_unlock(&x->mu);
 }
@@ -939,6 +968,12 @@ void kd_exchange_publish(kd_exchange *x, kd_rpc_call *call, const Distill__V1__S
                          want - 1, UINT32_MAX, 0, 0);
     reply.duplicate = there;
     reply.want_state = !there && x->checkpoint_next && !head->with_state;
+    /* An owner may be ahead of a journal that lost its end: a step is committed with all of its
+     * sums on record. */
+    if (x->current && head->version == want && !x->logged[head->chunk]) {
+        kd_rpc_finish(call, -KD_EUNAVAIL, "the sum that led there is not there yet");
+        goto out;
+    }
     KD_FAILPOINT("exchange.publish");
     int rc = there || reply.want_state ? 0 : take_slice(x, head, payload);
     if (rc < 0) {
@@ -1164,9 +1199,11 @@ void kd_exchange_open(kd_exchange *x, const kd_exchange_start *start)
     pthread_mutex_unlock(&x->mu);
 }
 
-void kd_exchange_fence(kd_exchange *x, uint64_t generation, const kd_range *moved, size_t n)
+void kd_exchange_fence(kd_exchange *x, uint64_t generation, uint32_t members, const kd_range *moved,
+                       size_t n)
 {
     pthread_mutex_lock(&x->mu);
+    x->members = members;
     for (size_t i = 0; i < n; i++)
         for (uint32_t k = moved[i].first; k < moved[i].first + moved[i].count; k++) {
             KD_BUG_ON(k >= x->cfg.chunks);
@@ -1226,10 +1263,12 @@ void kd_exchange_look_at(kd_exchange *x, kd_exchange_look *out, kd_time_ms *done
     pthread_mutex_unlock(&x->mu);
 }
 
-bool kd_exchange_settle(kd_exchange *x, uint64_t step, bool redo)
+bool kd_exchange_settle(kd_exchange *x, uint64_t step, bool redo, uint64_t odd)
 {
     bool ok = true;
     pthread_mutex_lock(&x->mu);
+    if (odd)
+        x->odd[x->n_odd++ % KD_COUNT(x->odd)] = odd;
     if (x->open && x->version == step) {
         ok = !redo || !x->sums_left;
         if (redo && ok) {

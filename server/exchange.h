@@ -67,12 +67,13 @@ typedef struct kd_exchange_events {
     void (*evaluated)(void *arg, const kd_exchange_config *cfg, uint64_t generation,
                       uint64_t version, double learning_rate, const float *rows);
     /* Two different results for one thing that is a function: a fault in somebody's numbers. slot:
-     * of the unit, members: the first one and the other; slot UINT32_MAX when no unit is known. */
+     * of the unit; processes: the first one and the other; slot UINT32_MAX when no unit is known.
+     */
     void (*divergence)(void *arg, const kd_exchange_config *cfg, const char *what, uint64_t step,
-                       uint32_t slot, kd_member_id first, kd_member_id other);
+                       uint32_t slot, uint64_t first, uint64_t other);
     /* A second run is complete; agrees: with the first in every chunk. */
     void (*checked)(void *arg, const kd_exchange_config *cfg, uint64_t step, uint32_t slot,
-                    kd_member_id member, bool agrees);
+                    uint64_t process, bool agrees);
     /* An owner asks for the newest checkpoint and it is not in memory: kd_exchange_set_base. */
     void (*need_base)(void *arg, const kd_exchange_config *cfg);
     /* The journal takes no more (why), so no sum leaves; why NULL: it does again. */
@@ -96,17 +97,20 @@ typedef struct kd_exchange_start {
     kd_journal *journal;
 } kd_exchange_start;
 void kd_exchange_open(kd_exchange *x, const kd_exchange_start *start);
-/* Another membership: the chunks of `moved` have other owners from this generation on. */
-void kd_exchange_fence(kd_exchange *x, uint64_t generation, const kd_range *moved, size_t n);
+/* Another membership, of so many members: the chunks of `moved` have other owners from this
+ * generation on. */
+void kd_exchange_fence(kd_exchange *x, uint64_t generation, uint32_t members, const kd_range *moved,
+                       size_t n);
 /* A checkpoint of this version is the manifest now: older sums go. */
 void kd_exchange_manifest(kd_exchange *x, uint64_t version);
 /* The newest checkpoint for those who asked, taken over; vector NULL: it cannot be had, and why. */
 void kd_exchange_set_base(kd_exchange *x, uint64_t version, float *vector, float *state,
                           const char *why);
-/* The verdict on two runs that differed in this step: its sums may leave. redo: the first one was
+/* odd: what it sends still is refused from now on, 0 = nobody.
+ * The verdict on two runs that differed in this step: its sums may leave. redo: the first one was
  * wrong, so all of the step's gradients are to be pushed again; false when sums made of it have
  * left already. */
-bool kd_exchange_settle(kd_exchange *x, uint64_t step, bool redo);
+bool kd_exchange_settle(kd_exchange *x, uint64_t step, bool redo, uint64_t odd);
 /* The journal may have room again. */
 void kd_exchange_retry(kd_exchange *x);
 /* Ends the stage: everything is answered -KD_ESTALE until the next open. */

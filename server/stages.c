@@ -211,7 +211,7 @@ struct news {
     uint32_t stage, slot;
     uint64_t generation, version;
     kd_step_totals totals;
-    kd_member_id member, other;
+    uint64_t process, other;
     bool agrees;
     const char *what;
     char text[KD_CORE_TEXT];
@@ -316,9 +316,11 @@ static void on_committed(void *arg, const kd_exchange_config *cfg, uint64_t gene
         free_news(n);
 }
 
-static const char *worker_name(kd_daemon *d, kd_member_id member)
+static const char *worker_name(kd_daemon *d, uint64_t process)
 {
-    const kd_worker_record *w = member ? kd_daemon_worker(d, member) : NULL;
+    const kd_worker_record *w = d->workers;
+    while (w && w->process != process)
+        w = w->next;
     return w ? w->name : "a worker that is gone";
 }
 
@@ -327,11 +329,11 @@ static void loop_divergence(kd_daemon *d, void *arg)
     struct news *n = arg;
     kd_job_record *j;
     if (kd_stage_record_of(d, n->job, n->stage, &j)) {
-        if (n->member && n->other)
+        if (n->process && n->other)
             kd_watch_event(
                 d, j, "warning", "", NULL,
                 "divergence in step %llu: %s, of %s and %s; somebody's numbers are wrong",
-                (unsigned long long)n->version, n->what, worker_name(d, n->member),
+                (unsigned long long)n->version, n->what, worker_name(d, n->process),
                 worker_name(d, n->other));
         else
             kd_watch_event(d, j, "warning", "", NULL,
@@ -341,19 +343,19 @@ static void loop_divergence(kd_daemon *d, void *arg)
                                        .stage = n->stage,
                                        .version = n->version,
                                        .slot = n->slot,
-                                       .member = n->member,
+                                       .process = n->process,
                                        .other = n->other});
     }
     free_news(n);
 }
 
 static void on_divergence(void *arg, const kd_exchange_config *cfg, const char *what, uint64_t step,
-                          uint32_t slot, kd_member_id first, kd_member_id other)
+                          uint32_t slot, uint64_t first, uint64_t other)
 {
     struct news *n = new_news(cfg, step);
     n->what = what;
     n->slot = slot;
-    n->member = first;
+    n->process = first;
     n->other = other;
     if (!kd_daemon_post(arg, loop_divergence, n))
         free_news(n);
@@ -367,17 +369,17 @@ static void loop_checked(kd_daemon *d, void *arg)
                                    .stage = n->stage,
                                    .version = n->version,
                                    .slot = n->slot,
-                                   .member = n->member,
+                                   .process = n->process,
                                    .agrees = n->agrees});
     free_news(n);
 }
 
 static void on_checked(void *arg, const kd_exchange_config *cfg, uint64_t step, uint32_t slot,
-                       kd_member_id member, bool agrees)
+                       uint64_t process, bool agrees)
 {
     struct news *n = new_news(cfg, step);
     n->slot = slot;
-    n->member = member;
+    n->process = process;
     n->agrees = agrees;
     if (!kd_daemon_post(arg, loop_checked, n))
         free_news(n);
@@ -700,6 +702,7 @@ void kd_stage_look(kd_daemon *d, kd_job_record *j, uint32_t stage)
     kd_daemon_event(d, &(kd_event){.kind = KD_EV_STEP,
                                    .job = j->row.id,
                                    .stage = stage,
+                                   .generation = s->generation,
                                    .step = {.version = look.version,
                                             .since = look.since,
                                             .whole = look.whole,
@@ -708,10 +711,11 @@ void kd_stage_look(kd_daemon *d, kd_job_record *j, uint32_t stage)
     free(done_ms);
 }
 
-void kd_stage_settle(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t step, bool redo)
+void kd_stage_settle(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t step, bool redo,
+                     uint64_t odd)
 {
     kd_stage_record *s = &j->stages[stage];
-    if (s->exchange && !kd_exchange_settle(s->exchange, step, redo))
+    if (s->exchange && !kd_exchange_settle(s->exchange, step, redo, odd))
         kd_daemon_event(d, &(kd_event){.kind = KD_EV_ROLLBACK,
                                        .job = j->row.id,
                                        .stage = stage,

@@ -162,12 +162,13 @@ static void on_hello(kd_daemon *d, kd_worker_record *w, const Distill__V1__Hello
     welcome.epoch = d->state.epoch;
     welcome.heartbeat_ms = d->heartbeat_ms;
     welcome.lease_ms = d->lease_ms;
-    welcome.member = w->id;
     Distill__V1__CoordinatorMessage m = DISTILL__V1__COORDINATOR_MESSAGE__INIT;
     m.kind_case = DISTILL__V1__COORDINATOR_MESSAGE__KIND_WELCOME;
     m.welcome = &welcome;
     kd_cluster_send(d, w, &m);
-    kd_event ev = {.kind = KD_EV_JOIN, .member = w->id};
+    kd_event ev = {
+        .kind = KD_EV_JOIN, .member = w->id, .process = strtoull(h->incarnation, NULL, 16)};
+    w->process = ev.process;
     take_offer(d, w, h->offer, &ev);
     kd_daemon_event(d, &ev);
 }

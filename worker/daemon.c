@@ -69,7 +69,6 @@ static void on_message(kd_rpc_stream *s, const uint8_t *bytes, size_t len, void 
         pthread_mutex_lock(&w->mu);
         w->heartbeat_ms = KD_MIN(KD_MAX(m->welcome->heartbeat_ms, 10u), 60000u);
         w->epoch = m->welcome->epoch;
-        kd_runner_welcome(w->runner, m->welcome->member);
         pthread_mutex_unlock(&w->mu);
         kd_wire_free(raw);
         uv_async_send(&w->news);
@@ -297,6 +296,7 @@ int kd_worker_run(const kd_worker_config *cfg, kd_diag *diag)
                                  .threads = cfg->threads,
                                  .cache_bytes = cfg->cache_bytes,
                                  .numerics = w->numerics,
+                                 .process = random,
                                  .send = send_message,
                                  .arg = w};
         rc = kd_runner_new(&rcfg, &w->runner, diag);

@@ -100,7 +100,7 @@ int kd_exchange_push(kd_rpc_channel *ch, const kd_stage_ref *ref, const kd_todo 
     m.node = push->node;
     m.chunk = push->chunk;
     m.check = push->check;
-    m.member = ref->member;
+    m.process = ref->process;
     m.leaves = (uint32_t *)push->leaves;
     m.n_leaves = push->n_leaves;
     m.crc32c = kd_crc32c(0, push->data, push->floats * sizeof(float));

@@ -16,7 +16,7 @@ typedef struct kd_stage_ref {
     char job[13];
     uint32_t stage;
     uint64_t generation;
-    uint64_t member; /* number that the coordinator gave this stream */
+    uint64_t process; /* names this process, Hello.incarnation */
 } kd_stage_ref;
 
 typedef struct kd_bank_ref {

@@ -531,7 +531,9 @@ static bool next_owned(kd_part *p, uint32_t k, kd_todo *t)
     }
     if (next_publish(p, k, t))
         return true;
-    if (c->sum_there || c->busy_sum || c->label >= p->goal || p->goal > p->last_version)
+    /* After the last version nothing is assembled, yet it may be asked for again. */
+    uint64_t want = p->goal <= p->last_version ? p->goal : p->version;
+    if (c->busy_sum || c->label >= want)
         return false;
     fill(p, t, KD_TODO_SUM, k, c->label);
     return c->busy_sum = true;
@@ -650,7 +652,7 @@ static void tell_publish(kd_part *p, const kd_todo *t, const kd_outcome *o)
 {
     struct chunk *c = &p->chunks[t->chunk];
     struct due *due = c->base.version == t->version ? &c->base : &c->slice;
-    if (due->version != t->version || t->generation < p->fresh_from)
+    if (due->version != t->version)
         return;
     if (o->want_state && !t->with_state)
         due->with_state = true;
@@ -695,6 +697,10 @@ int kd_part_tell(kd_part *p, const kd_todo *t, const kd_outcome *o, kd_time_ms n
     case KD_TODO_APPLY:
         break;
     }
+    /* Answers from before a restart tell of a course that the stage may not be on any more. */
+    bool old = t->generation < p->fresh_from && t->kind != KD_TODO_PUSH;
+    if (o->code == 0 && old)
+        return 0;
     if (o->code == 0) {
         p->stale_since = 0;
         if (t->kind == KD_TODO_SLICE)

@@ -661,11 +661,6 @@ void kd_runner_command(kd_runner *r, Distill__V1__CoordinatorMessage *m)
     post(r, m);
 }
 
-void kd_runner_welcome(kd_runner *r, uint64_t member)
-{
-    atomic_store(&r->member, member);
-}
-
 bool kd_runner_offer(kd_runner *r, kd_runner_status *out, uint64_t *out_version,
                      uint32_t *out_chunk)
 {

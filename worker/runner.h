@@ -19,6 +19,7 @@ typedef struct kd_runner_config {
     int threads;
     size_t cache_bytes;
     const char *numerics;
+    uint64_t process; /* Hello.incarnation */
     /* Sends a message to the coordinator; borrowed during the call. Any thread.
      */
     void (*send)(void *arg, const Distill__V1__WorkerMessage *m);
@@ -33,8 +34,6 @@ void kd_runner_free(kd_runner *r);
 void kd_runner_command(kd_runner *r, Distill__V1__CoordinatorMessage *m);
 /* The control stream is lost. What is here is kept and offered to the next one. */
 void kd_runner_reset(kd_runner *r);
-/* What the coordinator calls the new stream. */
-void kd_runner_welcome(kd_runner *r, uint64_t member);
 /* What a heart-beat tells; job is empty when there is none. Any thread. */
 typedef struct kd_runner_status {
     char job[13];

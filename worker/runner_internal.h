@@ -78,9 +78,8 @@ struct kd_runner {
     atomic_uint_fast64_t units;
     kd_teaching_counts counts;
     atomic_uint bad_images;
-    atomic_bool failed;          /* a problem was reported for this stage */
-    uint64_t tag;                /* names the version for the plans */
-    atomic_uint_fast64_t member; /* what the coordinator calls this stream */
+    atomic_bool failed; /* a problem was reported for this stage */
+    uint64_t tag;       /* names the version for the plans */
 };
 
 /* ---- runner.c */

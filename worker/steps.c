@@ -151,7 +151,7 @@ static void perform(kd_runner *r, const kd_todo *t)
     }
     struct call *c = new_call(r);
     c->todo = *t;
-    r->ref.member = atomic_load(&r->member);
+    r->ref.process = r->cfg.process;
     r->ref.generation = t->generation;
     int rc = -KD_EINTERNAL;
     pthread_mutex_lock(&r->mu);

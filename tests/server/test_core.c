@@ -133,6 +133,7 @@ static void look(struct sim *s, struct sim_job *j, uint32_t stage)
                 .kind = KD_EV_STEP,
                 .job = j->id,
                 .stage = stage,
+                .generation = j->opening,
                 .step = {.version = j->version, .since = s->now, .whole = true, .done_ms = none}});
 }
 

@@ -24,6 +24,8 @@
 #define LEASE_MS 1000
 #define TICK_MS 25
 #define UNIT_MS 40
+#define EVAL_MS 30
+#define SAVE_MS 40
 #define LONGEST_MS 4000000
 
 struct world;
@@ -71,7 +73,7 @@ struct kd_rpc_call {
     size_t floats;
     uint32_t leaves[KD_MAX_SLOTS];
     kd_tree_sums sums;
-    uint64_t member, version;
+    uint64_t process, version;
     uint8_t *reply;
     size_t reply_len;
     int code;
@@ -376,7 +378,7 @@ static void on_request(struct world *w, void *a, uint64_t b)
         m.node = t->node;
         m.chunk = t->chunk;
         m.check = t->check;
-        m.member = c->member;
+        m.process = c->process;
         m.leaves = c->leaves;
         m.n_leaves = t->n_leaves;
         m.loss = c->sums.loss;
@@ -422,7 +424,7 @@ static kd_rpc_call *new_call(struct worker *k)
                        .life = k->life,
                        .epoch = k->world->epoch,
                        .gather_unit = -1,
-                       .member = k->member};
+                       .process = (k->life << 16) + (uint64_t)k->index + 1};
     return c;
 }
 
@@ -609,6 +611,18 @@ static bool border(const struct world *w, uint64_t version)
     return version == w->cfg.steps + 1 || (version > 1 && (version - 1) % w->cfg.eval_steps == 0);
 }
 
+/* The unit is evaluated, if its worker still lives. */
+static void on_evaluated(struct world *w, void *a, uint64_t b)
+{
+    kd_rpc_call *c = a;
+    (void)w;
+    (void)b;
+    if (c->life == c->worker->life)
+        start(c);
+    else
+        kd_rpc_call_unref(c);
+}
+
 static void send_evaluation(struct worker *k)
 {
     struct world *w = k->world;
@@ -627,7 +641,7 @@ static void send_evaluation(struct worker *k)
         c->payload = kd_xalloc(c->floats * sizeof(float));
         for (size_t i = 0; i < c->floats; i++)
             c->payload[i] = kd_part_vector(k->part)[i % w->floats];
-        start(c);
+        at(w, w->now + EVAL_MS * k->slow, on_evaluated, c, 0);
     }
 }
 
@@ -827,7 +841,9 @@ static void on_connect(struct world *w, void *a, uint64_t life)
     k->conn++;
     k->member = ++w->next_member;
     k->heard = w->now;
-    kd_event ev = {.kind = KD_EV_JOIN, .member = k->member};
+    kd_event ev = {.kind = KD_EV_JOIN,
+                   .member = k->member,
+                   .process = (k->life << 16) + (uint64_t)k->index + 1};
     if (k->state == HOLDS && kd_part_version(k->part)) {
         ev.job = JOB;
         ev.first_chunk = kd_part_first_owned(k->part);
@@ -913,7 +929,7 @@ static void x_snapshot(void *arg, kd_exchange_snapshot *snap)
     if (!c->state)
         broken(w, "checkpoints have their state", "version %llu",
                (unsigned long long)snap->version);
-    at(w, w->now + 5, on_saved, c, w->epoch); /* in order: the same time for all */
+    at(w, w->now + SAVE_MS, on_saved, c, w->epoch); /* in order: the same time for all */
 }
 
 static void x_evaluated(void *arg, const kd_exchange_config *cfg, uint64_t generation,
@@ -931,7 +947,7 @@ static void x_evaluated(void *arg, const kd_exchange_config *cfg, uint64_t gener
 }
 
 static void x_divergence(void *arg, const kd_exchange_config *cfg, const char *what, uint64_t step,
-                         uint32_t slot, kd_member_id first, kd_member_id other)
+                         uint32_t slot, uint64_t first, uint64_t other)
 {
     struct world *w = arg;
     (void)cfg;
@@ -943,19 +959,19 @@ static void x_divergence(void *arg, const kd_exchange_config *cfg, const char *w
                         .job = JOB,
                         .version = step,
                         .slot = slot,
-                        .member = first,
+                        .process = first,
                         .other = other});
 }
 
 static void x_checked(void *arg, const kd_exchange_config *cfg, uint64_t step, uint32_t slot,
-                      kd_member_id member, bool agrees)
+                      uint64_t process, bool agrees)
 {
     (void)cfg;
     post(arg, &(kd_event){.kind = KD_EV_CHECKED,
                           .job = JOB,
                           .version = step,
                           .slot = slot,
-                          .member = member,
+                          .process = process,
                           .agrees = agrees});
 }
 
@@ -1078,6 +1094,7 @@ static void look(struct world *w)
     kd_exchange_look_at(w->exchange, &l, done);
     to_core(w, &(kd_event){.kind = KD_EV_STEP,
                            .job = JOB,
+                           .generation = w->opening,
                            .step = {.version = l.version,
                                     .since = l.since,
                                     .whole = l.whole,
@@ -1113,12 +1130,12 @@ static void carry_out(struct world *w, const kd_action *act)
     case KD_ACT_FENCE:
         w->out->reshapes++;
         if (w->exchange)
-            kd_exchange_fence(w->exchange, act->begin.generation,
+            kd_exchange_fence(w->exchange, act->begin.generation, act->begin.members,
                               w->actions.ranges + act->ranges[KD_RANGES_CHUNKS].at,
                               act->ranges[KD_RANGES_CHUNKS].n);
         break;
     case KD_ACT_SETTLE:
-        if (w->exchange && !kd_exchange_settle(w->exchange, act->version, act->check))
+        if (w->exchange && !kd_exchange_settle(w->exchange, act->version, act->check, act->process))
             to_core(w, &(kd_event){.kind = KD_EV_ROLLBACK, .job = JOB, .text = "left already"});
         break;
     case KD_ACT_CLOSE:
@@ -1382,7 +1399,7 @@ void kd_sim_draw(uint64_t seed, kd_sim_config *out)
         out->power_failures = 1 + (int)kd_rng_below(&r, 2);
     if (kd_rng_below(&r, 3) == 0)
         out->joins = (int)kd_rng_below(&r, 4);
-    if (kd_rng_below(&r, 4) == 0)
+    if (kd_rng_below(&r, 3) == 0)
         out->drains = 1 + (int)kd_rng_below(&r, 2);
     if (kd_rng_below(&r, 3) == 0)
         out->slow_starts = 1 + (int)kd_rng_below(&r, 3);
@@ -1390,6 +1407,12 @@ void kd_sim_draw(uint64_t seed, kd_sim_config *out)
         out->audit = 0.3;
     if (kd_rng_below(&r, 3) == 0)
         out->loss = 0.03;
+    if (out->workers >= 4 && kd_rng_below(&r, 4) == 0) {
+        /* To be found it needs three others who stay. */
+        out->odd_worker = 1;
+        out->audit = 1;
+        out->worker_kills = out->worker_stops = out->partitions = out->drains = out->joins = 0;
+    }
 }
 
 static void faults(struct world *w, int n, enum fault kind, double until)
@@ -1406,7 +1429,7 @@ static void free_event(struct event *e)
         free(((struct checkpoint *)e->a)->vector);
         free(((struct checkpoint *)e->a)->state);
     }
-    if (e->fn == on_request || e->fn == on_reply)
+    if (e->fn == on_request || e->fn == on_reply || e->fn == on_evaluated)
         kd_rpc_call_unref(e->a);
     else if (e->fn == on_loop || e->fn == on_control || e->fn == on_ready || e->fn == on_saved)
         free(e->a);

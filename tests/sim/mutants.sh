@@ -1,0 +1,132 @@
+#!/usr/bin/env bash
+# Breaks one rule of the protocol at a time and sees that the simulation notices.
+set -euo pipefail
+
+usage() {
+    cat <<'END'
+Usage: tests/sim/mutants.sh [--build DIR] [--seeds N] [--list] [NAME...]
+
+Copies the coordinator's and the worker's sources, changes one place for each mutant (a place that is not there
+exactly once is an error), builds test_sim of them and runs N seeds (600). A mutant that comes through is
+a failure. --build: a build folder with the preset's libraries (build/dev).
+END
+}
+
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+build=build/dev seeds=600 list=no
+wanted=()
+while (($#)); do
+    case $1 in
+    --build) build=$2 && shift ;;
+    --seeds) seeds=$2 && shift ;;
+    --list) list=yes ;;
+    -h | --help)
+        usage
+        exit 0
+        ;;
+    -*)
+        printf 'mutants: unknown flag %s; --help shows them\n' "$1" >&2
+        exit 2
+        ;;
+    *) wanted+=("$1") ;;
+    esac
+    shift
+done
+
+# NAME | what it breaks | FILE, then pairs of texts: what stands there and what stands there instead.
+names=() about=() files=() from=() to=()
+mutant() {
+    names+=("$1") about+=("$2") files+=("$3") from+=("$4") to+=("$5")
+}
+mutant HALF 'units run on a version that is not whole' worker/part.c \
+    'return p->missing == 0 && p->goal' 'return p->missing <= 1 && p->goal'
+mutant NO_APPLYCHK 'a sum is applied to whatever label the chunk has' worker/part.c \
+    'if (!c->owned || c->label != t->version || c->busy_apply)' 'if (!c->owned || c->busy_apply)'
+mutant DROP_EARLY 'the journal goes before the checkpoint is the manifest' server/exchange.c \
+    'kd_journal_roll(x->journal, x->version);' \
+    '{ kd_journal_roll(x->journal, x->version); kd_journal_cut(x->journal, x->version); }'
+mutant MAXJ 'the journal ends where one chunk ends' server/journal.c \
+    'if (!kd_journal_has(j, step, k))' 'if (k == 0 && !kd_journal_has(j, step, k))'
+mutant SENDFIRST 'a sum leaves without its record in the journal' server/exchange.c \
+    'if (!x->logged[k] && x->journal &&' 'if (!x->logged[k] && x->journal && k != x->cfg.chunks - 1 &&'
+mutant LOSTUNITS 'units of who is gone are given to nobody' server/core_step.c \
+    'if (step->done_ms[s] || there)' 'if (step->done_ms[s] || there || !j->fresh)'
+mutant NO_REPUB 'an owner that is ahead does not publish again after a restart' worker/part.c \
+    'c->slice.version = c->label == b->version + 1 ? c->label : 0;' 'c->slice.version = 0;'
+mutant KEEPNEWER 'what is newer than where the stage goes on from is kept' worker/part.c \
+    '        if (!keeps)' '        if (!keeps && c->label == 0)'
+mutant DOUBLEADD 'a repeated gradient is added again' server/exchange.c \
+    '    if (node->filled) {' '    if (node->filled && node->pushed && head->node == 0) {'
+mutant STALEPUSH 'a gradient of an earlier step counts' server/exchange.c \
+    'bool late = head->step + 1 == x->version;' 'bool late = false; uint64_t step = head->step; ((Distill__V1__NodeChunk *)head)->step = step + 1 == x->version ? x->version : step;'
+mutant LEAVE_EVALUATION 'sums leave before the evaluation is there' server/exchange.c \
+    'return x->current && !evaluating &&' 'return x->current && (!evaluating || evaluating) &&'
+mutant LATEACK 'an answer from before a restart counts after it' worker/part.c \
+    'bool taken = code == 0 && t->generation >= p->fresh_from;' 'bool taken = code == 0;'
+mutant TORN 'a version is saved although some of its slices came without state' server/exchange.c \
+    'if (x->open && !x->sums_left && x->missing == x->cfg.chunks)' 'if (x->open && !x->sums_left)'
+mutant NOREBUILD 'a new owner begins with the initial parameters at any version' worker/part.c \
+    '        c->label = 1;' '        c->label = p->goal;'
+mutant NOSCALE 'older sums come without their clip factor' server/exchange.c \
+    '        m.step = req->step;' '        m.scale = 1; m.step = req->step;'
+mutant UNFRESH 'who comes back goes on from what it held' server/core_step.c \
+    'first || j->push_again || parts[r].fresh' 'first || j->push_again'
+mutant NOLEAVE 'who leaves is not told that its chunks are no longer its own' server/core_step.c \
+    '        if (m->job != j->id || m->state != WORKING || !m->leaving)' \
+    '        if (m->job != j->id || m->state != WORKING || !m->leaving || m->leaving)'
+
+if [[ $list == yes ]]; then
+    for i in "${!names[@]}"; do printf '%-18s %s\n' "${names[i]}" "${about[i]}"; done
+    exit 0
+fi
+[[ -e $build/tests/test_sim ]] || {
+    printf 'mutants: there is no %s/tests/test_sim; build it first\n' "$build" >&2
+    exit 1
+}
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+sources=(server/core.c server/core_step.c server/exchange.c server/journal.c worker/part.c worker/tree.c
+    tests/sim/sim.c tests/sim/test_sim.c)
+flags=(-O1 -g -std=gnu17 -D_GNU_SOURCE -DKD_VERSION='"mutant"' -ffp-contract=off -fsanitize=address,undefined -w
+    -Itests/sim -Iserver -Iworker -Itests/support -Ilib/include -Ilib "-I$build/gen")
+mapfile -t libraries < <(find "$build" -name 'libkd_wire.a' -o -name 'libkd_base.a' -o -name 'libkd_test_support.a' \
+    -o -name 'libkd_proto*.a' -o -name 'libkd_*proto*.a' | sort -u)
+compile() { # SOURCE OBJECT
+    cc "${flags[@]}" -c "$1" -o "$2"
+}
+link() { # OBJECTS... -> $work/sim
+    cc -fsanitize=address,undefined -o "$work/sim" "$@" -Wl,--start-group "${libraries[@]}" -Wl,--end-group \
+        -lcmocka -lprotobuf-c -lxxhash -ljansson -lcrypto -lm -lpthread
+}
+for s in "${sources[@]}"; do compile "$s" "$work/$(basename "$s").o"; done
+
+failed=0
+printf '%-18s %-70s %s\n' MUTANT 'WHAT IT BREAKS' RESULT
+for i in "${!names[@]}"; do
+    name=${names[i]}
+    ((${#wanted[@]} == 0)) || [[ " ${wanted[*]} " == *" $name "* ]] || continue
+    text=$(<"${files[i]}")
+    rest=${text/"${from[i]}"/}
+    if [[ $rest == "$text" || ${rest/"${from[i]}"/} != "$rest" ]]; then
+        printf 'mutants: %s: "%s" is not in %s exactly once\n' "$name" "${from[i]}" "${files[i]}" >&2
+        exit 1
+    fi
+    printf '%s\n' "${text/"${from[i]}"/"${to[i]}"}" >"$work/mutant.c"
+    [[ $name != HALF ]] || sed -i 's/KD_BUG_ON(p->missing != 0);//' "$work/mutant.c"
+    compile "$work/mutant.c" "$work/mutant.o"
+    objects=("$work/mutant.o")
+    for s in "${sources[@]}"; do
+        [[ $s == "${files[i]}" ]] || objects+=("$work/$(basename "$s").o")
+    done
+    link "${objects[@]}"
+    if ASAN_OPTIONS=detect_leaks=0 timeout 300 "$work/sim" --seeds "$seeds" >"$work/log" 2>&1; then
+        result='NOT CAUGHT'
+        failed=1
+    else
+        result=$(grep -om1 'seed [0-9]* breaks.*' "$work/log" || grep -om1 'BUG.*\|runtime error.*\|ERROR: Addr.*' "$work/log" || echo 'ended badly')
+        result="caught: ${result:0:90}"
+    fi
+    printf '%-18s %-70s %s\n' "$name" "${about[i]}" "$result"
+done
+exit "$failed"
