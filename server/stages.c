@@ -106,6 +106,14 @@ void kd_stage_core_info(const kd_job_record *j, const kd_stage_record *s, kd_cor
     out->chunks = chunk_count(i);
 }
 
+static bool same_list(char *const *a, size_t n, char *const *b, size_t m)
+{
+    bool same = n == m;
+    for (size_t i = 0; same && i < n; i++)
+        same = strcmp(a[i], b[i]) == 0;
+    return same;
+}
+
 void kd_stage_compare(const Distill__V1__StageInfo *have, const Distill__V1__StageInfo *got,
                       char out[KD_CORE_TEXT])
 {
@@ -136,6 +144,26 @@ void kd_stage_compare(const Distill__V1__StageInfo *have, const Distill__V1__Sta
         {"test samples", have->test_samples, got->test_samples},
         {"chunk length", have->chunk_floats, got->chunk_floats},
         {"optimiser vectors", have->optimizer_vectors, got->optimizer_vectors},
+        {"unlabelled samples", have->unlabelled_samples, got->unlabelled_samples},
+        {"steps between evaluations", have->eval_steps, got->eval_steps},
+        {"averages of the parameters", have->average, got->average},
+        {"gathered values a sample", have->value_columns, got->value_columns},
+        {"evaluations of patience", have->patience, got->patience},
+    };
+    struct {
+        const char *what;
+        double have, got;
+    } numbers[] = {
+        {"gradient norm's limit", have->clip_norm, got->clip_norm},
+        {"least improvement", have->min_delta, got->min_delta},
+    };
+    struct {
+        const char *what;
+        bool same;
+    } lists[] = {
+        {"names of the classes",
+         same_list(have->class_names, have->n_class_names, got->class_names, got->n_class_names)},
+        {"terms of the loss", same_list(have->terms, have->n_terms, got->terms, got->n_terms)},
     };
     for (size_t i = 0; i < KD_COUNT(figures); i++)
         if (figures[i].have != figures[i].got) {
@@ -150,6 +178,19 @@ void kd_stage_compare(const Distill__V1__StageInfo *have, const Distill__V1__Sta
                      "its %s is %.60s, the job's other workers have %.60s; workers of one job must "
                      "agree, or the result would depend on who computes what",
                      texts[i].what, texts[i].got, texts[i].have);
+            return;
+        }
+    /* Not a number is no figure that anybody could agree on. */
+    for (size_t i = 0; i < KD_COUNT(numbers); i++)
+        if (!(numbers[i].have == numbers[i].got)) {
+            snprintf(out, KD_CORE_TEXT, "its %s is %.9g, the job's other workers have %.9g",
+                     numbers[i].what, numbers[i].got, numbers[i].have);
+            return;
+        }
+    for (size_t i = 0; i < KD_COUNT(lists); i++)
+        if (!lists[i].same) {
+            snprintf(out, KD_CORE_TEXT, "its %s are not those of the job's other workers",
+                     lists[i].what);
             return;
         }
 }
