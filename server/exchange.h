@@ -107,6 +107,8 @@ void kd_exchange_set_base(kd_exchange *x, uint64_t version, float *vector, float
  * wrong, so all of the step's gradients are to be pushed again; false when sums made of it have
  * left already. */
 bool kd_exchange_settle(kd_exchange *x, uint64_t step, bool redo);
+/* While it holds, no sum leaves: a checkpoint waits for room. */
+void kd_exchange_hold(kd_exchange *x, bool hold);
 /* The journal may have room again. */
 void kd_exchange_retry(kd_exchange *x);
 /* Ends the stage: everything is answered -KD_ESTALE until the next open. */
