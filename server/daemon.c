@@ -433,7 +433,9 @@ static void on_tick(uv_timer_t *timer)
     kd_time_ms now = kd_clock_ms();
     kd_cluster_tick(d, now);
     kd_watch_tick(d, now);
-    kd_stage_tick(d);
+    kd_room_tick(&d->room, now);
+    kd_stage_tick(d, now);
+    kd_result_tick(d);
     kd_daemon_event(d, &(kd_event){.kind = KD_EV_TICK});
 }
 
@@ -587,10 +589,17 @@ int kd_daemon_run(const kd_daemon_config *cfg, kd_diag *diag)
 
     char path[4096];
     snprintf(path, sizeof path, "%.3000s/bank", cfg->state_dir);
+    kd_room_open(&d->room, cfg->state_dir, cfg->min_free);
     int rc = kd_state_open(cfg->state_dir, &d->state, diag);
-    if (rc == 0)
-        rc = kd_bank_store_open(path, &d->bank, diag);
+    while (rc == -KD_ELIMIT && kd_room_make(&d->room, true))
+        rc = kd_state_open(cfg->state_dir, &d->state, diag);
     if (rc == 0) {
+        d->state.sql.make_room = kd_room_make;
+        d->state.sql.make_room_arg = &d->room;
+        rc = kd_bank_store_open(path, &d->bank, diag);
+    }
+    if (rc == 0) {
+        kd_bank_store_keep_free(d->bank, cfg->min_free);
         d->core = kd_core_new(d->state.epoch);
         rc = kd_state_each_job(&d->state, restore_job, d, diag);
     }
@@ -634,6 +643,7 @@ int kd_daemon_run(const kd_daemon_config *cfg, kd_diag *diag)
     kd_core_free(d->core);
     kd_bank_store_close(d->bank);
     kd_state_close(&d->state);
+    kd_room_close(&d->room);
     pthread_mutex_destroy(&d->task_mu);
     pthread_mutex_destroy(&d->exchange_mu);
     free(methods);

@@ -430,19 +430,28 @@ static void loop_blocked(kd_daemon *d, void *arg)
     kd_job_record *j;
     kd_stage_record *s = kd_stage_record_of(d, n->job, n->stage, &j);
     if (s && s->exchange) {
-        s->blocked = n->text[0] != '\0';
-        kd_daemon_event(
-            d,
-            &(kd_event){.kind = KD_EV_BLOCKED, .job = n->job, .stage = n->stage, .text = n->text});
+        memcpy(s->blocked, n->text, sizeof s->blocked);
+        kd_stage_tell_blocked(d, j, n->stage);
     }
     free_news(n);
+}
+
+void kd_stage_tell_blocked(kd_daemon *d, kd_job_record *j, uint32_t stage)
+{
+    const kd_stage_record *s = &j->stages[stage];
+    char text[KD_CORE_TEXT] = "";
+    if (s->blocked[0] || s->no_room[0])
+        snprintf(text, sizeof text, "waits for the coordinator's disk: %.340s",
+                 s->blocked[0] ? s->blocked : s->no_room);
+    kd_daemon_event(
+        d, &(kd_event){.kind = KD_EV_BLOCKED, .job = j->row.id, .stage = stage, .text = text});
 }
 
 static void on_blocked(void *arg, const kd_exchange_config *cfg, const char *why)
 {
     struct news *n = new_news(cfg, 0);
     if (why)
-        snprintf(n->text, sizeof n->text, "waits for room on the coordinator's disk: %.300s", why);
+        snprintf(n->text, sizeof n->text, "%.390s", why);
     if (!kd_daemon_post(arg, loop_blocked, n))
         free_news(n);
 }
@@ -610,10 +619,12 @@ static int find_start(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_b
                         kd_stage_vector_floats(s->info), b->version, &start->journal, &torn, diag);
     if (rc != 0)
         return rc;
+    kd_journal_keep_free(start->journal, d->room.min_free);
     if (torn)
         kd_watch_event(d, j, "warning", "", NULL,
-                       "the journal's last %llu bytes were not whole and are cut off",
-                       (unsigned long long)torn);
+                       "journal %s: %llu bytes were not whole and are left out; their steps are "
+                       "computed again",
+                       prefix, (unsigned long long)torn);
     start->version = resume_at(s, kd_journal_end(start->journal), b->last_version);
     if (start->version == b->version && b->version > 1)
         rc = kd_stage_load_checkpoint(d, j, stage, b->version, &start->vector, &start->state, diag);
@@ -720,7 +731,7 @@ void kd_stage_open(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_begi
     s->version = start.version;
     s->generation = b->generation;
     s->last_commit = 0;
-    s->blocked = false;
+    s->blocked[0] = s->no_room[0] = '\0';
     if (again || start.version > 1) {
         s->fault_at = kd_clock_ms();
         s->fault_own = true;
@@ -759,12 +770,15 @@ void kd_stage_settle(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t st
                                        .text = "wrong numbers had left already"});
 }
 
-void kd_stage_tick(kd_daemon *d)
+void kd_stage_tick(kd_daemon *d, kd_time_ms now)
 {
     for (kd_job_record *j = d->jobs; j; j = j->next)
-        for (int i = 0; i < j->n_stages; i++)
-            if (j->stages[i].exchange && j->stages[i].blocked)
-                kd_exchange_retry(j->stages[i].exchange);
+        for (int i = 0; i < j->n_stages; i++) {
+            kd_stage_record *s = &j->stages[i];
+            if (s->exchange && s->blocked[0])
+                kd_exchange_retry(s->exchange);
+            kd_checkpoint_tick(d, j, s, now);
+        }
 }
 
 void kd_stage_close(kd_daemon *d, kd_job_record *j, uint32_t stage)
@@ -776,7 +790,7 @@ void kd_stage_close(kd_daemon *d, kd_job_record *j, uint32_t stage)
     kd_exchange_close(s->exchange);
     unlist_exchange(d, s->exchange);
     s->exchange = NULL;
-    s->blocked = false;
+    s->blocked[0] = s->no_room[0] = '\0';
 }
 
 void kd_stage_manifest(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t version)
