@@ -424,6 +424,19 @@ void kd_daemon_event(kd_daemon *d, const kd_event *ev)
 
 /* ---- the loop */
 
+/* Said at most every 10 seconds. */
+static void tell_refused(kd_daemon *d, kd_time_ms now)
+{
+    uint64_t refused = kd_rpc_refused_connections();
+    if (refused == d->refused || (d->refused_told && now - d->refused_told < 10000))
+        return;
+    kd_warn("connections were refused, since no more descriptors are left: number=%llu; raise the "
+            "limit of open files (ulimit -n, LimitNOFILE=)",
+            (unsigned long long)(refused - d->refused));
+    d->refused = refused;
+    d->refused_told = now;
+}
+
 static void on_tick(uv_timer_t *timer)
 {
     kd_daemon *d = timer->data;
@@ -433,6 +446,7 @@ static void on_tick(uv_timer_t *timer)
     kd_time_ms now = kd_clock_ms();
     kd_cluster_tick(d, now);
     kd_watch_tick(d, now);
+    tell_refused(d, now);
     kd_room_tick(&d->room, now);
     kd_stage_tick(d, now);
     kd_result_tick(d);

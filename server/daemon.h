@@ -125,6 +125,8 @@ struct kd_daemon {
     int writes_running; /* checkpoint writes on libuv's pool */
     kd_rpc *rpc;
     kd_rpc_server *server;
+    uint64_t refused; /* connections, as last told to the log */
+    kd_time_ms refused_told;
     kd_state state;
     kd_room room;
     kd_bank_store *bank;
