@@ -154,8 +154,10 @@ static json_t *key_json(const kd_bank_key *k)
                      "view_rule", k->view_rule, "classes", (json_int_t)k->classes);
 }
 
-/* The description is written first, so a bank without one has no records that count. */
-static int check_description(const char *path, const kd_bank_key *key, kd_diag *diag)
+/* The description is written first, so a bank without one has no records that count, and one whose
+ * description is damaged begins anew: *out_anew. */
+static int check_description(const char *path, const kd_bank_key *key, bool *out_anew,
+                             kd_diag *diag)
 {
     json_t *mine = key_json(key);
     if (!mine)
@@ -163,17 +165,24 @@ static int check_description(const char *path, const kd_bank_key *key, kd_diag *
     char *data = NULL;
     size_t len = 0;
     int rc = kd_file_read(path, 1 << 20, &data, &len, NULL);
-    if (rc == -KD_ENOENT) {
+    json_t *there = rc == 0 ? json_loadb(data, len, JSON_REJECT_DUPLICATES, NULL) : NULL;
+    *out_anew = rc == -KD_ENOENT || (rc == 0 && !json_is_object(there));
+    if (*out_anew) {
+        if (rc == 0)
+            kd_warn("the description of a logit bank is damaged, the bank begins anew: path=%s",
+                    path);
+        json_decref(there);
+        free(data);
         char *text = json_dumps(mine, JSON_INDENT(2));
         rc = text ? kd_file_write(path, text, strlen(text), diag) : -KD_ENOMEM;
         free(text);
         json_decref(mine);
         return rc;
     }
-    json_t *there = rc == 0 ? json_loadb(data, len, JSON_REJECT_DUPLICATES, NULL) : NULL;
     const char *name;
     json_t *value;
-    rc = json_is_object(there) ? 0 : kd_fail(diag, -KD_EDATA, "%s does not describe a bank", path);
+    if (rc != 0)
+        (void)kd_fail(diag, rc, "cannot read %s", path);
     json_object_foreach(mine, name, value)
     {
         if (rc == 0 && !json_equal(value, json_object_get(there, name)))
@@ -206,7 +215,8 @@ static int bank_open(const char *dir, const char *id, const kd_bank_key *key, kd
         return rc;
     kd_file_drop_temporaries(path);
     snprintf(path, sizeof path, "%s/%s/bank.json", dir, id);
-    rc = check_description(path, key, diag);
+    bool anew = false;
+    rc = check_description(path, key, &anew, diag);
     if (rc != 0)
         return rc;
     kd_bank *b = kd_xalloc(sizeof *b);
@@ -216,7 +226,7 @@ static int bank_open(const char *dir, const char *id, const kd_bank_key *key, kd
     b->record = 8 + 4 * (size_t)key->classes;
     snprintf(path, sizeof path, "%s/%s/records.bin", dir, id);
     b->path = kd_xstrdup(path);
-    b->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    b->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | (anew ? O_TRUNC : 0), 0600);
     rc = b->fd < 0 ? kd_fail(diag, -KD_EIO, "cannot open %s: %s", path, strerror(errno))
                    : scan(b, path, diag);
     if (rc != 0) {
