@@ -517,6 +517,10 @@ static int restore_job(void *arg, const kd_job_row *row, const kd_stage_row *sta
         if (e->epoch > 0 && e->step == 0 && s && s->info)
             e->step = e->epoch * kd_stage_epoch_steps(s->info);
     }
+    /* A row whose stage does not know of it, as after going back, is made again. */
+    for (int i = 0; i < n_stages; i++)
+        if (!j->stages[i].row.done)
+            kd_stage_forget_evaluations(j, (uint32_t)i, j->stages[i].row.evaluated);
     kd_job_record **end = &d->jobs;
     while (*end)
         end = &(*end)->next;

@@ -223,6 +223,10 @@ void kd_evaluation_done(void *arg, const kd_exchange_config *cfg, uint64_t gener
 /* Evaluation of a version (0: the newest) of a stage, NULL = none; borrowed until the next one. */
 const kd_epoch_row *kd_stage_evaluation(const kd_job_record *j, uint32_t stage, uint64_t version);
 
+/* Evaluations of later versions are forgotten, since they will be made again: what is the best and
+ * when a stage ends early follows from those before. */
+void kd_stage_forget_evaluations(kd_job_record *j, uint32_t stage, uint64_t version);
+
 /* checkpoints.c */
 /* Callback of an exchange: queues the write. */
 void kd_checkpoint_snapshot(void *arg, kd_exchange_snapshot *snap);

@@ -603,6 +603,24 @@ static uint64_t resume_at(const kd_stage_record *s, uint64_t journal_end, uint64
     return KD_MIN(KD_MIN(journal_end, border), last_version);
 }
 
+static bool readable(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t version,
+                     kd_diag *diag)
+{
+    float *vector = NULL, *state = NULL;
+    int rc = kd_stage_load_checkpoint(d, j, stage, version, &vector, &state, diag);
+    free(vector);
+    free(state);
+    return rc == 0;
+}
+
+/* The newest version before this one that was evaluated: an epoch's sums begin there, which older
+ * checkpoints do not tell. */
+static uint64_t border_before(const kd_stage_record *s, uint64_t version)
+{
+    uint64_t every = kd_stage_eval_steps(s->info);
+    return version > 1 + every ? (version - 2) / every * every + 1 : 1;
+}
+
 /* Opens the journal and finds where the stage stands; vector and state only of the manifest. */
 static int find_start(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_begin *b,
                       kd_exchange_start *start, kd_diag *diag)
@@ -626,6 +644,10 @@ static int find_start(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_b
                        "computed again",
                        prefix, (unsigned long long)torn);
     start->version = resume_at(s, kd_journal_end(start->journal), b->last_version);
+    /* Nothing but its checkpoint brings the best version back, and later it would be missed. */
+    uint64_t best = s->row.best_version;
+    if (best > 1 && best <= b->version && !readable(d, j, stage, best, diag))
+        return -KD_EDATA;
     if (start->version == b->version && b->version > 1)
         rc = kd_stage_load_checkpoint(d, j, stage, b->version, &start->vector, &start->state, diag);
     s->sums = (kd_step_totals){s->row.loss, s->row.correct, s->row.samples, {0}};
@@ -657,21 +679,21 @@ static void count_redone(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_
     }
 }
 
-/* The manifest cannot be read: the newest older checkpoint that can, else the beginning. */
+/* The manifest or the best version cannot be read: back to a checkpoint from which what is lost is
+ * made again, else to the beginning. */
 static void lose_checkpoint(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_diag *why)
 {
     kd_stage_record *s = &j->stages[stage];
-    float *vector = NULL, *state = NULL;
+    uint64_t best = s->row.best_version, version = border_before(s, s->row.manifest);
     kd_diag diag = {0};
-    uint64_t version = s->row.best_version;
     kd_watch_event(d, j, "warning", "", NULL, "%s", why->msg);
-    if (version == 0 || version >= s->row.manifest ||
-        kd_stage_load_checkpoint(d, j, stage, version, &vector, &state, &diag) != 0)
-        version = 1;
-    free(vector);
-    free(state);
+    bool has_best = best == 0 || readable(d, j, stage, best, &diag);
+    while (version > 1 &&
+           ((best <= version && !has_best) || !readable(d, j, stage, version, &diag)))
+        version = border_before(s, version);
     s->row.manifest = version;
-    s->row.evaluated = KD_MIN(s->row.evaluated, version);
+    s->row.evaluated = version > 1 ? version : 0;
+    kd_stage_forget_evaluations(j, stage, version);
     s->row.loss = s->row.correct = s->row.samples = 0;
     memset(s->row.term_sums, 0, sizeof s->row.term_sums);
     kd_stage_store(d, j, stage);
@@ -721,7 +743,10 @@ void kd_stage_open(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_begi
         kd_journal_close(start.journal);
         free(start.vector);
         free(start.state);
-        if (s->exchange && (rc == -KD_EDATA || rc == -KD_ENOENT) && b->version > 1)
+        /* What the core still asks of this opening must not be answered. */
+        bool made = s->exchange != NULL;
+        kd_stage_close(d, j, stage);
+        if (made && (rc == -KD_EDATA || rc == -KD_ENOENT) && b->version > 1)
             lose_checkpoint(d, j, stage, &diag);
         else
             kd_stage_fail(d, j, diag.msg);
@@ -805,8 +830,9 @@ void kd_stage_manifest(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t 
     if (s->exchange)
         kd_exchange_manifest(s->exchange, version);
     kd_diag diag = {0};
+    /* One to go back to stays as well. */
     if (kd_state_drop_checkpoints(&d->state, j->row.id, stage, version, s->row.best_version,
-                                  &diag) != 0)
+                                  s->info ? border_before(s, version) : 0, &diag) != 0)
         kd_warn("%s", diag.msg);
     kd_watch_event(d, j, "checkpoint", "", NULL, "checkpoint of %s step %llu", s->row.name,
                    (unsigned long long)version - 1);
