@@ -80,8 +80,6 @@ static void write_checkpoint(uv_work_t *work)
         kd_digest_hex(&digest, n->digest);
         n->size = buf.len;
     }
-    if (n->rc == 0)
-        KD_FAILPOINT("checkpoint.named");
     kd_buf_clear(&buf);
 }
 
@@ -192,6 +190,7 @@ static void checkpoint_written(uv_work_t *work, int status)
         lose(d, j, s, n->version, n->diag.msg);
     } else {
         has_room(d, j, s, n->stage);
+        KD_FAILPOINT("checkpoint.named");
         if (kd_state_add_file(&d->state, n->job, "", n->stage, n->version, n->path, n->size,
                               n->digest, &n->diag) != 0)
             kd_daemon_fatal(d, &n->diag);

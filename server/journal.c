@@ -416,6 +416,7 @@ int kd_journal_append(kd_journal *j, uint64_t step, uint32_t chunk, const float 
     if (note_place(j, step, chunk, j->gone + (uint32_t)j->n_files, f->bytes) != 0)
         return kd_fail(diag, -KD_ENOMEM, "no memory for the journal's index");
     f->bytes += (uint64_t)n;
+    KD_FAILPOINT("journal.appended");
     return 0;
 }
 
@@ -427,6 +428,7 @@ void kd_journal_roll(kd_journal *j, uint64_t step)
 void kd_journal_cut(kd_journal *j, uint64_t version)
 {
     size_t drop = 0;
+    KD_FAILPOINT("journal.cut");
     /* A file ends where the next one begins; the newest one is still written to. */
     while (drop + 1 < j->n_files && j->files[drop + 1].first <= version)
         drop_file(&j->files[drop++], true);

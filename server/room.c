@@ -54,23 +54,26 @@ static bool give_up_reserve(kd_room *r)
 bool kd_room_make(void *arg, bool full)
 {
     kd_room *r = arg;
-    int64_t left = kd_file_free_bytes(r->dir);
-    if (!full && (left < 0 || left >= LITTLE)) {
-        r->waits_since = 0;
-        return true;
+    for (;;) {
+        int64_t left = kd_file_free_bytes(r->dir);
+        if (!full && (left < 0 || left >= LITTLE)) {
+            r->waits_since = 0;
+            return true;
+        }
+        if (give_up_reserve(r))
+            return true;
+        kd_time_ms now = kd_clock_ms();
+        if (!r->waits_since) {
+            r->waits_since = now;
+            kd_err("the disk of %s is full to the last byte: nothing goes on until there is room",
+                   r->dir);
+        }
+        if (now - r->waits_since > PATIENCE_MS)
+            return false;
+        usleep(PAUSE_MS * 1000);
+        if (full)
+            return true;
     }
-    if (give_up_reserve(r) || !full)
-        return true;
-    kd_time_ms now = kd_clock_ms();
-    if (!r->waits_since) {
-        r->waits_since = now;
-        kd_err("the disk of %s is full to the last byte: nothing goes on until there is room",
-               r->dir);
-    }
-    if (now - r->waits_since > PATIENCE_MS)
-        return false;
-    usleep(PAUSE_MS * 1000);
-    return true;
 }
 
 /* Written out, since a file with a hole would reserve nothing. */
