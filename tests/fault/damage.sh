@@ -137,7 +137,7 @@ all_checkpoints() {
     fresh "$SAVED"
     for f in $(checkpoints); do damage middle "$f"; done
     resume
-    named "$(basename "$f")"
+    named "stage1-version" # which of them it came upon first
     has_event "$JOB" "going back to step 0" || fail "no event says that it begins again"
     same "$JOB"
 }
@@ -155,7 +155,7 @@ database() {
         sleep 0.1
     done
     if [ -s "$DIR/port" ]; then
-        stop refused
+        stop refused KILL
         [ "$way" = middle ] || [ "$way" = end ] || fail "a database so damaged was taken"
         resume
         same "$JOB" "not noticed, not needed"
