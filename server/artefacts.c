@@ -72,6 +72,8 @@ int kd_artefact_write(kd_daemon *d, kd_job_record *j, uint32_t stage, const char
     int rc = KD_FAILPOINT_FAILS("artefact.write")
                  ? kd_fail(diag, -KD_EIO, "cannot write %s: %s", path, strerror(errno))
                  : kd_file_write(path, bytes, len, diag);
+    while (rc == -KD_ELIMIT && kd_room_make(&d->room, true))
+        rc = kd_file_write(path, bytes, len, diag);
     if (rc == 0 && KD_FAILPOINT_FAILS("artefact.written"))
         rc = kd_fail(diag, -KD_EIO, "cannot store the row of %s: %s", path, strerror(errno));
     if (rc != 0)
@@ -245,6 +247,17 @@ static int finish_file(kd_daemon *d, kd_job_record *j, const Distill__V1__Artefa
     return rc;
 }
 
+/* The worker keeps its file and comes again. */
+static int wait_for_disk(kd_daemon *d, kd_job_record *j, kd_diag *diag)
+{
+    if (!j->told_no_room)
+        kd_watch_event(d, j, "waiting", "", NULL, "waits for the coordinator's disk: %s",
+                       diag->msg);
+    j->told_no_room = true;
+    diag->code = -KD_ESTATE;
+    return -KD_ESTATE;
+}
+
 void kd_artefact_drop_pieces(kd_daemon *d, const kd_job_record *j)
 {
     char path[4096];
@@ -294,8 +307,14 @@ int kd_artefact_add_piece(kd_daemon *d, const Distill__V1__ArtefactPiece *m, con
     snprintf(suffix, sizeof suffix, ".%.32s.part", m->digest);
     artefact_path(d, j, m->name, suffix, part, sizeof part);
     rc = access(part, F_OK) == 0 ? 0 : check_room(d, j, m, diag);
+    if (rc != 0)
+        return rc;
+    /* Its pieces, and the file that is made of them. */
+    rc = kd_room_check(&d->room, 2 * m->size - m->offset, diag);
     if (rc == 0)
         rc = put_piece(part, m->offset, piece, len, diag);
+    if (rc == -KD_ELIMIT)
+        return wait_for_disk(d, j, diag);
     if (rc != 0)
         return rc;
     reply->have = m->offset + len;

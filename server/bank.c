@@ -35,10 +35,13 @@ struct kd_bank {
     bool dirty;
     struct entry *table;
     size_t cap, count; /* cap a power of two */
+    char *path;        /* of the records */
+    kd_bank_store *store;
 };
 
 struct kd_bank_store {
     char *dir;
+    uint64_t keep_free;
     pthread_mutex_t mu; /* guards banks */
     kd_bank *banks;
 };
@@ -135,7 +138,7 @@ static int scan(kd_bank *b, const char *path, kd_diag *diag)
     }
     free(records);
     if (at < size) {
-        kd_warn("logit bank is damaged or torn: bank=%s kept_bytes=%llu dropped_bytes=%llu", b->id,
+        kd_warn("logit bank is damaged or torn: path=%s kept_bytes=%llu dropped_bytes=%llu", path,
                 (unsigned long long)at, (unsigned long long)(size - at));
         if (ftruncate(b->fd, (off_t)at) != 0)
             return kd_fail(diag, -KD_EIO, "cannot cut %s: %s", path, strerror(errno));
@@ -151,8 +154,10 @@ static json_t *key_json(const kd_bank_key *k)
                      "view_rule", k->view_rule, "classes", (json_int_t)k->classes);
 }
 
-/* The description is written first, so a bank without one has no records that count. */
-static int check_description(const char *path, const kd_bank_key *key, kd_diag *diag)
+/* The description is written first, so a bank without one has no records that count, and one whose
+ * description is damaged begins anew: *out_anew. */
+static int check_description(const char *path, const kd_bank_key *key, bool *out_anew,
+                             kd_diag *diag)
 {
     json_t *mine = key_json(key);
     if (!mine)
@@ -160,17 +165,24 @@ static int check_description(const char *path, const kd_bank_key *key, kd_diag *
     char *data = NULL;
     size_t len = 0;
     int rc = kd_file_read(path, 1 << 20, &data, &len, NULL);
-    if (rc == -KD_ENOENT) {
+    json_t *there = rc == 0 ? json_loadb(data, len, JSON_REJECT_DUPLICATES, NULL) : NULL;
+    *out_anew = rc == -KD_ENOENT || (rc == 0 && !json_is_object(there));
+    if (*out_anew) {
+        if (rc == 0)
+            kd_warn("the description of a logit bank is damaged, the bank begins anew: path=%s",
+                    path);
+        json_decref(there);
+        free(data);
         char *text = json_dumps(mine, JSON_INDENT(2));
         rc = text ? kd_file_write(path, text, strlen(text), diag) : -KD_ENOMEM;
         free(text);
         json_decref(mine);
         return rc;
     }
-    json_t *there = rc == 0 ? json_loadb(data, len, JSON_REJECT_DUPLICATES, NULL) : NULL;
     const char *name;
     json_t *value;
-    rc = json_is_object(there) ? 0 : kd_fail(diag, -KD_EDATA, "%s does not describe a bank", path);
+    if (rc != 0)
+        (void)kd_fail(diag, rc, "cannot read %s", path);
     json_object_foreach(mine, name, value)
     {
         if (rc == 0 && !json_equal(value, json_object_get(there, name)))
@@ -188,6 +200,7 @@ static void bank_free(kd_bank *b)
     if (b->fd >= 0)
         close(b->fd);
     free(b->table);
+    free(b->path);
     pthread_mutex_destroy(&b->mu);
     free(b);
 }
@@ -202,7 +215,8 @@ static int bank_open(const char *dir, const char *id, const kd_bank_key *key, kd
         return rc;
     kd_file_drop_temporaries(path);
     snprintf(path, sizeof path, "%s/%s/bank.json", dir, id);
-    rc = check_description(path, key, diag);
+    bool anew = false;
+    rc = check_description(path, key, &anew, diag);
     if (rc != 0)
         return rc;
     kd_bank *b = kd_xalloc(sizeof *b);
@@ -211,7 +225,8 @@ static int bank_open(const char *dir, const char *id, const kd_bank_key *key, kd
     b->classes = key->classes;
     b->record = 8 + 4 * (size_t)key->classes;
     snprintf(path, sizeof path, "%s/%s/records.bin", dir, id);
-    b->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    b->path = kd_xstrdup(path);
+    b->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | (anew ? O_TRUNC : 0), 0600);
     rc = b->fd < 0 ? kd_fail(diag, -KD_EIO, "cannot open %s: %s", path, strerror(errno))
                    : scan(b, path, diag);
     if (rc != 0) {
@@ -232,6 +247,11 @@ int kd_bank_store_open(const char *dir, kd_bank_store **out, kd_diag *diag)
     pthread_mutex_init(&s->mu, NULL);
     *out = s;
     return 0;
+}
+
+void kd_bank_store_keep_free(kd_bank_store *s, uint64_t bytes)
+{
+    s->keep_free = bytes;
 }
 
 void kd_bank_store_close(kd_bank_store *s)
@@ -269,6 +289,7 @@ int kd_bank_get(kd_bank_store *s, const kd_bank_key *key, kd_bank **out, kd_diag
     while (b && strcmp(b->id, id) != 0)
         b = b->next;
     if (!b && (rc = bank_open(s->dir, id, key, &b, diag)) == 0) {
+        b->store = s;
         b->next = s->banks;
         s->banks = b;
     }
@@ -307,8 +328,8 @@ static int append_block(kd_bank *b, const uint8_t *records, uint32_t n, kd_diag 
     memcpy(block, head, BLOCK_HEAD);
     memcpy(block + BLOCK_HEAD, records, bytes);
     size_t done = 0;
-    int rc = 0;
-    if (KD_FAILPOINT_FAILS("bank.append"))
+    int rc = kd_file_need_room(b->store->dir, b->store->keep_free, all, diag);
+    if (rc == 0 && KD_FAILPOINT_FAILS("bank.append"))
         rc = kd_fail(diag, errno == ENOSPC ? -KD_ELIMIT : -KD_EIO, "cannot write bank %s: %s",
                      b->id, strerror(errno));
     while (done < all && rc == 0) {
@@ -366,7 +387,7 @@ int kd_bank_put(kd_bank *b, const uint8_t *records, size_t len, uint32_t *out_ne
         free(b->table);
         b->table = NULL;
         b->cap = b->count = 0;
-        (void)scan(b, b->id, NULL);
+        (void)scan(b, b->path, NULL);
     }
     pthread_mutex_unlock(&b->mu);
     free(fresh);
@@ -378,20 +399,18 @@ int kd_bank_put(kd_bank *b, const uint8_t *records, size_t len, uint32_t *out_ne
     return rc;
 }
 
-int kd_bank_sync(kd_bank_store *s, kd_diag *diag)
+void kd_bank_sync(kd_bank_store *s)
 {
-    int rc = 0;
     pthread_mutex_lock(&s->mu);
     for (kd_bank *b = s->banks; b; b = b->next) {
         pthread_mutex_lock(&b->mu);
         if (b->dirty && (KD_FAILPOINT_FAILS("bank.sync") || fsync(b->fd) != 0))
-            rc = kd_fail(diag, -KD_EIO, "cannot fsync bank %s: %s", b->id, strerror(errno));
+            kd_file_fsync_failed(b->path);
         KD_FAILPOINT("bank.synced");
         b->dirty = false;
         pthread_mutex_unlock(&b->mu);
     }
     pthread_mutex_unlock(&s->mu);
-    return rc;
 }
 
 size_t kd_bank_count(kd_bank *b)

@@ -28,6 +28,8 @@ typedef struct kd_bank kd_bank;
 
 /* dir: the folder of all banks, made if missing. */
 int kd_bank_store_open(const char *dir, kd_bank_store **out, kd_diag *diag) KD_MUST_CHECK;
+/* Storing is refused with -KD_ELIMIT while fewer bytes would be free; 0 = never. */
+void kd_bank_store_keep_free(kd_bank_store *s, uint64_t bytes);
 void kd_bank_store_close(kd_bank_store *s);
 /* Opens or makes the bank of a key; the store keeps it open. A bank.json that names another key is
  * refused with -KD_EDATA and the field that differs. */
@@ -41,7 +43,7 @@ int kd_bank_find(kd_bank *b, const uint8_t *wanted, size_t n, kd_buf *out,
  * sets *out_differs (the old one stays). */
 int kd_bank_put(kd_bank *b, const uint8_t *records, size_t len, uint32_t *out_new,
                 bool *out_differs, kd_diag *diag) KD_MUST_CHECK;
-int kd_bank_sync(kd_bank_store *s, kd_diag *diag) KD_MUST_CHECK; /* fsync what was appended */
+void kd_bank_sync(kd_bank_store *s); /* fsync what was appended; its failure ends the process */
 size_t kd_bank_count(kd_bank *b);
 
 #endif

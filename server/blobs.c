@@ -42,12 +42,17 @@ int kd_blob_add_piece(kd_daemon *d, const Distill__V1__BlobChunk *m, const uint8
         reply->have = m->size;
         return 0;
     }
+    /* All of it twice: its pieces, and the file that is made of them. */
+    int room = kd_room_check(&d->room, 2 * m->size - KD_MIN(m->offset, m->size), diag);
+    if (room != 0)
+        return kd_fail_at(diag, room, "the upload is not taken");
     int fd = open(part, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     struct stat st;
     if (fd < 0 || fstat(fd, &st) != 0) {
         if (fd >= 0)
             close(fd);
-        return kd_fail(diag, -KD_EIO, "cannot open the upload: %s", strerror(errno));
+        return kd_fail(diag, errno == ENOSPC ? -KD_ELIMIT : -KD_EIO, "cannot open the upload: %s",
+                       strerror(errno));
     }
     uint64_t have = (uint64_t)st.st_size;
     int rc = 0;

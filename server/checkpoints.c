@@ -7,9 +7,13 @@
 #include "kd/log.h"
 #include "store/safetensors.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define RETRY_MS 1000        /* until a full disk is tried again */
+#define END_BYTES (1u << 20) /* what a stage stores at its end beside networks */
 
 /* One that waits to be written, or is being written. */
 struct checkpoint {
@@ -21,21 +25,22 @@ struct checkpoint {
     uint32_t vectors;
     uv_work_t work;
     kd_daemon *daemon;
-    char path[4096];
+    char folder[4096], path[4096];
     char digest[33];
-    uint64_t size;
+    uint64_t floats, size;
+    bool may_be_last; /* networks are made of it */
     kd_step_totals sums;
     kd_diag diag;
     int rc;
 };
 
-static void checkpoint_path(const kd_daemon *d, kd_job_id job, uint32_t stage, uint64_t version,
-                            char *out, size_t size)
+static void set_paths(const kd_daemon *d, struct checkpoint *n)
 {
     char id[KD_ID_TEXT];
-    kd_id_text(job, id);
-    snprintf(out, size, "%s/jobs/%s/stage%u-version%llu.safetensors", d->state.dir, id, stage,
-             (unsigned long long)version);
+    kd_id_text(n->job, id);
+    snprintf(n->folder, sizeof n->folder, "%.3000s/jobs/%s", d->state.dir, id);
+    snprintf(n->path, sizeof n->path, "%.3500s/stage%u-version%llu.safetensors", n->folder,
+             n->stage, (unsigned long long)n->version);
 }
 
 /* On libuv's pool. */
@@ -44,7 +49,7 @@ static void write_checkpoint(uv_work_t *work)
     struct checkpoint *n = work->data;
     kd_st_item items[1 + KD_MAX_STATE_VECTORS];
     static const char *const names[] = {"vector", "state.0", "state.1", "state.2"};
-    uint64_t floats = n->size;
+    uint64_t floats = n->floats;
     size_t count = 0;
     items[count++] = (kd_st_item){names[0], 1, {(int64_t)floats}, n->snap.vector};
     for (uint32_t v = 0; v < n->vectors; v++, count++)
@@ -58,11 +63,18 @@ static void write_checkpoint(uv_work_t *work)
         {"format", "distilld-checkpoint-1"}, {"job", id}, {"stage", stage}, {"version", version}};
     kd_buf buf;
     kd_buf_init(&buf, (size_t)1 << 33);
-    n->rc = kd_st_pack(items, count, meta, KD_COUNT(meta), &buf, &n->diag);
+    /* A stage must not end without room for what it makes: the networks of its last and its best
+     * version. */
+    uint64_t after = n->may_be_last ? 2 * floats * sizeof(float) + END_BYTES : 0;
+    n->rc =
+        kd_file_need_room(n->folder, after, (1 + n->vectors) * floats * sizeof(float), &n->diag);
+    if (n->rc == 0 && KD_FAILPOINT_FAILS("checkpoint.write"))
+        n->rc = kd_fail(&n->diag, errno == ENOSPC ? -KD_ELIMIT : -KD_EIO, "cannot write %s: %s",
+                        n->path, strerror(errno));
     if (n->rc == 0)
-        n->rc = KD_FAILPOINT_FAILS("checkpoint.write")
-                    ? kd_fail(&n->diag, -KD_EIO, "cannot write %s: a failpoint", n->path)
-                    : kd_file_write(n->path, buf.data, buf.len, &n->diag);
+        n->rc = kd_st_pack(items, count, meta, KD_COUNT(meta), &buf, &n->diag);
+    if (n->rc == 0)
+        n->rc = kd_file_write(n->path, buf.data, buf.len, &n->diag);
     if (n->rc == 0) {
         kd_digest digest = kd_digest_of(buf.data, buf.len);
         kd_digest_hex(&digest, n->digest);
@@ -101,6 +113,7 @@ void kd_checkpoint_drop_waiting(kd_stage_record *s)
         free_checkpoint(n);
     }
     s->writes = NULL;
+    s->write_at = 0;
 }
 
 /* A version could not be saved. Without its last one a stage cannot end: say why instead of waiting
@@ -115,6 +128,40 @@ static void lose(kd_daemon *d, kd_job_record *j, kd_stage_record *s, uint64_t ve
         kd_daemon_event(d, &(kd_event){.kind = KD_EV_FAIL,
                                        .job = j->row.id,
                                        .text = "the final parameters could not be saved"});
+}
+
+/* The disk is full: the write is tried again, and no sum leaves meanwhile, so that no more of them
+ * gather. */
+static void wait_for_room(kd_daemon *d, kd_job_record *j, kd_stage_record *s, struct checkpoint *n)
+{
+    bool told = s->no_room[0] != '\0';
+    snprintf(s->no_room, sizeof s->no_room, "checkpoint of step %llu: %.340s",
+             (unsigned long long)n->version - 1, n->diag.msg);
+    n->next = s->writes;
+    s->writes = n;
+    s->write_at = kd_clock_ms() + RETRY_MS;
+    n->diag = (kd_diag){0};
+    if (told)
+        return;
+    kd_exchange_hold(s->exchange, true);
+    kd_stage_tell_blocked(d, j, n->stage);
+}
+
+static void has_room(kd_daemon *d, kd_job_record *j, kd_stage_record *s, uint32_t stage)
+{
+    if (!s->no_room[0])
+        return;
+    s->no_room[0] = '\0';
+    kd_exchange_hold(s->exchange, false);
+    kd_stage_tell_blocked(d, j, stage);
+}
+
+void kd_checkpoint_tick(kd_daemon *d, kd_job_record *j, kd_stage_record *s, kd_time_ms now)
+{
+    if (!s->write_at || now < s->write_at || s->writing || !s->exchange || d->stopping)
+        return;
+    s->write_at = 0;
+    start_write(d, j, s);
 }
 
 static void checkpoint_written(uv_work_t *work, int status)
@@ -135,16 +182,20 @@ static void checkpoint_written(uv_work_t *work, int status)
         kd_file_row row;
         if (kd_state_find_checkpoint(&d->state, n->job, n->stage, n->version, &row, &n->diag) == 0)
             remove(n->path);
+    } else if (n->rc == -KD_ELIMIT) {
+        wait_for_room(d, j, s, n);
+        return;
     } else if (n->rc != 0) {
+        has_room(d, j, s, n->stage);
         lose(d, j, s, n->version, n->diag.msg);
     } else {
+        has_room(d, j, s, n->stage);
         KD_FAILPOINT("checkpoint.named");
         if (kd_state_add_file(&d->state, n->job, "", n->stage, n->version, n->path, n->size,
                               n->digest, &n->diag) != 0)
             kd_daemon_fatal(d, &n->diag);
         s->pending_sums = n->sums;
-        if (kd_bank_sync(d->bank, &n->diag) != 0)
-            kd_warn("%s", n->diag.msg);
+        kd_bank_sync(d->bank);
         kd_daemon_event(
             d, &(kd_event){
                    .kind = KD_EV_SAVED, .job = n->job, .stage = n->stage, .version = n->version});
@@ -169,14 +220,16 @@ static void loop_snapshot(kd_daemon *d, void *arg)
     }
     n->daemon = d;
     n->sums = s->sums;
-    n->size = kd_stage_vector_floats(s->info);
+    n->floats = kd_stage_vector_floats(s->info);
     n->vectors = n->snap.state ? s->info->optimizer_vectors : 0;
-    checkpoint_path(d, n->job, n->stage, n->version, n->path, sizeof n->path);
+    n->may_be_last = n->version == kd_stage_last_version(s) ||
+                     (n->version - 1) % kd_stage_eval_steps(s->info) == 0;
+    set_paths(d, n);
     struct checkpoint **end = (struct checkpoint **)&s->writes;
     while (*end)
         end = &(*end)->next;
     *end = n;
-    if (!s->writing)
+    if (!s->writing && !s->write_at)
         start_write(d, j, s);
 }
 

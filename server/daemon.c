@@ -448,6 +448,19 @@ void kd_daemon_event(kd_daemon *d, const kd_event *ev)
 
 /* ---- the loop */
 
+/* Said at most every 10 seconds. */
+static void tell_refused(kd_daemon *d, kd_time_ms now)
+{
+    uint64_t refused = kd_rpc_refused_connections();
+    if (refused == d->refused || (d->refused_told && now - d->refused_told < 10000))
+        return;
+    kd_warn("connections were refused, since no more descriptors are left: number=%llu; raise the "
+            "limit of open files (ulimit -n, LimitNOFILE=)",
+            (unsigned long long)(refused - d->refused));
+    d->refused = refused;
+    d->refused_told = now;
+}
+
 static void on_tick(uv_timer_t *timer)
 {
     kd_daemon *d = timer->data;
@@ -457,7 +470,10 @@ static void on_tick(uv_timer_t *timer)
     kd_time_ms now = kd_clock_ms();
     kd_cluster_tick(d, now);
     kd_watch_tick(d, now);
-    kd_stage_tick(d);
+    tell_refused(d, now);
+    kd_room_tick(&d->room, now);
+    kd_stage_tick(d, now);
+    kd_result_tick(d);
     kd_daemon_event(d, &(kd_event){.kind = KD_EV_TICK});
 }
 
@@ -527,6 +543,10 @@ static int restore_job(void *arg, const kd_job_row *row, const kd_stage_row *sta
         if (e->epoch > 0 && e->step == 0 && s && s->info)
             e->step = e->epoch * kd_stage_epoch_steps(s->info);
     }
+    /* A row whose stage does not know of it, as after going back, is made again. */
+    for (int i = 0; i < n_stages; i++)
+        if (!j->stages[i].row.done)
+            kd_stage_forget_evaluations(j, (uint32_t)i, j->stages[i].row.evaluated);
     kd_job_record **end = &d->jobs;
     while (*end)
         end = &(*end)->next;
@@ -613,10 +633,17 @@ int kd_daemon_run(const kd_daemon_config *cfg, kd_diag *diag)
 
     char path[4096];
     snprintf(path, sizeof path, "%.3000s/bank", cfg->state_dir);
+    kd_room_open(&d->room, cfg->state_dir, cfg->min_free);
     int rc = kd_state_open(cfg->state_dir, &d->state, diag);
-    if (rc == 0)
-        rc = kd_bank_store_open(path, &d->bank, diag);
+    while (rc == -KD_ELIMIT && kd_room_make(&d->room, true))
+        rc = kd_state_open(cfg->state_dir, &d->state, diag);
     if (rc == 0) {
+        d->state.sql.make_room = kd_room_make;
+        d->state.sql.make_room_arg = &d->room;
+        rc = kd_bank_store_open(path, &d->bank, diag);
+    }
+    if (rc == 0) {
+        kd_bank_store_keep_free(d->bank, cfg->min_free);
         d->core = kd_core_new(d->state.epoch);
         rc = kd_state_each_job(&d->state, restore_job, d, diag);
     }
@@ -660,6 +687,7 @@ int kd_daemon_run(const kd_daemon_config *cfg, kd_diag *diag)
     kd_core_free(d->core);
     kd_bank_store_close(d->bank);
     kd_state_close(&d->state);
+    kd_room_close(&d->room);
     pthread_mutex_destroy(&d->task_mu);
     pthread_mutex_destroy(&d->exchange_mu);
     free(methods);

@@ -15,11 +15,13 @@
 #include "core.h"
 #include "exchange.h"
 #include "job/job.h"
+#include "room.h"
 #include "rpc/rpc.h"
 #include "state.h"
 #include "wire/wire.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <uv.h>
 
 typedef struct kd_daemon kd_daemon;
@@ -34,7 +36,9 @@ typedef struct kd_stage_record {
     struct kd_exchange_span *trained; /* for clipping, owned */
     uint64_t version;                 /* committed */
     uint64_t generation;              /* of its opening; news of another one is dropped */
-    bool blocked;                     /* its journal takes no more */
+    char blocked[KD_CORE_TEXT];       /* why its journal takes no more, "" = it does */
+    char no_room[KD_CORE_TEXT];       /* why the oldest of `writes` waits, "" = it does not */
+    kd_time_ms write_at;              /* when that is tried again, 0 = at once */
     uint64_t steps_redone;            /* committed before and computed again, in this process */
     double lost_ms_workers, lost_ms_all; /* waited for because of faults, in this process */
     kd_time_ms fault_at;                 /* of the step under way, 0 = none */
@@ -60,7 +64,10 @@ typedef struct kd_job_record {
     int n_epochs;
     char costs[1024]; /* JSON array of measured model costs */
     const char *phase;
-    bool saving; /* a checkpoint is being written */
+    bool saving;       /* a checkpoint is being written */
+    bool export_waits; /* for room for result.json */
+    uint32_t export_stage;
+    bool told_no_room; /* for the files that its workers send */
 } kd_job_record;
 
 typedef struct kd_worker_record {
@@ -119,8 +126,12 @@ struct kd_daemon {
     int writes_running; /* checkpoint writes on libuv's pool */
     kd_rpc *rpc;
     kd_rpc_server *server;
+    uint64_t refused; /* connections, as last told to the log */
+    kd_time_ms refused_told;
     kd_state state;
+    kd_room room;
     kd_bank_store *bank;
+    atomic_bool bank_failed;
     kd_core *core;
     kd_actions actions; /* of events under way, in order */
     bool carrying;
@@ -142,6 +153,7 @@ struct kd_daemon {
 typedef struct kd_daemon_config {
     const char *state_dir, *listen, *port_file; /* port_file NULL = none */
     uint32_t heartbeat_ms, lease_ms;
+    uint64_t min_free; /* bytes kept for checkpoints and the database */
 } kd_daemon_config;
 /* options.c: flags and environment into *cfg, whose texts are borrowed. -1 = run with it; else the
  * exit code, with everything said. */
@@ -179,8 +191,10 @@ void kd_stage_close(kd_daemon *d, kd_job_record *j, uint32_t stage);
 void kd_stage_look(kd_daemon *d, kd_job_record *j, uint32_t stage);
 void kd_stage_settle(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t step, bool redo,
                      uint64_t odd);
-/* Exchanges whose journal took no more try again. */
-void kd_stage_tick(kd_daemon *d);
+/* Exchanges whose journal took no more try again, and so do checkpoints that wait for room. */
+void kd_stage_tick(kd_daemon *d, kd_time_ms now);
+/* Tells the core what the stage waits for, or that it waits no more. */
+void kd_stage_tell_blocked(kd_daemon *d, kd_job_record *j, uint32_t stage);
 /* Path of the stage's journal without what kd_journal adds. */
 void kd_stage_journal_prefix(const kd_daemon *d, kd_job_id job, uint32_t stage, char *out,
                              size_t size);
@@ -211,9 +225,15 @@ void kd_evaluation_done(void *arg, const kd_exchange_config *cfg, uint64_t gener
 /* Evaluation of a version (0: the newest) of a stage, NULL = none; borrowed until the next one. */
 const kd_epoch_row *kd_stage_evaluation(const kd_job_record *j, uint32_t stage, uint64_t version);
 
+/* Evaluations of later versions are forgotten, since they will be made again: what is the best and
+ * when a stage ends early follows from those before. */
+void kd_stage_forget_evaluations(kd_job_record *j, uint32_t stage, uint64_t version);
+
 /* checkpoints.c */
 /* Callback of an exchange: queues the write. */
 void kd_checkpoint_snapshot(void *arg, kd_exchange_snapshot *snap);
+/* Those of the stage that wait for room, when it is time to try again. */
+void kd_checkpoint_tick(kd_daemon *d, kd_job_record *j, kd_stage_record *s, kd_time_ms now);
 /* Forgets writes that have not begun. */
 void kd_checkpoint_drop_waiting(kd_stage_record *s);
 /* The vectors of a checkpoint's bytes, which need not be trusted: caller frees both, vector
@@ -248,7 +268,9 @@ void kd_artefact_drop_pieces(kd_daemon *d, const kd_job_record *j);
 int kd_artefact_add_piece(kd_daemon *d, const Distill__V1__ArtefactPiece *m, const uint8_t *piece,
                           size_t len, Distill__V1__UploadReply *reply, kd_diag *diag) KD_MUST_CHECK;
 
-/* result.c: result.json, the last artefact of a job. */
+/* result.c: result.json, the last artefact of a job. Where the disk is full, the tick tries again.
+ */
+void kd_result_tick(kd_daemon *d);
 void kd_result_export(kd_daemon *d, kd_job_record *j, uint32_t stage);
 
 /* watch.c */

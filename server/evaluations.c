@@ -36,6 +36,25 @@ const kd_epoch_row *kd_stage_evaluation(const kd_job_record *j, uint32_t stage, 
     return found;
 }
 
+void kd_stage_forget_evaluations(kd_job_record *j, uint32_t stage, uint64_t version)
+{
+    kd_stage_row *row = &j->stages[stage].row;
+    int kept = 0;
+    row->best_version = 0;
+    row->best_epoch = 0;
+    for (int i = 0; i < j->n_epochs; i++) {
+        const kd_epoch_row e = j->epochs[i];
+        if (e.stage == stage && e.step + 1 > version)
+            continue;
+        if (e.stage == stage && e.best) { /* in order of steps, and each of these better */
+            row->best_version = e.step + 1;
+            row->best_epoch = e.epoch;
+        }
+        j->epochs[kept++] = e;
+    }
+    j->n_epochs = kept;
+}
+
 static double accuracy_of(const kd_epoch_row *e)
 {
     return e->val_samples ? (double)e->val_correct / e->val_samples : 0;

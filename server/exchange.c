@@ -55,6 +55,7 @@ struct kd_exchange {
     } base;
     kd_journal *journal;
     bool blocked;     /* the journal took no more */
+    bool held;        /* by kd_exchange_hold */
     kd_time_ms since; /* T was committed */
     float *next;      /* slices of T+1 (of T while current is NULL) */
     float *next_state;
@@ -231,7 +232,7 @@ static void clear_all(kd_exchange *x)
     clear_leaves(&x->late, &x->cfg);
     clear_gathered(x);
     drop_base(x);
-    x->base.asked = x->blocked = false;
+    x->base.asked = x->blocked = x->held = false;
     kd_journal_close(x->journal);
     x->journal = NULL;
     free(x->current);
@@ -554,7 +555,7 @@ static bool clipped(const kd_exchange *x)
 static bool may_leave(const kd_exchange *x)
 {
     bool evaluating = is_border(&x->cfg, x->version) && x->evaluated < x->version;
-    return x->current && !evaluating && !x->disputed && x->audits_missing == 0 &&
+    return x->current && !evaluating && !x->held && !x->disputed && x->audits_missing == 0 &&
            !(clipped(x) && x->sums_missing > 0);
 }
 
@@ -1239,6 +1240,14 @@ void kd_exchange_set_base(kd_exchange *x, uint64_t version, float *vector, float
         else
             dismiss(x, WANT_BASE, k, -KD_EUNAVAIL, why);
     }
+    pthread_mutex_unlock(&x->mu);
+}
+
+void kd_exchange_hold(kd_exchange *x, bool hold)
+{
+    pthread_mutex_lock(&x->mu);
+    x->held = hold;
+    release_sums(x);
     pthread_mutex_unlock(&x->mu);
 }
 

@@ -106,11 +106,12 @@ void kd_exchange_manifest(kd_exchange *x, uint64_t version);
 /* The newest checkpoint for those who asked, taken over; vector NULL: it cannot be had, and why. */
 void kd_exchange_set_base(kd_exchange *x, uint64_t version, float *vector, float *state,
                           const char *why);
-/* odd: what it sends still is refused from now on, 0 = nobody.
- * The verdict on two runs that differed in this step: its sums may leave. redo: the first one was
+/* The verdict on two runs that differed in this step: its sums may leave. redo: the first one was
  * wrong, so all of the step's gradients are to be pushed again; false when sums made of it have
- * left already. */
+ * left already. odd: what it sends still is refused from now on, 0 = nobody. */
 bool kd_exchange_settle(kd_exchange *x, uint64_t step, bool redo, uint64_t odd);
+/* While it holds, no sum leaves: a checkpoint waits for room. */
+void kd_exchange_hold(kd_exchange *x, bool hold);
 /* The journal may have room again. */
 void kd_exchange_retry(kd_exchange *x);
 /* Ends the stage: everything is answered -KD_ESTALE until the next open. */

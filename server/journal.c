@@ -38,15 +38,16 @@ struct file {
     char *path;
 };
 
-/* Where a sum lies: in file number `file` - 1 from `at` on; 0 = nowhere. Numbers are never given
- * twice, so an entry of a file that has gone is told by its number. */
+/* Where a sum lies: in file number `file` - 1 from `at` on; 0 = nowhere. Numbers go up, so
+ * an entry of a file that has gone is told by its number. */
 struct place {
     uint32_t file;
     uint64_t at;
 };
 
 struct kd_journal {
-    char *prefix;
+    char *prefix, *dir;
+    uint64_t keep_free;
     kd_digest identity;
     uint32_t chunks, chunk_floats;
     uint64_t floats;
@@ -124,6 +125,11 @@ static struct file *add_file(kd_journal *j)
     return &j->files[j->n_files++];
 }
 
+static bool no_room(int err)
+{
+    return err == ENOSPC || err == EDQUOT || err == EFBIG;
+}
+
 static int new_file(kd_journal *j, uint64_t first, kd_diag *diag)
 {
     char path[4096];
@@ -132,14 +138,15 @@ static int new_file(kd_journal *j, uint64_t first, kd_diag *diag)
     memcpy(h.magic, g_magic, sizeof h.magic);
     memcpy(h.identity, &j->identity, sizeof h.identity);
     int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0 || pwrite(fd, &h, sizeof h, 0) != (ssize_t)sizeof h) {
-        int err = fd < 0 ? errno : ENOSPC;
+    ssize_t n = fd < 0 ? -1 : pwrite(fd, &h, sizeof h, 0);
+    if (n != (ssize_t)sizeof h) {
+        int err = n < 0 ? errno : ENOSPC;
         if (fd >= 0) {
             close(fd);
             unlink(path);
         }
-        return kd_fail(diag, err == ENOSPC || err == EDQUOT ? -KD_ELIMIT : -KD_EIO,
-                       "cannot make journal %s: %s", path, strerror(err));
+        return kd_fail(diag, no_room(err) ? -KD_ELIMIT : -KD_EIO, "cannot make journal %s: %s",
+                       path, strerror(err));
     }
     struct file *f = add_file(j);
     if (!f) {
@@ -187,6 +194,8 @@ static int scan(kd_journal *j, struct file *f, uint32_t number, uint64_t *out_to
         return kd_fail(diag, rc, "no memory for the index of %s", f->path);
     if (at < size) {
         *out_torn += size - at;
+        kd_warn("journal is torn or damaged: path=%s kept_bytes=%llu dropped_bytes=%llu", f->path,
+                (unsigned long long)at, (unsigned long long)(size - at));
         if (ftruncate(f->fd, (off_t)at) != 0)
             return kd_fail(diag, -KD_EIO, "cannot cut the torn end off %s: %s", f->path,
                            strerror(errno));
@@ -240,6 +249,8 @@ static int open_file(kd_journal *j, uint64_t first, uint64_t *out_torn, kd_diag 
                 memcmp(h.identity, &j->identity, sizeof h.identity) == 0 && h.first == first;
     if (!ours) {
         kd_warn("journal %s is of another stage or damaged, and is removed", path);
+        struct stat st;
+        *out_torn += fstat(fd, &st) == 0 ? (uint64_t)st.st_size : 0;
         close(fd);
         unlink(path);
         return 0;
@@ -253,12 +264,31 @@ static int open_file(kd_journal *j, uint64_t first, uint64_t *out_torn, kd_diag 
     return scan(j, f, j->gone + (uint32_t)j->n_files, out_torn, diag);
 }
 
+/* Sums after a gap, which only damage makes, are of no use before those of the gap are made again,
+ * and those would come to lie in a file that begins later. */
+static void drop_after_gap(kd_journal *j, uint64_t *out_torn)
+{
+    uint64_t end = kd_journal_end(j);
+    while (j->n_files && j->files[j->n_files - 1].first > end) {
+        struct file *f = &j->files[--j->n_files];
+        *out_torn += f->bytes;
+        kd_warn("journal %s comes after a gap and is removed", f->path);
+        drop_file(f, true);
+    }
+    /* Their numbers are given again. */
+    for (size_t i = 0; i < j->n_steps * j->chunks; i++)
+        if (j->places[i].file > j->gone + j->n_files)
+            j->places[i] = (struct place){0};
+}
+
 int kd_journal_open(const char *prefix, const kd_digest *identity, uint32_t chunks,
                     uint32_t chunk_floats, uint64_t floats, uint64_t base, kd_journal **out,
                     uint64_t *out_torn, kd_diag *diag)
 {
     kd_journal *j = kd_xalloc(sizeof *j);
+    const char *slash = strrchr(prefix, '/');
     *j = (kd_journal){.prefix = kd_xstrdup(prefix),
+                      .dir = slash ? strndup(prefix, (size_t)(slash - prefix)) : kd_xstrdup("."),
                       .identity = *identity,
                       .chunks = chunks,
                       .chunk_floats = chunk_floats,
@@ -276,6 +306,7 @@ int kd_journal_open(const char *prefix, const kd_digest *identity, uint32_t chun
         return rc;
     }
     kd_journal_cut(j, base);
+    drop_after_gap(j, out_torn);
     *out = j;
     return 0;
 }
@@ -289,7 +320,13 @@ void kd_journal_close(kd_journal *j)
     free(j->files);
     free(j->places);
     free(j->prefix);
+    free(j->dir);
     free(j);
+}
+
+void kd_journal_keep_free(kd_journal *j, uint64_t bytes)
+{
+    j->keep_free = bytes;
 }
 
 void kd_journal_remove(const char *prefix)
@@ -349,6 +386,9 @@ int kd_journal_append(kd_journal *j, uint64_t step, uint32_t chunk, const float 
     if (kd_journal_has(j, step, chunk))
         return 0;
     KD_BUG_ON(step < j->base);
+    int room = kd_file_need_room(j->dir, j->keep_free, record_bytes(j, chunk), diag);
+    if (room != 0)
+        return room;
     if (j->n_files == 0 || (j->roll_at && step >= j->roll_at)) {
         int rc = new_file(j, step, diag);
         if (rc != 0)
@@ -370,8 +410,8 @@ int kd_journal_append(kd_journal *j, uint64_t step, uint32_t chunk, const float 
     if (n != (ssize_t)record_bytes(j, chunk)) {
         int err = n < 0 ? errno : ENOSPC;
         (void)!ftruncate(f->fd, (off_t)f->bytes);
-        return kd_fail(diag, err == ENOSPC || err == EDQUOT ? -KD_ELIMIT : -KD_EIO,
-                       "cannot write journal %s: %s", f->path, strerror(err));
+        return kd_fail(diag, no_room(err) ? -KD_ELIMIT : -KD_EIO, "cannot write journal %s: %s",
+                       f->path, strerror(err));
     }
     if (note_place(j, step, chunk, j->gone + (uint32_t)j->n_files, f->bytes) != 0)
         return kd_fail(diag, -KD_ENOMEM, "no memory for the journal's index");

@@ -25,12 +25,15 @@ typedef struct kd_step_totals {
 
 typedef struct kd_journal kd_journal;
 /* Opens or makes the journal of a stage whose newest checkpoint is of version `base`: sums of steps
- * from there on are taken up as far as they are whole; a torn end is cut off and *out_torn says so
- * in bytes. identity: of the stage; files of another one go. prefix: path without "-journal-". */
+ * from there on are taken up as far as they are whole; what is not whole is cut off, with
+ * all that comes after it, and *out_torn says so in bytes; each file is named in the log. identity:
+ * of the stage; files of another one go. prefix: path without "-journal-". */
 int kd_journal_open(const char *prefix, const kd_digest *identity, uint32_t chunks,
                     uint32_t chunk_floats, uint64_t floats, uint64_t base, kd_journal **out,
                     uint64_t *out_torn, kd_diag *diag) KD_MUST_CHECK;
 void kd_journal_close(kd_journal *j); /* files stay */
+/* Appending is refused with -KD_ELIMIT while fewer bytes would be free; 0 = never. */
+void kd_journal_keep_free(kd_journal *j, uint64_t bytes);
 /* The first step that not all chunks have a sum of. */
 uint64_t kd_journal_end(const kd_journal *j);
 bool kd_journal_has(const kd_journal *j, uint64_t step, uint32_t chunk);
@@ -38,7 +41,8 @@ bool kd_journal_has(const kd_journal *j, uint64_t step, uint32_t chunk);
  * filled for chunk 0 only. -KD_ENOENT when it is not there (any more). */
 int kd_journal_read(kd_journal *j, uint64_t step, uint32_t chunk, float *out, float *out_scale,
                     kd_step_totals *out_totals, kd_diag *diag) KD_MUST_CHECK;
-/* Nothing to do for one that is there. -KD_ELIMIT: the disk is full, nothing was added. */
+/* Nothing to do for one that is there. -KD_ELIMIT: the disk is full, or has no more than is to
+ * be kept free; nothing was added. */
 int kd_journal_append(kd_journal *j, uint64_t step, uint32_t chunk, const float *sum, float scale,
                       const kd_step_totals *totals, kd_diag *diag) KD_MUST_CHECK;
 /* Sums from step on go into a new file. */

@@ -3,6 +3,7 @@
 #include "kd/failpoint.h"
 #include "kd/log.h"
 
+#include <signal.h>
 #include <sys/resource.h>
 
 /* gRPC's listener does not recover from running out of descriptors, so take all there may be. */
@@ -24,10 +25,11 @@ int main(int argc, char **argv)
     if (rc >= 0)
         return rc;
     raise_descriptors();
+    signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes is told by write, as a full disk is */
     kd_diag diag = {0};
     rc = kd_daemon_run(&cfg, &diag);
     if (rc == 0)
         return 0;
     kd_err("%s", diag.msg);
-    return rc == -KD_ESTATE || rc == -KD_EEXIST ? 75 : 1;
+    return rc == -KD_ESTATE || rc == -KD_EEXIST ? 75 : rc == -KD_EDATA ? 65 : 1;
 }

@@ -5,12 +5,14 @@
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static const char g_usage[] =
     "distilld " KD_VERSION " - coordinator of distillation jobs\n"
     "\n"
     "Usage: distilld [--state-dir DIR] [--listen HOST:PORT] [--port-file FILE]\n"
-    "                [--heartbeat-ms N] [--lease-ms N] [--log-level err|warn|info|debug]\n"
+    "                [--heartbeat-ms N] [--lease-ms N] [--min-free SIZE]\n"
+    "                [--log-level err|warn|info|debug]\n"
     "\n"
     "  --state-dir DIR     jobs, checkpoints and logits live here   (DISTILLD_STATE_DIR, "
     "./distilld-state)\n"
@@ -20,9 +22,13 @@ static const char g_usage[] =
     "  --port-file FILE    writes the port there once it serves\n"
     "  --heartbeat-ms N    how often workers report                 (1000)\n"
     "  --lease-ms N        silence after which a worker is lost     (5000)\n"
+    "  --min-free SIZE     bytes kept free on the disk of DIR for checkpoints and the database, "
+    "as\n"
+    "                      64M or 2G: jobs wait and nothing is taken in below it (64M)\n"
     "  --version, --help\n"
     "\n"
-    "Exit codes: 0 stopped by a signal, 1 failure, 2 usage, 75 state folder or port in use.\n";
+    "Exit codes: 0 stopped by a signal, 1 failure, 2 usage, 65 what is stored is damaged,\n"
+    "75 state folder or port in use.\n";
 
 /* Says what is wrong where it returns false. */
 static bool number(const char *flag, const char *text, long low, long high, uint32_t *out)
@@ -35,6 +41,24 @@ static bool number(const char *flag, const char *text, long low, long high, uint
     }
     fprintf(stderr, "distilld: %s wants a whole number from %ld to %ld, not \"%s\"\n", flag, low,
             high, text);
+    return false;
+}
+
+/* Bytes, or with K, M or G behind; likewise. */
+static bool bytes(const char *flag, const char *text, uint64_t *out)
+{
+    char *end;
+    unsigned long long v = strtoull(text, &end, 10);
+    static const char units[] = "KMG";
+    const char *at = *end ? strchr(units, *end) : NULL;
+    int shift = at ? 10 * (1 + (int)(at - units)) : 0;
+    if (at)
+        end++;
+    if (*text >= '0' && *text <= '9' && !*end && v <= (1ull << 50) >> shift) {
+        *out = (uint64_t)v << shift;
+        return true;
+    }
+    fprintf(stderr, "distilld: %s wants a size as 64M or 2G, not \"%s\"\n", flag, text);
     return false;
 }
 
@@ -51,6 +75,7 @@ int kd_daemon_options(int argc, char **argv, kd_daemon_config *cfg)
                                             {"port-file", required_argument, NULL, 'p'},
                                             {"heartbeat-ms", required_argument, NULL, 'b'},
                                             {"lease-ms", required_argument, NULL, 'e'},
+                                            {"min-free", required_argument, NULL, 'f'},
                                             {"log-level", required_argument, NULL, 'v'},
                                             {"version", no_argument, NULL, 'V'},
                                             {"help", no_argument, NULL, 'h'},
@@ -58,7 +83,8 @@ int kd_daemon_options(int argc, char **argv, kd_daemon_config *cfg)
     *cfg = (kd_daemon_config){.state_dir = env_or("DISTILLD_STATE_DIR", "distilld-state"),
                               .listen = env_or("DISTILLD_LISTEN", "127.0.0.1:7070"),
                               .heartbeat_ms = 1000,
-                              .lease_ms = 5000};
+                              .lease_ms = 5000,
+                              .min_free = 64u << 20};
     for (int c; (c = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
         switch (c) {
         case 's':
@@ -76,6 +102,10 @@ int kd_daemon_options(int argc, char **argv, kd_daemon_config *cfg)
             break;
         case 'e':
             if (!number("--lease-ms", optarg, 100, 600000, &cfg->lease_ms))
+                return 2;
+            break;
+        case 'f':
+            if (!bytes("--min-free", optarg, &cfg->min_free))
                 return 2;
             break;
         case 'v': {

@@ -148,6 +148,8 @@ static json_t *data_object(const kd_job_record *j, const Distill__V1__StageInfo 
     return o;
 }
 
+#define LEAST_ROOM (1u << 20) /* without it the file waits, and does not hold up the loop */
+
 static json_t *read_evaluation(kd_daemon *d, kd_job_record *j)
 {
     kd_file_row row;
@@ -198,18 +200,43 @@ void kd_result_export(kd_daemon *d, kd_job_record *j, uint32_t stage)
     json_decref(result);
     kd_diag diag = {0};
     int rc = KD_FAILPOINT_FAILS("result.write")
-                 ? kd_fail(&diag, -KD_EIO, "cannot write result.json: %s", strerror(errno))
-             : text ? kd_artefact_write(d, j, stage, "result.json", text, strlen(text), &diag)
-                    : kd_fail(&diag, -KD_ENOMEM, "no memory for result.json");
+                 ? kd_fail(&diag, errno == ENOSPC ? -KD_ELIMIT : -KD_EIO,
+                           "cannot write result.json: %s", strerror(errno))
+                 : kd_file_need_room(d->state.dir, LEAST_ROOM, text ? strlen(text) : 0, &diag);
+    if (rc == 0)
+        rc = text ? kd_artefact_write(d, j, stage, "result.json", text, strlen(text), &diag)
+                  : kd_fail(&diag, -KD_ENOMEM, "no memory for result.json");
     if (rc == 0) {
         free(j->row.result);
         j->row.result = text;
         text = NULL;
     }
     free(text);
+    if (rc == -KD_ELIMIT) {
+        if (!j->export_waits)
+            kd_watch_event(d, j, "waiting", "", NULL, "waits for the coordinator's disk: %s",
+                           diag.msg);
+        j->export_waits = true;
+        j->export_stage = stage;
+        return;
+    }
+    j->export_waits = false;
     KD_FAILPOINT("result.written");
     kd_daemon_event(d, &(kd_event){.kind = KD_EV_EXPORTED,
                                    .job = j->row.id,
                                    .stage = stage,
                                    .text = rc == 0 ? NULL : diag.msg});
+}
+
+void kd_result_tick(kd_daemon *d)
+{
+    for (kd_job_record *j = d->jobs; j; j = j->next) {
+        kd_diag diag = {0};
+        if (!j->export_waits)
+            continue;
+        if (j->row.state != KD_RUN_RUNNING)
+            j->export_waits = false; /* cancelled meanwhile */
+        else if (kd_room_check(&d->room, 0, &diag) == 0)
+            kd_result_export(d, j, j->export_stage);
+    }
 }

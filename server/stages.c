@@ -106,6 +106,14 @@ void kd_stage_core_info(const kd_job_record *j, const kd_stage_record *s, kd_cor
     out->chunks = chunk_count(i);
 }
 
+static bool same_list(char *const *a, size_t n, char *const *b, size_t m)
+{
+    bool same = n == m;
+    for (size_t i = 0; same && i < n; i++)
+        same = strcmp(a[i], b[i]) == 0;
+    return same;
+}
+
 void kd_stage_compare(const Distill__V1__StageInfo *have, const Distill__V1__StageInfo *got,
                       char out[KD_CORE_TEXT])
 {
@@ -136,6 +144,26 @@ void kd_stage_compare(const Distill__V1__StageInfo *have, const Distill__V1__Sta
         {"test samples", have->test_samples, got->test_samples},
         {"chunk length", have->chunk_floats, got->chunk_floats},
         {"optimiser vectors", have->optimizer_vectors, got->optimizer_vectors},
+        {"unlabelled samples", have->unlabelled_samples, got->unlabelled_samples},
+        {"steps between evaluations", have->eval_steps, got->eval_steps},
+        {"averages of the parameters", have->average, got->average},
+        {"gathered values a sample", have->value_columns, got->value_columns},
+        {"evaluations of patience", have->patience, got->patience},
+    };
+    struct {
+        const char *what;
+        double have, got;
+    } numbers[] = {
+        {"gradient norm's limit", have->clip_norm, got->clip_norm},
+        {"least improvement", have->min_delta, got->min_delta},
+    };
+    struct {
+        const char *what;
+        bool same;
+    } lists[] = {
+        {"names of the classes",
+         same_list(have->class_names, have->n_class_names, got->class_names, got->n_class_names)},
+        {"terms of the loss", same_list(have->terms, have->n_terms, got->terms, got->n_terms)},
     };
     for (size_t i = 0; i < KD_COUNT(figures); i++)
         if (figures[i].have != figures[i].got) {
@@ -150,6 +178,19 @@ void kd_stage_compare(const Distill__V1__StageInfo *have, const Distill__V1__Sta
                      "its %s is %.60s, the job's other workers have %.60s; workers of one job must "
                      "agree, or the result would depend on who computes what",
                      texts[i].what, texts[i].got, texts[i].have);
+            return;
+        }
+    /* Not a number is no figure that anybody could agree on. */
+    for (size_t i = 0; i < KD_COUNT(numbers); i++)
+        if (!(numbers[i].have == numbers[i].got)) {
+            snprintf(out, KD_CORE_TEXT, "its %s is %.9g, the job's other workers have %.9g",
+                     numbers[i].what, numbers[i].got, numbers[i].have);
+            return;
+        }
+    for (size_t i = 0; i < KD_COUNT(lists); i++)
+        if (!lists[i].same) {
+            snprintf(out, KD_CORE_TEXT, "its %s are not those of the job's other workers",
+                     lists[i].what);
             return;
         }
 }
@@ -391,19 +432,28 @@ static void loop_blocked(kd_daemon *d, void *arg)
     kd_job_record *j;
     kd_stage_record *s = kd_stage_record_of(d, n->job, n->stage, &j);
     if (s && s->exchange) {
-        s->blocked = n->text[0] != '\0';
-        kd_daemon_event(
-            d,
-            &(kd_event){.kind = KD_EV_BLOCKED, .job = n->job, .stage = n->stage, .text = n->text});
+        memcpy(s->blocked, n->text, sizeof s->blocked);
+        kd_stage_tell_blocked(d, j, n->stage);
     }
     free_news(n);
+}
+
+void kd_stage_tell_blocked(kd_daemon *d, kd_job_record *j, uint32_t stage)
+{
+    const kd_stage_record *s = &j->stages[stage];
+    char text[KD_CORE_TEXT] = "";
+    if (s->blocked[0] || s->no_room[0])
+        snprintf(text, sizeof text, "waits for the coordinator's disk: %.340s",
+                 s->blocked[0] ? s->blocked : s->no_room);
+    kd_daemon_event(
+        d, &(kd_event){.kind = KD_EV_BLOCKED, .job = j->row.id, .stage = stage, .text = text});
 }
 
 static void on_blocked(void *arg, const kd_exchange_config *cfg, const char *why)
 {
     struct news *n = new_news(cfg, 0);
     if (why)
-        snprintf(n->text, sizeof n->text, "waits for room on the coordinator's disk: %.300s", why);
+        snprintf(n->text, sizeof n->text, "%.390s", why);
     if (!kd_daemon_post(arg, loop_blocked, n))
         free_news(n);
 }
@@ -555,6 +605,24 @@ static uint64_t resume_at(const kd_stage_record *s, uint64_t journal_end, uint64
     return KD_MIN(KD_MIN(journal_end, border), last_version);
 }
 
+static bool readable(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t version,
+                     kd_diag *diag)
+{
+    float *vector = NULL, *state = NULL;
+    int rc = kd_stage_load_checkpoint(d, j, stage, version, &vector, &state, diag);
+    free(vector);
+    free(state);
+    return rc == 0;
+}
+
+/* The newest version before this one that was evaluated: an epoch's sums begin there, which older
+ * checkpoints do not tell. */
+static uint64_t border_before(const kd_stage_record *s, uint64_t version)
+{
+    uint64_t every = kd_stage_eval_steps(s->info);
+    return version > 1 + every ? (version - 2) / every * every + 1 : 1;
+}
+
 /* Opens the journal and finds where the stage stands; vector and state only of the manifest. */
 static int find_start(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_begin *b,
                       kd_exchange_start *start, kd_diag *diag)
@@ -571,11 +639,17 @@ static int find_start(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_b
                         kd_stage_vector_floats(s->info), b->version, &start->journal, &torn, diag);
     if (rc != 0)
         return rc;
+    kd_journal_keep_free(start->journal, d->room.min_free);
     if (torn)
         kd_watch_event(d, j, "warning", "", NULL,
-                       "the journal's last %llu bytes were not whole and are cut off",
-                       (unsigned long long)torn);
+                       "journal %s: %llu bytes were not whole and are left out; their steps are "
+                       "computed again",
+                       prefix, (unsigned long long)torn);
     start->version = resume_at(s, kd_journal_end(start->journal), b->last_version);
+    /* Nothing but its checkpoint brings the best version back, and later it would be missed. */
+    uint64_t best = s->row.best_version;
+    if (best > 1 && best <= b->version && !readable(d, j, stage, best, diag))
+        return -KD_EDATA;
     if (start->version == b->version && b->version > 1)
         rc = kd_stage_load_checkpoint(d, j, stage, b->version, &start->vector, &start->state, diag);
     s->sums = (kd_step_totals){s->row.loss, s->row.correct, s->row.samples, {0}};
@@ -607,21 +681,21 @@ static void count_redone(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_
     }
 }
 
-/* The manifest cannot be read: the newest older checkpoint that can, else the beginning. */
+/* The manifest or the best version cannot be read: back to a checkpoint from which what is lost is
+ * made again, else to the beginning. */
 static void lose_checkpoint(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_diag *why)
 {
     kd_stage_record *s = &j->stages[stage];
-    float *vector = NULL, *state = NULL;
+    uint64_t best = s->row.best_version, version = border_before(s, s->row.manifest);
     kd_diag diag = {0};
-    uint64_t version = s->row.best_version;
     kd_watch_event(d, j, "warning", "", NULL, "%s", why->msg);
-    if (version == 0 || version >= s->row.manifest ||
-        kd_stage_load_checkpoint(d, j, stage, version, &vector, &state, &diag) != 0)
-        version = 1;
-    free(vector);
-    free(state);
+    bool has_best = best == 0 || readable(d, j, stage, best, &diag);
+    while (version > 1 &&
+           ((best <= version && !has_best) || !readable(d, j, stage, version, &diag)))
+        version = border_before(s, version);
     s->row.manifest = version;
-    s->row.evaluated = KD_MIN(s->row.evaluated, version);
+    s->row.evaluated = version > 1 ? version : 0;
+    kd_stage_forget_evaluations(j, stage, version);
     s->row.loss = s->row.correct = s->row.samples = 0;
     memset(s->row.term_sums, 0, sizeof s->row.term_sums);
     kd_stage_store(d, j, stage);
@@ -671,7 +745,10 @@ void kd_stage_open(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_begi
         kd_journal_close(start.journal);
         free(start.vector);
         free(start.state);
-        if (s->exchange && (rc == -KD_EDATA || rc == -KD_ENOENT) && b->version > 1)
+        /* What the core still asks of this opening must not be answered. */
+        bool made = s->exchange != NULL;
+        kd_stage_close(d, j, stage);
+        if (made && (rc == -KD_EDATA || rc == -KD_ENOENT) && b->version > 1)
             lose_checkpoint(d, j, stage, &diag);
         else
             kd_stage_fail(d, j, diag.msg);
@@ -681,7 +758,7 @@ void kd_stage_open(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_begi
     s->version = start.version;
     s->generation = b->generation;
     s->last_commit = 0;
-    s->blocked = false;
+    s->blocked[0] = s->no_room[0] = '\0';
     if (again || start.version > 1) {
         s->fault_at = kd_clock_ms();
         s->fault_own = true;
@@ -722,12 +799,15 @@ void kd_stage_settle(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t st
                                        .text = "wrong numbers had left already"});
 }
 
-void kd_stage_tick(kd_daemon *d)
+void kd_stage_tick(kd_daemon *d, kd_time_ms now)
 {
     for (kd_job_record *j = d->jobs; j; j = j->next)
-        for (int i = 0; i < j->n_stages; i++)
-            if (j->stages[i].exchange && j->stages[i].blocked)
-                kd_exchange_retry(j->stages[i].exchange);
+        for (int i = 0; i < j->n_stages; i++) {
+            kd_stage_record *s = &j->stages[i];
+            if (s->exchange && s->blocked[0])
+                kd_exchange_retry(s->exchange);
+            kd_checkpoint_tick(d, j, s, now);
+        }
 }
 
 void kd_stage_close(kd_daemon *d, kd_job_record *j, uint32_t stage)
@@ -739,7 +819,7 @@ void kd_stage_close(kd_daemon *d, kd_job_record *j, uint32_t stage)
     kd_exchange_close(s->exchange);
     unlist_exchange(d, s->exchange);
     s->exchange = NULL;
-    s->blocked = false;
+    s->blocked[0] = s->no_room[0] = '\0';
 }
 
 void kd_stage_manifest(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t version)
@@ -754,8 +834,9 @@ void kd_stage_manifest(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t 
     if (s->exchange)
         kd_exchange_manifest(s->exchange, version);
     kd_diag diag = {0};
+    /* One to go back to stays as well. */
     if (kd_state_drop_checkpoints(&d->state, j->row.id, stage, version, s->row.best_version,
-                                  &diag) != 0)
+                                  s->info ? border_before(s, version) : 0, &diag) != 0)
         kd_warn("%s", diag.msg);
     kd_watch_event(d, j, "checkpoint", "", NULL, "checkpoint of %s step %llu", s->row.name,
                    (unsigned long long)version - 1);

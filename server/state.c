@@ -126,6 +126,40 @@ static int drop_orphans(kd_state *s, kd_diag *diag)
     return rc;
 }
 
+/* Whether jobs have left files here. */
+static bool has_jobs(const char *dir)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/jobs", dir);
+    DIR *folder = opendir(path);
+    bool found = false;
+    for (struct dirent *e; folder && !found && (e = readdir(folder));)
+        found = strspn(e->d_name, "0123456789abcdef") == KD_ID_TEXT - 1;
+    if (folder)
+        closedir(folder);
+    return found;
+}
+
+/* Without its database the files of a state folder are nobody's: they are kept until somebody says
+ * what is to become of them. */
+static int open_database(const char *dir, kd_sql *out, kd_diag *diag)
+{
+    char path[4096];
+    kd_diag why = {0};
+    snprintf(path, sizeof path, "%s/distilld.db", dir);
+    int rc = access(path, F_OK) != 0 && has_jobs(dir)
+                 ? kd_fail(&why, -KD_EDATA,
+                           "the database %.300s is missing, and jobs' files are there", path)
+                 : kd_sql_open(path, g_migrations, KD_COUNT(g_migrations), out, &why);
+    if (rc == -KD_EDATA)
+        return kd_fail(
+            diag, rc,
+            "%.500s. Put back a copy of %.200s, or move that folder away and submit its jobs "
+            "again; what they have made lies in its folder jobs",
+            why.msg, dir);
+    return rc == 0 ? 0 : kd_fail(diag, rc, "%s", why.msg);
+}
+
 int kd_state_open(const char *dir, kd_state *out, kd_diag *diag)
 {
     kd_state s = {.lock_fd = -1};
@@ -146,8 +180,7 @@ int kd_state_open(const char *dir, kd_state *out, kd_diag *diag)
     snprintf(path, sizeof path, "%s/blobs", dir);
     kd_file_drop_temporaries(path);
     s.dir = kd_xstrdup(dir);
-    snprintf(path, sizeof path, "%s/distilld.db", dir);
-    rc = kd_sql_open(path, g_migrations, KD_COUNT(g_migrations), &s.sql, diag);
+    rc = open_database(dir, &s.sql, diag);
     if (rc == 0)
         rc = kd_sql_run(&s.sql, NULL, diag,
                         "UPDATE meta SET value = value + 1 WHERE name = 'epoch'", "");
@@ -520,9 +553,10 @@ int kd_state_add_event(kd_state *s, kd_job_id id, kd_event_row *row, kd_diag *di
                           " ?6, ?7 FROM events WHERE job = ?1 RETURNING seq",
                           "iisssis", (int64_t)id, row->time_ms, row->kind, row->text, row->worker,
                           (int64_t)row->state, row->data ? row->data : "");
-    if (rc == 0 && (rc = kd_sql_step(&s->sql, st, diag)) == 1) {
+    /* To its end, so that it is committed; where that had to be tried again the row comes again. */
+    while (rc == 0 && (rc = kd_sql_step(&s->sql, st, diag)) == 1) {
         row->seq = (uint64_t)sqlite3_column_int64(st, 0);
-        rc = kd_sql_step(&s->sql, st, diag); /* to its end, so that it is committed */
+        rc = 0;
     }
     kd_sql_end(st);
     return rc;

@@ -157,10 +157,10 @@ int kd_state_each_artefact(kd_state *s, kd_job_id id, kd_state_file_fn fn, void 
 /* Checkpoints and artefacts of one stage. */
 int kd_state_each_stage_file(kd_state *s, kd_job_id id, uint32_t stage, kd_state_file_fn fn,
                              void *arg, kd_diag *diag) KD_MUST_CHECK;
-/* Forgets and unlinks checkpoints of a stage older than version (UINT64_MAX: all), but for version
- * `keep` (0 = none). */
+/* Forgets and unlinks checkpoints of a stage older than version (UINT64_MAX: all), but for two
+ * versions (0 = none). */
 int kd_state_drop_checkpoints(kd_state *s, kd_job_id id, uint32_t stage, uint64_t below,
-                              uint64_t keep, kd_diag *diag) KD_MUST_CHECK;
+                              uint64_t one, uint64_t other, kd_diag *diag) KD_MUST_CHECK;
 /* Forgets and unlinks all checkpoints of a stage but those of two versions. */
 int kd_state_keep_checkpoints(kd_state *s, kd_job_id id, uint32_t stage, uint64_t one,
                               uint64_t other, kd_diag *diag) KD_MUST_CHECK;

@@ -124,9 +124,9 @@ static int drop_but(kd_state *s, kd_job_id id, uint32_t stage, uint64_t below, u
 }
 
 int kd_state_drop_checkpoints(kd_state *s, kd_job_id id, uint32_t stage, uint64_t below,
-                              uint64_t keep, kd_diag *diag)
+                              uint64_t one, uint64_t other, kd_diag *diag)
 {
-    return drop_but(s, id, stage, below, keep, keep, diag);
+    return drop_but(s, id, stage, below, one, other, diag);
 }
 
 int kd_state_keep_checkpoints(kd_state *s, kd_job_id id, uint32_t stage, uint64_t one,

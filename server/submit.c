@@ -462,9 +462,24 @@ static void undo(struct submission *s)
     s->parent = NULL;
 }
 
+/* While there is room for them: a job must not fail at its first stage for want of a folder. */
+static int make_folders(struct submission *s)
+{
+    int rc = 0;
+    for (size_t i = 0; i < s->n && rc == 0; i++) {
+        char path[4096];
+        snprintf(path, sizeof path, "%.3500s/jobs/%012llx", s->d->state.dir,
+                 (unsigned long long)s->drafts[i].id);
+        rc = kd_file_mkdirs(path, s->diag);
+    }
+    return rc;
+}
+
 static int store(struct submission *s)
 {
     int rc = make_records(s);
+    if (rc == 0)
+        rc = make_folders(s);
     if (rc == 0)
         rc = store_records(s);
     if (rc != 0) {
@@ -572,6 +587,8 @@ void kd_submit(kd_daemon *d, kd_rpc_call *call, const Distill__V1__SubmitRequest
         free(s);
         return;
     }
+    if (rc == 0 && !r->dry_run && kd_room_check(&d->room, 0, &diag) != 0)
+        rc = kd_fail_at(&diag, -KD_ELIMIT, "the job is not taken");
     if (rc == 0)
         rc = make_drafts(s);
     if (rc == 0 && n_jobs + s->n + 1 > MAX_JOBS && !r->dry_run)

@@ -104,6 +104,18 @@ static int bank_of(kd_daemon *d, const Distill__V1__BankKey *k, kd_bank **out, k
     return kd_bank_get(d->bank, &key, out, diag);
 }
 
+/* A bank is a store of what can be computed again: that it cannot be read or written costs teacher
+ * passes and no job, and is said once until it works again. */
+static bool bank_failed(kd_daemon *d, int rc, const kd_diag *diag)
+{
+    bool failed = rc == -KD_ELIMIT || rc == -KD_EIO || rc == -KD_EDATA;
+    if ((failed || rc == 0) && atomic_exchange(&d->bank_failed, failed) != failed)
+        kd_warn("%s%s",
+                failed ? "logits are not kept, but computed again: " : "logits are kept again",
+                failed ? diag->msg : "");
+    return failed;
+}
+
 static void on_get_logits(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)
 {
     const uint8_t *payload = NULL;
@@ -120,7 +132,9 @@ static void on_get_logits(kd_rpc_call *call, const uint8_t *bytes, size_t len, v
     int rc = payload_len % 8 == 0
                  ? bank_of(arg, m->bank, &bank, &diag)
                  : kd_fail(&diag, -KD_EINVAL, "wanted samples come in 8 bytes each");
-    if (rc == 0)
+    if (rc != 0 && bank_failed(arg, rc, &diag))
+        rc = 0;
+    else if (rc == 0)
         rc = kd_bank_find(bank, payload, payload_len / 8, &records, &diag);
     Distill__V1__LogitBlock reply = DISTILL__V1__LOGIT_BLOCK__INIT;
     reply.crc32c = kd_crc32c(0, records.data, records.len);
@@ -149,15 +163,17 @@ static void on_put_logits(kd_rpc_call *call, const uint8_t *bytes, size_t len, v
     kd_bank *bank = NULL;
     bool differs = false;
     Distill__V1__PutLogitsReply reply = DISTILL__V1__PUT_LOGITS_REPLY__INIT;
-    int rc = kd_crc32c(0, payload, payload_len) == m->crc32c
-                 ? bank_of(arg, m->bank, &bank, &diag)
-                 : kd_fail(&diag, -KD_EDATA, "the payload's CRC32C differs; send it again");
+    bool crc_ok = kd_crc32c(0, payload, payload_len) == m->crc32c;
+    int rc = crc_ok ? bank_of(arg, m->bank, &bank, &diag)
+                    : kd_fail(&diag, -KD_EDATA, "the payload's CRC32C differs; send it again");
     if (rc == 0)
         rc = kd_bank_put(bank, payload, payload_len, &reply.stored, &differs, &diag);
     if (rc == 0)
         kd_answer(call, &reply);
     else
         kd_rpc_finish_diag(call, &diag);
+    if (crc_ok)
+        (void)bank_failed(arg, rc, &diag);
     if (differs)
         kd_warn("divergence: two workers computed other logits for one sample: job=%.12s", m->job);
     kd_wire_free((ProtobufCMessage *)m);

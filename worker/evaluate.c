@@ -409,9 +409,11 @@ static int put_file(kd_runner *r, const Distill__V1__Measure *q, const char *nam
                     const void *bytes, size_t len, kd_diag *diag)
 {
     int rc = 0;
-    for (int tries = 0; tries < PUT_TRIES; tries++) {
+    for (int tries = 0; tries < PUT_TRIES; tries += rc != -KD_ESTATE) {
         rc = kd_exchange_put_artefact(r->cfg.channel, q->job, q->stage, name, bytes, len, diag);
-        if (rc == 0 || (!kd_err_retry(rc) && rc != -KD_ESTALE) || kd_runner_stopped(r))
+        /* ESTATE: the coordinator has no room for it now. */
+        if (rc == 0 || (!kd_err_retry(rc) && rc != -KD_ESTALE && rc != -KD_ESTATE) ||
+            kd_runner_stopped(r))
             break;
         usleep(PUT_RETRY_MS * 1000);
     }

@@ -308,6 +308,9 @@ static void start_fresh(kd_part *p, const kd_part_begin *b)
         p->version = 0;
         clear_units(p);
     }
+    /* Units of a step beyond that were never begun. */
+    if (p->pending_step > b->version)
+        p->pending_step = 0;
     for (uint32_t k = 0; k < p->h.chunks; k++) {
         struct chunk *c = &p->chunks[k];
         bool keeps =

@@ -44,6 +44,7 @@ struct kd_teaching {
     float *plain;     /* the same joined at temperature 1; clean itself where that is the same */
     bool *clean_have; /* [n_clean] */
     int teacher;      /* that runs on the pool */
+    bool not_stored;  /* the bank took no logits; said once */
     int failed;       /* there */
     kd_diag diag;
 };
@@ -238,9 +239,12 @@ static int from_teacher(kd_teaching *t, const kd_stage_ref *ref, int teacher, bo
         if (kd_exchange_put_logits(t->cfg.channel, ref, kd_stage_bank(t->cfg.stage, teacher, clean),
                                    t->records + done * t->record,
                                    KD_MIN(most, n - done) * t->record, &why) != 0) {
-            kd_warn("logits were not stored: %s", why.msg);
+            if (!t->not_stored)
+                kd_warn("logits are not stored: %s", why.msg);
+            t->not_stored = true;
             break;
         }
+        t->not_stored = false;
     }
     return 0;
 }

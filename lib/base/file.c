@@ -105,13 +105,17 @@ int kd_file_read(const char *path, size_t max, char **out_data, size_t *out_len,
     return rc;
 }
 
-static void fsync_or_die(int fd, const char *path)
+void kd_file_fsync_failed(const char *path)
 {
-    if (!KD_FAILPOINT_FAILS("file.fsync") && fsync(fd) == 0)
-        return;
     fprintf(stderr, "fsync of %s failed: %s; stopping, since what the disk holds is unknown\n",
             path, strerror(errno));
     abort();
+}
+
+static void fsync_or_die(int fd, const char *path)
+{
+    if (KD_FAILPOINT_FAILS("file.fsync") || fsync(fd) != 0)
+        kd_file_fsync_failed(path);
 }
 
 static char *parent_of(const char *path)
@@ -253,6 +257,17 @@ int kd_file_open_beneath(int root_fd, const char *path, int extra_flags, kd_diag
     if (errno == EXDEV)
         return kd_fail(diag, -KD_EPERM, "the path %s leads out of the data root", path);
     return fail_errno(diag, "open", path);
+}
+
+int kd_file_need_room(const char *path, uint64_t keep, uint64_t bytes, kd_diag *diag)
+{
+    int64_t left = keep ? kd_file_free_bytes(path) : -1;
+    if (left < 0 || ((uint64_t)left >= keep && (uint64_t)left - keep >= bytes))
+        return 0;
+    return kd_fail(diag, -KD_ELIMIT,
+                   "the disk of %.300s has %.1f MiB free, of which %.1f MiB are kept for the "
+                   "database and checkpoints (--min-free)",
+                   path, (double)left / (1 << 20), (double)keep / (1 << 20));
 }
 
 int64_t kd_file_free_bytes(const char *path)

@@ -59,6 +59,7 @@ typedef struct kd_rpc_server_config {
     const kd_rpc_method *methods; /* borrowed until free */
     size_t n_methods;
     size_t max_message;         /* largest message in either direction */
+    int max_calls;              /* running at once, further ones are refused; 0 = 16384 */
     const void *descriptor_set; /* serialized FileDescriptorSet for reflection, borrowed; or NULL */
     size_t descriptor_set_len;
 } kd_rpc_server_config;
@@ -68,6 +69,8 @@ typedef struct kd_rpc_server_config {
  * -KD_EEXIST port taken (another process holds it), -KD_EINVAL bad address. */
 int kd_rpc_server_new(kd_rpc *rpc, const kd_rpc_server_config *cfg, kd_rpc_server **out,
                       kd_diag *diag) KD_MUST_CHECK;
+/* Connections to this process that were closed at once, for want of descriptors. */
+uint64_t kd_rpc_refused_connections(void);
 int kd_rpc_server_port(const kd_rpc_server *s);
 /* Health status: service "" (the whole server) or a full service name. New ones start SERVING. */
 void kd_rpc_server_set_health(kd_rpc_server *s, const char *service, bool serving);

@@ -27,6 +27,7 @@ struct kd_rpc_server {
     grpc_server *grpc;
     const kd_rpc_method *methods;
     size_t n_methods, max_message;
+    int max_calls;
     kd_rpc_method internal[INTERNAL_METHODS];
     size_t n_internal;
     int port;
@@ -84,7 +85,7 @@ static void on_accept(struct kd_op *op, bool ok)
     grpc_metadata_array metadata = a->metadata;
     if (ok) {
         pthread_mutex_lock(&s->mu);
-        bool full = ++s->calls > MAX_CALLS;
+        bool full = ++s->calls > s->max_calls;
         pthread_mutex_unlock(&s->mu);
         post_accept(a); /* the next one waits for nothing that a handler does */
         const kd_rpc_method *method = find_method(s, details.method);
@@ -185,6 +186,7 @@ int kd_rpc_server_new(kd_rpc *rpc, const kd_rpc_server_config *cfg, kd_rpc_serve
     s->methods = cfg->methods;
     s->n_methods = cfg->n_methods;
     s->max_message = cfg->max_message;
+    s->max_calls = cfg->max_calls ? cfg->max_calls : MAX_CALLS;
     pthread_mutex_init(&s->mu, NULL);
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);

@@ -1,6 +1,7 @@
 #include "store/sql.h"
 
 #include "kd/failpoint.h"
+#include "kd/file.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -42,6 +43,8 @@ static int code_of(int rc)
 static int sql_fail(kd_sql *s, const char *sql, int rc, kd_diag *diag)
 {
     const char *file = sqlite3_db_filename(s->db, "main");
+    if (rc == SQLITE_IOERR_FSYNC || rc == SQLITE_IOERR_DIR_FSYNC)
+        kd_file_fsync_failed(file && *file ? file : "the database");
     return kd_fail(diag, code_of(rc), "database %.300s: %.300s (SQLite %d) in: %.*s",
                    file && *file ? file : "in memory", sqlite3_errmsg(s->db), rc, SHOWN_SQL, sql);
 }
@@ -54,6 +57,8 @@ int kd_sql_exec(kd_sql *s, const char *sql, kd_diag *diag)
 
 int kd_sql_begin(kd_sql *s, kd_diag *diag)
 {
+    if (s->make_room)
+        (void)s->make_room(s->make_room_arg, false);
     return kd_sql_exec(s, "BEGIN IMMEDIATE", diag);
 }
 
@@ -133,7 +138,13 @@ int kd_sql_query(kd_sql *s, sqlite3_stmt **out, kd_diag *diag, const char *sql, 
 
 int kd_sql_step(kd_sql *s, sqlite3_stmt *st, kd_diag *diag)
 {
+    bool alone = sqlite3_get_autocommit(s->db);
     int rc = sqlite3_step(st);
+    /* Nothing of it was done, so that it may be done from its beginning. */
+    while (rc == SQLITE_FULL && alone && s->make_room && s->make_room(s->make_room_arg, true)) {
+        sqlite3_reset(st);
+        rc = sqlite3_step(st);
+    }
     if (rc == SQLITE_ROW)
         return 1;
     return rc == SQLITE_DONE ? 0 : sql_fail(s, sqlite3_sql(st), rc, diag);

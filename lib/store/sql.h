@@ -10,6 +10,10 @@
 
 typedef struct kd_sql {
     sqlite3 *db;
+    /* May be NULL. Asked before a transaction (full false), and after a statement that commits by
+     * itself found the disk full: true = it is tried again. */
+    bool (*make_room)(void *arg, bool full);
+    void *make_room_arg;
 } kd_sql;
 
 /* migrations[i] brings user_version i to i+1, each in its own transaction. A database newer than

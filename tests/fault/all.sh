@@ -6,8 +6,9 @@ usage() {
     cat <<'END'
 Usage: [KD_BUILD=build/dev] tests/fault/all.sh [--soak MINUTES]
 
-Runs matrix, failpoints, the cases in net/, proxy and soak (5 minutes unless told otherwise), writes
-what each said to $KD_FAULT_OUT (a new folder in /tmp) and prints a summary. Takes about 40 minutes on
+Runs matrix, failpoints, the cases in net/, proxy, disk_full, damage, fsync,
+descriptors, no_workers and soak (5 minutes unless told otherwise), writes
+what each said to $KD_FAULT_OUT (a new folder in /tmp) and prints a summary. Takes about 50 minutes on
 two cores. Exit code 0 only if nothing failed; what needs root is skipped without it.
 END
 }
@@ -50,6 +51,7 @@ run matrix tests/fault/matrix.sh
 run failpoints tests/fault/failpoints.sh
 for case in tests/fault/net/*.sh; do run "net-$(basename "$case" .sh)" "$case"; done
 run proxy tests/fault/proxy.sh
+for case in disk_full damage fsync descriptors no_workers; do run $case tests/fault/$case.sh; done
 run soak tests/fault/soak.sh "$minutes"
 
 echo "== summary ($out)"

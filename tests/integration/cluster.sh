@@ -6,9 +6,10 @@ BUILD=${KD_BUILD:-$PWD/build/dev}
 DIR=$(mktemp -d "${TMPDIR:-/tmp}/kd-it-XXXXXX")
 export DISTILL_SERVER=
 declare -A PIDS=()
-# What the daemons are started through (env ..., ip netns exec ...), where the coordinator listens, and
+# What the daemons are started through (env ..., ip netns exec ...), further flags of distilld, where the coordinator listens, and
 # where workers look for it if not there.
 AROUND_COORDINATOR=()
+COORDINATOR_FLAGS=()
 AROUND_WORKER=()
 WORKER_SERVER=
 HOST=127.0.0.1
@@ -44,7 +45,8 @@ coordinator() {
     local state=${1:-$DIR/state} listen=${DISTILL_SERVER:-$HOST:0}
     rm -f "$DIR/port"
     "${AROUND_COORDINATOR[@]}" "$BUILD/distilld" --state-dir "$state" --listen "$listen" \
-        --port-file "$DIR/port" --heartbeat-ms 200 --lease-ms "$LEASE_MS" >>"$DIR/distilld.log" 2>&1 &
+        --port-file "$DIR/port" --heartbeat-ms 200 --lease-ms "$LEASE_MS" \
+        "${COORDINATOR_FLAGS[@]}" >>"$DIR/distilld.log" 2>&1 &
     PIDS[distilld]=$!
     for _ in $(seq 300); do
         [ -s "$DIR/port" ] && break

@@ -103,7 +103,7 @@ def check_jobs(channel, found):
     request = message_class(found, method.input_type.full_name)
     reply = message_class(found, method.output_type.full_name)
     got = unary(channel, "/distill.v1.Jobs/Info", request(), reply)
-    assert (got.version, got.protocol, got.epoch) == ("peer test", 2, 2**63 + 5), got
+    assert (got.version, got.protocol, got.epoch) == ("peer test", 3, 2**63 + 5), got
     details = refused(lambda: unary(channel, "/distill.v1.Jobs/Nothing", request(), reply),
                       grpc.StatusCode.UNIMPLEMENTED)
     assert "/distill.v1.Jobs/Nothing" in details, details

@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -771,6 +772,84 @@ static void test_rpc_survives_noise_on_the_port(void **state)
     free(r.bytes);
 }
 
+/* gRPC's listener would not recover from a failed accept: connections beyond the descriptors there
+ * are must be refused, and the server must be there afterwards. */
+static void test_rpc_more_connections_than_descriptors(void **state)
+{
+    struct fixture *f = *state;
+    struct rlimit old, small;
+    int fds[400], n = 0;
+    getrlimit(RLIMIT_NOFILE, &old);
+    int next = dup(0);
+    close(next);
+    small = old;
+    small.rlim_cur = (rlim_t)next + 60;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &small), 0);
+    uint64_t before = kd_rpc_refused_connections();
+    struct sockaddr_in a = {.sin_family = AF_INET,
+                            .sin_port = htons((uint16_t)kd_rpc_server_port(f->server)),
+                            .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    for (int round = 0; round < 5; round++) {
+        while (n < 400 && (fds[n] = socket(AF_INET, SOCK_STREAM, 0)) >= 0) {
+            assert_int_equal(connect(fds[n], (struct sockaddr *)&a, sizeof a), 0);
+            n++;
+        }
+        usleep(50000);
+        /* The oldest make room, and the server's side of them. */
+        for (int i = 0; i < n; i++)
+            close(fds[i]);
+        n = 0;
+    }
+    assert_true(kd_rpc_refused_connections() > before);
+    kd_rpc_result r;
+    assert_int_equal(
+        kd_rpc_unary(f->channel, "/t.T/Echo", &(struct iovec){"abc", 3}, 1, 20000, true, &r), 0);
+    free(r.bytes);
+    setrlimit(RLIMIT_NOFILE, &old);
+}
+
+static void count_limited(const kd_rpc_result *r, void *arg)
+{
+    atomic_int *counts = arg;
+    if (r->code == -KD_ELIMIT)
+        atomic_fetch_add(&counts[1], strstr(r->text, "as many calls as it takes") != NULL);
+    atomic_fetch_add(&counts[0], 1);
+    signal_change();
+}
+
+static void test_rpc_more_calls_than_are_taken(void **state)
+{
+    struct fixture *f = *state;
+    kd_rpc_server *server = NULL;
+    kd_rpc_channel *channel = NULL;
+    kd_diag diag = {0};
+    kd_rpc_server_config cfg = {.listen = "127.0.0.1:0",
+                                .methods = g_methods,
+                                .n_methods = KD_COUNT(g_methods),
+                                .max_message = MAX_MESSAGE,
+                                .max_calls = 8};
+    kd_assert_ok(kd_rpc_server_new(f->rpc, &cfg, &server, &diag), &diag);
+    char target[32];
+    snprintf(target, sizeof target, "127.0.0.1:%d", kd_rpc_server_port(server));
+    kd_assert_ok(kd_rpc_channel_new(f->rpc, target, MAX_MESSAGE, &channel, &diag), &diag);
+    atomic_int counts[2] = {0, 0};
+    atomic_store(&g_opened, 0);
+    for (int i = 0; i < 20; i++)
+        assert_int_equal(kd_rpc_unary_start(channel, "/t.T/Hold", &(struct iovec){"x", 1}, 1, 2000,
+                                            true, count_limited, counts),
+                         0);
+    assert_true(await(&counts[1], 12));
+    assert_int_equal(g_opened, 8);
+    assert_true(await(&counts[0], 20)); /* the 8 by their deadline */
+    assert_int_equal(counts[1], 12);
+    kd_rpc_result r;
+    assert_int_equal(
+        kd_rpc_unary(channel, "/t.T/Echo", &(struct iovec){"abc", 3}, 1, 20000, true, &r), 0);
+    free(r.bytes);
+    kd_rpc_channel_free(channel);
+    kd_rpc_server_free(server);
+}
+
 /* ---- standard services */
 
 static int health(struct fixture *f, const char *service, int *out_status)
@@ -1149,6 +1228,8 @@ int main(void)
         TEST(test_rpc_stream_of_a_server_that_goes),
         TEST(test_rpc_unary_called_as_a_stream),
         TEST(test_rpc_survives_noise_on_the_port),
+        TEST(test_rpc_more_connections_than_descriptors),
+        TEST(test_rpc_more_calls_than_are_taken),
         TEST(test_rpc_health),
         TEST(test_rpc_health_watch),
         TEST(test_rpc_reflection),

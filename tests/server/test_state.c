@@ -338,7 +338,7 @@ static void test_state_unlinks_checkpoints_after_the_commit(void **state)
     kd_assert_ok(kd_state_add_file(&f->state, 1, "", 0, 7, kept, 1, "aa", &f->diag), &f->diag);
 
     kd_assert_ok(kd_state_begin(&f->state, &f->diag), &f->diag);
-    kd_assert_ok(kd_state_drop_checkpoints(&f->state, 1, 0, 7, 0, &f->diag), &f->diag);
+    kd_assert_ok(kd_state_drop_checkpoints(&f->state, 1, 0, 7, 0, 0, &f->diag), &f->diag);
     assert_true(there(f, "old"));
     kd_state_rollback(&f->state);
     assert_true(there(f, "old"));
@@ -346,7 +346,7 @@ static void test_state_unlinks_checkpoints_after_the_commit(void **state)
     assert_int_equal(kd_state_find_checkpoint(&f->state, 1, 0, 3, &row, &f->diag), 1);
 
     kd_assert_ok(kd_state_begin(&f->state, &f->diag), &f->diag);
-    kd_assert_ok(kd_state_drop_checkpoints(&f->state, 1, 0, 7, 0, &f->diag), &f->diag);
+    kd_assert_ok(kd_state_drop_checkpoints(&f->state, 1, 0, 7, 0, 0, &f->diag), &f->diag);
     assert_true(there(f, "old"));
     kd_assert_ok(kd_state_commit(&f->state, &f->diag), &f->diag);
     assert_false(there(f, "old"));

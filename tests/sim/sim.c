@@ -715,6 +715,10 @@ static void on_ready(struct world *w, void *a, uint64_t b)
     struct control *m = a;
     struct worker *k = m->worker;
     (void)b;
+    if (k->cut && k->member == m->member) {
+        at(w, w->now + 10, on_ready, a, 0); /* it waits in the stream */
+        return;
+    }
     if (w->up && m->epoch == w->epoch && k->member == m->member && !k->cut)
         to_core(w, &m->event);
     free(m);

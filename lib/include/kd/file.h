@@ -28,6 +28,12 @@ int kd_file_open_beneath(int root_fd, const char *path, int extra_flags,
 /* All of the file behind fd (caller still owns fd), as kd_file_read. `name` for messages. */
 int kd_file_read_fd(int fd, const char *name, size_t max, char **out_data, size_t *out_len,
                     kd_diag *diag) KD_MUST_CHECK;
+/* -KD_ELIMIT with a sentence when the file system of path would have fewer than `keep` bytes left
+ * after `bytes` more. keep 0 = nothing is kept. */
+int kd_file_need_room(const char *path, uint64_t keep, uint64_t bytes, kd_diag *diag) KD_MUST_CHECK;
+/* After a failed fsync (errno says how): ends the process. What the page cache holds need not be
+ * what the disk holds, and nobody may go on from it. */
+__attribute__((noreturn)) void kd_file_fsync_failed(const char *path);
 /* Free bytes for us on the file system of path; -1 if unknown. */
 int64_t kd_file_free_bytes(const char *path);
 
