@@ -5,10 +5,11 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-Usage: deploy/install-deps.sh [--test] [--list]
+Usage: deploy/install-deps.sh [--test] [--models] [--list]
 
-  --test   also what tests/run.sh needs: clang-format, clang-tidy, Python with gRPC
-  --list   print the packages instead of installing them
+  --test    also what tests/run.sh needs: clang-format, clang-tidy, Python with gRPC
+  --models  also what tests/models/run.sh needs: the model checker Spin
+  --list    print the packages instead of installing them
 END
 }
 
@@ -21,11 +22,13 @@ packages=(
     libsqlite3-dev libyaml-dev libjansson-dev libxxhash-dev libcmocka-dev
 )
 test_packages=(clang-format clang-tidy python3 python3-grpcio python3-protobuf)
+model_packages=(spin)
 
 list=no
 while (($#)); do
     case $1 in
     --test) packages+=("${test_packages[@]}") ;;
+    --models) packages+=("${model_packages[@]}") ;;
     --list) list=yes ;;
     -h | --help)
         usage
