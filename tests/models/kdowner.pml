@@ -320,6 +320,9 @@ inline drop_next(w) { tgt[w] = 0; nx[I(w,0)] = 0; nx[I(w,1)] = 0; nv[I(w,0)] = 0
 inline hear(w, c) {
   if :: owner[c] != w -> forget(w, c); pl[I(w,c)] = 0
      :: owner[c] == w && !gok[I(w,c)] ->                                      /* a new grant */
+#ifndef KEEP_NEXT /* its place must not be taken before version T of the chunks is published */
+          drop_next(w);
+#endif
 #ifndef OLD_ANSWER
           no_sum(w);
 #endif
@@ -357,7 +360,7 @@ inline publish(w, c) {
   pl[I(w,c)]++; bf[w] = 1; bs[w] = pl[I(w,c)]; bk[w] = c;
   if :: os[I(w,c)] == pl[I(w,c)] -> bl[w] = ov[I(w,c)]; bo[w] = 1
      :: os[I(w,c)] > pl[I(w,c)] && pstep[w] == pl[I(w,c)] -> bl[w] = pval[I(w,c)] /* one ahead: from the version in use */
-     :: else -> pl[I(w,c)] = os[I(w,c)]; bs[w] = os[I(w,c)]; bl[w] = ov[I(w,c)]; bo[w] = 1 /* took T+1 whole meanwhile */
+     :: else -> pl[I(w,c)] = os[I(w,c)]; bs[w] = os[I(w,c)]; bl[w] = ov[I(w,c)]; bo[w] = 1 /* T is gone (mutants) */
   fi }
 inline die(w) { d_step {
   told[w] = 0; news[w] = 0; gok[I(w,0)] = 0; gok[I(w,1)] = 0; forget(w, 0); forget(w, 1); pl[I(w,0)] = 0; pl[I(w,1)] = 0;

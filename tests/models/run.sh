@@ -115,6 +115,7 @@ f kdowner caught -DBW=1 -DCK=3 -DNO_OLDSUM
 f kdowner caught -DBW=1 -DNORESTART
 f kdowner caught -DBZ=1 -DODD -DNO_FENCE
 f kdowner caught -DBZ=1 -DODD -DNO_FENCE -DSUMCHK
+f kdowner caught -DBC=1 -DNO_FENCE -DSUMCHK -DKEEP_NEXT
 f kdstep  caught -DNO_STEPCHK
 f kdstep  caught -DNONDET
 END
