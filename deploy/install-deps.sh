@@ -5,11 +5,12 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-Usage: deploy/install-deps.sh [--test] [--fuzz] [--list]
+Usage: deploy/install-deps.sh [--test] [--fuzz] [--models] [--list]
 
-  --test   also what the tests need: clang-format, clang-tidy, Python with gRPC, ip and nft
-  --fuzz   also what tests/fuzz/campaign.sh needs: clang with libFuzzer
-  --list   print the packages instead of installing them
+  --test    also what the tests need: clang-format, clang-tidy, Python with gRPC, ip and nft
+  --fuzz    also what tests/fuzz/campaign.sh needs: clang with libFuzzer
+  --models  also what tests/models/run.sh needs: the model checker Spin
+  --list    print the packages instead of installing them
 END
 }
 
@@ -27,12 +28,14 @@ test_packages=(
 )
 # The compiler, its sanitizers and libFuzzer, OpenMP for it, and the symbolizer of its reports.
 fuzz_packages=(clang-14 libclang-rt-14-dev libomp-14-dev llvm-14)
+model_packages=(spin)
 
 list=no
 while (($#)); do
     case $1 in
     --test) packages+=("${test_packages[@]}") ;;
     --fuzz) packages+=("${fuzz_packages[@]}") ;;
+    --models) packages+=("${model_packages[@]}") ;;
     --list) list=yes ;;
     -h | --help)
         usage

@@ -10,7 +10,8 @@ Installs what it needs (deploy/install-deps.sh --test), checks the format of all
 the preset `dev` into build/dev and runs its tests, two at a time. Arguments go on to ctest:
 
   tests/run.sh                      everything
-  tests/run.sh -L unit              the tests of one folder: unit numeric wire rpc fuzz integration
+  tests/run.sh -L unit              the tests of one folder: unit numeric wire rpc fuzz
+                                    models (needs spin: deploy/install-deps.sh --models) integration
   tests/run.sh -R test_job          one file
   DISTILL_DATA=DIR tests/run.sh     also the tests on real photographs and weights
 
@@ -85,8 +86,12 @@ if [[ -z ${DISTILL_DATA-} ]]; then
     {
         grep -aoE '\[ +SKIPPED +\] +test_[A-Za-z0-9_]+' build/dev/Testing/Temporary/LastTest.log |
             sed 's/.*] */  /'
-        sed -nE 's/^.* - (.*) \(Skipped\)$/  \1/p' build/dev/closing-lines
+        sed -nE '/ - models \(/d; s/^.* - (.*) \(Skipped\)$/  \1/p' build/dev/closing-lines
     } | sort -u
+fi
+if grep -qE ' - models \(Skipped\)$' build/dev/closing-lines; then
+    step "skipped, since Spin is not installed (deploy/install-deps.sh --models)"
+    echo "  models"
 fi
 if [[ $well_formed == no ]]; then
     step "the format of the files named at the top is off; $formatter -i mends them"
