@@ -177,7 +177,7 @@ static void checkpoint_written(uv_work_t *work, int status)
         j->saving = false;
     if (s)
         s->writing = false;
-    if (!s || !s->exchange) {
+    if (!s || !s->exchange || n->generation != s->generation) {
         /* It may have been written before, in another generation. */
         kd_file_row row;
         if (kd_state_find_checkpoint(&d->state, n->job, n->stage, n->version, &row, &n->diag) == 0)
@@ -196,9 +196,11 @@ static void checkpoint_written(uv_work_t *work, int status)
             kd_daemon_fatal(d, &n->diag);
         s->pending_sums = n->sums;
         kd_bank_sync(d->bank);
-        kd_daemon_event(
-            d, &(kd_event){
-                   .kind = KD_EV_SAVED, .job = n->job, .stage = n->stage, .version = n->version});
+        kd_daemon_event(d, &(kd_event){.kind = KD_EV_SAVED,
+                                       .job = n->job,
+                                       .stage = n->stage,
+                                       .generation = n->generation,
+                                       .version = n->version});
     }
     free_checkpoint(n);
     /* What was saved may have ended the stage, or the job. */

@@ -825,7 +825,7 @@ void kd_core_handle(kd_core *c, const kd_event *ev, kd_time_ms now, kd_actions *
             on_drain(c, m, !ev->stop, out);
         break;
     case KD_EV_SAVED:
-        if (current && j->open && ev->version >= st->s.manifest &&
+        if (current && j->open && ev->generation == j->opening && ev->version >= st->s.manifest &&
             ev->version > st->pending_manifest && ev->version <= st->s.info.last_version) {
             st->pending_manifest = ev->version;
             settle_manifest(c, j, out);

@@ -107,7 +107,7 @@ enum kd_event_kind {
     KD_EV_SCALE,     /* job, min_workers, max_workers */
     KD_EV_DRAIN,     /* member, stop: false = it may be used again */
 
-    KD_EV_SAVED,     /* job, stage, version: checkpoint durable */
+    KD_EV_SAVED,     /* job, stage, generation of the opening, version: checkpoint durable */
     KD_EV_EVALUATED, /* job, stage, version: all units in and stored; stop: it is the last one */
     KD_EV_EXPORTED,  /* job, stage; text: non-empty = failed */
     KD_EV_HOLD, /* job, stage, text: what a stage that has not begun waits for; "" = it may begin */

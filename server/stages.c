@@ -754,7 +754,8 @@ void kd_stage_open(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_begi
             kd_stage_fail(d, j, diag.msg);
         return;
     }
-    count_redone(d, j, stage, before, start.version);
+    /* What the journal has is applied again, not computed. */
+    count_redone(d, j, stage, before, KD_MAX(start.version, kd_journal_end(start.journal)));
     s->version = start.version;
     s->generation = b->generation;
     s->last_commit = 0;

@@ -407,8 +407,11 @@ static void act(struct sim *s)
         }
         if (j->open && (j->version - 1) % j->every == 0 && j->version > j->saved) {
             j->saved = j->version;
-            ev = (kd_event){
-                .kind = KD_EV_SAVED, .job = j->id, .stage = j->stage, .version = j->version};
+            ev = (kd_event){.kind = KD_EV_SAVED,
+                            .job = j->id,
+                            .stage = j->stage,
+                            .generation = j->opening,
+                            .version = j->version};
             feed(s, &ev);
         }
     }

@@ -24,8 +24,8 @@
 #define LEASE_MS 1000
 #define TICK_MS 25
 #define UNIT_MS 40
-#define EVAL_MS 30
-#define SAVE_MS 40
+#define EVAL_MS 90
+#define SAVE_MS 150
 #define LONGEST_MS 4000000
 
 struct world;
@@ -80,7 +80,7 @@ struct kd_rpc_call {
 };
 
 struct checkpoint {
-    uint64_t version;
+    uint64_t version, opening;
     float *vector, *state;
 };
 
@@ -912,12 +912,15 @@ static void x_committed(void *arg, const kd_exchange_config *cfg, uint64_t gener
 static void on_saved(struct world *w, void *a, uint64_t epoch)
 {
     struct checkpoint *c = a;
-    if (w->up && epoch == w->epoch && w->exchange) {
+    if (w->up && epoch == w->epoch && w->exchange && c->opening == w->opening) {
         check_vector(w, c->vector, c->version, "a checkpoint");
         free(w->saved[1].vector);
         free(w->saved[1].state);
         w->saved[1] = *c;
-        to_core(w, &(kd_event){.kind = KD_EV_SAVED, .job = JOB, .version = c->version});
+        to_core(w, &(kd_event){.kind = KD_EV_SAVED,
+                               .job = JOB,
+                               .generation = c->opening,
+                               .version = c->version});
     } else {
         free(c->vector);
         free(c->state);
@@ -929,7 +932,7 @@ static void x_snapshot(void *arg, kd_exchange_snapshot *snap)
 {
     struct world *w = arg;
     struct checkpoint *c = kd_xalloc(sizeof *c);
-    *c = (struct checkpoint){snap->version, snap->vector, snap->state};
+    *c = (struct checkpoint){snap->version, snap->generation, snap->vector, snap->state};
     if (!c->state)
         broken(w, "checkpoints have their state", "version %llu",
                (unsigned long long)snap->version);
@@ -1066,7 +1069,7 @@ static void open_exchange(struct world *w, const kd_action *act)
         stop = w->evaluated < w->manifest ? w->manifest : w->manifest + every;
     start.version = KD_MIN(KD_MIN(end, stop), act->begin.last_version);
     /* What was committed and neither lost with the power nor wrong is there. */
-    if (!w->power_failed && !act->begin.fresh && start.version < w->kept)
+    if (!w->power_failed && !act->begin.fresh && KD_MAX(start.version, end) < w->kept)
         broken(w, "no step is rolled back", "opens at %llu, %llu was committed",
                (unsigned long long)start.version, (unsigned long long)w->kept);
     w->kept = start.version;
