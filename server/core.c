@@ -642,7 +642,7 @@ static void on_odd(kd_core *c, struct job *j, kd_member_id odd, kd_actions *out)
         kd_step_reshape(j, out); /* it left meanwhile; the step is computed again all the same */
         return;
     }
-    kd_core_note(out, j->id, m->id, "warning",
+    kd_core_note(out, j->id, m->id, "quarantine",
                  "quarantined: it computed other numbers than two others did; check its memory and "
                  "processor, then start it anew");
     m->quarantined = true;
@@ -720,7 +720,9 @@ void kd_core_handle(kd_core *c, const kd_event *ev, kd_time_ms now, kd_actions *
                                                      .state = IDLE,
                                                      .offer = ev->job,
                                                      .offer_stage = ev->stage,
-                                                     .offer_chunk = ev->first_chunk};
+                                                     .offer_chunk = ev->first_chunk,
+                                                     .drain = ev->drained,
+                                                     .quarantined = ev->quarantined};
         break;
     }
     case KD_EV_LOST:

@@ -112,6 +112,8 @@ static void take_row(const kd_job_record *from, const kd_stage_record *s, enum k
     row->info_len = row->expected_len = 0;
     row->teacher_forwards = row->bank_hits = 0; /* what this job had to do for it */
     row->teacher_seconds = 0;
+    row->steps_redone = 0;
+    row->lost_ms_workers = row->lost_ms_all = 0;
     if (how == KD_TAKE_DONE) {
         row->info = copy_bytes(s->row.info, s->row.info_len);
         row->info_len = s->row.info_len;
