@@ -85,7 +85,8 @@ typedef struct kd_worker_record {
     uint32_t beat_stage;
 } kd_worker_record;
 
-/* A worker that was drained or quarantined when its stream was lost: so it is when it comes back. */
+/* A worker that was drained or quarantined when its stream was lost: so it is when it comes back.
+ */
 typedef struct kd_aside {
     char name[65], incarnation[17];
     bool drained, quarantined;
@@ -188,8 +189,8 @@ void kd_stage_close(kd_daemon *d, kd_job_record *j, uint32_t stage);
 /* Tells the core where the step stands. */
 void kd_stage_look(kd_daemon *d, kd_job_record *j, uint32_t stage);
 void kd_stage_settle(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t step, bool redo);
-/* A worker has failed that works for the stage of the job: the time until the next step is committed
- * is what it costs. */
+/* A worker has failed that works for the stage of the job: the time until the next step is
+ * committed is what it costs. */
 void kd_stage_fault(kd_daemon *d, kd_job_id job);
 /* Exchanges whose journal took no more try again. */
 void kd_stage_tick(kd_daemon *d);

@@ -62,7 +62,9 @@ static const char *const g_migrations[] = {
     "INSERT INTO evaluations SELECT job, stage, epoch, 0, train_loss, train_accuracy, val_loss,"
     " val_correct, val_samples, 0, -1, 0, 0, NULL, NULL FROM epochs;"
     "DROP TABLE epochs;",
-    /* Jobs that are paused or scaled; what faults cost a stage. */
+    /* Jobs that are paused or scaled; what faults cost a stage; digests of saved versions. */
+    "CREATE TABLE digests(job INTEGER NOT NULL, stage INTEGER NOT NULL, version INTEGER NOT NULL,"
+    " digest TEXT NOT NULL, PRIMARY KEY(job, stage, version)) WITHOUT ROWID;"
     "ALTER TABLE jobs ADD COLUMN paused INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE jobs ADD COLUMN min_workers INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE jobs ADD COLUMN max_workers INTEGER NOT NULL DEFAULT 0;"
@@ -434,11 +436,12 @@ static int read_epochs(kd_state *s, kd_job_id id, kd_epoch_row **out, int *n, kd
 int kd_state_each_job(kd_state *s, kd_state_job_fn fn, void *arg, kd_diag *diag)
 {
     sqlite3_stmt *st = NULL;
-    int rc = kd_sql_query(&s->sql, &st, diag,
-                          "SELECT id, key, name, text_digest, state, reason, submitted_ms,"
-                          " started_ms, finished_ms, resolved, result, is_sweep, sweep, continued,"
-                          " replayed, text, label, vary, paused, min_workers, max_workers FROM jobs ORDER BY n",
-                          "");
+    int rc = kd_sql_query(
+        &s->sql, &st, diag,
+        "SELECT id, key, name, text_digest, state, reason, submitted_ms,"
+        " started_ms, finished_ms, resolved, result, is_sweep, sweep, continued,"
+        " replayed, text, label, vary, paused, min_workers, max_workers FROM jobs ORDER BY n",
+        "");
     while (rc == 0 && (rc = kd_sql_step(&s->sql, st, diag)) == 1) {
         kd_job_row row = {.id = (kd_job_id)sqlite3_column_int64(st, 0),
                           .state = sqlite3_column_int(st, 4),
@@ -594,12 +597,33 @@ int kd_state_event_workers(kd_state *s, kd_job_id id, const char *kind, char (*o
     return rc == 0 ? n : rc;
 }
 
+int kd_state_add_digest(kd_state *s, kd_job_id id, uint32_t stage, uint64_t version,
+                        const char *digest, kd_diag *diag)
+{
+    return kd_sql_run(&s->sql, NULL, diag, "INSERT OR REPLACE INTO digests VALUES(?,?,?,?)", "iiis",
+                      (int64_t)id, (int64_t)stage, (int64_t)version, digest);
+}
+
+int kd_state_each_digest(kd_state *s, kd_job_id id, kd_state_digest_fn fn, void *arg, kd_diag *diag)
+{
+    sqlite3_stmt *st = NULL;
+    int rc = kd_sql_query(&s->sql, &st, diag,
+                          "SELECT stage, version, digest FROM digests WHERE job = ?"
+                          " ORDER BY stage, version",
+                          "i", (int64_t)id);
+    while (rc == 0 && (rc = kd_sql_step(&s->sql, st, diag)) == 1)
+        rc = fn(arg, (uint32_t)sqlite3_column_int64(st, 0), (uint64_t)sqlite3_column_int64(st, 1),
+                kd_sql_text(st, 2));
+    kd_sql_end(st);
+    return rc;
+}
+
 static int forget_job(kd_state *s, kd_job_id id, uint64_t *freed, kd_diag *diag)
 {
     static const char *const tables[] = {
         "DELETE FROM files WHERE job = ?",       "DELETE FROM events WHERE job = ?",
         "DELETE FROM evaluations WHERE job = ?", "DELETE FROM stages WHERE job = ?",
-        "DELETE FROM jobs WHERE id = ?",
+        "DELETE FROM digests WHERE job = ?",     "DELETE FROM jobs WHERE id = ?",
     };
     sqlite3_stmt *st = NULL;
     int rc =

@@ -50,11 +50,11 @@ typedef struct kd_job_row {
     int64_t submitted_ms, started_ms, finished_ms;
     bool paused;                       /* by a user */
     uint32_t min_workers, max_workers; /* by a user, 0 = as the job file says */
-    char *resolved; /* JSON, owned */
-    char *result;   /* JSON, owned; NULL before the end */
-    char *text;     /* as submitted, owned; NULL = none */
-    char *label;    /* of a sweep's child, owned; NULL = none */
-    char *values;   /* of a sweep's child: JSON object of what it varies, owned; NULL = none */
+    char *resolved;                    /* JSON, owned */
+    char *result;                      /* JSON, owned; NULL before the end */
+    char *text;                        /* as submitted, owned; NULL = none */
+    char *label;                       /* of a sweep's child, owned; NULL = none */
+    char *values; /* of a sweep's child: JSON object of what it varies, owned; NULL = none */
 } kd_job_row;
 void kd_job_row_clear(kd_job_row *row);
 
@@ -73,11 +73,11 @@ typedef struct kd_stage_row {
     char best_digest[33];           /* of the best version's parameters; "" = none yet */
     uint64_t best_version;          /* 0 = none yet */
     uint32_t best_epoch;
-    uint64_t stopped_early; /* step at which early stopping ended it, 0 = it did not */
-    double teacher_seconds; /* spent in teacher_forwards */
-    uint64_t steps_redone;  /* committed before and computed again */
+    uint64_t stopped_early;              /* step at which early stopping ended it, 0 = it did not */
+    double teacher_seconds;              /* spent in teacher_forwards */
+    uint64_t steps_redone;               /* committed before and computed again */
     double lost_ms_workers, lost_ms_all; /* waited for because of faults */
-    kd_job_id shared;       /* whose stage this is, 0 = its own */
+    kd_job_id shared;                    /* whose stage this is, 0 = its own */
     /* Packed StageInfo that the workers' must fit to: that of the stage which is gone on with,
      * owned. */
     uint8_t *expected;
@@ -161,6 +161,13 @@ int kd_state_find_artefact(kd_state *s, kd_job_id id, const char *name, const ch
                            kd_file_row *out, kd_diag *diag) KD_MUST_CHECK;
 int kd_state_find_checkpoint(kd_state *s, kd_job_id id, uint32_t stage, uint64_t version,
                              kd_file_row *out, kd_diag *diag) KD_MUST_CHECK;
+/* Digest of a version that was saved; it outlives the checkpoint. */
+int kd_state_add_digest(kd_state *s, kd_job_id id, uint32_t stage, uint64_t version,
+                        const char *digest, kd_diag *diag) KD_MUST_CHECK;
+/* Calls fn for each, by stage and version; stops when it returns non-zero. */
+typedef int (*kd_state_digest_fn)(void *arg, uint32_t stage, uint64_t version, const char *digest);
+int kd_state_each_digest(kd_state *s, kd_job_id id, kd_state_digest_fn fn, void *arg,
+                         kd_diag *diag) KD_MUST_CHECK;
 typedef int (*kd_state_file_fn)(void *arg, const kd_file_row *row);
 int kd_state_each_artefact(kd_state *s, kd_job_id id, kd_state_file_fn fn, void *arg,
                            kd_diag *diag) KD_MUST_CHECK;

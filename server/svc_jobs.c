@@ -470,6 +470,52 @@ static void do_workers(kd_daemon *d, struct job_call *c)
     free(items);
 }
 
+struct digest_list {
+    const kd_job_record *j;
+    Distill__V1__VersionDigest *items, **list;
+    char (*text)[33];
+    size_t n;
+};
+
+static int add_digest(void *arg, uint32_t stage, uint64_t version, const char *digest)
+{
+    struct digest_list *l = arg;
+    if (stage >= (uint32_t)l->j->n_stages)
+        return 0;
+    if (l->n == KD_MAX_DIGESTS)
+        return 1;
+    Distill__V1__VersionDigest *m = l->list[l->n] = &l->items[l->n];
+    distill__v1__version_digest__init(m);
+    snprintf(l->text[l->n], sizeof *l->text, "%s", digest);
+    m->stage = (char *)l->j->stages[stage].row.name;
+    m->step = version - 1;
+    m->digest = l->text[l->n++];
+    return 0;
+}
+
+static void do_digests(kd_daemon *d, struct job_call *c)
+{
+    kd_job_record *j = find_job(d, c->call, ((Distill__V1__JobRequest *)c->m)->job);
+    kd_diag diag = {0};
+    if (!j)
+        return;
+    struct digest_list l = {.j = j,
+                            .items = kd_xalloc(KD_MAX_DIGESTS * sizeof *l.items),
+                            .list = kd_xalloc(KD_MAX_DIGESTS * sizeof *l.list),
+                            .text = kd_xalloc(KD_MAX_DIGESTS * sizeof *l.text)};
+    if (kd_state_each_digest(&d->state, j->row.id, add_digest, &l, &diag) < 0) {
+        kd_rpc_finish_diag(c->call, &diag);
+    } else {
+        Distill__V1__DigestsReply reply = DISTILL__V1__DIGESTS_REPLY__INIT;
+        reply.digests = l.list;
+        reply.n_digests = l.n;
+        kd_answer(c->call, &reply);
+    }
+    free(l.items);
+    free(l.list);
+    free(l.text);
+}
+
 static void do_info(kd_daemon *d, struct job_call *c)
 {
     Distill__V1__InfoReply reply = DISTILL__V1__INFO_REPLY__INIT;
@@ -643,6 +689,7 @@ HANDLER(on_drain, distill__v1__drain_request__descriptor, do_drain)
 HANDLER(on_remove, distill__v1__job_request__descriptor, do_remove)
 HANDLER(on_workers, distill__v1__workers_request__descriptor, do_workers)
 HANDLER(on_fetch, distill__v1__fetch_request__descriptor, do_fetch)
+HANDLER(on_digests, distill__v1__job_request__descriptor, do_digests)
 HANDLER(on_info, distill__v1__info_request__descriptor, do_info)
 
 static void on_upload(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)
@@ -681,6 +728,7 @@ const kd_rpc_method kd_jobs_methods[] = {
     UNARY("Remove", KD_MAX_CONTROL_BYTES, on_remove),
     UNARY("Workers", KD_MAX_CONTROL_BYTES, on_workers),
     UNARY("Fetch", KD_MAX_CONTROL_BYTES, on_fetch),
+    UNARY("Digests", KD_MAX_CONTROL_BYTES, on_digests),
     UNARY("Info", KD_MAX_CONTROL_BYTES, on_info),
 };
 const size_t kd_n_jobs_methods = KD_COUNT(kd_jobs_methods);

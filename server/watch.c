@@ -158,8 +158,8 @@ void kd_watch_event(kd_daemon *d, kd_job_record *j, const char *kind, const char
     if (kd_state_add_event(&d->state, j->row.id, &row, &diag) != 0)
         kd_daemon_fatal(d, &diag);
     bool warns = strcmp(kind, "warning") == 0 || strcmp(kind, "quarantine") == 0;
-    kd_log(warns ? KD_LOG_WARN : KD_LOG_INFO, "%s job=%012llx event=%s%s%s",
-           text, (unsigned long long)j->row.id, kind, worker[0] ? " worker=" : "", worker);
+    kd_log(warns ? KD_LOG_WARN : KD_LOG_INFO, "%s job=%012llx event=%s%s%s", text,
+           (unsigned long long)j->row.id, kind, worker[0] ? " worker=" : "", worker);
     for (kd_watcher *w = d->watchers; w; w = w->next)
         if (w->job == j->row.id)
             feed(d, w);

@@ -86,8 +86,8 @@ int kd_wish_pause(kd_daemon *d, kd_job_record *j, bool pause, const char *who, k
         o->row.paused = pause;
         store(d, o);
         kd_watch_event(d, o, "log", "", NULL, "%s by %s", pause ? "paused" : "resumed", who);
-        kd_daemon_event(d, &(kd_event){.kind = pause ? KD_EV_PAUSE : KD_EV_RESUME,
-                                       .job = o->row.id});
+        kd_daemon_event(d,
+                        &(kd_event){.kind = pause ? KD_EV_PAUSE : KD_EV_RESUME, .job = o->row.id});
     }
     if (j->row.is_sweep && changed)
         kd_watch_event(d, j, "log", "", NULL, "%s by %s: %zu of its jobs",
@@ -104,10 +104,11 @@ static int check_scale(const kd_job_record *j, uint32_t min, uint32_t max, kd_di
     uint32_t least = min ? min : kd_job_min_workers(j), most = max ? max : kd_job_max_workers(j);
     if (least <= most)
         return 0;
-    return kd_fail(diag, -KD_EINVAL,
-                   "job %012llx would want at least %u workers and at most %u; the least may not be "
-                   "more than the most",
-                   (unsigned long long)j->row.id, least, most);
+    return kd_fail(
+        diag, -KD_EINVAL,
+        "job %012llx would want at least %u workers and at most %u; the least may not be "
+        "more than the most",
+        (unsigned long long)j->row.id, least, most);
 }
 
 int kd_wish_scale(kd_daemon *d, kd_job_record *j, uint32_t min, uint32_t max, const char *who,
@@ -119,8 +120,9 @@ int kd_wish_scale(kd_daemon *d, kd_job_record *j, uint32_t min, uint32_t max, co
     if (n == 0)
         rc = kd_fail(diag, -KD_ESTATE, "the job is over already");
     else if (min == 0 && max == 0)
-        rc = kd_fail(diag, -KD_EINVAL, "scale to what? a least or a most number of workers, at "
-                                       "least 1, is expected");
+        rc = kd_fail(diag, -KD_EINVAL,
+                     "scale to what? a least or a most number of workers, at "
+                     "least 1, is expected");
     for (size_t i = 0; i < n && rc == 0; i++)
         rc = check_scale(list[i], min, max, diag);
     if (rc != 0) {
@@ -165,7 +167,8 @@ kd_worker_record *kd_wish_drain(kd_daemon *d, const char *name, bool undo, const
         w = w->next;
     if (!w) {
         (void)kd_fail(diag, -KD_ENOENT,
-                      "no worker %.64s is connected (`distill workers` lists those that are)", name);
+                      "no worker %.64s is connected (`distill workers` lists those that are)",
+                      name);
         return NULL;
     }
     const char *state;
