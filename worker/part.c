@@ -167,7 +167,7 @@ static void set_goal(kd_part *p, uint64_t goal)
         take_own(p, k);
 }
 
-static void drop_pushes(kd_part *p)
+void kd_part_drop_pushes(kd_part *p)
 {
     for (size_t i = 0; i < p->n_pushes; i++)
         p->dropped[p->n_dropped++] = p->pushes[i].gradient;
@@ -195,7 +195,7 @@ static void clear_units(kd_part *p)
 {
     memset(p->slots, SLOT_NONE, p->h.slots);
     memset(p->checks, SLOT_NONE, p->h.slots);
-    drop_pushes(p);
+    kd_part_drop_pushes(p);
 }
 
 bool kd_part_whole(const kd_part *p)

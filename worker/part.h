@@ -107,6 +107,8 @@ kd_span kd_part_coming(const kd_part *p);
  * kd_part_take_dropped gives it back. leaf_crc [slots below][chunks], copied. */
 void kd_part_push(kd_part *p, uint32_t node, const float *gradient, const kd_tree_sums *sums,
                   const uint32_t *leaf_crc, bool check);
+/* Nothing is pushed any more: all gradients are over. */
+void kd_part_drop_pushes(kd_part *p);
 /* Gradients of steps that are over; returns how many, at most `most`. */
 size_t kd_part_take_dropped(kd_part *p, const float **out, size_t most);
 

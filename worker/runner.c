@@ -139,6 +139,12 @@ static void stage_close(kd_runner *r)
     r->urgent = 0;
     r->is_prepared = r->values_asked = r->values_there = false;
     pthread_mutex_unlock(&r->mu);
+    /* Sums that nobody fetched are the reducer's. */
+    const float *left;
+    if (part)
+        kd_part_drop_pushes(part);
+    while (part && kd_part_take_dropped(part, &left, 1) == 1)
+        kd_reducer_give(r->reducer, (float *)left);
     kd_part_free(part);
     kd_stage_free(r->stage);
     r->stage = NULL;
