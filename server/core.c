@@ -407,6 +407,12 @@ static bool preempt(kd_core *c, const struct job *j, size_t missing, kd_actions 
     snprintf(why, sizeof why, "makes room for job %012llx of higher priority",
              (unsigned long long)j->id);
     bool moving = false;
+    for (size_t i = 0; i < c->n_members && missing > 0; i++) {
+        /* On their way already. */
+        bool comes = c->members[i].leaving && usable(&c->members[i], j->id);
+        missing -= comes;
+        moving = moving || comes;
+    }
     for (size_t k = c->n_jobs; k-- > 0 && missing > 0;) {
         struct job *low = &c->jobs[k];
         if (low->state != KD_RUN_RUNNING || low->priority >= j->priority || low->yielding)
@@ -414,13 +420,12 @@ static bool preempt(kd_core *c, const struct job *j, size_t missing, kd_actions 
         size_t have = count_members(c, low->id, PREPARING);
         for (size_t i = c->n_members; i-- > 0 && missing > 0 && have > low->min_workers;) {
             struct member *m = &c->members[i];
-            if (m->job != low->id || refused(m, j->id) || m->drain)
+            if (m->job != low->id || m->leaving || !usable(m, j->id))
                 continue;
             moving = true;
             missing--;
             have--;
-            if (!m->leaving)
-                let_go(c, low, m, why, out);
+            let_go(c, low, m, why, out);
         }
     }
     for (size_t k = c->n_jobs; k-- > 0 && missing > 0;) {
@@ -429,8 +434,8 @@ static bool preempt(kd_core *c, const struct job *j, size_t missing, kd_actions 
             continue;
         size_t gives = 0;
         for (size_t i = 0; i < c->n_members; i++)
-            gives += c->members[i].job == low->id && !refused(&c->members[i], j->id) &&
-                     !c->members[i].drain;
+            gives += c->members[i].job == low->id && !c->members[i].leaving &&
+                     usable(&c->members[i], j->id);
         missing -= KD_MIN(missing, gives);
         moving = moving || gives > 0;
         if (gives > 0 && !low->yielding)
