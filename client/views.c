@@ -54,7 +54,9 @@ const char *kd_summary_word(const Distill__V1__JobSummary *s)
 {
     if (!s->paused || kd_state_ended(s->state))
         return kd_state_word(s->state);
-    return s->state == DISTILL__V1__JOB_STATE__JOB_STATE_QUEUED ? "paused" : "pausing";
+    /* A sweep runs as long as its jobs are not over. */
+    bool queued = s->state == DISTILL__V1__JOB_STATE__JOB_STATE_QUEUED || s->children > 0;
+    return queued ? "paused" : "pausing";
 }
 
 enum kd_color kd_summary_color(const Distill__V1__JobSummary *s)

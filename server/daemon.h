@@ -6,7 +6,8 @@
  * libuv's pool and comes back as a task.
  *
  * Files: daemon.c the loop, tasks, and the core's actions; stages.c what a running stage does with
- * disks; watch.c events and who reads them; svc_jobs.c, svc_cluster.c, svc_exchange.c the services.
+ * disks; watch.c events and who reads them; wishes.c what users
+ * change of what runs; svc_jobs.c, svc_cluster.c, svc_exchange.c the services.
  */
 #ifndef KD_SERVER_DAEMON_H
 #define KD_SERVER_DAEMON_H

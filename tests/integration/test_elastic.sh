@@ -16,6 +16,7 @@ await() {
     done
     fail "${*:1:$#-1} is $got, $want was expected"
 }
+running_of() { distill show "$1" -o json | pick 'len([j for j in d["jobs"] if j["state"] == "running"])'; }
 workers_of() { distill show "$1" -o json | pick '(d["progress"] or {"workers": 0})["workers"]'; }
 refused() { # refused CODE TEXT COMMAND...
     local code=$1 text=$2 rc=0
@@ -132,7 +133,7 @@ await summary "$sweep" state running
 distill pause "$sweep" >/dev/null
 [ "$(summary "$sweep" paused)" = True ] || fail "the sweep is not paused"
 [ "$(distill show "$sweep" -o json | pick '[j["paused"] for j in d["jobs"]]')" = "[True, True, True]" ] || fail "not all its jobs are"
-await distill jobs --state running -q ""
+await running_of "$sweep" 0
 distill resume "$sweep" >/dev/null
 distill scale "$sweep" --max 1 >/dev/null
 [ "$(distill show "$sweep" -o json | pick '[j["max_workers"] for j in d["jobs"]]')" = "[1, 1, 1]" ] || fail "not all its jobs are scaled"
