@@ -245,6 +245,18 @@ static int finish_file(kd_daemon *d, kd_job_record *j, const Distill__V1__Artefa
     return rc;
 }
 
+void kd_artefact_drop_pieces(kd_daemon *d, const kd_job_record *j)
+{
+    char path[4096];
+    artefact_path(d, j, "", "", path, sizeof path);
+    DIR *folder = opendir(path);
+    for (struct dirent *e; folder && (e = readdir(folder));)
+        if (ends_with(e->d_name, ".part"))
+            unlinkat(dirfd(folder), e->d_name, 0);
+    if (folder)
+        closedir(folder);
+}
+
 int kd_artefact_add_piece(kd_daemon *d, const Distill__V1__ArtefactPiece *m, const uint8_t *piece,
                           size_t len, Distill__V1__UploadReply *reply, kd_diag *diag)
 {

@@ -2,6 +2,7 @@
  * their digest checked. */
 #include "daemon.h"
 
+#include "kd/failpoint.h"
 #include "kd/file.h"
 #include "kd/log.h"
 #include "store/safetensors.h"
@@ -60,7 +61,9 @@ static void write_checkpoint(uv_work_t *work)
     kd_buf_init(&buf, (size_t)1 << 33);
     n->rc = kd_st_pack(items, count, meta, KD_COUNT(meta), &buf, &n->diag);
     if (n->rc == 0)
-        n->rc = kd_file_write(n->path, buf.data, buf.len, &n->diag);
+        n->rc = KD_FAILPOINT_FAILS("checkpoint.write")
+                    ? kd_fail(&n->diag, -KD_EIO, "cannot write %s: a failpoint", n->path)
+                    : kd_file_write(n->path, buf.data, buf.len, &n->diag);
     if (n->rc == 0) {
         kd_digest digest = kd_digest_of(buf.data, buf.len);
         kd_digest_hex(&digest, n->digest);
@@ -144,6 +147,7 @@ static void checkpoint_written(uv_work_t *work, int status)
     } else if (n->rc != 0) {
         lose(d, j, s, n->version, n->diag.msg);
     } else {
+        KD_FAILPOINT("checkpoint.named");
         if (kd_state_begin(&d->state, &n->diag) != 0 ||
             kd_state_add_file(&d->state, n->job, "", n->stage, n->version, n->path, n->size,
                               n->digest, &n->diag) != 0 ||

@@ -133,7 +133,7 @@ size_t kd_core_most_members(const struct job *j)
     size_t most = j->max_workers;
     if (s->kind == KD_CORE_TRAIN && s->has_info)
         most = KD_MIN(most, (size_t)s->info.slots);
-    return KD_MAX(most, (size_t)1);
+    return KD_MAX(most, KD_MAX((size_t)j->min_workers, (size_t)1));
 }
 
 void kd_core_set_state(struct job *j, enum kd_run_state state, const char *reason, kd_actions *out)
@@ -287,8 +287,12 @@ static void on_gone(kd_core *c, struct member *m, const char *why, bool lost, kd
     if (!j || j->state != KD_RUN_RUNNING || !worked || !j->open)
         return; /* in a stage that measures, try_begin asks another member */
     if (count_members(c, j->id, READY) < KD_MAX(j->min_workers, 1u)) {
-        /* What is there stays as it is until there are enough again. */
+        /* What is there stays as it is until there are enough again; who wants to leave has no step
+         * left to finish. */
         j->short_handed = true;
+        for (size_t i = 0; i < c->n_members; i++)
+            if (c->members[i].job == j->id && c->members[i].leaving)
+                kd_core_release(&c->members[i], "drained", out);
         return;
     }
     kd_core_note(out, j->id, 0, "worker", "going on with %zu worker(s)",
@@ -386,12 +390,8 @@ static void yield(kd_core *c, struct job *j, const char *why, kd_actions *out)
 /* The member finishes its units of the step under way and has no part in the next one. */
 static void let_go(kd_core *c, struct job *j, struct member *m, const char *why, kd_actions *out)
 {
-    bool alone = true;
-    for (size_t i = 0; i < c->n_members; i++) {
-        const struct member *o = &c->members[i];
-        alone = alone && (o == m || o->job != j->id || o->state < READY || o->leaving);
-    }
-    if (m->state != WORKING || !j->open || alone) {
+    size_t others = count_members(c, j->id, READY) - (m->state >= READY);
+    if (m->state != WORKING || !j->open || others < KD_MAX(j->min_workers, 1u)) {
         on_gone(c, m, why, false, out);
         return;
     }
@@ -688,6 +688,10 @@ static void on_drain(kd_core *c, struct member *m, bool drain, kd_actions *out)
     m->drain = drain;
     if (drain && j && !m->leaving)
         let_go(c, j, m, "drained", out);
+    if (!drain && m->leaving) {
+        m->leaving = false;
+        kd_step_reshape(j, out);
+    }
 }
 
 void kd_core_handle(kd_core *c, const kd_event *ev, kd_time_ms now, kd_actions *out)

@@ -8,8 +8,8 @@
 /* A straggler is past median + 4 MAD (median absolute deviation) of its peers' times; a deviation
  * below this share of the median, or this many milliseconds, is noise. */
 #define SLOW_MADS 4
-#define LEAST_MAD_SHARE 10
-#define LEAST_MAD_MS 10
+#define LEAST_MAD_SHARE 40
+#define LEAST_MAD_MS 5
 #define LEAST_TIMES 4
 
 bool kd_core_audits(double share, kd_job_id job, uint32_t stage, uint64_t step, uint32_t slot)
@@ -113,6 +113,7 @@ void kd_step_reshape(struct job *j, kd_actions *out)
 struct part {
     kd_member_id id;
     uint32_t units; /* of the step under way that it has yet to do */
+    bool fresh;     /* what it holds may be of another course of the stage */
 };
 
 static bool takes_part(const struct job *j, const struct member *m)
@@ -138,13 +139,14 @@ static size_t list_parts(kd_core *c, struct job *j, struct part *parts, kd_actio
             kd_core_release(m, "the stage has no work for another worker", out);
             continue;
         }
+        bool fresh = m->state == READY;
         m->state = WORKING;
         size_t at = n++;
         while (at > 0 && order_of(j, kd_core_member(c, parts[at - 1].id)) > order_of(j, m)) {
             parts[at] = parts[at - 1];
             at--;
         }
-        parts[at] = (struct part){.id = m->id};
+        parts[at] = (struct part){.id = m->id, .fresh = fresh};
     }
     return n;
 }
@@ -203,6 +205,15 @@ static struct part *least_loaded(struct part *parts, size_t n, kd_member_id but,
 static void divide_units(kd_core *c, struct job *j, const kd_core_step *step, struct part *parts,
                          size_t n, kd_member_id *given)
 {
+    for (uint32_t s = 0; s < j->n_slots; s++) {
+        /* Who came back does not run what it was given before. */
+        const struct part *p = part_of(parts, n, j->runner[s]);
+        if (p && p->fresh)
+            j->runner[s] = 0;
+        p = part_of(parts, n, j->second[s]);
+        if (p && p->fresh)
+            j->second[s] = 0;
+    }
     for (uint32_t s = 0; s < j->n_slots; s++)
         if (!step->done_ms[s] && part_of(parts, n, j->runner[s]))
             part_of(parts, n, j->runner[s])->units++;
@@ -243,7 +254,9 @@ static void give_audits(kd_core *c, struct job *j, struct part *parts, size_t n,
         if (second && second->job == j->id)
             continue;
         struct part *p = least_loaded(parts, n, j->runner[s], 0);
-        give(j, p ? p->id : parts[0].id, s, true, out);
+        p = p ? p : &parts[0];
+        p->units++;
+        give(j, p->id, s, true, out);
     }
 }
 
@@ -310,21 +323,32 @@ static void reshape(kd_core *c, struct job *j, const kd_core_step *step, kd_acti
     st->committed_last = step->version == st->s.info.last_version;
     st->saved_last =
         st->s.manifest == st->s.info.last_version && st->committed_last && st->s.manifest > 1;
+    kd_begin begin = {.generation = j->generation,
+                      .version = step->version,
+                      .last_version = st->s.info.last_version,
+                      .manifest = st->s.manifest,
+                      .members = (uint32_t)n,
+                      .publish = !step->whole,
+                      .publish_state = step->want_state};
+    for (size_t i = 0; i < c->n_members; i++) {
+        /* Who leaves finishes its units, and owns nothing any more. */
+        const struct member *m = &c->members[i];
+        if (m->job != j->id || m->state != WORKING || !m->leaving)
+            continue;
+        kd_action *a = kd_core_act(out, KD_ACT_BEGIN, j->id, j->stage);
+        a->member = m->id;
+        a->begin = begin;
+        a->begin.fresh = j->push_again;
+    }
+    begin.evaluate_first =
+        kd_core_border(&st->s.info, step->version) && st->s.evaluated < step->version;
     for (size_t r = 0; r < n; r++) {
         size_t at = out->count;
         kd_action *a = kd_core_act(out, KD_ACT_BEGIN, j->id, j->stage);
         a->member = parts[r].id;
-        a->begin = (kd_begin){.generation = j->generation,
-                              .version = step->version,
-                              .last_version = st->s.info.last_version,
-                              .manifest = st->s.manifest,
-                              .rank = (uint32_t)r,
-                              .members = (uint32_t)n,
-                              .evaluate_first = kd_core_border(&st->s.info, step->version) &&
-                                                st->s.evaluated < step->version,
-                              .fresh = first || j->push_again,
-                              .publish = !step->whole,
-                              .publish_state = step->want_state};
+        a->begin = begin;
+        a->begin.rank = (uint32_t)r;
+        a->begin.fresh = first || j->push_again || parts[r].fresh;
         add_owned(out, at, KD_RANGES_SLOTS, j->next, j->n_slots, parts[r].id);
         add_owned(out, at, KD_RANGES_CHUNKS, j->chunk_owner, j->n_chunks, parts[r].id);
         add_owned(out, at, KD_RANGES_UNITS, given, j->n_slots, parts[r].id);

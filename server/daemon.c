@@ -12,6 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* How soon a slow unit or a lost worker is seen. */
+#define TICK_MS 25
+
 bool kd_id_parse(const char *text, kd_job_id *out)
 {
     if (strlen(text) != KD_ID_TEXT - 1)
@@ -313,6 +316,17 @@ static void send_release(kd_daemon *d, kd_worker_record *w, kd_job_id job, const
     kd_cluster_send(d, w, &c);
 }
 
+/* What was begun for this job. A part of it that failed has taken all of it back. */
+static void commit(kd_daemon *d, kd_job_record *j)
+{
+    kd_diag diag = {0};
+    int rc = d->state.depth ? kd_state_commit(&d->state, &diag)
+                            : kd_fail(&diag, -KD_EIO, "a part of a transaction failed");
+    if (rc != 0)
+        kd_daemon_fatal(d, &diag);
+    kd_watch_fed(d, j);
+}
+
 static void set_job_state(kd_daemon *d, kd_job_record *j, enum kd_run_state state,
                           const char *reason)
 {
@@ -331,7 +345,9 @@ static void set_job_state(kd_daemon *d, kd_job_record *j, enum kd_run_state stat
     if (state >= KD_RUN_SUCCEEDED)
         j->row.finished_ms = now;
     kd_diag diag = {0};
-    if (kd_state_set_job(&d->state, j->row.id, j->row.state, j->row.reason, j->row.started_ms,
+    /* In one with its event, which nobody would write after a crash between the two. */
+    if (kd_state_begin(&d->state, &diag) != 0 ||
+        kd_state_set_job(&d->state, j->row.id, j->row.state, j->row.reason, j->row.started_ms,
                          j->row.finished_ms, j->row.result, &diag) != 0)
         kd_daemon_fatal(d, &diag);
     if (state >= KD_RUN_SUCCEEDED && changed) {
@@ -348,6 +364,7 @@ static void set_job_state(kd_daemon *d, kd_job_record *j, enum kd_run_state stat
     } else if (was_waiting && state == KD_RUN_RUNNING && !changed) {
         kd_watch_event(d, j, "worker", "", NULL, "the job goes on");
     }
+    commit(d, j);
     kd_sweep_changed(d, j);
 }
 
@@ -355,6 +372,7 @@ static void carry_out(kd_daemon *d, const kd_action *a)
 {
     kd_job_record *j = kd_daemon_job(d, a->job);
     kd_worker_record *w = a->member ? kd_daemon_worker(d, a->member) : NULL;
+    kd_diag diag = {0};
     if (!j && a->kind != KD_ACT_RELEASE)
         return;
     switch (a->kind) {
@@ -404,7 +422,13 @@ static void carry_out(kd_daemon *d, const kd_action *a)
         set_job_state(d, j, a->state, a->text);
         break;
     case KD_ACT_STAGE_DONE:
+        /* In one with its event, too. */
+        if (kd_state_begin(&d->state, &diag) != 0)
+            kd_daemon_fatal(d, &diag);
         kd_stage_finished(d, j, a->stage);
+        commit(d, j);
+        if (j->stages[a->stage].kind == KD_STAGE_EVALUATE)
+            kd_artefact_drop_pieces(d, j);
         kd_sweep_stage_done(d, j, a->stage);
         break;
     case KD_ACT_MANIFEST:
@@ -486,6 +510,9 @@ static int restore_job(void *arg, const kd_job_row *row, const kd_stage_row *sta
         kd_job_row_clear(&mine);
         return 0;
     }
+    bool trained = true;
+    for (int i = 0; i < n_stages; i++)
+        trained = trained && (stages[i].done || !kd_job_train(&j->spec, j->stages[i].kind));
     for (int i = 0; i < n_stages; i++) {
         kd_stage_record *s = &j->stages[i];
         s->row = stages[i];
@@ -496,8 +523,10 @@ static int restore_job(void *arg, const kd_job_row *row, const kd_stage_row *sta
             memcpy(s->row.expected, stages[i].expected, stages[i].expected_len);
             s->row.expected_len = stages[i].expected_len;
         }
-        /* Measured costs are kept in memory until the export that follows at once. */
-        if (s->kind == KD_STAGE_EVALUATE && row->state <= KD_RUN_RUNNING)
+        /* Measured costs are kept in memory until the export that follows at once, and the result
+         * until the job's end. Where they are done before what is trained they are not wanted. */
+        if ((s->kind == KD_STAGE_EVALUATE || s->kind == KD_STAGE_EXPORT) &&
+            row->state <= KD_RUN_RUNNING && trained)
             s->row.done = false;
         if (stages[i].info_len &&
             kd_stage_set_info(s, stages[i].info, stages[i].info_len, &diag) != 0)
@@ -623,7 +652,7 @@ int kd_daemon_run(const kd_daemon_config *cfg, kd_diag *diag)
         kd_info("listening: address=%s port=%d state_dir=%s epoch=%llu version=%s", cfg->listen,
                 kd_rpc_server_port(d->server), cfg->state_dir, (unsigned long long)d->state.epoch,
                 KD_VERSION);
-        uv_timer_start(&d->tick, on_tick, 200, 200);
+        uv_timer_start(&d->tick, on_tick, TICK_MS, TICK_MS);
         uv_signal_start(&d->sigint, on_signal, SIGINT);
         uv_signal_start(&d->sigterm, on_signal, SIGTERM);
         uv_run(&d->loop, UV_RUN_DEFAULT);

@@ -257,6 +257,8 @@ int kd_artefact_write(kd_daemon *d, kd_job_record *j, uint32_t stage, const char
                       const void *bytes, size_t len, kd_diag *diag) KD_MUST_CHECK;
 /* Adds a piece of a file that a worker made for the job's running stage evaluate; reply->complete
  * once the whole is there and durable. Pieces may come again, also after that. */
+/* What is left of files that workers did not finish sending. */
+void kd_artefact_drop_pieces(kd_daemon *d, const kd_job_record *j);
 int kd_artefact_add_piece(kd_daemon *d, const Distill__V1__ArtefactPiece *m, const uint8_t *piece,
                           size_t len, Distill__V1__UploadReply *reply, kd_diag *diag) KD_MUST_CHECK;
 
@@ -267,6 +269,8 @@ void kd_result_export(kd_daemon *d, kd_job_record *j, uint32_t stage);
 void kd_watch_add(kd_daemon *d, kd_watcher *w);
 void kd_watch_drop(kd_daemon *d, kd_rpc_call *call);
 void kd_watch_tick(kd_daemon *d, kd_time_ms now);
+/* Sends what was stored of a job in a transaction that is over now. */
+void kd_watch_fed(kd_daemon *d, const kd_job_record *j);
 /* Stores an event, logs it and sends it to who watches. worker "" = none, data NULL = none. */
 void kd_watch_event(kd_daemon *d, kd_job_record *j, const char *kind, const char *worker,
                     const char *data, const char *fmt, ...) KD_PRINTF(6, 7);

@@ -137,7 +137,10 @@ static void loop_evaluated(kd_daemon *d, void *arg)
             s->row.best_version ? kd_stage_evaluation(j, n->stage, s->row.best_version) : NULL;
         row.best = !best || better(&row, best);
         kd_diag diag = {0};
-        if (kd_state_add_epoch(&d->state, j->row.id, &row, &diag) != 0)
+        /* Evaluation, stage and event in one: after a crash it is there with its event, or again to
+         * come. */
+        if (kd_state_begin(&d->state, &diag) != 0 ||
+            kd_state_add_epoch(&d->state, j->row.id, &row, &diag) != 0)
             kd_daemon_fatal(d, &diag);
         put_epoch(j, &row);
         s->row.evaluated = n->version;
@@ -154,6 +157,9 @@ static void loop_evaluated(kd_daemon *d, void *arg)
             kd_watch_event(d, j, "stage", "", NULL,
                            "%s ends early at step %llu: %u evaluations without a better one",
                            s->row.name, (unsigned long long)row.step, s->info->patience);
+        if (kd_state_commit(&d->state, &diag) != 0)
+            kd_daemon_fatal(d, &diag);
+        kd_watch_fed(d, j);
         if (stop && s->lost == n->version) {
             kd_stage_fail(d, j, "the parameters it should end with could not be saved");
             free(n);

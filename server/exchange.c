@@ -1,6 +1,7 @@
 #include "exchange.h"
 
 #include "kd/clip.h"
+#include "kd/failpoint.h"
 #include "kd/hash.h"
 #include "kd/log.h"
 #include "wire/wire.h"
@@ -8,6 +9,9 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* Second runs of a unit that may come in at once: one that is over, late pushes of who was lost. */
+#define CHECKS 4
 
 enum want { WANT_SUM, WANT_SLICE, WANT_STATE, WANT_BASE, WANT_VALUES };
 
@@ -69,8 +73,13 @@ struct kd_exchange {
     } leaves, late;
     bool *audited; /* [slots] the unit of T is run twice before sums leave */
     uint32_t audits_missing;
-    bool disputed;                      /* two runs differ: sums wait for the verdict */
-    uint32_t *checks_left;              /* [slots] chunks of the second run that are to come */
+    bool disputed; /* two runs differ: sums wait for the verdict */
+    struct check {
+        kd_member_id member; /* whose second run is coming in, 0 = nobody's */
+        uint32_t left;       /* chunks that are to come */
+        bool differs;
+    } * checks;                         /* [slots][CHECKS] */
+    bool *check_have;                   /* [slots][chunks] */
     uint32_t *slot_left;                /* [slots] chunks without a gradient of the unit */
     kd_time_ms *done_ms, *last_done_ms; /* [slots] */
     struct {
@@ -143,7 +152,8 @@ kd_exchange *kd_exchange_new(const kd_exchange_config *cfg, const kd_exchange_ev
     x->done_ms = kd_xalloc(cfg->slots * sizeof *x->done_ms);
     x->last_done_ms = kd_xalloc(cfg->slots * sizeof *x->last_done_ms);
     x->audited = kd_xalloc(cfg->slots * sizeof *x->audited);
-    x->checks_left = kd_xalloc(cfg->slots * sizeof *x->checks_left);
+    x->checks = kd_xalloc((size_t)cfg->slots * CHECKS * sizeof *x->checks);
+    x->check_have = kd_xalloc((size_t)cfg->slots * CHECKS * cfg->chunks * sizeof *x->check_have);
     new_leaves(&x->leaves, cfg);
     new_leaves(&x->late, cfg);
     x->values.crc = kd_xalloc(cfg->slots * sizeof *x->values.crc);
@@ -182,7 +192,7 @@ static void choose_audits(kd_exchange *x)
     for (uint32_t s = 0; s < x->cfg.slots; s++) {
         x->audited[s] = x->version < x->cfg.last_version &&
                         kd_core_audits(x->cfg.audit, x->cfg.job, x->cfg.stage, x->version, s);
-        x->checks_left[s] = x->cfg.chunks;
+        memset(&x->checks[s * CHECKS], 0, CHECKS * sizeof *x->checks);
         x->audits_missing += x->audited[s];
     }
 }
@@ -427,7 +437,8 @@ void kd_exchange_free(kd_exchange *x)
     free(x->done_ms);
     free(x->last_done_ms);
     free(x->audited);
-    free(x->checks_left);
+    free(x->checks);
+    free(x->check_have);
     free_leaves(&x->leaves);
     free_leaves(&x->late);
     free(x->values.rows);
@@ -440,7 +451,8 @@ void kd_exchange_checkpoint(kd_exchange *x)
 {
     pthread_mutex_lock(&x->mu);
     x->checkpoint_wanted = true;
-    if (x->open && !x->sums_left)
+    /* Slices that are in may be without their state. */
+    if (x->open && !x->sums_left && x->missing == x->cfg.chunks)
         decide_checkpoint(x);
     pthread_mutex_unlock(&x->mu);
 }
@@ -564,6 +576,7 @@ static void release_sums(kd_exchange *x)
             break;
         }
         x->logged[k] = x->served[k] = true;
+        KD_FAILPOINT("exchange.sum");
         serve_waiters(x, WANT_SUM, k, x->version, NULL);
     }
     if (x->journal && x->cfg.journal_bytes && !x->checkpoint_wanted &&
@@ -621,6 +634,7 @@ static void preload(kd_exchange *x)
         }
         root_filled(x, k);
         /* What left once was not in dispute. */
+        memset(x->audited, 0, x->cfg.slots * sizeof *x->audited);
         x->audits_missing = 0;
     }
     release_sums(x);
@@ -677,7 +691,8 @@ static int take_node(kd_exchange *x, const Distill__V1__NodeChunk *head, const u
     node->crc = head->crc32c;
     if (head->chunk == 0) {
         kd_step_totals t = {head->loss, head->correct, head->samples, {0}};
-        memcpy(t.terms, head->terms, KD_MIN(head->n_terms, x->cfg.n_terms) * sizeof t.terms[0]);
+        for (size_t i = 0; i < KD_MIN(head->n_terms, (size_t)x->cfg.n_terms); i++)
+            t.terms[i] = head->terms[i];
         add_totals(x, head->node, &t);
     }
     uint32_t at = head->node;
@@ -698,19 +713,30 @@ static int take_node(kd_exchange *x, const Distill__V1__NodeChunk *head, const u
     return 0;
 }
 
-/* A second run has told of one more chunk. */
+/* A second run has told of one more chunk; agrees: with the first. Pushes may come again. */
 static void count_check(kd_exchange *x, uint32_t slot, bool agrees,
                         const Distill__V1__NodeChunk *head)
 {
-    if (x->checks_left[slot] > 0 && --x->checks_left[slot] > 0)
+    struct check *c = &x->checks[slot * CHECKS];
+    int i = 0;
+    while (i < CHECKS - 1 && c[i].member && c[i].member != head->member)
+        i++;
+    bool *have = x->check_have + ((size_t)slot * CHECKS + (size_t)i) * x->cfg.chunks;
+    if (c[i].member != head->member) {
+        c[i] = (struct check){.member = head->member, .left = x->cfg.chunks};
+        memset(have, 0, x->cfg.chunks * sizeof *have);
+    }
+    if (c[i].left == 0 || have[head->chunk])
+        return;
+    have[head->chunk] = true;
+    c[i].differs = c[i].differs || !agrees;
+    if (--c[i].left > 0)
         return;
     if (x->audited[slot]) {
         x->audited[slot] = false;
         x->audits_missing--;
     }
-    x->checks_left[slot] = x->cfg.chunks; /* for another one */
-    x->ev.checked(x->ev.arg, &x->cfg, head->step, slot, head->member,
-                  agrees && x->leaves.member[slot] != 0);
+    x->ev.checked(x->ev.arg, &x->cfg, head->step, slot, head->member, !c[i].differs);
 }
 
 void kd_exchange_push(kd_exchange *x, kd_rpc_call *call, const Distill__V1__NodeChunk *head,
@@ -734,6 +760,7 @@ void kd_exchange_push(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Node
     }
     if (!payload_ok(call, payload, len, chunk_len(x, head->chunk) * sizeof(float), head->crc32c))
         goto out;
+    KD_FAILPOINT("exchange.push");
     slot = compare_leaves(x, late ? &x->late : &x->leaves, head, &first);
     if (slot != UINT32_MAX)
         diverged = "two different gradients for one unit";
@@ -829,6 +856,7 @@ static void keep_average(kd_exchange *x, uint64_t version)
 static void version_whole(kd_exchange *x)
 {
     bool step = x->current != NULL;
+    KD_FAILPOINT("exchange.commit");
     float *old = x->current;
     x->current = x->next;
     x->next = old;
@@ -911,6 +939,7 @@ void kd_exchange_publish(kd_exchange *x, kd_rpc_call *call, const Distill__V1__S
                          want - 1, UINT32_MAX, 0, 0);
     reply.duplicate = there;
     reply.want_state = !there && x->checkpoint_next && !head->with_state;
+    KD_FAILPOINT("exchange.publish");
     int rc = there || reply.want_state ? 0 : take_slice(x, head, payload);
     if (rc < 0) {
         kd_rpc_finish(call, rc, "no memory for the next version");
@@ -1190,6 +1219,8 @@ void kd_exchange_look_at(kd_exchange *x, kd_exchange_look *out, kd_time_ms *done
     *out = (kd_exchange_look){.version = x->version,
                               .since = x->since,
                               .whole = x->current != NULL,
+                              .audits = x->audits_missing,
+                              .disputed = x->disputed,
                               .want_state = !x->current && x->checkpoint_next};
     memcpy(done_ms, x->done_ms, x->cfg.slots * sizeof *done_ms);
     pthread_mutex_unlock(&x->mu);

@@ -118,6 +118,8 @@ typedef struct kd_exchange_look {
     kd_time_ms since; /* the version was committed */
     bool whole;       /* the version is there; else its owners publish it */
     bool want_state;  /* with optimiser state */
+    uint32_t audits;  /* second runs that sums wait for */
+    bool disputed;    /* sums wait for a verdict */
 } kd_exchange_look;
 void kd_exchange_look_at(kd_exchange *x, kd_exchange_look *out, kd_time_ms *done_ms);
 /* Saves the next version whose first sum has not left yet. */

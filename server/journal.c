@@ -1,5 +1,6 @@
 #include "journal.h"
 
+#include "kd/failpoint.h"
 #include "kd/file.h"
 #include "kd/log.h"
 
@@ -364,7 +365,8 @@ int kd_journal_append(kd_journal *j, uint64_t step, uint32_t chunk, const float 
         {&h, sizeof h}, {(void *)totals, chunk == 0 ? sizeof *totals : 0}, {(void *)sum, bytes}};
     h.crc = kd_crc32c(kd_crc32c(0, totals, parts[1].iov_len), sum, bytes);
     h.head_crc = kd_crc32c(0, &h, offsetof(struct record_head, head_crc));
-    ssize_t n = pwritev(f->fd, parts, 3, (off_t)f->bytes);
+    ssize_t n =
+        KD_FAILPOINT_FAILS("journal.append") ? -1 : pwritev(f->fd, parts, 3, (off_t)f->bytes);
     if (n != (ssize_t)record_bytes(j, chunk)) {
         int err = n < 0 ? errno : ENOSPC;
         (void)!ftruncate(f->fd, (off_t)f->bytes);
@@ -374,6 +376,7 @@ int kd_journal_append(kd_journal *j, uint64_t step, uint32_t chunk, const float 
     if (note_place(j, step, chunk, j->gone + (uint32_t)j->n_files, f->bytes) != 0)
         return kd_fail(diag, -KD_ENOMEM, "no memory for the journal's index");
     f->bytes += (uint64_t)n;
+    KD_FAILPOINT("journal.appended");
     return 0;
 }
 
@@ -385,6 +388,7 @@ void kd_journal_roll(kd_journal *j, uint64_t step)
 void kd_journal_cut(kd_journal *j, uint64_t version)
 {
     size_t drop = 0;
+    KD_FAILPOINT("journal.cut");
     /* A file ends where the next one begins; the newest one is still written to. */
     while (drop + 1 < j->n_files && j->files[drop + 1].first <= version)
         drop_file(&j->files[drop++], true);

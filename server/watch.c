@@ -142,6 +142,13 @@ void kd_watch_tick(kd_daemon *d, kd_time_ms now)
     }
 }
 
+void kd_watch_fed(kd_daemon *d, const kd_job_record *j)
+{
+    for (kd_watcher *w = d->watchers; w; w = w->next)
+        if (w->job == j->row.id)
+            feed(d, w);
+}
+
 void kd_watch_event(kd_daemon *d, kd_job_record *j, const char *kind, const char *worker,
                     const char *data, const char *fmt, ...)
 {
@@ -160,7 +167,6 @@ void kd_watch_event(kd_daemon *d, kd_job_record *j, const char *kind, const char
     bool warns = strcmp(kind, "warning") == 0 || strcmp(kind, "quarantine") == 0;
     kd_log(warns ? KD_LOG_WARN : KD_LOG_INFO, "%s job=%012llx event=%s%s%s", text,
            (unsigned long long)j->row.id, kind, worker[0] ? " worker=" : "", worker);
-    for (kd_watcher *w = d->watchers; w; w = w->next)
-        if (w->job == j->row.id)
-            feed(d, w);
+    if (d->state.depth == 0)
+        kd_watch_fed(d, j);
 }

@@ -39,11 +39,13 @@ static void begin(kd_daemon *d)
         kd_daemon_fatal(d, &diag);
 }
 
-static void commit(kd_daemon *d)
+static void commit(kd_daemon *d, kd_job_record *const *list, size_t n)
 {
     kd_diag diag = {0};
     if (kd_state_commit(&d->state, &diag) != 0)
         kd_daemon_fatal(d, &diag);
+    for (size_t i = 0; i < n; i++)
+        kd_watch_fed(d, list[i]);
 }
 
 static void store(kd_daemon *d, const kd_job_record *j)
@@ -92,7 +94,8 @@ int kd_wish_pause(kd_daemon *d, kd_job_record *j, bool pause, const char *who, k
     if (j->row.is_sweep && changed)
         kd_watch_event(d, j, "log", "", NULL, "%s by %s: %zu of its jobs",
                        pause ? "paused" : "resumed", who, changed);
-    commit(d);
+    commit(d, list, n);
+    kd_watch_fed(d, j);
     free(list);
     return 0;
 }
@@ -154,7 +157,8 @@ int kd_wish_scale(kd_daemon *d, kd_job_record *j, uint32_t min, uint32_t max, co
     }
     if (j->row.is_sweep && changed)
         kd_watch_event(d, j, "log", "", NULL, "scaled by %s: %zu of its jobs", who, changed);
-    commit(d);
+    commit(d, list, n);
+    kd_watch_fed(d, j);
     free(list);
     return 0;
 }
@@ -179,6 +183,6 @@ kd_worker_record *kd_wish_drain(kd_daemon *d, const char *name, bool undo, const
     if (j && !undo && strcmp(state, "draining") != 0)
         kd_watch_event(d, j, "worker", w->name, NULL, "drained by %s", who);
     kd_daemon_event(d, &(kd_event){.kind = KD_EV_DRAIN, .member = w->id, .stop = undo});
-    commit(d);
+    commit(d, &j, j != NULL);
     return w;
 }

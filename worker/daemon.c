@@ -2,6 +2,7 @@
 
 #include "engine/plan.h"
 #include "kd/clock.h"
+#include "kd/failpoint.h"
 #include "kd/hash.h"
 #include "kd/log.h"
 #include "rpc/rpc.h"
@@ -124,6 +125,7 @@ static void send_hello(struct worker *w)
     Distill__V1__Offer offer = DISTILL__V1__OFFER__INIT;
     kd_runner_status s;
     if (kd_runner_offer(w->runner, &s, &offer.version, &offer.first_chunk)) {
+        KD_FAILPOINT("worker.offer");
         offer.job = s.job;
         offer.stage = s.stage;
         h.offer = &offer;

@@ -1,5 +1,8 @@
 #include "part.h"
 
+#include "kd/buf.h"
+
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -36,6 +39,7 @@ struct push {
 struct kd_part {
     kd_part_shape h;
     uint64_t generation, last_version, manifest;
+    uint64_t fresh_from; /* what was taken under earlier generations is gone */
     uint64_t version, goal;
     float *now, *next; /* [floats] */
     bool *have;        /* [chunks] of next */
@@ -167,7 +171,7 @@ static void set_goal(kd_part *p, uint64_t goal)
         take_own(p, k);
 }
 
-void kd_part_drop_pushes(kd_part *p)
+static void drop_pushes(kd_part *p)
 {
     for (size_t i = 0; i < p->n_pushes; i++)
         p->dropped[p->n_dropped++] = p->pushes[i].gradient;
@@ -195,7 +199,7 @@ static void clear_units(kd_part *p)
 {
     memset(p->slots, SLOT_NONE, p->h.slots);
     memset(p->checks, SLOT_NONE, p->h.slots);
-    kd_part_drop_pushes(p);
+    drop_pushes(p);
 }
 
 bool kd_part_whole(const kd_part *p)
@@ -256,6 +260,37 @@ kd_time_ms kd_part_stale_since(const kd_part *p)
     return p->stale_since;
 }
 
+static char letter(uint8_t state)
+{
+    return (char)(state == SLOT_NONE ? '.' : state == SLOT_GIVEN ? 'g' : 'b');
+}
+
+void kd_part_describe(const kd_part *p, char *out, size_t size)
+{
+    kd_buf buf;
+    kd_buf_init(&buf, 1 << 20);
+    kd_buf_printf(
+        &buf, "version %llu goal %llu missing %u of generation %llx; pushes %zu, %zu sent; units ",
+        (unsigned long long)p->version, (unsigned long long)p->goal, p->missing,
+        (unsigned long long)p->generation, p->n_pushes, p->pushes_sent);
+    for (uint32_t s = 0; s < p->h.slots; s++)
+        kd_buf_printf(&buf, "%c", letter(p->slots[s]));
+    kd_buf_str(&buf, "; again ");
+    for (uint32_t s = 0; s < p->h.slots; s++)
+        kd_buf_printf(&buf, "%c", letter(p->checks[s]));
+    for (uint32_t k = 0; k < p->h.chunks; k++) {
+        const struct chunk *c = &p->chunks[k];
+        kd_buf_printf(&buf, "; chunk %u:%s label %llu%s%s%s%s%s%s%s%s", k, c->owned ? " own" : "",
+                      (unsigned long long)c->label, p->have[k] ? " have" : "",
+                      c->sum_there ? " sum" : "", c->base.version ? " base due" : "",
+                      c->slice.version ? " slice due" : "", c->busy_slice ? " awaits slice" : "",
+                      c->busy_sum ? " awaits sum" : "", c->busy_base ? " fetches" : "",
+                      c->busy_publish ? " publishes" : "");
+    }
+    snprintf(out, size, "%s", buf.data ? buf.data : "");
+    kd_buf_clear(&buf);
+}
+
 /* ---- what the coordinator says */
 
 static void mark(bool *which, const kd_span *spans, size_t n)
@@ -268,6 +303,7 @@ static void mark(bool *which, const kd_span *spans, size_t n)
 /* The stage goes on from b->version, whatever was reached before. */
 static void start_fresh(kd_part *p, const kd_part_begin *b)
 {
+    p->fresh_from = b->generation;
     if (p->version > b->version) {
         p->version = 0;
         clear_units(p);
@@ -286,7 +322,7 @@ static void start_fresh(kd_part *p, const kd_part_begin *b)
     }
     memset(p->push_states, PUSH_DUE, p->cap_pushes * p->h.chunks);
     p->push_cursor = 0;
-    p->goal = 0;
+    p->goal = p->pending_step = 0;
 }
 
 void kd_part_begin_at(kd_part *p, const kd_part_begin *b)
@@ -413,6 +449,11 @@ void kd_part_push(kd_part *p, uint32_t node, const float *gradient, const kd_tre
     memset(p->push_states + p->n_pushes * p->h.chunks, PUSH_DUE, p->h.chunks);
     p->n_pushes++;
     p->push_cursor = 0;
+}
+
+void kd_part_drop(kd_part *p)
+{
+    drop_pushes(p);
 }
 
 size_t kd_part_take_dropped(kd_part *p, const float **out, size_t most)
@@ -588,6 +629,9 @@ static void tell_base(kd_part *p, uint32_t k, const kd_outcome *o)
     memcpy(state_of(p, k), (const char *)o->data + bytes, bytes * p->h.state_vectors);
     c->label = o->version;
     c->need_base = false;
+    /* The others are further than this worker knew. */
+    if (o->version > p->goal && o->version <= p->last_version)
+        set_goal(p, o->version);
     take_own(p, k);
 }
 
@@ -606,7 +650,7 @@ static void tell_publish(kd_part *p, const kd_todo *t, const kd_outcome *o)
 {
     struct chunk *c = &p->chunks[t->chunk];
     struct due *due = c->base.version == t->version ? &c->base : &c->slice;
-    if (due->version != t->version)
+    if (due->version != t->version || t->generation < p->fresh_from)
         return;
     if (o->want_state && !t->with_state)
         due->with_state = true;
@@ -620,8 +664,9 @@ static void tell_push(kd_part *p, const kd_todo *t, int code, kd_time_ms now)
     /* Of an earlier step: its place in the list is another one's. */
     if (t->version != p->version || t->push >= p->n_pushes || p->pushes[t->push].node != t->node)
         return;
-    p->push_states[t->push * p->h.chunks + t->chunk] = code == 0 ? PUSH_DONE : PUSH_DUE;
-    if (code != 0) {
+    bool taken = code == 0 && t->generation >= p->fresh_from;
+    p->push_states[t->push * p->h.chunks + t->chunk] = taken ? PUSH_DONE : PUSH_DUE;
+    if (!taken) {
         p->push_retry_at = now + RETRY_MS;
         p->push_cursor = 0;
     }

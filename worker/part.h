@@ -93,6 +93,8 @@ const float *kd_part_vector(const kd_part *p); /* of that version */
 uint64_t kd_part_last_version(const kd_part *p);
 bool kd_part_owns(const kd_part *p, uint32_t chunk);
 uint32_t kd_part_first_owned(const kd_part *p); /* number of chunks if it owns none */
+/* What it holds and waits for, one line for logs. */
+void kd_part_describe(const kd_part *p, char *out, size_t size);
 /* Since when every answer was that something else is going on; 0 = it is not so. */
 kd_time_ms kd_part_stale_since(const kd_part *p);
 
@@ -107,8 +109,8 @@ kd_span kd_part_coming(const kd_part *p);
  * kd_part_take_dropped gives it back. leaf_crc [slots below][chunks], copied. */
 void kd_part_push(kd_part *p, uint32_t node, const float *gradient, const kd_tree_sums *sums,
                   const uint32_t *leaf_crc, bool check);
-/* Nothing is pushed any more: all gradients are over. */
-void kd_part_drop_pushes(kd_part *p);
+/* The step's gradients are needed no more: before the part is freed. */
+void kd_part_drop(kd_part *p);
 /* Gradients of steps that are over; returns how many, at most `most`. */
 size_t kd_part_take_dropped(kd_part *p, const float **out, size_t most);
 

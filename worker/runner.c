@@ -1,5 +1,6 @@
 #include "runner_internal.h"
 
+#include "kd/failpoint.h"
 #include "kd/log.h"
 #include "kd/text.h"
 #include "models/models.h"
@@ -139,12 +140,11 @@ static void stage_close(kd_runner *r)
     r->urgent = 0;
     r->is_prepared = r->values_asked = r->values_there = false;
     pthread_mutex_unlock(&r->mu);
-    /* Sums that nobody fetched are the reducer's. */
-    const float *left;
+    const float *gradient;
     if (part)
-        kd_part_drop_pushes(part);
-    while (part && kd_part_take_dropped(part, &left, 1) == 1)
-        kd_reducer_give(r->reducer, (float *)left);
+        kd_part_drop(part);
+    while (part && kd_part_take_dropped(part, &gradient, 1) == 1)
+        kd_reducer_give(r->reducer, (float *)gradient);
     kd_part_free(part);
     kd_stage_free(r->stage);
     r->stage = NULL;
@@ -401,6 +401,7 @@ static void send_ready(kd_runner *r, const Distill__V1__Prepare *p, const char *
             return;
         }
     }
+    KD_FAILPOINT("worker.ready");
     Distill__V1__StageReady ready = DISTILL__V1__STAGE_READY__INIT;
     ready.job = p->job;
     ready.stage = p->stage;

@@ -3,6 +3,7 @@
 #include "runner_internal.h"
 
 #include "kd/clock.h"
+#include "kd/failpoint.h"
 #include "kd/hash.h"
 #include "kd/text.h"
 #include "wire/limits.h"
@@ -133,6 +134,7 @@ static int start_publish(kd_runner *r, struct call *c)
 
 static void apply(kd_runner *r, const kd_todo *t)
 {
+    KD_FAILPOINT("worker.apply");
     kd_optim_apply(kd_stage_optim(r->stage), kd_stage_graph(r->stage), t->version - 1, t->first,
                    t->floats, t->slice, t->sum, t->scale, t->state);
     pthread_mutex_lock(&r->mu);
@@ -167,9 +169,11 @@ static void perform(kd_runner *r, const kd_todo *t)
         rc = kd_exchange_fetch_state(r->cfg.channel, &r->ref, 0, t->chunk, on_answer, c);
         break;
     case KD_TODO_PUBLISH:
+        KD_FAILPOINT("worker.publish");
         rc = start_publish(r, c);
         break;
     case KD_TODO_PUSH:
+        KD_FAILPOINT("worker.push");
         rc = kd_exchange_push(r->cfg.channel, &r->ref, t, 2 * kd_stage_shape_of(r->stage)->n_terms,
                               on_answer, c);
         break;

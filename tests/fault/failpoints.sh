@@ -4,7 +4,7 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-Usage: [KD_BUILD=build/dev] tests/fault/failpoints.sh [--quick] [NAME...]
+Usage: [KD_BUILD=build/dev] tests/fault/failpoints.sh [--quick|--every] [NAME...]
 
 For each failpoint (all, or the NAMEs): a coordinator and two workers run a small job that uploads
 weights, trains, evaluates and exports; the process that comes to the point is killed there
@@ -14,18 +14,19 @@ weights, trains, evaluates and exports; the process that comes to the point is k
   recovery  when the coordinator starts again in the middle of the job
 
 and started again. The job must end with the digests and the history of an undisturbed one. A point
-that nobody comes to is NOT HIT, which is a failure. --quick: only the first time. Needs a build with
-failpoints (the preset dev); DISTILL_FAILPOINTS=list build/dev/distilld shows the names.
+that nobody comes to is NOT HIT, which is a failure. --quick: only the first time. --every: each time,
+which takes long. Needs a build with failpoints (the preset dev); DISTILL_FAILPOINTS=list
+build/dev/distilld shows the names.
 END
 }
-quick=no
+mode=usual
 case ${1-} in
 -h | --help)
     usage
     exit 0
     ;;
---quick)
-    quick=yes
+--quick | --every)
+    mode=${1#--}
     shift
     ;;
 esac
@@ -196,7 +197,8 @@ first_job() {
 case_of "weights to start from" first_job
 sed -i 's/^student: .*/student: {model: shallow_cnn, weights: start.safetensors}/; s/^  epochs: 2/  epochs: 3/' "$DIR/job.yaml"
 case_of undisturbed counts
-case_of "coordinator killed" counts recovery
+: >"$DIR/hits-recovery"
+[ $mode = quick ] || case_of "coordinator killed" counts recovery
 [ $FAILED -eq 0 ] || { table_end; exit 1; }
 
 for name in "$@"; do
@@ -207,11 +209,17 @@ for name in "$@"; do
         if [ -n "$n" ]; then
             hit=yes
             case_of "$name $who first" killed "$name" $who 1
-            [ $quick = yes ] || [ "$n" -lt 2 ] ||
-                case_of "$name $who later" killed "$name" $who $(((n + 1) / 2 + (n == 2)))
+            case $mode in
+            usual) later=$((n > 1 ? n / 2 + 1 : 0)) last=$later ;;
+            every) later=2 last=$n ;;
+            quick) later=0 last=0 ;;
+            esac
+            for ((time = later; time > 0 && time <= last; time++)); do
+                case_of "$name $who $time of $n" killed "$name" $who $time
+            done
         fi
         # A worker lives through the coordinator's restart: its times go on from those before.
-        if [ $who = distilld ] && [ -n "$again" ] && { [ -z "$n" ] || [ $quick = no ]; }; then
+        if [ $who = distilld ] && [ -n "$again" ] && { [ -z "$n" ] || [ $mode != quick ]; }; then
             hit=yes
             case_of "$name $who recovery" killed "$name" $who 1 recovery
         elif [ $who = w1 ] && [ -n "$again" ] && [ -z "$n" ]; then

@@ -85,9 +85,10 @@ again() {
 client() {
     local job n
     cluster 2
-    proxy proxy --seed 3 --reset-every 3000 --delay 5 --jitter 20
+    proxy proxy --seed 3 --reset-every 15000 --delay 5 --jitter 20
     job=$(DISTILL_SERVER=$PROXY again distill submit "$DIR/job.yaml" -q --key through-the-proxy)
     DISTILL_SERVER=$PROXY again distill wait "$job" --timeout 2m
+    for _ in $(seq 10); do DISTILL_SERVER=$PROXY again distill show "$job" >/dev/null; done
     [ "$(distill jobs -q | wc -l)" -eq 1 ] || fail "one key made several jobs"
     stop proxy
     n=$(proxy_count proxy resets)

@@ -58,7 +58,8 @@
     X(arg, "exchange.publish", false, "coordinator: an updated chunk has come")                    \
     X(arg, "exchange.commit", false, "coordinator: before a step is committed")                    \
     X(arg, "journal.append", true, "journal: before a record is written")                          \
-    X(arg, "journal.sync", true, "journal: before its sync")                                       \
+    X(arg, "journal.appended", false, "journal: a record is written, its sum has not left")        \
+    X(arg, "journal.cut", false, "journal: before old files go")                                   \
     X(arg, "checkpoint.write", true, "checkpoint: before its file is written")                     \
     X(arg, "checkpoint.named", false, "checkpoint: its file is there, before its row")             \
     X(arg, "worker.ready", false, "worker: before it says that it is ready")                       \
