@@ -144,6 +144,8 @@ void kd_watch_tick(kd_daemon *d, kd_time_ms now)
 
 void kd_watch_fed(kd_daemon *d, const kd_job_record *j)
 {
+    if (d->state.depth > 0)
+        return; /* whoever commits tells of it, or the tick */
     for (kd_watcher *w = d->watchers; w; w = w->next)
         if (w->job == j->row.id)
             feed(d, w);
