@@ -189,6 +189,14 @@ static uint64_t border_before(const kd_core_stage_info *info, uint64_t version)
     return (version - 2) / info->eval_steps * info->eval_steps + 1;
 }
 
+/* A stage goes on no later than at an evaluated version that is not stored whole: stopped after
+ * one, it would do the steps since then once more. */
+static bool may_yield(const struct stage *st, uint64_t version)
+{
+    uint64_t border = border_before(&st->s.info, version);
+    return border <= st->s.manifest && border <= st->s.evaluated;
+}
+
 static void stage_check(kd_core *c, struct job *j, kd_actions *out);
 
 static void enter_stage(kd_core *c, struct job *j, kd_actions *out);
@@ -771,7 +779,7 @@ void kd_core_handle(kd_core *c, const kd_event *ev, kd_time_ms now, kd_actions *
         if (ev->version == st->s.info.last_version) {
             st->committed_last = true;
             stage_check(c, j, out);
-        } else if (j->yielding) {
+        } else if (j->yielding && may_yield(st, ev->version)) {
             yield_now(c, j, out);
         }
         break;

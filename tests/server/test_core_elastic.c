@@ -203,6 +203,33 @@ static void test_core_pauses_at_the_step_border(void **state)
     kd_core_free(r.core);
 }
 
+static void test_core_stops_only_where_no_step_is_lost(void **state)
+{
+    (void)state;
+    struct rig r;
+    start(&r);
+    r.info.eval_steps = 2;
+    int k = submit(&r, 1, 8, 0, false);
+    join(&r);
+    commit(&r, k);
+    commit(&r, k); /* version 3 is to be evaluated and saved */
+    ask(&r, KD_EV_PAUSE, k);
+    commit(&r, k);
+    assert_int_equal(r.jobs[k].state, KD_RUN_RUNNING);
+    feed(&r, &(kd_event){.kind = KD_EV_SAVED, .job = r.jobs[k].id, .version = 3});
+    commit(&r, k); /* 5 has its turn, too, but it may stop there */
+    assert_int_equal(r.jobs[k].state, KD_RUN_RUNNING);
+    feed(&r, &(kd_event){.kind = KD_EV_EVALUATED, .job = r.jobs[k].id, .version = 3});
+    commit(&r, k);
+    assert_int_equal(r.jobs[k].state, KD_RUN_RUNNING);
+    feed(&r, &(kd_event){.kind = KD_EV_EVALUATED, .job = r.jobs[k].id, .version = 5});
+    feed(&r, &(kd_event){.kind = KD_EV_SAVED, .job = r.jobs[k].id, .version = 5});
+    commit(&r, k);
+    assert_int_equal(r.jobs[k].version, 7);
+    assert_int_equal(r.jobs[k].state, KD_RUN_QUEUED);
+    kd_core_free(r.core);
+}
+
 static void test_core_resumes_before_the_step_is_over(void **state)
 {
     (void)state;
@@ -382,6 +409,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_core_pauses_at_the_step_border),
+        cmocka_unit_test(test_core_stops_only_where_no_step_is_lost),
         cmocka_unit_test(test_core_resumes_before_the_step_is_over),
         cmocka_unit_test(test_core_paused_job_waits_and_keeps_nobody),
         cmocka_unit_test(test_core_scales_up_and_down),
