@@ -17,7 +17,7 @@
 
 const kd_exit_row kd_exit_codes[] = {
     {KD_EXIT_OK, "success; with --wait, --watch, wait and watch: the job succeeded"},
-    {KD_EXIT_FAILURE, "general failure"},
+    {KD_EXIT_FAILURE, "general failure; verify: a digest differs"},
     {KD_EXIT_USAGE, "usage error: unknown verb or flag, missing or impossible value"},
     {KD_EXIT_NO_JOB, "no such job, no such artefact of it, or no such worker"},
     {KD_EXIT_AUTH, "authentication or authorization"},

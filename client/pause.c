@@ -16,15 +16,15 @@ static int run(kd_cli *cli, const kd_args *args)
     return kd_each_job(cli, args, "Pause", tell);
 }
 
-const kd_verb kd_verb_pause = {.name = "pause",
-                               .operands = "JOB...",
-                               .summary = "let jobs wait; their workers are free for others",
-                               .help = "A running job stops when the step under way is done and "
-                                       "loses nothing of it; a queued one\n"
-                                       "does not start. A job that only writes its files any more "
-                                       "finishes. It stays paused over a\n"
-                                       "restart of the coordinator, until `distill resume`. A "
-                                       "sweep: all its jobs that are not over.",
-                               .min_operands = 1,
-                               .max_operands = -1,
-                               .run = run};
+const kd_verb kd_verb_pause = {
+    .name = "pause",
+    .operands = "JOB...",
+    .summary = "let jobs wait; their workers are free for others",
+    .help = "A running job stops at the next step border where nothing of it is lost; a queued one "
+            "does\n"
+            "not start. One that only writes its files finishes. It stays paused over a restart of "
+            "the\n"
+            "coordinator, until `distill resume`. Of a sweep: all its jobs that are not over.",
+    .min_operands = 1,
+    .max_operands = -1,
+    .run = run};

@@ -109,6 +109,14 @@ distill drain a --undo >/dev/null
 [ "$(state_of a state)" = idle ] || fail "a is $(state_of a state) after --undo"
 refused 3 'no worker nobody is connected' drain nobody
 
+note "a drained worker that was silent comes back drained"
+distill drain c >/dev/null
+kill -STOP "${PIDS[c]}"
+await state_of c state gone
+kill -CONT "${PIDS[c]}"
+await state_of c state drained
+distill drain c --undo >/dev/null
+
 note "a job of higher priority takes the workers, the other one goes on later"
 low=$(submit --set cluster.min_workers=2)
 await_steps "$low" distill 3
@@ -157,7 +165,15 @@ distill verify "$job" --steps 2..5 --timeout 10m -o json >"$DIR/steps.json" || f
 [ "$(pick 'd["equal"], {v["stage"] for v in d["versions"]}' <"$DIR/steps.json")" = "(True, {'distill'})" ] || fail "$(cat "$DIR/steps.json")"
 last=$(stage_field "$job" distill committed)
 distill verify "$job" --steps "$last..$last" --timeout 10m >/dev/null || fail "verify of the last step failed"
-refused 2 'not within' verify "$job" --steps 1..3 --stage evaluate
+refused 5 'no digest of job' verify "$job" --steps 1..3 --stage evaluate
+if /usr/bin/python3 -c 'import grpc' 2>/dev/null; then
+    for bad in '"distill", "verify_from": 3, "verify_to": 2' '"distill", "verify_from": 1, "verify_to": 9999' \
+        '"distill", "verify_to": 2' '"export", "verify_from": 1, "verify_to": 2' '"no", "verify_from": 1, "verify_to": 2'; do
+        ! call Submit "{\"key\": \"bad\", \"replay_job\": \"$job\", \"verify_stage\": $bad}" >"$DIR/bad.out" 2>&1 ||
+            fail "taken: $bad"
+        grep -qE 'not within|no stage' "$DIR/bad.out" || fail "$bad: $(cat "$DIR/bad.out")"
+    done
+fi
 refused 2 'steps' verify "$job" --steps 5..2
 stop distilld
 python3 - "$DIR/state/distilld.db" <<'PY'
