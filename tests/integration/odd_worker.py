@@ -20,7 +20,7 @@ def main():
         message = message_class(pool, pool.FindMessageTypeByName("distill.v1.WorkerMessage"))
         reply = message_class(pool, pool.FindMessageTypeByName("distill.v1.CoordinatorMessage"))
         hello = message()
-        hello.hello.protocol = 2
+        hello.hello.protocol = 3
         hello.hello.name = "odd"
         hello.hello.incarnation = "0123456789abcdef"
         hello.hello.threads = 1
