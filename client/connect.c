@@ -288,7 +288,7 @@ int kd_conn_report(const kd_conn *c, const kd_failure *why, const char *job)
     kd_error(cli, "%s", text);
     if (why->code == -KD_EUNSUP)
         kd_hint(cli, "`distill version --check-server` compares the two versions");
-    else if (rc == KD_EXIT_NO_JOB && !strstr(text, "`distill jobs`"))
+    else if (rc == KD_EXIT_NO_JOB && !strstr(text, "`distill "))
         kd_hint(cli, "`distill jobs` lists the jobs of %s", cli->server);
     else if (rc == KD_EXIT_CONFLICT && job)
         kd_hint(cli, "`distill show %s` tells its state", job);

@@ -9,6 +9,7 @@
 
 #include "kd/clock.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,7 +17,7 @@
 
 static const kd_opt g_opts[] = {
     {"limit", 'n', "N", "at most so many jobs, the newest (100)"},
-    {"state", 0, "STATE", "only jobs that are queued, running, succeeded, failed or cancelled"},
+    {"state", 0, "STATE", "only queued, paused, running, succeeded, failed or cancelled jobs"},
     {"quiet", 'q', NULL, "print ids only"},
     {"all", 'a', NULL, "the jobs of sweeps too, below their sweep"},
     {"sweep", 0, "ID", "only the jobs of this sweep"},
@@ -33,10 +34,17 @@ static bool starts(const char *id, const char *beginning)
     return strncasecmp(id, beginning, strlen(beginning)) == 0;
 }
 
+/* Paused jobs are queued as well. */
+static bool in_state(const selection *w, const Distill__V1__JobSummary *s)
+{
+    return !w->state || strcmp(w->state, kd_state_word(s->state)) == 0 ||
+           strcmp(w->state, kd_summary_word(s)) == 0;
+}
+
 /* As its own row, in its place. */
 static bool wanted(const selection *w, const Distill__V1__JobSummary *s)
 {
-    if (w->state && strcmp(w->state, kd_state_word(s->state)) != 0)
+    if (!in_state(w, s))
         return false;
     return w->sweep ? s->sweep[0] && starts(s->sweep, w->sweep) : !s->sweep[0];
 }
@@ -44,8 +52,7 @@ static bool wanted(const selection *w, const Distill__V1__JobSummary *s)
 /* Below its sweep. */
 static bool child_wanted(const selection *w, const Distill__V1__JobSummary *s, const char *sweep)
 {
-    bool state = !w->state || strcmp(w->state, kd_state_word(s->state)) == 0;
-    return w->all && !w->sweep && state && strcmp(s->sweep, sweep) == 0;
+    return w->all && !w->sweep && in_state(w, s) && strcmp(s->sweep, sweep) == 0;
 }
 
 /* The rows in order, numbers of list->jobs into out [n_jobs]; returns how many. A sweep's jobs
@@ -65,13 +72,28 @@ static size_t choose(const selection *w, const Distill__V1__ListReply *list, siz
     return n;
 }
 
-static void add_row(kd_table *t, const Distill__V1__JobSummary *s, int64_t now)
+/* "2 of 1-8": those that it has, and how many it takes. */
+static void add_workers(kd_table *t, const Distill__V1__JobSummary *s)
+{
+    char have[32] = "";
+    if (s->progress)
+        snprintf(have, sizeof have, "%u", s->progress->workers);
+    if (kd_state_ended(s->state) || s->max_workers == 0 || kd_is_sweep(s))
+        kd_table_add(t, KD_PLAIN, "%s", have);
+    else
+        kd_table_add(t, KD_PLAIN, "%s%s%u-%u", have, have[0] ? " of " : "", s->min_workers,
+                     s->max_workers);
+}
+
+static void add_row(kd_table *t, const Distill__V1__JobSummary *s, bool priority, int64_t now)
 {
     char a[KD_FMT];
     const Distill__V1__Progress *p = s->progress;
     kd_table_add(t, KD_PLAIN, "%s", s->job);
     kd_table_add(t, KD_PLAIN, "%s%s", s->sweep[0] ? "  " : "", s->label[0] ? s->label : s->name);
-    kd_table_add(t, kd_state_color(s->state), "%s", kd_state_word(s->state));
+    kd_table_add(t, kd_summary_color(s), "%s", kd_summary_word(s));
+    if (priority)
+        kd_table_add(t, KD_PLAIN, "%d", s->priority);
     if (p) {
         bool steps = p->steps > 0;
         kd_table_add(t, KD_PLAIN, "%s %u/%u", p->stage, p->stage_index + 1, p->stage_count);
@@ -86,15 +108,15 @@ static void add_row(kd_table *t, const Distill__V1__JobSummary *s, int64_t now)
         else
             kd_table_add(t, KD_PLAIN, "-");
         kd_table_add(t, KD_PLAIN, "%s", kd_fmt_duration(p->eta_seconds, a));
-        kd_table_add(t, KD_PLAIN, "%u", p->workers);
     } else {
         char count[64];
         bool sweep = kd_is_sweep(s);
         kd_table_add(t, KD_PLAIN, "%s", sweep ? "sweep" : "-");
         kd_table_add(t, KD_PLAIN, "%s", sweep ? kd_sweep_count(s, count, sizeof count) : "-");
-        for (int i = 0; i < 4; i++)
+        for (int i = 0; i < 3; i++)
             kd_table_add(t, KD_PLAIN, "-");
     }
+    add_workers(t, s);
     kd_table_add(t, KD_PLAIN, "%s", kd_fmt_age(s->submitted_ms, now, a));
     kd_table_add(t, KD_PLAIN, "%s", s->reason);
 }
@@ -115,14 +137,19 @@ static int print(kd_cli *cli, const Distill__V1__ListReply *list, const selectio
         return kd_json_print(cli, json_pack("{s:o}", "jobs", all), false);
     }
     kd_table t;
-    kd_table_init(&t, w->quiet ? "ID"
-                               : "ID|NAME|STATE|STAGE|STEP>|LOSS>|RATE>|ETA>|WORKERS>|AGE>|REASON");
+    bool priority = false; /* a column only where some job has one */
+    char spec[128];
+    for (size_t i = 0; i < n; i++)
+        priority = priority || list->jobs[rows[i]]->priority != 0;
+    snprintf(spec, sizeof spec, "ID|NAME|STATE|%sSTAGE|STEP>|LOSS>|RATE>|ETA>|WORKERS>|AGE>|REASON",
+             priority ? "PRIORITY>|" : "");
+    kd_table_init(&t, w->quiet ? "ID" : spec);
     int64_t now = kd_clock_wall_ms();
     for (size_t i = 0; i < n; i++) {
         if (w->quiet)
             kd_out(cli, "%s", list->jobs[rows[i]]->job);
         else
-            add_row(&t, list->jobs[rows[i]], now);
+            add_row(&t, list->jobs[rows[i]], priority, now);
     }
     if (w->quiet || n == 0)
         kd_table_clear(&t);
@@ -143,7 +170,8 @@ static int run(kd_cli *cli, const kd_args *args)
                    .sweep = kd_args_value(args, "sweep"),
                    .all = kd_args_has(args, "all"),
                    .quiet = kd_args_has(args, "quiet")};
-    static const char *const states[] = {"queued", "running", "succeeded", "failed", "cancelled"};
+    static const char *const states[] = {"queued",    "paused", "running",
+                                         "succeeded", "failed", "cancelled"};
     bool known = !w.state;
     for (size_t i = 0; w.state && i < KD_COUNT(states); i++)
         known = known || strcmp(w.state, states[i]) == 0;

@@ -84,6 +84,10 @@ json_t *kd_json_summary(const Distill__V1__JobSummary *s)
     set(o, "started", kd_json_time(s->started_ms));
     set(o, "finished", kd_json_time(s->finished_ms));
     set(o, "progress", progress(s->progress));
+    set(o, "paused", json_boolean(s->paused));
+    set(o, "priority", json_integer(s->priority));
+    set(o, "min_workers", whole(s->min_workers));
+    set(o, "max_workers", whole(s->max_workers));
     /* What only sweeps and their children have stands in theirs alone. */
     if (s->sweep[0]) {
         set(o, "sweep", kd_json_text(s->sweep));
@@ -114,9 +118,17 @@ static json_t *numbers(const double *v, size_t n)
     return a;
 }
 
+static json_t *texts(char *const *v, size_t n)
+{
+    json_t *a = json_array();
+    for (size_t i = 0; i < n; i++)
+        (void)json_array_append_new(a, kd_json_text(v[i]));
+    return a;
+}
+
 static json_t *stage(const Distill__V1__StageRecord *s)
 {
-    json_t *o = json_object(), *epochs = json_array(), *terms = json_array();
+    json_t *o = json_object(), *epochs = json_array();
     for (size_t i = 0; i < s->n_epochs; i++) {
         const Distill__V1__EpochRecord *e = s->epochs[i];
         json_t *row = json_object();
@@ -140,8 +152,6 @@ static json_t *stage(const Distill__V1__StageRecord *s)
         set(row, "best", json_boolean(e->best));
         (void)json_array_append_new(epochs, row);
     }
-    for (size_t i = 0; i < s->n_terms; i++)
-        (void)json_array_append_new(terms, kd_json_text(s->terms[i]));
     set(o, "name", kd_json_text(s->name));
     set(o, "state", kd_json_text(s->state));
     set(o, "digest", kd_json_text(s->digest));
@@ -157,7 +167,10 @@ static json_t *stage(const Distill__V1__StageRecord *s)
     set(o, "best_epoch", whole(s->best_epoch));
     set(o, "shared", s->shared[0] ? kd_json_text(s->shared) : json_null());
     set(o, "stopped_early", s->stopped_early ? whole(s->stopped_early) : json_null());
-    set(o, "terms", terms);
+    set(o, "steps_redone", whole(s->steps_redone));
+    set(o, "lost_ms_worker_faults", number(s->lost_ms_worker_faults));
+    set(o, "lost_ms_all", number(s->lost_ms_all));
+    set(o, "terms", texts(s->terms, s->n_terms));
     set(o, "epochs", epochs);
     return o;
 }
@@ -180,6 +193,8 @@ json_t *kd_json_detail(const Distill__V1__JobDetail *d)
     set(o, "result", kd_json_parse(d->result));
     set(o, "continued", d->continued[0] ? kd_json_text(d->continued) : json_null());
     set(o, "replayed", d->replayed[0] ? kd_json_text(d->replayed) : json_null());
+    set(o, "slow", texts(d->slow, d->n_slow));
+    set(o, "quarantined", texts(d->quarantined, d->n_quarantined));
     if (d->n_jobs > 0) {
         json_t *jobs = json_array();
         for (size_t i = 0; i < d->n_jobs; i++)
@@ -220,6 +235,7 @@ json_t *kd_json_worker(const Distill__V1__WorkerInfo *w)
     set(o, "seen", kd_json_time(w->seen_ms));
     set(o, "units_per_second", number(w->units_per_second));
     set(o, "version", kd_json_text(w->version));
+    set(o, "slow", whole(w->slow));
     return o;
 }
 

@@ -1,9 +1,6 @@
 /* logs: what workers and coordinator had to say while a job ran. */
 #include "args.h"
-#include "connect.h"
-#include "follow.h"
-#include "format.h"
-#include "json.h"
+#include "event_list.h"
 #include "output.h"
 #include "views.h"
 
@@ -16,65 +13,38 @@ static const kd_opt g_opts[] = {
     {"worker", 0, "NAME", "only lines of this worker"},
 };
 
-typedef struct printer {
-    kd_cli *cli;
-    const char *job, *worker;
-    uint64_t lines;
-} printer;
-
 /* Epochs, stages and checkpoints are the business of `events`. */
-static bool is_log(const char *kind)
+static bool wanted(const Distill__V1__Event *e, void *arg)
 {
-    static const char *const kinds[] = {"log", "warning", "worker", "finished"};
+    static const char *const kinds[] = {"log",        "warning",  "worker",  "slow",
+                                        "quarantine", "recovery", "finished"};
+    const char *worker = arg;
     for (size_t i = 0; i < KD_COUNT(kinds); i++)
-        if (strcmp(kind, kinds[i]) == 0)
-            return true;
+        if (strcmp(e->kind, kinds[i]) == 0)
+            return !worker || strcmp(worker, e->worker) == 0;
     return false;
 }
 
-static int on_event(const Distill__V1__Event *e, void *arg)
-{
-    printer *p = arg;
-    if (e->seq == 0 || !is_log(e->kind) || (p->worker && strcmp(p->worker, e->worker) != 0))
-        return 0;
-    p->lines++;
-    if (p->cli->json)
-        return kd_json_print(p->cli, kd_json_event(p->job, e), true);
-    kd_buf line;
-    kd_buf_init(&line, KD_MAX_CONTROL_BYTES);
-    kd_view_event(p->cli, e, kd_clock_wall_ms(), &line);
-    kd_out(p->cli, "%s", line.data ? line.data : "");
-    kd_buf_clear(&line);
-    return kd_out_flush(p->cli);
-}
-
-static int on_idle(void *arg)
+static void print(const kd_cli *cli, const Distill__V1__Event *e, void *arg)
 {
     (void)arg;
-    return kd_out_check_reader();
+    kd_buf line;
+    kd_buf_init(&line, KD_MAX_CONTROL_BYTES);
+    kd_view_event(cli, e, kd_clock_wall_ms(), &line);
+    kd_out(cli, "%s", line.data ? line.data : "");
+    kd_buf_clear(&line);
 }
 
 static int run(kd_cli *cli, const kd_args *args)
 {
-    printer p = {.cli = cli, .job = args->operands[0], .worker = kd_args_value(args, "worker")};
-    kd_follow f = {.job = p.job,
-                   .follow = kd_args_has(args, "follow"),
-                   .timeout_s = -1,
-                   .on_event = on_event,
-                   .on_idle = on_idle,
-                   .arg = &p};
-    int rc = kd_conn_check_id(cli, p.job);
-    if (rc != KD_EXIT_OK)
-        return rc;
-    kd_conn conn;
-    rc = kd_conn_open(cli, &conn);
-    if (rc != KD_EXIT_OK)
-        return rc;
-    kd_cli_catch_signals();
-    rc = kd_follow_run(&conn, &f, NULL);
-    kd_conn_close(&conn);
-    if (rc == KD_EXIT_OK && p.lines == 0 && !cli->json)
-        kd_say(cli, "no log lines; `distill events %s%s` shows what happened", p.job,
+    kd_event_list l = {.job = args->operands[0],
+                       .follow = kd_args_has(args, "follow"),
+                       .wanted = wanted,
+                       .print = print,
+                       .arg = (void *)kd_args_value(args, "worker")};
+    int rc = kd_event_list_run(cli, &l);
+    if (rc == KD_EXIT_OK && l.lines == 0 && !cli->json)
+        kd_say(cli, "no log lines; `distill events %s%s` shows what happened", l.job,
                cli->server_flag);
     return rc;
 }

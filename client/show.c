@@ -36,9 +36,13 @@ static void print_summary(const kd_cli *cli, const Distill__V1__JobSummary *s)
     char a[KD_FMT], b[KD_FMT], text[256];
     line(cli, "job", KD_BOLD, s->job);
     line(cli, "name", KD_PLAIN, s->name);
-    line(cli, "state", kd_state_color(s->state), kd_state_word(s->state));
+    line(cli, "state", kd_summary_color(s), kd_summary_word(s));
     if (s->reason[0])
         line(cli, "reason", KD_PLAIN, s->reason);
+    if (s->priority)
+        kd_out(cli, "%-10s %d", "priority", s->priority);
+    if (s->max_workers && !kd_is_sweep(s))
+        kd_out(cli, "%-10s %u to %u", "workers", s->min_workers, s->max_workers);
     snprintf(text, sizeof text, "%s (%s ago)", kd_fmt_clock(s->submitted_ms, now, a),
              kd_fmt_age(s->submitted_ms, now, b));
     line(cli, "submitted", KD_PLAIN, text);
@@ -124,10 +128,27 @@ static void print_remarks(const kd_cli *cli, const Distill__V1__JobDetail *d)
             kd_out_clean(cli, "  %s: %s%s%s", s->name, text, s->best_digest[0] ? ", digest " : "",
                          s->best_digest);
         }
+        if (s->lost_ms_all > 0 || s->steps_redone > 0)
+            kd_out_clean(cli, "  %s: faults cost %s, steps computed again %llu", s->name,
+                         kd_fmt_duration(s->lost_ms_all / 1000, a),
+                         (unsigned long long)s->steps_redone);
         if (s->stopped_early)
             kd_out_clean(cli, "  %s: stopped early at step %llu, since validation got no better",
                          s->name, (unsigned long long)s->stopped_early);
     }
+}
+
+/* Workers that were slow, or whose numbers were wrong. */
+static void print_odd(const kd_cli *cli, const char *label, enum kd_color color, char *const *names,
+                      size_t n)
+{
+    kd_buf b;
+    kd_buf_init(&b, KD_MAX_CONTROL_BYTES);
+    for (size_t i = 0; i < n; i++)
+        (void)kd_buf_printf(&b, "%s%s", i ? ", " : "", names[i]);
+    if (n > 0)
+        line(cli, label, color, b.data ? b.data : "");
+    kd_buf_clear(&b);
 }
 
 static void print_bank(const kd_cli *cli, const kd_bank_account *b)
@@ -326,6 +347,8 @@ static int print_job(kd_conn *c, kd_report_job *j, bool full)
         line(cli, "continues", KD_PLAIN, d->continued);
     if (d->replayed[0])
         line(cli, "replays", KD_PLAIN, d->replayed);
+    print_odd(cli, "slow", KD_YELLOW, d->slow, d->n_slow);
+    print_odd(cli, "quarantined", KD_RED, d->quarantined, d->n_quarantined);
     if (d->n_stages > 0)
         print_stages(cli, d);
     print_remarks(cli, d);

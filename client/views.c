@@ -50,6 +50,20 @@ enum kd_color kd_state_color(Distill__V1__JobState state)
     }
 }
 
+const char *kd_summary_word(const Distill__V1__JobSummary *s)
+{
+    if (!s->paused || kd_state_ended(s->state))
+        return kd_state_word(s->state);
+    /* A sweep runs as long as its jobs are not over. */
+    bool queued = s->state == DISTILL__V1__JOB_STATE__JOB_STATE_QUEUED || s->children > 0;
+    return queued ? "paused" : "pausing";
+}
+
+enum kd_color kd_summary_color(const Distill__V1__JobSummary *s)
+{
+    return s->paused && !kd_state_ended(s->state) ? KD_YELLOW : kd_state_color(s->state);
+}
+
 int kd_state_exit(Distill__V1__JobState state)
 {
     switch ((int)state) {
@@ -64,7 +78,11 @@ int kd_state_exit(Distill__V1__JobState state)
 
 static enum kd_color kind_color(const Distill__V1__Event *e)
 {
-    if (strcmp(e->kind, "warning") == 0)
+    if (strcmp(e->kind, "quarantine") == 0)
+        return KD_RED;
+    if (strcmp(e->kind, "recovery") == 0)
+        return KD_GREEN;
+    if (strcmp(e->kind, "warning") == 0 || strcmp(e->kind, "slow") == 0)
         return KD_YELLOW;
     if (strcmp(e->kind, "finished") == 0)
         return kd_state_color(e->state);

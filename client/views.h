@@ -8,6 +8,9 @@
 
 /* "queued", ... "unknown" */
 const char *kd_state_word(Distill__V1__JobState state);
+/* Of a job in its state: "paused" and "pausing" too. */
+const char *kd_summary_word(const Distill__V1__JobSummary *s);
+enum kd_color kd_summary_color(const Distill__V1__JobSummary *s);
 bool kd_state_ended(Distill__V1__JobState state);
 enum kd_color kd_state_color(Distill__V1__JobState state);
 /* Exit code of a job that ended: 0, 7 or 8. */

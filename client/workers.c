@@ -11,8 +11,10 @@
 
 static enum kd_color state_color(const char *state)
 {
-    if (strcmp(state, "lost") == 0)
+    if (strcmp(state, "lost") == 0 || strcmp(state, "quarantined") == 0)
         return KD_RED;
+    if (strcmp(state, "draining") == 0 || strcmp(state, "drained") == 0)
+        return KD_YELLOW;
     if (strcmp(state, "idle") == 0)
         return KD_PLAIN;
     return KD_CYAN;
@@ -33,8 +35,8 @@ static int print(kd_cli *cli, const Distill__V1__WorkersReply *reply)
     }
     kd_table t;
     char a[KD_FMT], b[KD_FMT];
-    kd_table_init(&t,
-                  "NAME|STATE|JOB|THREADS>|UNITS/S>|SEEN>|BLAS|ISA|NUMERICS|VERSION|ADDRESS|CPU");
+    kd_table_init(
+        &t, "NAME|STATE|JOB|THREADS>|UNITS/S>|SLOW>|SEEN>|BLAS|ISA|NUMERICS|VERSION|ADDRESS|CPU");
     int64_t now = kd_clock_wall_ms();
     for (size_t i = 0; i < reply->n_workers; i++) {
         const Distill__V1__WorkerInfo *w = reply->workers[i];
@@ -44,6 +46,8 @@ static int print(kd_cli *cli, const Distill__V1__WorkersReply *reply)
         kd_table_add(&t, KD_PLAIN, "%u", w->threads);
         kd_table_add(&t, KD_PLAIN, "%s",
                      w->units_per_second > 0 ? kd_fmt_figure(w->units_per_second, a) : "-");
+        kd_table_add(&t, w->slow ? KD_YELLOW : KD_PLAIN, "%s",
+                     w->slow ? kd_fmt_count(w->slow, a) : "-");
         kd_table_add(&t, KD_PLAIN, "%s%s", kd_fmt_age(w->seen_ms, now, b),
                      w->seen_ms ? " ago" : "");
         kd_table_add(&t, KD_PLAIN, "%s", w->blas);
@@ -83,5 +87,9 @@ const kd_verb kd_verb_workers = {
     .operands = "",
     .summary = "list the workers and what they do",
     .help =
-        "Workers whose NUMERICS differ may not train one job together: their bits would differ.",
+        "Workers whose NUMERICS differ may not train one job together: their bits would differ.\n"
+        "SLOW counts units of a worker that were given to others as well, since it took too long.\n"
+        "STATE: idle, preparing (a stage), ready (for the next checkpoint), working, draining and\n"
+        "drained (`distill drain`), quarantined (it computed wrong numbers: look after its memory\n"
+        "and processor, then start it anew).",
     .run = run};

@@ -26,7 +26,8 @@ struct checkpoint {
     uv_work_t work;
     kd_daemon *daemon;
     char folder[4096], path[4096];
-    char digest[33];
+    char digest[33]; /* of the file */
+    char version_digest[33];
     uint64_t floats, size;
     bool may_be_last; /* networks are made of it */
     kd_step_totals sums;
@@ -79,6 +80,14 @@ static void write_checkpoint(uv_work_t *work)
         kd_digest digest = kd_digest_of(buf.data, buf.len);
         kd_digest_hex(&digest, n->digest);
         n->size = buf.len;
+        /* The file names its job; two runs of one job are compared by what it holds. */
+        kd_hasher *h = kd_hasher_new();
+        KD_BUG_ON(!h);
+        for (size_t i = 0; i < count; i++)
+            kd_hasher_add(h, items[i].data, floats * sizeof(float));
+        digest = kd_hasher_digest(h);
+        kd_digest_hex(&digest, n->version_digest);
+        kd_hasher_free(h);
     }
     kd_buf_clear(&buf);
 }
@@ -191,8 +200,12 @@ static void checkpoint_written(uv_work_t *work, int status)
     } else {
         has_room(d, j, s, n->stage);
         KD_FAILPOINT("checkpoint.named");
-        if (kd_state_add_file(&d->state, n->job, "", n->stage, n->version, n->path, n->size,
-                              n->digest, &n->diag) != 0)
+        if (kd_state_begin(&d->state, &n->diag) != 0 ||
+            kd_state_add_file(&d->state, n->job, "", n->stage, n->version, n->path, n->size,
+                              n->digest, &n->diag) != 0 ||
+            kd_state_add_digest(&d->state, n->job, n->stage, n->version, n->version_digest,
+                                &n->diag) != 0 ||
+            kd_state_commit(&d->state, &n->diag) != 0)
             kd_daemon_fatal(d, &n->diag);
         s->pending_sums = n->sums;
         kd_bank_sync(d->bank);

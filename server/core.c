@@ -191,6 +191,14 @@ static uint64_t border_before(const kd_core_stage_info *info, uint64_t version)
     return (version - 2) / info->eval_steps * info->eval_steps + 1;
 }
 
+/* A stage goes on no later than at an evaluated version that is not stored whole: stopped after
+ * one, it would do the steps since then once more. */
+static bool may_yield(const struct stage *st, uint64_t version)
+{
+    uint64_t border = border_before(&st->s.info, version);
+    return border <= st->s.manifest && border <= st->s.evaluated;
+}
+
 static void stage_check(kd_core *c, struct job *j, kd_actions *out);
 
 static void enter_stage(kd_core *c, struct job *j, kd_actions *out);
@@ -409,6 +417,12 @@ static bool preempt(kd_core *c, const struct job *j, size_t missing, kd_actions 
     snprintf(why, sizeof why, "makes room for job %012llx of higher priority",
              (unsigned long long)j->id);
     bool moving = false;
+    for (size_t i = 0; i < c->n_members && missing > 0; i++) {
+        /* On their way already. */
+        bool comes = c->members[i].leaving && usable(&c->members[i], j->id);
+        missing -= comes;
+        moving = moving || comes;
+    }
     for (size_t k = c->n_jobs; k-- > 0 && missing > 0;) {
         struct job *low = &c->jobs[k];
         if (low->state != KD_RUN_RUNNING || low->priority >= j->priority || low->yielding)
@@ -416,13 +430,12 @@ static bool preempt(kd_core *c, const struct job *j, size_t missing, kd_actions 
         size_t have = count_members(c, low->id, PREPARING);
         for (size_t i = c->n_members; i-- > 0 && missing > 0 && have > low->min_workers;) {
             struct member *m = &c->members[i];
-            if (m->job != low->id || refused(m, j->id) || m->drain)
+            if (m->job != low->id || m->leaving || !usable(m, j->id))
                 continue;
             moving = true;
             missing--;
             have--;
-            if (!m->leaving)
-                let_go(c, low, m, why, out);
+            let_go(c, low, m, why, out);
         }
     }
     for (size_t k = c->n_jobs; k-- > 0 && missing > 0;) {
@@ -431,8 +444,8 @@ static bool preempt(kd_core *c, const struct job *j, size_t missing, kd_actions 
             continue;
         size_t gives = 0;
         for (size_t i = 0; i < c->n_members; i++)
-            gives += c->members[i].job == low->id && !refused(&c->members[i], j->id) &&
-                     !c->members[i].drain;
+            gives += c->members[i].job == low->id && !c->members[i].leaving &&
+                     usable(&c->members[i], j->id);
         missing -= KD_MIN(missing, gives);
         moving = moving || gives > 0;
         if (gives > 0 && !low->yielding)
@@ -644,7 +657,7 @@ static void on_odd(kd_core *c, struct job *j, kd_member_id odd, kd_actions *out)
         kd_step_reshape(j, out); /* it left meanwhile; the step is computed again all the same */
         return;
     }
-    kd_core_note(out, j->id, m->id, "warning",
+    kd_core_note(out, j->id, m->id, "quarantine",
                  "quarantined: it computed other numbers than two others did; check its memory and "
                  "processor, then start it anew");
     m->quarantined = true;
@@ -730,7 +743,9 @@ void kd_core_handle(kd_core *c, const kd_event *ev, kd_time_ms now, kd_actions *
                                                      .state = IDLE,
                                                      .offer = ev->job,
                                                      .offer_stage = ev->stage,
-                                                     .offer_chunk = ev->first_chunk};
+                                                     .offer_chunk = ev->first_chunk,
+                                                     .drain = ev->drained,
+                                                     .quarantined = ev->quarantined};
         break;
     }
     case KD_EV_LOST:
@@ -770,7 +785,7 @@ void kd_core_handle(kd_core *c, const kd_event *ev, kd_time_ms now, kd_actions *
         if (ev->version == st->s.info.last_version) {
             st->committed_last = true;
             stage_check(c, j, out);
-        } else if (j->yielding) {
+        } else if (j->yielding && may_yield(st, ev->version)) {
             yield_now(c, j, out);
         }
         break;

@@ -85,14 +85,15 @@ typedef struct kd_core_job_setup {
 } kd_core_job_setup;
 
 enum kd_event_kind {
-    KD_EV_SUBMIT,  /* setup: new job, or a stored one at start-up, in order of submission */
-    KD_EV_CANCEL,  /* job */
-    KD_EV_FAIL,    /* job, text: the coordinator cannot go on with it */
-    KD_EV_FORGET,  /* job: finished, drop it */
-    KD_EV_JOIN,    /* member, process; job, stage, first_chunk of what it offers, job 0 = nothing */
-    KD_EV_LOST,    /* member, text: why */
-    KD_EV_READY,   /* member, job, stage, info; text: non-empty = its info differs, and how */
-    KD_EV_PROBLEM, /* member, job, stage, worker_only, text */
+    KD_EV_SUBMIT,    /* setup: new job, or a stored one at start-up, in order of submission */
+    KD_EV_CANCEL,    /* job */
+    KD_EV_FAIL,      /* job, text: the coordinator cannot go on with it */
+    KD_EV_FORGET,    /* job: finished, drop it */
+    KD_EV_JOIN,      /* member, process; job, stage, first_chunk of what it offers, job 0 = nothing;
+                        drained, quarantined */
+    KD_EV_LOST,      /* member, text: why */
+    KD_EV_READY,     /* member, job, stage, info; text: non-empty = its info differs, and how */
+    KD_EV_PROBLEM,   /* member, job, stage, worker_only, text */
     KD_EV_MEASURED,  /* member, job, stage */
     KD_EV_STALLED,   /* member, job, stage, generation, text: it cannot go on with it */
     KD_EV_COMMITTED, /* job, stage, opening, version */
@@ -133,6 +134,7 @@ typedef struct kd_event {
     uint64_t process, other; /* NodeChunk.process */
     uint32_t slot, first_chunk, min_workers, max_workers;
     bool worker_only, stop, agrees;
+    bool drained, quarantined; /* of a member that joins: it was before its stream was lost */
     kd_core_step step;
     kd_core_stage_info info;
     const kd_core_job_setup *setup; /* borrowed during the call */

@@ -465,7 +465,7 @@ static void help_slow(kd_core *c, struct job *j, const kd_core_step *step, kd_ti
         give(j, p->id, s, false, out);
         m->slow++;
         if (told != m->id && (m->slow & (m->slow - 1)) == 0)
-            kd_core_note(out, j->id, m->id, "worker",
+            kd_core_note(out, j->id, m->id, "slow",
                          "slow: %lld ms into step %llu where others took %lld ms; its units are "
                          "given to others as well",
                          (long long)(now - step->since), (unsigned long long)step->version,

@@ -129,6 +129,7 @@ kd_job_record *kd_job_record_new(kd_daemon *d, kd_job_row *row, kd_diag *diag)
     if (j->row.sweep)
         kd_sweep_keys(j);
     j->phase = "preparing";
+    j->planned = j->row.state == KD_RUN_QUEUED;
     return j;
 }
 
@@ -146,15 +147,26 @@ void kd_job_record_free(kd_job_record *j)
     free(j);
 }
 
+uint32_t kd_job_min_workers(const kd_job_record *j)
+{
+    return j->row.min_workers ? j->row.min_workers : (uint32_t)j->spec.min_workers;
+}
+
+uint32_t kd_job_max_workers(const kd_job_record *j)
+{
+    return j->row.max_workers ? j->row.max_workers : (uint32_t)j->spec.max_workers;
+}
+
 void kd_daemon_introduce(kd_daemon *d, kd_job_record *j)
 {
     kd_core_job_setup setup = {.id = j->row.id,
-                               .min_workers = (uint32_t)j->spec.min_workers,
-                               .max_workers = (uint32_t)j->spec.max_workers,
+                               .min_workers = kd_job_min_workers(j),
+                               .max_workers = kd_job_max_workers(j),
                                .priority = j->spec.priority,
                                .audit = j->spec.audit,
                                .n_stages = (uint32_t)j->n_stages,
-                               .started = j->row.state == KD_RUN_RUNNING};
+                               .started = j->row.state == KD_RUN_RUNNING,
+                               .paused = j->row.paused};
     for (int i = 0; i < j->n_stages; i++) {
         kd_stage_record *s = &j->stages[i];
         kd_core_stage_setup *c = &setup.stages[i];
@@ -326,6 +338,8 @@ static void set_job_state(kd_daemon *d, kd_job_record *j, enum kd_run_state stat
     int64_t now = kd_clock_wall_ms();
     j->row.state = (int)state;
     snprintf(j->row.reason, sizeof j->row.reason, "%s", reason);
+    if (state == KD_RUN_QUEUED)
+        j->planned = true;
     if (state == KD_RUN_RUNNING && j->row.started_ms == 0)
         j->row.started_ms = now;
     if (state >= KD_RUN_SUCCEEDED)
@@ -512,6 +526,9 @@ static int restore_job(void *arg, const kd_job_row *row, const kd_stage_row *sta
         kd_job_row_clear(&mine);
         return 0;
     }
+    bool trained = true;
+    for (int i = 0; i < n_stages; i++)
+        trained = trained && (stages[i].done || !kd_job_train(&j->spec, j->stages[i].kind));
     for (int i = 0; i < n_stages; i++) {
         kd_stage_record *s = &j->stages[i];
         s->row = stages[i];
@@ -523,9 +540,9 @@ static int restore_job(void *arg, const kd_job_row *row, const kd_stage_row *sta
             s->row.expected_len = stages[i].expected_len;
         }
         /* Measured costs are kept in memory until the export that follows at once, and the result
-         * until the job's end. */
+         * until the job's end. Where they are done before what is trained they are not wanted. */
         if ((s->kind == KD_STAGE_EVALUATE || s->kind == KD_STAGE_EXPORT) &&
-            row->state <= KD_RUN_RUNNING)
+            row->state <= KD_RUN_RUNNING && trained)
             s->row.done = false;
         if (stages[i].info_len &&
             kd_stage_set_info(s, stages[i].info, stages[i].info_len, &diag) != 0)
@@ -684,6 +701,7 @@ int kd_daemon_run(const kd_daemon_config *cfg, kd_diag *diag)
         d->jobs = j->next;
         kd_job_record_free(j);
     }
+    free(d->aside);
     kd_core_free(d->core);
     kd_bank_store_close(d->bank);
     kd_state_close(&d->state);

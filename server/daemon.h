@@ -6,7 +6,8 @@
  * libuv's pool and comes back as a task.
  *
  * Files: daemon.c the loop, tasks, and the core's actions; stages.c what a running stage does with
- * disks; watch.c events and who reads them; svc_jobs.c, svc_cluster.c, svc_exchange.c the services.
+ * disks; watch.c events and who reads them; wishes.c what users
+ * change of what runs; svc_jobs.c, svc_cluster.c, svc_exchange.c the services.
  */
 #ifndef KD_SERVER_DAEMON_H
 #define KD_SERVER_DAEMON_H
@@ -39,11 +40,10 @@ typedef struct kd_stage_record {
     char blocked[KD_CORE_TEXT];       /* why its journal takes no more, "" = it does */
     char no_room[KD_CORE_TEXT];       /* why the oldest of `writes` waits, "" = it does not */
     kd_time_ms write_at;              /* when that is tried again, 0 = at once */
-    uint64_t steps_redone;            /* committed before and computed again, in this process */
-    double lost_ms_workers, lost_ms_all; /* waited for because of faults, in this process */
-    kd_time_ms fault_at;                 /* of the step under way, 0 = none */
-    bool fault_own;                      /* of the coordinator */
-    uint64_t lost;                       /* newest version whose checkpoint could not be written */
+    kd_time_ms fault_at;              /* of the step under way, 0 = none */
+    bool fault_own;                   /* of the coordinator */
+    uint64_t fault_redone;            /* steps computed again because of it */
+    uint64_t lost;                    /* newest version whose checkpoint could not be written */
     double last_loss;
     double rate;  /* samples a second, smoothed */
     void *writes; /* checkpoints.c: those that wait for the one being written */
@@ -64,7 +64,8 @@ typedef struct kd_job_record {
     int n_epochs;
     char costs[1024]; /* JSON array of measured model costs */
     const char *phase;
-    bool saving;       /* a checkpoint is being written */
+    bool saving;  /* a checkpoint is being written */
+    bool planned; /* it stands still because that was wanted: going on is no fault's recovery */
     bool export_waits; /* for room for result.json */
     uint32_t export_stage;
     bool told_no_room; /* for the files that its workers send */
@@ -92,6 +93,13 @@ typedef struct kd_worker_record {
     kd_job_id beat_job;
     uint32_t beat_stage;
 } kd_worker_record;
+
+/* A worker that was drained or quarantined when its stream was lost: so it is when it comes back.
+ */
+typedef struct kd_aside {
+    char name[65], incarnation[17];
+    bool drained, quarantined;
+} kd_aside;
 
 typedef struct kd_watcher {
     struct kd_watcher *next;
@@ -141,6 +149,8 @@ struct kd_daemon {
     uint64_t next_member;
     int64_t started_wall_ms;
     uint32_t heartbeat_ms, lease_ms;
+    kd_aside *aside; /* oldest first */
+    size_t n_aside;
 
     pthread_mutex_t task_mu; /* guards the queue below */
     kd_task *tasks, **tasks_end;
@@ -175,6 +185,9 @@ void kd_daemon_fatal(kd_daemon *d, const kd_diag *diag);
 /* Makes a record from a stored or new job; takes row's strings. NULL with diag on failure. */
 kd_job_record *kd_job_record_new(kd_daemon *d, kd_job_row *row, kd_diag *diag);
 void kd_job_record_free(kd_job_record *j);
+/* How many workers it wants: as its file says, or as it was scaled since. */
+uint32_t kd_job_min_workers(const kd_job_record *j);
+uint32_t kd_job_max_workers(const kd_job_record *j);
 /* Tells the core of the job. */
 void kd_daemon_introduce(kd_daemon *d, kd_job_record *j);
 
@@ -191,6 +204,9 @@ void kd_stage_close(kd_daemon *d, kd_job_record *j, uint32_t stage);
 void kd_stage_look(kd_daemon *d, kd_job_record *j, uint32_t stage);
 void kd_stage_settle(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t step, bool redo,
                      uint64_t odd);
+/* A worker has failed that works for the stage of the job: the time until the next step is
+ * committed is what it costs. */
+void kd_stage_fault(kd_daemon *d, kd_job_id job);
 /* Exchanges whose journal took no more try again, and so do checkpoints that wait for room. */
 void kd_stage_tick(kd_daemon *d, kd_time_ms now);
 /* Tells the core what the stage waits for, or that it waits no more. */
@@ -300,6 +316,19 @@ void kd_blobs_drop_strays(kd_daemon *d);
 
 /* submit.c: the call Submit. */
 void kd_submit(kd_daemon *d, kd_rpc_call *call, const Distill__V1__SubmitRequest *r);
+
+/* wishes.c: what users want of jobs and workers. Stored when these return; `who` asks. Of a sweep
+ * all its jobs that are not over. -KD_ESTATE when the job is over. */
+int kd_wish_pause(kd_daemon *d, kd_job_record *j, bool pause, const char *who,
+                  kd_diag *diag) KD_MUST_CHECK;
+/* min, max: 0 = as it is. */
+int kd_wish_scale(kd_daemon *d, kd_job_record *j, uint32_t min, uint32_t max, const char *who,
+                  kd_diag *diag) KD_MUST_CHECK;
+/* By name; in memory only. NULL with diag if it is not connected. */
+kd_worker_record *kd_wish_drain(kd_daemon *d, const char *name, bool undo, const char *who,
+                                kd_diag *diag);
+/* Whether a user has paused the job, or all jobs of the sweep that are not over. */
+bool kd_wish_paused(kd_daemon *d, const kd_job_record *j);
 
 /* The job that a person means by an id or the beginning of one (at least 4 digits); NULL with diag.
  */

@@ -299,18 +299,41 @@ static void count_step(kd_stage_record *s, uint64_t version, const kd_step_total
     s->last_loss = t->samples > 0 ? t->loss / t->samples : 0;
 }
 
-/* Time that a fault cost: what the step took beyond what steps take. */
-static void count_lost(kd_stage_record *s, double samples, kd_time_ms now)
+void kd_stage_fault(kd_daemon *d, kd_job_id job)
 {
-    kd_time_ms from = s->last_commit ? s->last_commit : s->fault_at;
-    if (!s->fault_at)
+    kd_core_view view;
+    kd_job_record *j = kd_daemon_job(d, job);
+    if (!j || !kd_core_job_view(d->core, job, &view) || view.stage >= (uint32_t)j->n_stages)
         return;
-    double usual = s->rate > 0 ? samples / s->rate * 1000 : 0;
-    double lost = KD_MAX((double)(now - from) - usual, 0.0);
-    s->lost_ms_all += lost;
-    s->lost_ms_workers += s->fault_own ? 0 : lost;
+    kd_stage_record *s = &j->stages[view.stage];
+    if (s->exchange && !s->fault_at)
+        s->fault_at = kd_clock_ms();
+}
+
+/* Time that a fault cost: what the step took beyond what steps take. */
+static void count_lost(kd_daemon *d, kd_job_record *j, uint32_t stage, const struct news *n,
+                       kd_time_ms now)
+{
+    kd_stage_record *s = &j->stages[stage];
+    char data[192];
+    kd_time_ms from = s->last_commit ? s->last_commit : s->fault_at;
+    double usual = s->rate > 0 ? n->totals.samples / s->rate * 1000 : 0;
+    double lost = KD_MAX((double)(now - from) - usual, 0.0), took = (double)(now - s->fault_at);
+    s->row.lost_ms_all += lost;
+    s->row.lost_ms_workers += s->fault_own ? 0 : lost;
+    snprintf(data, sizeof data,
+             "{\"stage\":\"%s\",\"step\":%llu,\"took_ms\":%.0f,\"lost_ms\":%.0f,"
+             "\"steps_redone\":%llu,\"of\":\"%s\"}",
+             s->row.name, (unsigned long long)n->version - 1, took, lost,
+             (unsigned long long)s->fault_redone, s->fault_own ? "coordinator" : "worker");
+    kd_stage_store(d, j, stage);
+    kd_watch_event(d, j, "recovery", "", data,
+                   "recovered in %.1f s: step %llu is done; lost %.1f s, steps computed again %llu",
+                   took / 1000, (unsigned long long)n->version - 1, lost / 1000,
+                   (unsigned long long)s->fault_redone);
     s->fault_at = 0;
     s->fault_own = false;
+    s->fault_redone = 0;
 }
 
 static void loop_committed(kd_daemon *d, void *arg)
@@ -321,7 +344,8 @@ static void loop_committed(kd_daemon *d, void *arg)
     if (s && s->exchange && s->info && n->generation == s->generation) {
         kd_time_ms now = kd_clock_ms();
         bool fault = s->fault_at != 0;
-        count_lost(s, n->totals.samples, now);
+        if (fault)
+            count_lost(d, j, n->stage, n, now);
         if (s->last_commit && !fault) {
             double seconds = (double)(now - s->last_commit) / 1000;
             double rate = seconds > 0 ? n->totals.samples / seconds : 0;
@@ -370,6 +394,7 @@ static void loop_divergence(kd_daemon *d, void *arg)
     struct news *n = arg;
     kd_job_record *j;
     if (kd_stage_record_of(d, n->job, n->stage, &j)) {
+        kd_stage_fault(d, n->job);
         if (n->process && n->other)
             kd_watch_event(
                 d, j, "warning", "", NULL,
@@ -675,7 +700,9 @@ static void count_redone(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_
         if (w->offer == j->row.id && w->offer_stage == stage)
             before = KD_MAX(before, w->offer_version);
     if (before > version) {
-        j->stages[stage].steps_redone += before - version;
+        j->stages[stage].row.steps_redone += before - version;
+        j->stages[stage].fault_redone += before - version;
+        kd_stage_store(d, j, stage);
         kd_watch_event(d, j, "worker", "", NULL, "%llu step(s) are computed again",
                        (unsigned long long)(before - version));
     }
@@ -760,10 +787,12 @@ void kd_stage_open(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_begi
     s->generation = b->generation;
     s->last_commit = 0;
     s->blocked[0] = s->no_room[0] = '\0';
-    if (again || start.version > 1) {
+    s->fault_at = 0;
+    if ((again || start.version > 1) && !j->planned) {
         s->fault_at = kd_clock_ms();
         s->fault_own = true;
     }
+    j->planned = false;
     tell_begun(d, j, s, start.version);
     j->phase = "training";
     kd_exchange_open(s->exchange, &start);

@@ -62,6 +62,15 @@ static const char *const g_migrations[] = {
     "INSERT INTO evaluations SELECT job, stage, epoch, 0, train_loss, train_accuracy, val_loss,"
     " val_correct, val_samples, 0, -1, 0, 0, NULL, NULL FROM epochs;"
     "DROP TABLE epochs;",
+    /* Jobs that are paused or scaled; what faults cost a stage; digests of saved versions. */
+    "CREATE TABLE digests(job INTEGER NOT NULL, stage INTEGER NOT NULL, version INTEGER NOT NULL,"
+    " digest TEXT NOT NULL, PRIMARY KEY(job, stage, version)) WITHOUT ROWID;"
+    "ALTER TABLE jobs ADD COLUMN paused INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE jobs ADD COLUMN min_workers INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE jobs ADD COLUMN max_workers INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE stages ADD COLUMN steps_redone INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE stages ADD COLUMN lost_ms_workers REAL NOT NULL DEFAULT 0;"
+    "ALTER TABLE stages ADD COLUMN lost_ms_all REAL NOT NULL DEFAULT 0;",
 };
 
 void kd_id_text(kd_job_id id, char out[KD_ID_TEXT])
@@ -285,13 +294,15 @@ static int put_stage(kd_state *s, kd_job_id id, uint32_t stage, const kd_stage_r
         "INSERT OR REPLACE INTO stages(job, stage, name, done, digest, fingerprint, info, manifest,"
         " evaluated, seconds, teacher_forwards, bank_hits, loss, correct, samples, best_digest,"
         " best_version, best_epoch, stopped_early, teacher_seconds, shared, expected,"
-        " term_sums) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-        "iisissbiidiidddsiiidibb", (int64_t)id, (int64_t)stage, r->name, (int64_t)r->done,
+        " term_sums, steps_redone, lost_ms_workers, lost_ms_all)"
+        " VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        "iisissbiidiidddsiiidibbidd", (int64_t)id, (int64_t)stage, r->name, (int64_t)r->done,
         r->digest, r->fingerprint, r->info, r->info_len, (int64_t)r->manifest,
         (int64_t)r->evaluated, r->seconds, (int64_t)r->teacher_forwards, (int64_t)r->bank_hits,
         r->loss, r->correct, r->samples, r->best_digest, (int64_t)r->best_version,
         (int64_t)r->best_epoch, (int64_t)r->stopped_early, r->teacher_seconds, (int64_t)r->shared,
-        r->expected, r->expected_len, r->term_sums, sizeof r->term_sums);
+        r->expected, r->expected_len, r->term_sums, sizeof r->term_sums, (int64_t)r->steps_redone,
+        r->lost_ms_workers, r->lost_ms_all);
 }
 
 static int put_file(kd_state *s, kd_job_id id, const kd_file_row *f, kd_diag *diag)
@@ -365,7 +376,8 @@ static int read_stages(kd_state *s, kd_job_id id, kd_stage_row *stages, int *n, 
                           "SELECT name, done, digest, fingerprint, info, manifest, evaluated,"
                           " seconds, teacher_forwards, bank_hits, loss, correct, samples,"
                           " best_digest, best_version, best_epoch, stopped_early, teacher_seconds,"
-                          " shared, expected, term_sums FROM stages WHERE job = ? ORDER BY stage",
+                          " shared, expected, term_sums, steps_redone, lost_ms_workers,"
+                          " lost_ms_all FROM stages WHERE job = ? ORDER BY stage",
                           "i", (int64_t)id);
     *n = 0;
     while (rc == 0 && (rc = kd_sql_step(&s->sql, st, diag)) == 1) {
@@ -386,7 +398,10 @@ static int read_stages(kd_state *s, kd_job_id id, kd_stage_row *stages, int *n, 
                             .best_epoch = (uint32_t)sqlite3_column_int(st, 15),
                             .stopped_early = (uint64_t)sqlite3_column_int64(st, 16),
                             .teacher_seconds = sqlite3_column_double(st, 17),
-                            .shared = (kd_job_id)sqlite3_column_int64(st, 18)};
+                            .shared = (kd_job_id)sqlite3_column_int64(st, 18),
+                            .steps_redone = (uint64_t)sqlite3_column_int64(st, 21),
+                            .lost_ms_workers = sqlite3_column_double(st, 22),
+                            .lost_ms_all = sqlite3_column_double(st, 23)};
         copy(r->name, sizeof r->name, kd_sql_text(st, 0));
         copy(r->digest, sizeof r->digest, kd_sql_text(st, 2));
         copy(r->fingerprint, sizeof r->fingerprint, kd_sql_text(st, 3));
@@ -454,11 +469,12 @@ static int read_epochs(kd_state *s, kd_job_id id, kd_epoch_row **out, int *n, kd
 int kd_state_each_job(kd_state *s, kd_state_job_fn fn, void *arg, kd_diag *diag)
 {
     sqlite3_stmt *st = NULL;
-    int rc = kd_sql_query(&s->sql, &st, diag,
-                          "SELECT id, key, name, text_digest, state, reason, submitted_ms,"
-                          " started_ms, finished_ms, resolved, result, is_sweep, sweep, continued,"
-                          " replayed, text, label, vary FROM jobs ORDER BY n",
-                          "");
+    int rc = kd_sql_query(
+        &s->sql, &st, diag,
+        "SELECT id, key, name, text_digest, state, reason, submitted_ms,"
+        " started_ms, finished_ms, resolved, result, is_sweep, sweep, continued,"
+        " replayed, text, label, vary, paused, min_workers, max_workers FROM jobs ORDER BY n",
+        "");
     while (rc == 0 && (rc = kd_sql_step(&s->sql, st, diag)) == 1) {
         kd_job_row row = {.id = (kd_job_id)sqlite3_column_int64(st, 0),
                           .state = sqlite3_column_int(st, 4),
@@ -468,7 +484,10 @@ int kd_state_each_job(kd_state *s, kd_state_job_fn fn, void *arg, kd_diag *diag)
                           .is_sweep = sqlite3_column_int(st, 11) != 0,
                           .sweep = (kd_job_id)sqlite3_column_int64(st, 12),
                           .continued = (kd_job_id)sqlite3_column_int64(st, 13),
-                          .replayed = (kd_job_id)sqlite3_column_int64(st, 14)};
+                          .replayed = (kd_job_id)sqlite3_column_int64(st, 14),
+                          .paused = sqlite3_column_int(st, 18) != 0,
+                          .min_workers = (uint32_t)sqlite3_column_int64(st, 19),
+                          .max_workers = (uint32_t)sqlite3_column_int64(st, 20)};
         copy(row.key, sizeof row.key, kd_sql_text(st, 1));
         copy(row.name, sizeof row.name, kd_sql_text(st, 2));
         copy(row.text_digest, sizeof row.text_digest, kd_sql_text(st, 3));
@@ -502,6 +521,15 @@ int kd_state_set_job(kd_state *s, kd_job_id id, int state, const char *reason, i
                       "UPDATE jobs SET state = ?, reason = ?, started_ms = ?, finished_ms = ?,"
                       " result = ? WHERE id = ?",
                       "isiisi", (int64_t)state, reason, started_ms, finished_ms, result,
+                      (int64_t)id);
+}
+
+int kd_state_set_wishes(kd_state *s, kd_job_id id, bool paused, uint32_t min_workers,
+                        uint32_t max_workers, kd_diag *diag)
+{
+    return kd_sql_run(&s->sql, NULL, diag,
+                      "UPDATE jobs SET paused = ?, min_workers = ?, max_workers = ? WHERE id = ?",
+                      "iiii", (int64_t)paused, (int64_t)min_workers, (int64_t)max_workers,
                       (int64_t)id);
 }
 
@@ -586,12 +614,50 @@ int kd_state_each_event(kd_state *s, kd_job_id id, uint64_t from, int max, kd_st
     return rc;
 }
 
+int kd_state_event_workers(kd_state *s, kd_job_id id, const char *kind, char (*out)[65], int max,
+                           kd_diag *diag)
+{
+    sqlite3_stmt *st = NULL;
+    int n = 0;
+    int rc = kd_sql_query(&s->sql, &st, diag,
+                          "SELECT worker FROM events WHERE job = ? AND kind = ? AND worker <> ''"
+                          " GROUP BY worker ORDER BY min(seq) LIMIT ?",
+                          "isi", (int64_t)id, kind, (int64_t)max);
+    while (rc == 0 && n < max && (rc = kd_sql_step(&s->sql, st, diag)) == 1) {
+        rc = 0;
+        copy(out[n++], sizeof *out, kd_sql_text(st, 0));
+    }
+    kd_sql_end(st);
+    return rc == 0 ? n : rc;
+}
+
+int kd_state_add_digest(kd_state *s, kd_job_id id, uint32_t stage, uint64_t version,
+                        const char *digest, kd_diag *diag)
+{
+    return kd_sql_run(&s->sql, NULL, diag, "INSERT OR REPLACE INTO digests VALUES(?,?,?,?)", "iiis",
+                      (int64_t)id, (int64_t)stage, (int64_t)version, digest);
+}
+
+int kd_state_each_digest(kd_state *s, kd_job_id id, kd_state_digest_fn fn, void *arg, kd_diag *diag)
+{
+    sqlite3_stmt *st = NULL;
+    int rc = kd_sql_query(&s->sql, &st, diag,
+                          "SELECT stage, version, digest FROM digests WHERE job = ?"
+                          " ORDER BY stage, version",
+                          "i", (int64_t)id);
+    while (rc == 0 && (rc = kd_sql_step(&s->sql, st, diag)) == 1)
+        rc = fn(arg, (uint32_t)sqlite3_column_int64(st, 0), (uint64_t)sqlite3_column_int64(st, 1),
+                kd_sql_text(st, 2));
+    kd_sql_end(st);
+    return rc;
+}
+
 static int forget_job(kd_state *s, kd_job_id id, uint64_t *freed, kd_diag *diag)
 {
     static const char *const tables[] = {
         "DELETE FROM files WHERE job = ?",       "DELETE FROM events WHERE job = ?",
         "DELETE FROM evaluations WHERE job = ?", "DELETE FROM stages WHERE job = ?",
-        "DELETE FROM jobs WHERE id = ?",
+        "DELETE FROM digests WHERE job = ?",     "DELETE FROM jobs WHERE id = ?",
     };
     sqlite3_stmt *st = NULL;
     int rc =

@@ -48,11 +48,13 @@ typedef struct kd_job_row {
     int state;            /* enum kd_run_state */
     char reason[KD_CORE_TEXT];
     int64_t submitted_ms, started_ms, finished_ms;
-    char *resolved; /* JSON, owned */
-    char *result;   /* JSON, owned; NULL before the end */
-    char *text;     /* as submitted, owned; NULL = none */
-    char *label;    /* of a sweep's child, owned; NULL = none */
-    char *values;   /* of a sweep's child: JSON object of what it varies, owned; NULL = none */
+    bool paused;                       /* by a user */
+    uint32_t min_workers, max_workers; /* by a user, 0 = as the job file says */
+    char *resolved;                    /* JSON, owned */
+    char *result;                      /* JSON, owned; NULL before the end */
+    char *text;                        /* as submitted, owned; NULL = none */
+    char *label;                       /* of a sweep's child, owned; NULL = none */
+    char *values; /* of a sweep's child: JSON object of what it varies, owned; NULL = none */
 } kd_job_row;
 void kd_job_row_clear(kd_job_row *row);
 
@@ -71,9 +73,11 @@ typedef struct kd_stage_row {
     char best_digest[33];           /* of the best version's parameters; "" = none yet */
     uint64_t best_version;          /* 0 = none yet */
     uint32_t best_epoch;
-    uint64_t stopped_early; /* step at which early stopping ended it, 0 = it did not */
-    double teacher_seconds; /* spent in teacher_forwards */
-    kd_job_id shared;       /* whose stage this is, 0 = its own */
+    uint64_t stopped_early;              /* step at which early stopping ended it, 0 = it did not */
+    double teacher_seconds;              /* spent in teacher_forwards */
+    uint64_t steps_redone;               /* committed before and computed again */
+    double lost_ms_workers, lost_ms_all; /* waited for because of faults */
+    kd_job_id shared;                    /* whose stage this is, 0 = its own */
     /* Packed StageInfo that the workers' must fit to: that of the stage which is gone on with,
      * owned. */
     uint8_t *expected;
@@ -128,6 +132,8 @@ typedef int (*kd_state_job_fn)(void *arg, const kd_job_row *row, const kd_stage_
 int kd_state_each_job(kd_state *s, kd_state_job_fn fn, void *arg, kd_diag *diag) KD_MUST_CHECK;
 int kd_state_set_job(kd_state *s, kd_job_id id, int state, const char *reason, int64_t started_ms,
                      int64_t finished_ms, const char *result, kd_diag *diag) KD_MUST_CHECK;
+int kd_state_set_wishes(kd_state *s, kd_job_id id, bool paused, uint32_t min_workers,
+                        uint32_t max_workers, kd_diag *diag) KD_MUST_CHECK;
 int kd_state_set_stage(kd_state *s, kd_job_id id, uint32_t stage, const kd_stage_row *row,
                        kd_diag *diag) KD_MUST_CHECK;
 int kd_state_add_epoch(kd_state *s, kd_job_id id, const kd_epoch_row *row,
@@ -142,6 +148,10 @@ int kd_state_add_event(kd_state *s, kd_job_id id, kd_event_row *row, kd_diag *di
 typedef int (*kd_state_event_fn)(void *arg, const kd_event_row *row);
 int kd_state_each_event(kd_state *s, kd_job_id id, uint64_t from, int max, kd_state_event_fn fn,
                         void *arg, kd_diag *diag) KD_MUST_CHECK;
+/* Workers that events of a kind name, each once, in order of their first; returns how many, at most
+ * max, or an error. */
+int kd_state_event_workers(kd_state *s, kd_job_id id, const char *kind, char (*out)[65], int max,
+                           kd_diag *diag) KD_MUST_CHECK;
 /* Files of a job that are named somewhere: checkpoints (name "", stage, version) and artefacts. */
 int kd_state_add_file(kd_state *s, kd_job_id id, const char *name, uint32_t stage, uint64_t version,
                       const char *path, uint64_t size, const char *digest,
@@ -151,6 +161,13 @@ int kd_state_find_artefact(kd_state *s, kd_job_id id, const char *name, const ch
                            kd_file_row *out, kd_diag *diag) KD_MUST_CHECK;
 int kd_state_find_checkpoint(kd_state *s, kd_job_id id, uint32_t stage, uint64_t version,
                              kd_file_row *out, kd_diag *diag) KD_MUST_CHECK;
+/* Digest of a version that was saved; it outlives the checkpoint. */
+int kd_state_add_digest(kd_state *s, kd_job_id id, uint32_t stage, uint64_t version,
+                        const char *digest, kd_diag *diag) KD_MUST_CHECK;
+/* Calls fn for each, by stage and version; stops when it returns non-zero. */
+typedef int (*kd_state_digest_fn)(void *arg, uint32_t stage, uint64_t version, const char *digest);
+int kd_state_each_digest(kd_state *s, kd_job_id id, kd_state_digest_fn fn, void *arg,
+                         kd_diag *diag) KD_MUST_CHECK;
 typedef int (*kd_state_file_fn)(void *arg, const kd_file_row *row);
 int kd_state_each_artefact(kd_state *s, kd_job_id id, kd_state_file_fn fn, void *arg,
                            kd_diag *diag) KD_MUST_CHECK;

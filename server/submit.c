@@ -43,6 +43,8 @@ struct submission {
     bool is_sweep;
     const kd_job_record *source; /* of files and stages that are taken over, NULL = none */
     kd_job_id continued, replayed;
+    int verified;     /* the stage of which a part is run again, -1 = none */
+    bool verify_best; /* from its best version; else from the beginning */
     char event[160];
     char notes[MAX_NOTES][256];
     int n_notes;
@@ -78,6 +80,12 @@ static void digest_of_request(const Distill__V1__SubmitRequest *r, char hex[KD_D
         char more[160];
         int n = snprintf(more, sizeof more, "continue %.64s by %u, replay %.64s", r->continue_job,
                          r->continue_epochs, r->replay_job);
+        kd_hasher_add(h, more, (size_t)n);
+    }
+    if (r->verify_stage[0]) {
+        char more[160];
+        int n = snprintf(more, sizeof more, "verify %.64s %llu to %llu", r->verify_stage,
+                         (unsigned long long)r->verify_from, (unsigned long long)r->verify_to);
         kd_hasher_add(h, more, (size_t)n);
     }
     kd_digest digest = kd_hasher_digest(h);
@@ -284,6 +292,83 @@ static int draft_continue(struct submission *s)
     return 0;
 }
 
+/* Steps of one stage, from the newest version before them that is still there. */
+static int draft_verify(struct submission *s)
+{
+    const Distill__V1__SubmitRequest *r = s->r;
+    const kd_job_record *j;
+    struct draft *f;
+    int rc = find_source(s, r->replay_job, &j), at = -1;
+    for (int i = 0; rc == 0 && i < j->n_stages; i++)
+        if (strcmp(j->stages[i].row.name, r->verify_stage) == 0 &&
+            kd_job_train(&j->spec, j->stages[i].kind))
+            at = i;
+    if (rc == 0 && (at < 0 || !j->stages[at].info))
+        rc = kd_fail(s->diag, -KD_EINVAL, "job %012llx has no stage %.32s that trains",
+                     (unsigned long long)j->row.id, r->verify_stage);
+    if (rc != 0)
+        return rc;
+    const kd_stage_record *stage = &j->stages[at];
+    uint64_t steps = kd_stage_last_version(stage) - 1;
+    if (r->verify_from < 1 || r->verify_from > r->verify_to || r->verify_to > steps)
+        return kd_fail(s->diag, -KD_EINVAL,
+                       "steps %llu to %llu are not within 1 to %llu of stage %s",
+                       (unsigned long long)r->verify_from, (unsigned long long)r->verify_to,
+                       (unsigned long long)steps, stage->row.name);
+    kd_file_row row;
+    s->verify_best = stage->row.best_version > 1 && stage->row.best_version <= r->verify_from;
+    if (s->verify_best) {
+        int found = kd_state_find_checkpoint(&s->d->state, j->row.id, (uint32_t)at,
+                                             stage->row.best_version, &row, s->diag);
+        if (found < 0)
+            return found;
+        s->verify_best = found == 1;
+    }
+    if (j->row.continued && !s->verify_best)
+        return kd_fail(s->diag, -KD_ESTATE,
+                       "job %012llx went on from job %012llx and has no version of its own before "
+                       "step %llu; verify all of it",
+                       (unsigned long long)j->row.id, (unsigned long long)j->row.continued,
+                       (unsigned long long)r->verify_from);
+    rc = add_draft(s, j->row.resolved, "verified job", NULL, 0, &f);
+    if (rc != 0)
+        return rc;
+    s->text = j->row.text;
+    s->source = j;
+    s->replayed = j->row.id;
+    s->verified = at;
+    uint64_t begin = s->verify_best ? stage->row.best_version : 1;
+    snprintf(s->event, sizeof s->event, ", steps %llu to %llu of stage %s of job %012llx again",
+             (unsigned long long)begin, (unsigned long long)r->verify_to, stage->row.name,
+             (unsigned long long)j->row.id);
+    return 0;
+}
+
+/* What the other stages made is taken over, and nothing is made of it after the verified one. */
+static int take_verified(struct submission *s, struct draft *f)
+{
+    const kd_job_record *from = s->source;
+    int rc = 0;
+    for (int i = 0; i < from->n_stages && rc == 0; i++) {
+        kd_stage_row *row = &f->record->stages[i].row;
+        bool trains = kd_job_train(f->spec, from->stages[i].kind) != NULL;
+        if (!trains) {
+            row->done = true;
+            continue;
+        }
+        if (i == s->verified && !s->verify_best) {
+            row->stopped_early = s->r->verify_to;
+            continue;
+        }
+        rc = kd_take_stage(s->d, from, (uint32_t)i, i == s->verified ? KD_TAKE_BEST : KD_TAKE_DONE,
+                           f->id, (uint32_t)i, &f->taken[i], s->diag);
+        f->takes[i] = rc == 0;
+        if (rc == 0 && i == s->verified)
+            f->taken[i].row.stopped_early = s->r->verify_to;
+    }
+    return rc;
+}
+
 static int draft_replay(struct submission *s)
 {
     const kd_job_record *j;
@@ -314,9 +399,12 @@ static int make_drafts(struct submission *s)
     const Distill__V1__SubmitRequest *r = s->r;
     if (r->continue_job[0] && r->replay_job[0])
         return kd_fail(s->diag, -KD_EINVAL, "continue and replay exclude each other");
-    return r->continue_job[0] ? draft_continue(s)
-           : r->replay_job[0] ? draft_replay(s)
-                              : draft_text(s);
+    if (r->verify_stage[0] && !r->replay_job[0])
+        return kd_fail(s->diag, -KD_EINVAL, "verify goes with replay");
+    return r->continue_job[0]   ? draft_continue(s)
+           : r->verify_stage[0] ? draft_verify(s)
+           : r->replay_job[0]   ? draft_replay(s)
+                                : draft_text(s);
 }
 
 /* ---- storing */
@@ -379,7 +467,7 @@ static int make_records(struct submission *s)
             snprintf(row.key, sizeof row.key, "%s", s->r->key);
         rc = make_record(s, &row, f->spec, &f->record);
         if (rc == 0 && s->source)
-            rc = take_stages(s, f, s->source);
+            rc = s->verified >= 0 ? take_verified(s, f) : take_stages(s, f, s->source);
     }
     return rc;
 }
@@ -571,7 +659,7 @@ void kd_submit(kd_daemon *d, kd_rpc_call *call, const Distill__V1__SubmitRequest
 {
     kd_diag diag = {0};
     struct submission *s = kd_xalloc(sizeof *s);
-    *s = (struct submission){.d = d, .r = r, .diag = &diag};
+    *s = (struct submission){.d = d, .r = r, .verified = -1, .diag = &diag};
     digest_of_request(r, s->digest);
     kd_job_record *known = r->dry_run ? NULL : find_key(d, r->key);
     size_t n_jobs = 0;

@@ -50,6 +50,37 @@ void kd_cluster_send(kd_daemon *d, kd_worker_record *w, const Distill__V1__Coord
         kd_rpc_finish(w->call, rc, "the worker does not take its messages");
 }
 
+/* Newer ones push older ones out. */
+#define MAX_ASIDE 256
+
+/* Remembers what a worker must be when it comes back. */
+static void put_aside(kd_daemon *d, const kd_worker_record *w, bool drained, bool quarantined)
+{
+    if (!d->aside)
+        d->aside = kd_xalloc(MAX_ASIDE * sizeof *d->aside);
+    if (d->n_aside == MAX_ASIDE)
+        memmove(d->aside, d->aside + 1, --d->n_aside * sizeof *d->aside);
+    kd_aside *a = &d->aside[d->n_aside++];
+    *a = (kd_aside){.drained = drained, .quarantined = quarantined};
+    memcpy(a->name, w->name, sizeof a->name);
+    memcpy(a->incarnation, w->incarnation, sizeof a->incarnation);
+}
+
+/* And takes it out again. A process of another incarnation begins anew. */
+static void take_aside(kd_daemon *d, const kd_worker_record *w, kd_event *ev)
+{
+    for (size_t i = d->n_aside; i-- > 0;) {
+        const kd_aside *a = &d->aside[i];
+        if (strcmp(a->name, w->name) != 0)
+            continue;
+        if (strcmp(a->incarnation, w->incarnation) == 0) {
+            ev->drained = a->drained;
+            ev->quarantined = a->quarantined;
+        }
+        memmove(d->aside + i, d->aside + i + 1, (--d->n_aside - i) * sizeof *d->aside);
+    }
+}
+
 void kd_cluster_drop(kd_daemon *d, kd_worker_record *w, int code, const char *why)
 {
     kd_rpc_finish(w->call, code, why);
@@ -59,6 +90,14 @@ void kd_cluster_drop(kd_daemon *d, kd_worker_record *w, int code, const char *wh
     *at = w->next;
     if (w->joined) {
         kd_info("worker lost: worker=%s why=%s", w->name, why);
+        const char *state;
+        kd_job_id job = kd_core_member_job(d->core, w->id, &state);
+        bool drained = strcmp(state, "draining") == 0 || strcmp(state, "drained") == 0;
+        bool quarantined = strcmp(state, "quarantined") == 0;
+        if (drained || quarantined)
+            put_aside(d, w, drained, quarantined);
+        if (job && (drained || strcmp(state, "working") == 0))
+            kd_stage_fault(d, job);
         kd_event ev = {.kind = KD_EV_LOST, .member = w->id, .text = why};
         /* The record is out of the list, so nothing is sent to it any more. */
         kd_daemon_event(d, &ev);
@@ -170,6 +209,7 @@ static void on_hello(kd_daemon *d, kd_worker_record *w, const Distill__V1__Hello
         .kind = KD_EV_JOIN, .member = w->id, .process = strtoull(h->incarnation, NULL, 16)};
     w->process = ev.process;
     take_offer(d, w, h->offer, &ev);
+    take_aside(d, w, &ev);
     kd_daemon_event(d, &ev);
 }
 
@@ -303,6 +343,9 @@ static void on_stalled(kd_daemon *d, kd_worker_record *w, const Distill__V1__Sta
     if (!kd_id_parse(m->job, &id))
         return;
     snprintf(text, sizeof text, "%.380s", m->text);
+    const char *state;
+    if (kd_core_member_job(d->core, w->id, &state) == id && strcmp(state, "working") == 0)
+        kd_stage_fault(d, id);
     kd_daemon_event(d, &(kd_event){.kind = KD_EV_STALLED,
                                    .member = w->id,
                                    .job = id,

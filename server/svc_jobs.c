@@ -110,6 +110,10 @@ static void summarise(kd_daemon *d, kd_job_record *j, struct summary *s)
         s->m.sweep = s->sweep;
         s->m.label = j->row.label ? j->row.label : "";
     }
+    s->m.paused = kd_wish_paused(d, j);
+    s->m.priority = j->spec.priority;
+    s->m.min_workers = kd_job_min_workers(j);
+    s->m.max_workers = kd_job_max_workers(j);
     for (kd_job_record *o = NULL; j->row.is_sweep && (o = kd_sweep_next(d, j, o));) {
         s->m.children++;
         s->m.children_over += o->row.state >= KD_RUN_SUCCEEDED;
@@ -223,6 +227,22 @@ static void fill_epoch(const kd_epoch_row *row, Distill__V1__EpochRecord *m)
     m->n_shares = m->n_term_losses = row->n_terms;
 }
 
+struct names {
+    char text[KD_MAX_NAMED_WORKERS][65], *list[KD_MAX_NAMED_WORKERS];
+};
+
+/* Workers that events of a kind name. */
+static size_t list_names(kd_daemon *d, kd_job_id job, const char *kind, struct names *t)
+{
+    kd_diag diag = {0};
+    int n = kd_state_event_workers(&d->state, job, kind, t->text, KD_COUNT(t->text), &diag);
+    if (n < 0)
+        kd_warn("%s", diag.msg);
+    for (int i = 0; i < n; i++)
+        t->list[i] = t->text[i];
+    return n < 0 ? 0 : (size_t)n;
+}
+
 struct detail {
     Distill__V1__StageRecord stages[KD_MAX_STAGES], *stage_list[KD_MAX_STAGES];
     char shared[KD_MAX_STAGES][KD_ID_TEXT];
@@ -230,6 +250,7 @@ struct detail {
     struct artefact_list artefacts;
     struct summary summary;
     struct summary_list jobs;
+    struct names slow, quarantined;
     Distill__V1__EpochRecord *epochs, **epoch_list;
 };
 
@@ -249,6 +270,9 @@ static void fill_stage(const kd_job_record *j, int i, bool running, struct detai
     m->best_digest = (char *)s->row.best_digest;
     m->stopped_early = s->row.stopped_early;
     m->best_epoch = s->row.best_epoch;
+    m->steps_redone = s->row.steps_redone;
+    m->lost_ms_worker_faults = s->row.lost_ms_workers;
+    m->lost_ms_all = s->row.lost_ms_all;
     if (s->row.shared) {
         kd_id_text(s->row.shared, t->shared[i]);
         m->shared = t->shared[i];
@@ -321,6 +345,10 @@ static void do_get(kd_daemon *d, struct job_call *c)
         kd_id_text(j->row.replayed, t->replayed);
         reply.replayed = t->replayed;
     }
+    reply.n_slow = list_names(d, j->row.id, "slow", &t->slow);
+    reply.slow = t->slow.list;
+    reply.n_quarantined = list_names(d, j->row.id, "quarantine", &t->quarantined);
+    reply.quarantined = t->quarantined.list;
     if (j->row.is_sweep) {
         t->jobs.items = kd_xalloc((t->summary.m.children + 1) * sizeof *t->jobs.items);
         t->jobs.list = kd_xalloc((t->summary.m.children + 1) * sizeof *t->jobs.list);
@@ -391,38 +419,48 @@ static void do_fetch(kd_daemon *d, struct job_call *c)
         kd_rpc_finish_diag(c->call, &diag);
 }
 
+struct worker_info {
+    Distill__V1__WorkerInfo m;
+    char job[KD_ID_TEXT];
+};
+
+static void describe_worker(const kd_daemon *d, kd_worker_record *w, struct worker_info *out)
+{
+    Distill__V1__WorkerInfo *m = &out->m;
+    distill__v1__worker_info__init(m);
+    const char *state;
+    kd_job_id job = kd_core_member_job(d->core, w->id, &state);
+    out->job[0] = '\0';
+    if (job)
+        kd_id_text(job, out->job);
+    m->name = w->name;
+    m->address = w->address;
+    m->state = (char *)state;
+    m->job = out->job;
+    m->threads = w->threads;
+    m->cpu = w->cpu;
+    m->blas = w->blas;
+    m->isa = w->isa;
+    m->numerics = w->numerics;
+    m->seen_ms = w->seen_wall_ms;
+    m->units_per_second = w->units_rate;
+    m->version = w->version;
+    m->slow = kd_core_member_slow(d->core, w->id);
+}
+
 static void do_workers(kd_daemon *d, struct job_call *c)
 {
     size_t n = 0, i = 0;
     for (kd_worker_record *w = d->workers; w; w = w->next)
         n += w->joined;
-    struct {
-        Distill__V1__WorkerInfo m;
-        char job[KD_ID_TEXT];
-    } *items = kd_xalloc(n * sizeof *items);
+    struct worker_info *items = kd_xalloc(n * sizeof *items);
     Distill__V1__WorkerInfo **list = kd_xalloc(n * sizeof *list);
     for (kd_worker_record *w = d->workers; w; w = w->next) {
         if (!w->joined)
             continue;
-        Distill__V1__WorkerInfo *m = &items[i].m;
-        distill__v1__worker_info__init(m);
-        const char *state;
-        kd_job_id job = kd_core_member_job(d->core, w->id, &state);
-        if (job)
-            kd_id_text(job, items[i].job);
-        m->name = w->name;
-        m->address = w->address;
-        m->state = (char *)state;
-        m->job = items[i].job;
-        m->threads = w->threads;
-        m->cpu = w->cpu;
-        m->blas = w->blas;
-        m->isa = w->isa;
-        m->numerics = w->numerics;
-        m->seen_ms = w->seen_wall_ms;
-        m->units_per_second = w->units_rate;
-        m->version = w->version;
-        list[i++] = m;
+        describe_worker(d, w, &items[i]);
+        list[i] = &items[i].m;
+        i++;
     }
     Distill__V1__WorkersReply reply = DISTILL__V1__WORKERS_REPLY__INIT;
     reply.workers = list;
@@ -430,6 +468,52 @@ static void do_workers(kd_daemon *d, struct job_call *c)
     kd_answer(c->call, &reply);
     free(list);
     free(items);
+}
+
+struct digest_list {
+    const kd_job_record *j;
+    Distill__V1__VersionDigest *items, **list;
+    char (*text)[33];
+    size_t n;
+};
+
+static int add_digest(void *arg, uint32_t stage, uint64_t version, const char *digest)
+{
+    struct digest_list *l = arg;
+    if (stage >= (uint32_t)l->j->n_stages)
+        return 0;
+    if (l->n == KD_MAX_DIGESTS)
+        return 1;
+    Distill__V1__VersionDigest *m = l->list[l->n] = &l->items[l->n];
+    distill__v1__version_digest__init(m);
+    snprintf(l->text[l->n], sizeof *l->text, "%s", digest);
+    m->stage = (char *)l->j->stages[stage].row.name;
+    m->step = version - 1;
+    m->digest = l->text[l->n++];
+    return 0;
+}
+
+static void do_digests(kd_daemon *d, struct job_call *c)
+{
+    kd_job_record *j = find_job(d, c->call, ((Distill__V1__JobRequest *)c->m)->job);
+    kd_diag diag = {0};
+    if (!j)
+        return;
+    struct digest_list l = {.j = j,
+                            .items = kd_xalloc(KD_MAX_DIGESTS * sizeof *l.items),
+                            .list = kd_xalloc(KD_MAX_DIGESTS * sizeof *l.list),
+                            .text = kd_xalloc(KD_MAX_DIGESTS * sizeof *l.text)};
+    if (kd_state_each_digest(&d->state, j->row.id, add_digest, &l, &diag) < 0) {
+        kd_rpc_finish_diag(c->call, &diag);
+    } else {
+        Distill__V1__DigestsReply reply = DISTILL__V1__DIGESTS_REPLY__INIT;
+        reply.digests = l.list;
+        reply.n_digests = l.n;
+        kd_answer(c->call, &reply);
+    }
+    free(l.items);
+    free(l.list);
+    free(l.text);
 }
 
 static void do_info(kd_daemon *d, struct job_call *c)
@@ -444,6 +528,13 @@ static void do_info(kd_daemon *d, struct job_call *c)
 }
 
 /* ---- changing */
+
+static void answer_summary(kd_daemon *d, kd_rpc_call *call, kd_job_record *j)
+{
+    struct summary s = {0};
+    summarise(d, j, &s);
+    kd_answer(call, &s.m);
+}
 
 static void do_cancel(kd_daemon *d, struct job_call *c)
 {
@@ -460,9 +551,58 @@ static void do_cancel(kd_daemon *d, struct job_call *c)
         kd_sweep_cancel(d, j, text);
     else
         kd_daemon_event(d, &(kd_event){.kind = KD_EV_CANCEL, .job = j->row.id, .text = text});
-    struct summary s = {0};
-    summarise(d, j, &s);
-    kd_answer(c->call, &s.m);
+    answer_summary(d, c->call, j);
+}
+
+static void pause_or_resume(kd_daemon *d, struct job_call *c, bool pause)
+{
+    kd_job_record *j = find_job(d, c->call, ((Distill__V1__JobRequest *)c->m)->job);
+    kd_diag diag = {0};
+    if (!j)
+        return;
+    if (kd_wish_pause(d, j, pause, kd_rpc_call_peer(c->call).address, &diag) != 0)
+        kd_rpc_finish_diag(c->call, &diag);
+    else
+        answer_summary(d, c->call, j);
+}
+
+static void do_pause(kd_daemon *d, struct job_call *c)
+{
+    pause_or_resume(d, c, true);
+}
+
+static void do_resume(kd_daemon *d, struct job_call *c)
+{
+    pause_or_resume(d, c, false);
+}
+
+static void do_scale(kd_daemon *d, struct job_call *c)
+{
+    const Distill__V1__ScaleRequest *r = (Distill__V1__ScaleRequest *)c->m;
+    kd_job_record *j = find_job(d, c->call, r->job);
+    kd_diag diag = {0};
+    if (!j)
+        return;
+    if (kd_wish_scale(d, j, r->min_workers, r->max_workers, kd_rpc_call_peer(c->call).address,
+                      &diag) != 0)
+        kd_rpc_finish_diag(c->call, &diag);
+    else
+        answer_summary(d, c->call, j);
+}
+
+static void do_drain(kd_daemon *d, struct job_call *c)
+{
+    const Distill__V1__DrainRequest *r = (Distill__V1__DrainRequest *)c->m;
+    kd_diag diag = {0};
+    kd_worker_record *w =
+        kd_wish_drain(d, r->worker, r->undo, kd_rpc_call_peer(c->call).address, &diag);
+    struct worker_info info;
+    if (!w) {
+        kd_rpc_finish_diag(c->call, &diag);
+        return;
+    }
+    describe_worker(d, w, &info);
+    kd_answer(c->call, &info.m);
 }
 
 /* Takes the record out of the list and out of the core. */
@@ -542,9 +682,14 @@ HANDLER(on_list, distill__v1__list_request__descriptor, do_list)
 HANDLER(on_get, distill__v1__job_request__descriptor, do_get)
 HANDLER(on_watch, distill__v1__watch_request__descriptor, do_watch)
 HANDLER(on_cancel, distill__v1__job_request__descriptor, do_cancel)
+HANDLER(on_pause, distill__v1__job_request__descriptor, do_pause)
+HANDLER(on_resume, distill__v1__job_request__descriptor, do_resume)
+HANDLER(on_scale, distill__v1__scale_request__descriptor, do_scale)
+HANDLER(on_drain, distill__v1__drain_request__descriptor, do_drain)
 HANDLER(on_remove, distill__v1__job_request__descriptor, do_remove)
 HANDLER(on_workers, distill__v1__workers_request__descriptor, do_workers)
 HANDLER(on_fetch, distill__v1__fetch_request__descriptor, do_fetch)
+HANDLER(on_digests, distill__v1__job_request__descriptor, do_digests)
 HANDLER(on_info, distill__v1__info_request__descriptor, do_info)
 
 static void on_upload(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)
@@ -576,9 +721,14 @@ const kd_rpc_method kd_jobs_methods[] = {
      .on_message = on_watch,
      .on_close = watch_closed},
     UNARY("Cancel", KD_MAX_CONTROL_BYTES, on_cancel),
+    UNARY("Pause", KD_MAX_CONTROL_BYTES, on_pause),
+    UNARY("Resume", KD_MAX_CONTROL_BYTES, on_resume),
+    UNARY("Scale", KD_MAX_CONTROL_BYTES, on_scale),
+    UNARY("Drain", KD_MAX_CONTROL_BYTES, on_drain),
     UNARY("Remove", KD_MAX_CONTROL_BYTES, on_remove),
     UNARY("Workers", KD_MAX_CONTROL_BYTES, on_workers),
     UNARY("Fetch", KD_MAX_CONTROL_BYTES, on_fetch),
+    UNARY("Digests", KD_MAX_CONTROL_BYTES, on_digests),
     UNARY("Info", KD_MAX_CONTROL_BYTES, on_info),
 };
 const size_t kd_n_jobs_methods = KD_COUNT(kd_jobs_methods);

@@ -62,7 +62,8 @@ static int list_file(void *arg, const kd_file_row *row)
     struct linking *l = arg;
     kd_taken *t = l->out;
     bool checkpoint = row->name[0] == '\0';
-    if (checkpoint ? row->version != l->last && row->version != l->best : l->how != KD_TAKE_DONE)
+    if (checkpoint ? row->version != l->last && (row->version != l->best || l->how == KD_TAKE_BEST)
+                   : l->how != KD_TAKE_DONE)
         return 0;
     kd_file_row *p = realloc(t->files, (t->n_files + 1) * sizeof *p);
     KD_BUG_ON(!p);
@@ -112,6 +113,8 @@ static void take_row(const kd_job_record *from, const kd_stage_record *s, enum k
     row->info_len = row->expected_len = 0;
     row->teacher_forwards = row->bank_hits = 0; /* what this job had to do for it */
     row->teacher_seconds = 0;
+    row->steps_redone = 0;
+    row->lost_ms_workers = row->lost_ms_all = 0;
     if (how == KD_TAKE_DONE) {
         row->info = copy_bytes(s->row.info, s->row.info_len);
         row->info_len = s->row.info_len;
@@ -126,12 +129,13 @@ static void take_row(const kd_job_record *from, const kd_stage_record *s, enum k
     row->digest[0] = row->fingerprint[0] = '\0';
 }
 
-static void take_epochs(const kd_job_record *from, uint32_t from_stage, uint32_t to_stage,
-                        kd_taken *out)
+/* Those that were made up to a version. */
+static void take_epochs(const kd_job_record *from, uint32_t from_stage, uint64_t version,
+                        uint32_t to_stage, kd_taken *out)
 {
     out->epochs = kd_xalloc(((size_t)from->n_epochs + 1) * sizeof *out->epochs);
     for (int i = 0; i < from->n_epochs; i++) {
-        if (from->epochs[i].stage != from_stage)
+        if (from->epochs[i].stage != from_stage || from->epochs[i].step >= version)
             continue;
         out->epochs[out->n_epochs] = from->epochs[i];
         out->epochs[out->n_epochs++].stage = to_stage;
@@ -151,7 +155,8 @@ int kd_take_stage(kd_daemon *d, const kd_job_record *from, uint32_t from_stage, 
     struct linking l = {.d = d,
                         .from = from,
                         .how = how,
-                        .last = kd_stage_last_version(s),
+                        .last =
+                            how == KD_TAKE_BEST ? s->row.best_version : kd_stage_last_version(s),
                         .best = s->row.best_version,
                         .stage = to_stage,
                         .out = out,
@@ -159,17 +164,21 @@ int kd_take_stage(kd_daemon *d, const kd_job_record *from, uint32_t from_stage, 
                         .network = kd_stage_artefact_name(s->kind)};
     snprintf(l.folder, sizeof l.folder, "%s/jobs/%s", d->state.dir, id);
     int rc = kd_state_each_stage_file(&d->state, from->row.id, from_stage, list_file, &l, diag);
-    bool whole = how == KD_TAKE_DONE ? l.has_network || !l.network
-                                     : l.has_last && (l.has_best || l.best == 0);
+    bool whole = how == KD_TAKE_DONE   ? l.has_network || !l.network
+                 : how == KD_TAKE_BEST ? l.has_last
+                                       : l.has_last && (l.has_best || l.best == 0);
     if (rc == 0 && !whole)
         rc = kd_fail(diag, -KD_ESTATE, "the stage %s of job %s has no %s any more", s->row.name,
-                     source, how == KD_TAKE_DONE ? "network file" : "last checkpoint");
+                     source,
+                     how == KD_TAKE_DONE   ? "network file"
+                     : how == KD_TAKE_BEST ? "best checkpoint"
+                                           : "last checkpoint");
     if (rc == 0)
         rc = link_listed(&l);
     if (rc == 0) {
         take_row(from, s, how, &out->row);
-        take_epochs(from, from_stage, to_stage, out);
-        if (how == KD_TAKE_ON)
+        take_epochs(from, from_stage, l.last, to_stage, out);
+        if (how != KD_TAKE_DONE)
             out->row.manifest = out->row.evaluated = l.last;
     } else {
         kd_taken_clear(out);

@@ -17,7 +17,8 @@ void kd_taken_clear(kd_taken *t);
 
 enum kd_take {
     KD_TAKE_DONE, /* the finished stage with its artefacts */
-    KD_TAKE_ON    /* its last version with optimiser state and evaluations, to go on from */
+    KD_TAKE_ON,   /* its last version with optimiser state and evaluations, to go on from */
+    KD_TAKE_BEST  /* its best version likewise, to run again what followed it */
 };
 /* Links the files into the folder of job `to`, durably, and fills what has to be stored with it.
  * -KD_ESTATE when a file that is needed is no longer there. */

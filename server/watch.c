@@ -144,6 +144,8 @@ void kd_watch_tick(kd_daemon *d, kd_time_ms now)
 
 void kd_watch_fed(kd_daemon *d, const kd_job_record *j)
 {
+    if (d->state.depth > 0)
+        return; /* whoever commits tells of it, or the tick */
     for (kd_watcher *w = d->watchers; w; w = w->next)
         if (w->job == j->row.id)
             feed(d, w);
@@ -164,8 +166,9 @@ void kd_watch_event(kd_daemon *d, kd_job_record *j, const char *kind, const char
     kd_diag diag = {0};
     if (kd_state_add_event(&d->state, j->row.id, &row, &diag) != 0)
         kd_daemon_fatal(d, &diag);
-    kd_log(strcmp(kind, "warning") == 0 ? KD_LOG_WARN : KD_LOG_INFO, "%s job=%012llx event=%s%s%s",
-           text, (unsigned long long)j->row.id, kind, worker[0] ? " worker=" : "", worker);
+    bool warns = strcmp(kind, "warning") == 0 || strcmp(kind, "quarantine") == 0;
+    kd_log(warns ? KD_LOG_WARN : KD_LOG_INFO, "%s job=%012llx event=%s%s%s", text,
+           (unsigned long long)j->row.id, kind, worker[0] ? " worker=" : "", worker);
     if (d->state.depth == 0)
         kd_watch_fed(d, j);
 }

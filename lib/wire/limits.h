@@ -13,6 +13,8 @@
 #define KD_MAX_JOB_TEXT (256u << 10)    /* job file, and JSON made from it */
 #define KD_MAX_SWEEP_JOBS 256u          /* children of a sweep */
 #define KD_MAX_LABEL 1024u              /* what a child of a sweep is told apart by */
+#define KD_MAX_NAMED_WORKERS 64u        /* of a job that are slow or quarantined */
+#define KD_MAX_DIGESTS 12288u           /* of one answer */
 #define KD_MAX_METADATA (512u << 10)    /* JSON of a network's structure and classes */
 #define KD_MAX_BLOB_BYTES (4ull << 30)  /* uploaded weights */
 #define KD_BLOB_PIECE (1u << 20)        /* payload of one BlobChunk */

@@ -118,6 +118,11 @@ static int look(void *arg, const kd_job_row *row, const kd_stage_row *stages, in
     assert_int_equal(stages[0].info_len, 2);
     assert_int_equal(stages[0].best_version, 0);
     assert_int_equal(stages[0].shared, 0);
+    assert_int_equal(stages[0].steps_redone, 0);
+    kd_assert_close(stages[0].lost_ms_all, 0, 0, 0);
+    assert_false(row->paused);
+    assert_int_equal(row->min_workers, 0);
+    assert_int_equal(row->max_workers, 0);
     assert_null(stages[0].expected);
     if (row->state == KD_RUN_SUCCEEDED) {
         assert_int_equal(row->id, 0x1234);
@@ -204,6 +209,9 @@ static int look_at_all(void *arg, const kd_job_row *row, const kd_stage_row *sta
     assert_int_equal(stages[0].stopped_early, 9);
     kd_assert_close(stages[0].teacher_seconds, 1.5, 0, 0);
     assert_int_equal(stages[0].shared, 0x99);
+    assert_int_equal(stages[0].steps_redone, 17);
+    kd_assert_close(stages[0].lost_ms_workers, 2.5, 0, 0);
+    kd_assert_close(stages[0].lost_ms_all, 3.5, 0, 0);
     assert_int_equal(stages[0].expected_len, 3);
     assert_memory_equal(stages[0].expected, "abc", 3);
     assert_int_equal(n_epochs, 2);
@@ -226,6 +234,9 @@ static void add_sweep(struct fixture *f, kd_job_id sweep, int n_children, int *o
                           .stopped_early = 9,
                           .teacher_seconds = 1.5,
                           .shared = 0x99,
+                          .steps_redone = 17,
+                          .lost_ms_workers = 2.5,
+                          .lost_ms_all = 3.5,
                           .expected = (uint8_t *)"abc",
                           .expected_len = 3};
     kd_epoch_row epochs[2] = {an_epoch(1, 5), an_epoch(1, 6)};
@@ -287,13 +298,15 @@ static void test_state_removes_all_jobs_and_their_folders(void **state)
     kd_assert_ok(rc, &f->diag);
     snprintf(path, sizeof path, "%s/jobs/000000000101", f->dir);
     kd_assert_ok(kd_file_mkdirs(path, &f->diag), &f->diag);
+    kd_assert_ok(kd_state_add_digest(&f->state, 0x101, 0, 7, "dd", &f->diag), &f->diag);
     uint64_t freed = 0;
     const kd_job_id ids[] = {0x100, 0x101, 0x102, 0x103};
     kd_assert_ok(kd_state_remove_jobs(&f->state, ids, 4, &freed, &f->diag), &f->diag);
     assert_int_equal(freed, 27);
     static const char *const counts[] = {
-        "SELECT count(*) FROM jobs", "SELECT count(*) FROM stages", "SELECT count(*) FROM events",
-        "SELECT count(*) FROM evaluations", "SELECT count(*) FROM files"};
+        "SELECT count(*) FROM jobs",   "SELECT count(*) FROM stages",
+        "SELECT count(*) FROM events", "SELECT count(*) FROM evaluations",
+        "SELECT count(*) FROM files",  "SELECT count(*) FROM digests"};
     for (size_t i = 0; i < KD_COUNT(counts); i++)
         assert_int_equal(number(f, counts[i]), 0);
     assert_false(there(f, "jobs/000000000101"));
@@ -404,6 +417,108 @@ static void test_state_takes_a_stage_over(void **state)
     assert_string_equal(found.digest, "cc");
 }
 
+/* ---- what users want, what is known of a run */
+
+struct wishes {
+    kd_job_id job;
+    bool paused;
+    uint32_t min, max;
+    int seen;
+};
+
+static int look_at_wishes(void *arg, const kd_job_row *row, const kd_stage_row *stages,
+                          int n_stages, const kd_epoch_row *epochs, int n_epochs)
+{
+    struct wishes *w = arg;
+    (void)stages;
+    (void)n_stages;
+    (void)epochs;
+    (void)n_epochs;
+    bool it = row->id == w->job;
+    assert_int_equal(row->paused, it && w->paused);
+    assert_int_equal(row->min_workers, it ? w->min : 0);
+    assert_int_equal(row->max_workers, it ? w->max : 0);
+    w->seen += it;
+    return 0;
+}
+
+static void test_state_keeps_pauses_and_scales(void **state)
+{
+    struct fixture *f = *state;
+    int rc;
+    reopen(f);
+    add_sweep(f, 0x100, 2, &rc);
+    kd_assert_ok(rc, &f->diag);
+    struct wishes w = {.job = 0x102, .paused = true, .min = 2, .max = 4000};
+    kd_assert_ok(kd_state_set_wishes(&f->state, 0x102, true, 2, 4000, &f->diag), &f->diag);
+    /* Another change of the job leaves them alone. */
+    kd_assert_ok(kd_state_set_job(&f->state, 0x102, KD_RUN_RUNNING, "", 5, 0, NULL, &f->diag),
+                 &f->diag);
+    reopen(f);
+    kd_assert_ok(kd_state_each_job(&f->state, look_at_wishes, &w, &f->diag), &f->diag);
+    assert_int_equal(w.seen, 1);
+    w.paused = false;
+    kd_assert_ok(kd_state_set_wishes(&f->state, 0x102, false, 2, 4000, &f->diag), &f->diag);
+    reopen(f);
+    kd_assert_ok(kd_state_each_job(&f->state, look_at_wishes, &w, &f->diag), &f->diag);
+    assert_int_equal(w.seen, 2);
+}
+
+static void put_event(struct fixture *f, const char *kind, const char *worker)
+{
+    kd_event_row row = {.text = (char *)"x"};
+    snprintf(row.kind, sizeof row.kind, "%s", kind);
+    snprintf(row.worker, sizeof row.worker, "%s", worker);
+    kd_assert_ok(kd_state_add_event(&f->state, 0x101, &row, &f->diag), &f->diag);
+}
+
+static void test_state_names_workers_of_events(void **state)
+{
+    struct fixture *f = *state;
+    char names[4][65];
+    reopen(f);
+    static const char *const slow[] = {"z", "a", "z", "", "b", "c"};
+    for (size_t i = 0; i < KD_COUNT(slow); i++)
+        put_event(f, "slow", slow[i]);
+    put_event(f, "quarantine", "q");
+    assert_int_equal(kd_state_event_workers(&f->state, 0x101, "slow", names, 4, &f->diag), 4);
+    static const char *const want[] = {"z", "a", "b", "c"};
+    for (size_t i = 0; i < KD_COUNT(want); i++)
+        assert_string_equal(names[i], want[i]);
+    assert_int_equal(kd_state_event_workers(&f->state, 0x101, "slow", names, 2, &f->diag), 2);
+    assert_int_equal(kd_state_event_workers(&f->state, 0x101, "quarantine", names, 4, &f->diag), 1);
+    assert_string_equal(names[0], "q");
+    assert_int_equal(kd_state_event_workers(&f->state, 0x999, "slow", names, 4, &f->diag), 0);
+}
+
+static int add_up(void *arg, uint32_t stage, uint64_t version, const char *digest)
+{
+    char *text = arg;
+    size_t n = strlen(text);
+    snprintf(text + n, 128 - n, "%u:%llu=%s ", stage, (unsigned long long)version, digest);
+    return 0;
+}
+
+static void test_state_keeps_digests_of_versions(void **state)
+{
+    struct fixture *f = *state;
+    char text[128] = "";
+    reopen(f);
+    static const struct {
+        kd_job_id job;
+        uint32_t stage;
+        uint64_t version;
+        const char *digest;
+    } rows[] = {{1, 1, 4, "c"}, {1, 0, 10, "b"}, {1, 0, 7, "old"}, {2, 0, 7, "x"}, {1, 0, 7, "a"}};
+    for (size_t i = 0; i < KD_COUNT(rows); i++)
+        kd_assert_ok(kd_state_add_digest(&f->state, rows[i].job, rows[i].stage, rows[i].version,
+                                         rows[i].digest, &f->diag),
+                     &f->diag);
+    reopen(f);
+    kd_assert_ok(kd_state_each_digest(&f->state, 1, add_up, text, &f->diag), &f->diag);
+    assert_string_equal(text, "0:7=a 0:10=b 1:4=c ");
+}
+
 int main(void)
 {
 #define TEST(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
@@ -416,6 +531,9 @@ int main(void)
         TEST(test_state_unlinks_checkpoints_after_the_commit),
         TEST(test_state_keeps_two_checkpoints),
         TEST(test_state_takes_a_stage_over),
+        TEST(test_state_keeps_pauses_and_scales),
+        TEST(test_state_names_workers_of_events),
+        TEST(test_state_keeps_digests_of_versions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -285,13 +285,17 @@ static void test_output_json(void **state)
     s.state = DISTILL__V1__JOB_STATE__JOB_STATE_RUNNING;
     s.submitted_ms = 1714564800123;
     s.progress = &p;
+    s.priority = -3;
+    s.min_workers = 1;
+    s.max_workers = 8;
     json_is(kd_json_summary(&s),
             "{\"job\":\"0123456789ab\",\"name\":\"flowers\",\"state\":\"running\",\"reason\":\"\","
             "\"submitted\":\"2024-05-01T12:00:00.123Z\",\"started\":null,\"finished\":null,"
             "\"progress\":{\"stage\":\"distill\",\"stage_index\":1,\"stage_count\":5,\"step\":1,"
             "\"steps\":780,\"epoch\":3,\"epochs\":10,\"loss\":null,\"accuracy\":null,"
             "\"samples_per_second\":612.39999999999998,\"eta_seconds\":null,\"workers\":2,"
-            "\"phase\":\"training\",\"learning_rate\":null}}");
+            "\"phase\":\"training\",\"learning_rate\":null},\"paused\":false,\"priority\":-3,"
+            "\"min_workers\":1,\"max_workers\":8}");
     Distill__V1__Event e = DISTILL__V1__EVENT__INIT;
     e.kind = (char *)"epoch";
     e.data = (char *)"{\"epoch\":1}";

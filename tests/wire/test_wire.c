@@ -173,6 +173,10 @@ static void test_wire_string_limits(void **state)
         {KD_MAX_JOB_TEXT, 14, DESC(stage_info), "StageInfo.table"},
         {KD_MAX_METADATA, 17, DESC(stage_info), "StageInfo.metadata"},
         {64, 1, DESC(job_request), "JobRequest.job"},
+        {64, 10, DESC(submit_request), "SubmitRequest.verify_stage"},
+        {64, 1, DESC(version_digest), "VersionDigest.stage"},
+        {64, 1, DESC(scale_request), "ScaleRequest.job"},
+        {64, 1, DESC(drain_request), "DrainRequest.worker"},
         {64, 3, DESC(hello), "Hello.name"},
         {64, 1, DESC(heartbeat), "Heartbeat.job"},
         {64, 7, DESC(submit_request), "SubmitRequest.continue_job"},
@@ -218,6 +222,9 @@ static void test_wire_repeated_limits(void **state)
         {8, 3, DESC(measured), "Measured.models"},
         {KD_MAX_SWEEP_JOBS, 6, DESC(submit_reply), "SubmitReply.children"},
         {KD_MAX_SWEEP_JOBS, 6, DESC(job_detail), "JobDetail.jobs"},
+        {KD_MAX_DIGESTS, 1, DESC(digests_reply), "DigestsReply.digests"},
+        {KD_MAX_NAMED_WORKERS, 10, DESC(job_detail), "JobDetail.slow"},
+        {KD_MAX_NAMED_WORKERS, 11, DESC(job_detail), "JobDetail.quarantined"},
         {8, 15, DESC(stage_record), "StageRecord.terms"},
     };
     for (size_t i = 0; i < KD_COUNT(rows); i++) {
