@@ -53,6 +53,7 @@ static void answer(struct rig *r, const kd_action *a)
     case KD_ACT_LOOK:
         feed(r, &(kd_event){.kind = KD_EV_STEP,
                             .job = a->job,
+                            .generation = r->jobs[k].opening,
                             .step = {.version = r->jobs[k].version,
                                      .since = r->now,
                                      .whole = true,
@@ -69,7 +70,10 @@ static void answer(struct rig *r, const kd_action *a)
         r->jobs[k].state = a->state;
         break;
     case KD_ACT_CHECKPOINT: /* takes in who waits */
-        feed(r, &(kd_event){.kind = KD_EV_SAVED, .job = a->job, .version = r->jobs[k].version});
+        feed(r, &(kd_event){.kind = KD_EV_SAVED,
+                            .job = a->job,
+                            .generation = r->jobs[k].opening,
+                            .version = r->jobs[k].version});
         break;
     case KD_ACT_RELEASE:
         memcpy(r->released[a->member], a->text, sizeof a->text);
@@ -216,14 +220,20 @@ static void test_core_stops_only_where_no_step_is_lost(void **state)
     ask(&r, KD_EV_PAUSE, k);
     commit(&r, k);
     assert_int_equal(r.jobs[k].state, KD_RUN_RUNNING);
-    feed(&r, &(kd_event){.kind = KD_EV_SAVED, .job = r.jobs[k].id, .version = 3});
+    feed(&r, &(kd_event){.kind = KD_EV_SAVED,
+                         .job = r.jobs[k].id,
+                         .generation = r.jobs[k].opening,
+                         .version = 3});
     commit(&r, k); /* 5 has its turn, too, but it may stop there */
     assert_int_equal(r.jobs[k].state, KD_RUN_RUNNING);
     feed(&r, &(kd_event){.kind = KD_EV_EVALUATED, .job = r.jobs[k].id, .version = 3});
     commit(&r, k);
     assert_int_equal(r.jobs[k].state, KD_RUN_RUNNING);
     feed(&r, &(kd_event){.kind = KD_EV_EVALUATED, .job = r.jobs[k].id, .version = 5});
-    feed(&r, &(kd_event){.kind = KD_EV_SAVED, .job = r.jobs[k].id, .version = 5});
+    feed(&r, &(kd_event){.kind = KD_EV_SAVED,
+                         .job = r.jobs[k].id,
+                         .generation = r.jobs[k].opening,
+                         .version = 5});
     commit(&r, k);
     assert_int_equal(r.jobs[k].version, 7);
     assert_int_equal(r.jobs[k].state, KD_RUN_QUEUED);
