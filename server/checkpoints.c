@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define MAX_WAITING 4
 #define RETRY_MS 1000        /* until a full disk is tried again */
 #define END_BYTES (1u << 20) /* what a stage stores at its end beside networks */
 
@@ -141,6 +142,16 @@ static void lose(kd_daemon *d, kd_job_record *j, kd_stage_record *s, uint64_t ve
 
 /* The disk is full: the write is tried again, and no sum leaves meanwhile, so that no more of them
  * gather. */
+/* Versions that wait to be written are kept in memory: past so many no sum leaves. */
+static void bound_waiting(kd_stage_record *s)
+{
+    size_t n = s->writing;
+    for (const struct checkpoint *c = s->writes; c; c = c->next)
+        n++;
+    if (s->exchange)
+        kd_exchange_hold(s->exchange, s->no_room[0] || n >= MAX_WAITING);
+}
+
 static void wait_for_room(kd_daemon *d, kd_job_record *j, kd_stage_record *s, struct checkpoint *n)
 {
     bool told = s->no_room[0] != '\0';
@@ -152,7 +163,7 @@ static void wait_for_room(kd_daemon *d, kd_job_record *j, kd_stage_record *s, st
     n->diag = (kd_diag){0};
     if (told)
         return;
-    kd_exchange_hold(s->exchange, true);
+    bound_waiting(s);
     kd_stage_tell_blocked(d, j, n->stage);
 }
 
@@ -161,7 +172,7 @@ static void has_room(kd_daemon *d, kd_job_record *j, kd_stage_record *s, uint32_
     if (!s->no_room[0])
         return;
     s->no_room[0] = '\0';
-    kd_exchange_hold(s->exchange, false);
+    bound_waiting(s);
     kd_stage_tell_blocked(d, j, stage);
 }
 
@@ -219,6 +230,8 @@ static void checkpoint_written(uv_work_t *work, int status)
     /* What was saved may have ended the stage, or the job. */
     if (s && s->exchange && !s->writing)
         start_write(d, j, s);
+    if (s)
+        bound_waiting(s);
 }
 
 static void loop_snapshot(kd_daemon *d, void *arg)
@@ -246,6 +259,7 @@ static void loop_snapshot(kd_daemon *d, void *arg)
     *end = n;
     if (!s->writing && !s->write_at)
         start_write(d, j, s);
+    bound_waiting(s);
 }
 
 void kd_checkpoint_snapshot(void *arg, kd_exchange_snapshot *snap)

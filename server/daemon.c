@@ -631,6 +631,7 @@ int kd_daemon_run(const kd_daemon_config *cfg, kd_diag *diag)
     d->heartbeat_ms = cfg->heartbeat_ms;
     d->lease_ms = cfg->lease_ms;
     d->started_wall_ms = kd_clock_wall_ms();
+    d->started = kd_clock_ms();
     d->tasks_end = &d->tasks;
     pthread_mutex_init(&d->task_mu, NULL);
     pthread_mutex_init(&d->exchange_mu, NULL);

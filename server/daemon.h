@@ -148,6 +148,7 @@ struct kd_daemon {
     kd_watcher *watchers;
     uint64_t next_member;
     int64_t started_wall_ms;
+    kd_time_ms started;
     uint32_t heartbeat_ms, lease_ms;
     kd_aside *aside; /* oldest first */
     size_t n_aside;

@@ -789,7 +789,8 @@ void kd_stage_open(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_begi
     s->blocked[0] = s->no_room[0] = '\0';
     s->fault_at = 0;
     if ((again || start.version > 1) && !j->planned) {
-        s->fault_at = kd_clock_ms();
+        /* The first opening of a process ends what its start began. */
+        s->fault_at = s->begun ? kd_clock_ms() : d->started;
         s->fault_own = true;
     }
     j->planned = false;

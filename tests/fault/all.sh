@@ -47,7 +47,10 @@ run() { # LABEL COMMAND...
     summary+=("$(printf '%-22s %-7s %5ss  %s' "$label" $verdict $((SECONDS - begun)) "$(tail -n 1 "$out/$label.out")")")
 }
 
+run mutants tests/sim/mutants.sh --seeds 2000
+run models tests/models/run.sh
 run matrix tests/fault/matrix.sh
+run recovery tests/fault/recovery.sh
 run failpoints tests/fault/failpoints.sh
 for case in tests/fault/net/*.sh; do run "net-$(basename "$case" .sh)" "$case"; done
 run proxy tests/fault/proxy.sh
