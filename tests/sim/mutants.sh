@@ -60,8 +60,6 @@ mutant STALEPUSH 'a gradient of an earlier step counts' server/exchange.c \
     'bool late = head->step + 1 == x->version;' 'bool late = false; uint64_t step = head->step; ((Distill__V1__NodeChunk *)head)->step = step + 1 == x->version ? x->version : step;'
 mutant LEAVE_EVALUATION 'sums leave before the evaluation is there' server/exchange.c \
     'return x->current && !evaluating &&' 'return x->current && (!evaluating || evaluating) &&'
-mutant LATEACK 'an answer from before a restart counts after it' worker/part.c \
-    'bool taken = code == 0 && t->generation >= p->fresh_from;' 'bool taken = code == 0;'
 mutant TORN 'a version is saved although some of its slices came without state' server/exchange.c \
     'if (x->open && !x->sums_left && x->missing == x->cfg.chunks)' 'if (x->open && !x->sums_left)'
 mutant NOREBUILD 'a new owner begins with the initial parameters at any version' worker/part.c \

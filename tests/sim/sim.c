@@ -130,6 +130,7 @@ struct world {
     uint64_t opening, committed, kept; /* kept: of the course that the stage is on */
     kd_member_id next_member;
     double last_progress;
+    bool *evaluations; /* [steps + 2] that are stored */
 };
 
 static void broken(struct world *w, const char *promise, const char *fmt, ...) KD_PRINTF(3, 4);
@@ -1187,8 +1188,10 @@ static void carry_out(struct world *w, const kd_action *act)
 
 static void to_core(struct world *w, const kd_event *ev)
 {
-    if (ev->kind == KD_EV_EVALUATED)
+    if (ev->kind == KD_EV_EVALUATED) {
+        w->evaluations[ev->version] = true;
         w->evaluated = KD_MAX(w->evaluated, ev->version);
+    }
     kd_core_handle(w->core, ev, (kd_time_ms)w->now, &w->actions);
     const char *wrong = kd_core_check(w->core);
     if (wrong)
@@ -1466,6 +1469,7 @@ static void tear_down(struct world *w)
     for (uint64_t t = 1; t <= w->cfg.steps; t++)
         free(w->truth_sums[t]);
     free(w->truth_sums);
+    free(w->evaluations);
     free(w->truth_scale);
     free(w->truth);
     free(w->initial);
@@ -1495,6 +1499,7 @@ void kd_sim_run(const kd_sim_config *cfg, kd_sim_result *out)
     for (size_t i = 0; i < w.floats; i++)
         w.initial[i] = noise(0, 0, i);
     compute_truth(&w);
+    w.evaluations = kd_xalloc((cfg->steps + 2) * sizeof *w.evaluations);
     w.n_workers = cfg->workers + cfg->joins;
     w.workers = kd_xalloc((size_t)w.n_workers * sizeof *w.workers);
     w.control_at = kd_xalloc((size_t)w.n_workers * sizeof *w.control_at);
@@ -1554,6 +1559,9 @@ void kd_sim_run(const kd_sim_config *cfg, kd_sim_result *out)
     out->virtual_ms = w.now;
     if (!out->broken && w.state != KD_RUN_SUCCEEDED)
         broken(&w, "a job succeeds", "state %d", (int)w.state);
+    for (uint64_t v = 2; v <= w.cfg.steps + 1 && !out->broken; v++)
+        if (border(&w, v) && !w.evaluations[v])
+            broken(&w, "no evaluation is lost", "version %llu", (unsigned long long)v);
     if (!out->broken)
         check_vector(&w, w.saved[0].vector, w.cfg.steps + 1, "the last checkpoint");
     tear_down(&w);
