@@ -140,7 +140,8 @@ bool kd_runner_evaluate(kd_runner *r)
         kd_pool_wait(r->pool);
     }
     /* Stale: the coordinator is somewhere else, and will say where. */
-    r->evaluation.hold_until = kd_clock_ms() + HOLD_MS;
+    if (rc == -KD_ESTALE || next_unit(r, 0) < all)
+        r->evaluation.hold_until = kd_clock_ms() + HOLD_MS;
     if (rc == -KD_ESTALE)
         rc = 0;
     return !kd_runner_refused(r, rc, &diag);

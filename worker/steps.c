@@ -17,7 +17,7 @@
 #define RETRY_MS 100
 /* A worker that hears for so long that something else is going on, and not what, says so. */
 #define STALE_MS 60000
-#define LONGEST_WAIT_MS 1000
+#define LONGEST_WAIT_MS 100 /* evaluations that were held back are looked at again */
 
 bool kd_runner_stopped(void *arg)
 {
