@@ -46,7 +46,7 @@ mutant DROP_EARLY 'the journal goes before the checkpoint is the manifest' serve
     'int rc = new_file(j, step, diag);' 'int rc = new_file(j, step, diag); if (rc == 0) kd_journal_cut(j, step);'
 mutant MAXJ 'the journal ends where one chunk ends' server/journal.c \
     'if (!kd_journal_has(j, step, k))' 'if (k == 0 && !kd_journal_has(j, step, k))'
-mutant SENDFIRST 'a sum leaves without its record in the journal' server/exchange.c \
+mutant SENDFIRST 'a sum leaves without its record in the journal' server/exchange_sums.c \
     'if (!x->logged[k] && x->journal &&' 'if (!x->logged[k] && x->journal && k != x->cfg.chunks - 1 &&'
 mutant LOSTUNITS 'units of who is gone are given to nobody' server/core_step.c \
     'if (step->done_ms[s] || there)' 'if (step->done_ms[s] || there || !j->fresh)'
@@ -54,17 +54,17 @@ mutant NO_REPUB 'an owner that is ahead does not publish again after a restart' 
     'c->slice.version = c->label == b->version + 1 ? c->label : 0;' 'c->slice.version = 0;'
 mutant KEEPNEWER 'what is newer than where the stage goes on from is kept' worker/part.c \
     '        if (!keeps)' '        if (!keeps && c->label == 0)'
-mutant DOUBLEADD 'a repeated gradient is added again' server/exchange.c \
+mutant DOUBLEADD 'a repeated gradient is added again' server/exchange_sums.c \
     '    if (node->filled) {' '    if (node->filled && node->pushed && head->node == 0) {'
-mutant STALEPUSH 'a gradient of an earlier step counts' server/exchange.c \
+mutant STALEPUSH 'a gradient of an earlier step counts' server/exchange_sums.c \
     'bool late = head->step + 1 == x->version;' 'bool late = false; uint64_t step = head->step; ((Distill__V1__NodeChunk *)head)->step = step + 1 == x->version ? x->version : step;'
-mutant LEAVE_EVALUATION 'sums leave before the evaluation is there' server/exchange.c \
+mutant LEAVE_EVALUATION 'sums leave before the evaluation is there' server/exchange_sums.c \
     'return x->current && !evaluating &&' 'return x->current && (!evaluating || evaluating) &&'
 mutant TORN 'a version is saved although some of its slices came without state' server/exchange.c \
     'if (x->open && !x->sums_left && x->missing == x->cfg.chunks)' 'if (x->open && !x->sums_left)'
 mutant NOREBUILD 'a new owner begins with the initial parameters at any version' worker/part.c \
     '        c->label = 1;' '        c->label = p->goal;'
-mutant NOSCALE 'older sums come without their clip factor' server/exchange.c \
+mutant NOSCALE 'older sums come without their clip factor' server/exchange_sums.c \
     '        m.step = req->step;' '        m.scale = 1; m.step = req->step;'
 mutant UNFRESH 'who comes back goes on from what it held' server/core_step.c \
     'first || j->push_again || parts[r].fresh' 'first || j->push_again'
@@ -80,7 +80,7 @@ fi
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-sources=(server/core.c server/core_step.c server/exchange.c server/journal.c worker/part.c worker/tree.c
+sources=(server/core.c server/core_step.c server/exchange.c server/exchange_sums.c server/exchange_versions.c server/journal.c worker/part.c worker/tree.c
     tests/sim/sim.c tests/sim/test_sim.c)
 flags=(-O1 -g -std=gnu17 -D_GNU_SOURCE -DKD_VERSION='"mutant"' -ffp-contract=off -fsanitize=address,undefined -w
     -Itests/sim -Iserver -Iworker -Itests/support -Ilib/include -Ilib "-I$build/gen")
