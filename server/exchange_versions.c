@@ -281,11 +281,15 @@ void kd_exchange_gather(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Ga
     if (!kd_xc_payload_ok(call, payload, len, (size_t)n * KD_EVAL_COLUMNS * sizeof(float),
                           head->crc32c))
         goto out;
-    /* A version is whole at a worker before the news of it reaches others, so the collected one may
-     * be told of. */
     if (!kd_xc_is_border(&x->cfg, head->version) || head->version > kd_xc_collected(x) ||
         head->version < x->gathered.version) {
         kd_rpc_finish(call, -KD_ESTALE, "that version is not evaluated now");
+        goto out;
+    }
+    /* A worker may have all slices before the coordinator has: news of an evaluation comes after
+     * that of the step which led there. */
+    if (!x->current || head->version > x->version) {
+        kd_rpc_finish(call, -KD_EUNAVAIL, "that version is not committed yet");
         goto out;
     }
     struct gathered *g = &x->gathered;

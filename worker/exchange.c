@@ -36,9 +36,12 @@ static int read_bulk(const kd_rpc_result *r, enum answer kind, kd_exchange_answe
         const Distill__V1__SumChunk *sum = (Distill__V1__SumChunk *)m;
         a->checkpoint = sum->checkpoint;
         a->scale = sum->scale;
+        a->version = sum->step;
+        a->chunk = sum->chunk;
         crc = sum->crc32c;
     } else if (kind == ANSWER_SLICE) {
         a->version = ((Distill__V1__SliceChunk *)m)->version;
+        a->chunk = ((Distill__V1__SliceChunk *)m)->chunk;
         crc = ((Distill__V1__SliceChunk *)m)->crc32c;
     } else {
         crc = ((Distill__V1__ValueChunk *)m)->crc32c;

@@ -33,7 +33,8 @@ typedef struct kd_exchange_answer {
     size_t len;
     bool checkpoint;  /* of AwaitSum: publish with optimiser state */
     float scale;      /* of the trained elements of the sum */
-    uint64_t version; /* of AwaitSlice and FetchState */
+    uint64_t version; /* of AwaitSlice and FetchState; of AwaitSum the step */
+    uint32_t chunk;   /* of these three */
     bool want_state;  /* of Publish: not taken, wanted with optimiser state */
 } kd_exchange_answer;
 typedef void (*kd_exchange_done)(void *arg, const kd_exchange_answer *a);

@@ -65,6 +65,11 @@ static int check_length(const kd_runner *r, const struct call *c, const kd_excha
         want *= 1 + (size_t)h->state_vectors;
     else if (c->todo.kind != KD_TODO_SLICE && c->todo.kind != KD_TODO_SUM)
         return a->code;
+    /* What was asked for may have been spoilt on the way. */
+    if (a->code == 0 && !c->values &&
+        (a->chunk != c->todo.chunk ||
+         (c->todo.kind == KD_TODO_SUM && a->version != c->todo.version)))
+        return -KD_EDATA;
     return a->code == 0 && a->len != want ? -KD_EINTERNAL : a->code;
 }
 

@@ -1,6 +1,9 @@
 #include "wire/wire.h"
 #include "wire/pb.h"
 
+#include "kd/hash.h"
+
+#include <endian.h>
 #include <math.h>
 #include <string.h>
 
@@ -289,6 +292,11 @@ int kd_wire_pack(const void *msg, kd_buf *out)
 
 /* ---- bulk messages */
 
+/* Field 100, fixed32: the CRC32C of the fields before it. */
+#define HEAD_CRC_TAG_1 0xa5
+#define HEAD_CRC_TAG_2 0x06
+#define HEAD_CRC_BYTES 6
+
 int kd_wire_split(const void *bytes, size_t len, size_t *out_head, const uint8_t **out_payload,
                   size_t *out_payload_len, kd_diag *diag)
 {
@@ -323,6 +331,23 @@ int kd_wire_split(const void *bytes, size_t len, size_t *out_head, const uint8_t
     return 0;
 }
 
+/* The head's own checksum, the last field before the payload: takes it off *head and compares. What
+ * comes without one is taken as it is, for clients in other languages. */
+static int check_head(const ProtobufCMessageDescriptor *desc, const uint8_t *bytes, size_t *head,
+                      kd_diag *diag)
+{
+    if (*head < HEAD_CRC_BYTES || bytes[*head - HEAD_CRC_BYTES] != HEAD_CRC_TAG_1 ||
+        bytes[*head - HEAD_CRC_BYTES + 1] != HEAD_CRC_TAG_2)
+        return 0;
+    uint32_t crc;
+    *head -= HEAD_CRC_BYTES;
+    memcpy(&crc, bytes + *head + 2, sizeof crc);
+    if (le32toh(crc) == kd_crc32c(0, bytes, *head))
+        return 0;
+    return kd_fail(diag, -KD_EDATA, "%s: the CRC32C of its fields differs; send it again",
+                   desc->short_name);
+}
+
 int kd_wire_unpack_bulk(const ProtobufCMessageDescriptor *desc, const void *bytes, size_t len,
                         ProtobufCMessage **out, const uint8_t **out_payload,
                         size_t *out_payload_len, kd_diag *diag)
@@ -335,6 +360,8 @@ int kd_wire_unpack_bulk(const ProtobufCMessageDescriptor *desc, const void *byte
                      "%s has %zu bytes before its payload, at most %u are accepted",
                      desc->short_name, head, KD_MAX_CONTROL_BYTES);
     if (rc == 0)
+        rc = check_head(desc, bytes, &head, diag);
+    if (rc == 0)
         rc = kd_wire_unpack(desc, bytes, head, out, diag);
     if (rc == 0) {
         *out_payload = payload;
@@ -345,9 +372,12 @@ int kd_wire_unpack_bulk(const ProtobufCMessageDescriptor *desc, const void *byte
 
 int kd_wire_pack_bulk_head(const void *head, size_t payload_len, kd_buf *out)
 {
+    size_t from = out->len;
     int rc = kd_wire_pack(head, out);
-    uint8_t tail[12];
-    size_t n = 0;
+    uint8_t tail[12 + HEAD_CRC_BYTES] = {HEAD_CRC_TAG_1, HEAD_CRC_TAG_2};
+    uint32_t crc = rc == 0 ? htole32(kd_crc32c(0, out->data + from, out->len - from)) : 0;
+    memcpy(tail + 2, &crc, sizeof crc);
+    size_t n = HEAD_CRC_BYTES;
     tail[n++] = PAYLOAD_TAG;
     do {
         tail[n++] = (uint8_t)((payload_len & 0x7f) | (payload_len > 0x7f ? 0x80 : 0));

@@ -947,6 +947,9 @@ static void x_evaluated(void *arg, const kd_exchange_config *cfg, uint64_t gener
     (void)cfg;
     (void)generation;
     (void)rate;
+    if (version > w->kept)
+        broken(w, "news of an evaluation comes after that of its version", "version %llu",
+               (unsigned long long)version);
     for (size_t u = 0; u < EVAL_UNITS; u++)
         if (rows[u * KD_EVAL_UNIT * KD_EVAL_COLUMNS] != w->truth[version][0])
             broken(w, "evaluations are of their version", "version %llu",
