@@ -33,8 +33,8 @@
 #define KD_EVAL_UNIT 32u  /* samples of one evaluation unit */
 
 /* One pair for both ends: the client pings less often than the server allows. */
-#define KD_KEEPALIVE_MS 10000
-#define KD_KEEPALIVE_TIMEOUT_MS 5000
-#define KD_SERVER_MIN_PING_MS 4000
+#define KD_KEEPALIVE_MS 5000
+#define KD_KEEPALIVE_TIMEOUT_MS 4000
+#define KD_SERVER_MIN_PING_MS 2000
 
 #endif
