@@ -361,7 +361,7 @@ static int decode(kd_onnx_ctx *c, const kd_onnx_const *k, float *f, int64_t *i)
     const uint8_t *raw;
     size_t bytes;
     if (k->src->data_location == 1) {
-        uint8_t *read;
+        uint8_t *read = NULL;
         int rc = read_external(c, k, &read);
         if (rc)
             return rc;

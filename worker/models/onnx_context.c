@@ -334,7 +334,7 @@ void kd_onnx_name(kd_onnx_ctx *c, const kd_onnx_const *k, char out[80])
     snprintf(out, 80, "%s", base);
     /* Far copies are numbered by their place: looking for each in turn would take too long. */
     for (int i = 2; taken(c, out); i = i < 9 ? i + 1 : KD_MAX(i + 1, c->g->n_nodes))
-        snprintf(out, 80, "%s_%d", base, i);
+        snprintf(out, 80, "%.60s_%d", base, i);
 }
 
 static int add_fill(kd_onnx_ctx *c, kd_onnx_fill fill)
