@@ -11,6 +11,9 @@
 
 #define RETRY_MS 100
 #define HOLD_MS 300
+/* Then the runner looks after its chunks again: what the evaluation waits for may be one of them.
+ */
+#define TRIES 5
 
 void kd_runner_evaluation_due(kd_runner *r, uint64_t version)
 {
@@ -72,19 +75,20 @@ static void eval_one(void *arg, int item, int thread)
         return;
     }
     atomic_fetch_add(&r->units, 1);
-    for (;;) {
+    for (int tries = 0; tries < TRIES; tries++) {
         int rc = kd_exchange_gather(r->cfg.channel, &r->ref, r->step + 1, unit, rows, (size_t)n,
                                     KD_EVAL_COLUMNS, o->lr * kd_optim_factor(o, r->step), &diag);
         if (rc == 0)
             atomic_store((atomic_uchar *)&r->evaluation.done[unit], 1);
         if (rc == 0 || kd_runner_stopped(r))
             return;
-        if (!kd_runner_transient(rc))
-            break;
+        if (!kd_runner_transient(rc)) {
+            if (rc != -KD_ESTALE)
+                (void)kd_runner_refused(r, rc, &diag);
+            return;
+        }
         usleep(RETRY_MS * 1000);
     }
-    if (diag.code != -KD_ESTALE)
-        (void)kd_runner_refused(r, diag.code, &diag);
 }
 
 /* The averaged parameters lie with the chunks' owners; the coordinator has them since the commit.
@@ -96,7 +100,7 @@ static int fetch_average(kd_runner *r, kd_diag *diag)
     for (uint32_t k = 0; k < h->chunks && rc == 0; k++) {
         size_t first = (size_t)k * h->chunk_floats;
         size_t n = KD_MIN((size_t)h->chunk_floats, h->floats - first);
-        for (;;) {
+        for (int tries = 0; tries < TRIES; tries++) {
             rc = kd_exchange_get_average(r->cfg.channel, &r->ref, r->step + 1, k,
                                          r->average + first, n, (uint32_t)h->state_vectors, diag);
             if (rc == 0 || !kd_runner_transient(rc) || kd_runner_stopped(r))
@@ -140,9 +144,9 @@ bool kd_runner_evaluate(kd_runner *r)
         kd_pool_wait(r->pool);
     }
     /* Stale: the coordinator is somewhere else, and will say where. */
-    if (rc == -KD_ESTALE || next_unit(r, 0) < all)
+    if (rc != 0 || next_unit(r, 0) < all)
         r->evaluation.hold_until = kd_clock_ms() + HOLD_MS;
-    if (rc == -KD_ESTALE)
+    if (rc == -KD_ESTALE || kd_runner_transient(rc))
         rc = 0;
     return !kd_runner_refused(r, rc, &diag);
 }

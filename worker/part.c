@@ -260,6 +260,16 @@ kd_time_ms kd_part_stale_since(const kd_part *p)
     return p->stale_since;
 }
 
+bool kd_part_owes(const kd_part *p)
+{
+    for (uint32_t k = 0; k < p->h.chunks; k++) {
+        const struct chunk *c = &p->chunks[k];
+        if (c->owned && (c->base.version || c->slice.version || c->busy_publish || c->busy_base))
+            return true;
+    }
+    return false;
+}
+
 static char letter(uint8_t state)
 {
     return (char)(state == SLOT_NONE ? '.' : state == SLOT_GIVEN ? 'g' : 'b');

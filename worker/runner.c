@@ -137,7 +137,6 @@ static void stage_close(kd_runner *r)
     kd_part *part = r->part;
     r->part = NULL;
     r->part_number++;
-    r->urgent = 0;
     r->is_prepared = r->values_asked = r->values_there = false;
     pthread_mutex_unlock(&r->mu);
     const float *gradient;

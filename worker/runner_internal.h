@@ -35,7 +35,6 @@ struct kd_runner {
     bool leaving;
     kd_runner_status status;
     int calls;           /* started and not yet answered */
-    int urgent;          /* of them, those that others wait for */
     bool over;           /* it cannot go on */
     char over_text[256]; /* why */
     uint64_t news, news_seen;

@@ -93,7 +93,6 @@ static void on_answer(void *arg, const kd_exchange_answer *a)
             kd_outcome o = {code, a->payload, a->version, a->checkpoint, a->want_state, a->scale};
             if (kd_part_tell(r->part, &c->todo, &o, kd_clock_ms()) != 0)
                 kd_runner_give_up(r, a->text);
-            r->urgent -= c->todo.kind == KD_TODO_PUBLISH || c->todo.kind == KD_TODO_BASE;
         }
     }
     r->calls--;
@@ -161,7 +160,6 @@ static void perform(kd_runner *r, const kd_todo *t)
     int rc = -KD_EINTERNAL;
     pthread_mutex_lock(&r->mu);
     r->calls++;
-    r->urgent += t->kind == KD_TODO_PUBLISH || t->kind == KD_TODO_BASE;
     pthread_mutex_unlock(&r->mu);
     switch (t->kind) {
     case KD_TODO_SLICE:
@@ -594,7 +592,7 @@ static bool employ(kd_runner *r, bool *ok)
     uint32_t nodes[64];
     int n_nodes = 0;
     pthread_mutex_lock(&r->mu);
-    bool urgent = r->urgent > 0;
+    bool urgent = kd_part_owes(r->part);
     bool values_there = r->values_there, asked = r->values_asked;
     pthread_mutex_unlock(&r->mu);
     if (r->step == UINT64_MAX)
