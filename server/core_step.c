@@ -211,7 +211,8 @@ static void divide_units(kd_core *c, struct job *j, const kd_core_step *step, st
         if (p && p->fresh)
             j->runner[s] = 0;
         p = part_of(parts, n, j->second[s]);
-        if (p && p->fresh)
+        const struct member *m = j->second[s] ? kd_core_member(c, j->second[s]) : NULL;
+        if ((p && p->fresh) || !m || m->job != j->id)
             j->second[s] = 0;
     }
     for (uint32_t s = 0; s < j->n_slots; s++)
