@@ -9,6 +9,7 @@
 #define RETRY_MS 100
 #define STALE_RETRY_MS 200
 #define PUSHES_IN_FLIGHT 8
+#define MAX_REFUSALS 5
 
 enum slot_state { SLOT_NONE, SLOT_GIVEN, SLOT_BEGUN };
 enum push_state { PUSH_DUE, PUSH_SENT, PUSH_DONE };
@@ -47,6 +48,7 @@ struct kd_part {
     float *own, *state, *sums; /* of owned chunks: [floats], [floats][state_vectors], [floats] */
     struct chunk *chunks;
     kd_time_ms stale_since;
+    int refusals; /* in a row, that no repetition should mend */
 
     uint8_t *slots, *checks; /* [slots] of the version's step */
     bool *division, *before; /* [slots] of steps from division_from on, and until then */
@@ -345,6 +347,7 @@ void kd_part_begin_at(kd_part *p, const kd_part_begin *b)
     p->last_version = b->last_version;
     p->manifest = b->manifest;
     p->stale_since = 0;
+    p->refusals = 0;
     if (b->fresh || first)
         start_fresh(p, b);
     for (uint32_t k = 0; k < p->h.chunks; k++)
@@ -716,6 +719,7 @@ int kd_part_tell(kd_part *p, const kd_todo *t, const kd_outcome *o, kd_time_ms n
         return 0;
     if (o->code == 0) {
         p->stale_since = 0;
+        p->refusals = 0;
         if (t->kind == KD_TODO_SLICE)
             tell_slice(p, t->chunk, o, now);
         else if (t->kind == KD_TODO_SUM)
@@ -734,7 +738,8 @@ int kd_part_tell(kd_part *p, const kd_todo *t, const kd_outcome *o, kd_time_ms n
         }
         return 0;
     }
-    if (!again)
+    /* One refusal may be of what was spoilt on the way, several in a row are not. */
+    if (!again && ++p->refusals >= MAX_REFUSALS)
         return o->code;
     if (o->code == -KD_ESTALE && p->stale_since == 0)
         p->stale_since = now;

@@ -13,7 +13,6 @@
 #include <unistd.h>
 
 /* Files that cannot be had at once are asked for again: the coordinator may be busy or away. */
-#define FILE_TRIES 5
 #define FILE_RETRY_MS 500
 
 /* ---- talking to the coordinator */
@@ -320,7 +319,7 @@ static int fetch_blob(kd_runner *r, const char *job, const char *digest, uint8_t
 {
     *out = NULL;
     int rc = 0;
-    for (int tries = 0; tries < FILE_TRIES && digest[0]; tries++) {
+    while (digest[0]) {
         rc = kd_exchange_get_blob(r->cfg.channel, job, digest, out, len, diag);
         if (rc == 0 || !kd_err_retry(rc) || atomic_load(&r->cancel))
             break;

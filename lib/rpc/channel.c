@@ -134,6 +134,10 @@ int kd_rpc_status_read(const kd_rpc_channel *ch, const struct kd_rpc_status *s, 
     bool connected = grpc_channel_check_connectivity_state(ch->grpc, 0) == GRPC_CHANNEL_READY;
     kd_rpc_explain(ch->target, (int)s->code, details, from_peer, connected, text, size);
     gpr_free(details);
+    /* A connection that broke in the middle of something ends calls with these; nobody refused
+     * them. */
+    if (!from_peer && (s->code == GRPC_STATUS_UNKNOWN || s->code == GRPC_STATUS_INTERNAL))
+        return -KD_EUNAVAIL;
     return kd_err_from_grpc((int)s->code);
 }
 
