@@ -35,6 +35,7 @@ _Static_assert(sizeof(kd_step_totals) == (3 + KD_TERM_SUMS) * sizeof(double), "l
 struct file {
     int fd;
     uint64_t first, bytes;
+    uint64_t last; /* newest step that it has a sum of, 0 = none */
     char *path;
 };
 
@@ -153,7 +154,7 @@ static int new_file(kd_journal *j, uint64_t first, kd_diag *diag)
         close(fd);
         return kd_fail(diag, -KD_ENOMEM, "no memory for a journal file");
     }
-    *f = (struct file){fd, first, sizeof h, kd_xstrdup(path)};
+    *f = (struct file){fd, first, sizeof h, 0, kd_xstrdup(path)};
     j->roll_at = 0;
     return 0;
 }
@@ -185,6 +186,7 @@ static int scan(kd_journal *j, struct file *f, uint32_t number, uint64_t *out_to
             break;
         if (h.step >= j->base)
             rc = note_place(j, h.step, h.chunk, number, at);
+        f->last = KD_MAX(f->last, h.step);
         if (rc != 0)
             break;
         at += bytes;
@@ -260,7 +262,7 @@ static int open_file(kd_journal *j, uint64_t first, uint64_t *out_torn, kd_diag 
         close(fd);
         return kd_fail(diag, -KD_ENOMEM, "no memory for a journal file");
     }
-    *f = (struct file){fd, first, sizeof h, kd_xstrdup(path)};
+    *f = (struct file){fd, first, sizeof h, 0, kd_xstrdup(path)};
     return scan(j, f, j->gone + (uint32_t)j->n_files, out_torn, diag);
 }
 
@@ -389,6 +391,9 @@ int kd_journal_append(kd_journal *j, uint64_t step, uint32_t chunk, const float 
     int room = kd_file_need_room(j->dir, j->keep_free, record_bytes(j, chunk), diag);
     if (room != 0)
         return room;
+    /* After a restart the file that is asked for may be there already, with sums in it. */
+    if (j->n_files && j->files[j->n_files - 1].first >= j->roll_at)
+        j->roll_at = 0;
     if (j->n_files == 0 || (j->roll_at && step >= j->roll_at)) {
         int rc = new_file(j, step, diag);
         if (rc != 0)
@@ -413,6 +418,7 @@ int kd_journal_append(kd_journal *j, uint64_t step, uint32_t chunk, const float 
         return kd_fail(diag, no_room(err) ? -KD_ELIMIT : -KD_EIO, "cannot write journal %s: %s",
                        f->path, strerror(err));
     }
+    f->last = KD_MAX(f->last, step);
     if (note_place(j, step, chunk, j->gone + (uint32_t)j->n_files, f->bytes) != 0)
         return kd_fail(diag, -KD_ENOMEM, "no memory for the journal's index");
     f->bytes += (uint64_t)n;
@@ -429,8 +435,9 @@ void kd_journal_cut(kd_journal *j, uint64_t version)
 {
     size_t drop = 0;
     KD_FAILPOINT("journal.cut");
-    /* A file ends where the next one begins; the newest one is still written to. */
-    while (drop + 1 < j->n_files && j->files[drop + 1].first <= version)
+    /* A restart in the middle of a step leaves some of its sums in the file before the one that begins
+     * with it. The newest file is still written to. */
+    while (drop + 1 < j->n_files && j->files[drop].last < version)
         drop_file(&j->files[drop++], true);
     if (drop)
         memmove(j->files, j->files + drop, (j->n_files - drop) * sizeof *j->files);

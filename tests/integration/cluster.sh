@@ -13,7 +13,7 @@ COORDINATOR_FLAGS=()
 AROUND_WORKER=()
 WORKER_SERVER=
 HOST=127.0.0.1
-LEASE_MS=4000
+LEASE_MS=${LEASE_MS:-4000}
 # A sanitizer that finds something must be seen whatever the program's own exit code is.
 export ASAN_OPTIONS=exitcode=99 UBSAN_OPTIONS=print_stacktrace=1
 
