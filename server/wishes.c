@@ -171,7 +171,7 @@ kd_worker_record *kd_wish_drain(kd_daemon *d, const char *name, bool undo, const
         w = w->next;
     if (!w) {
         (void)kd_fail(diag, -KD_ENOENT,
-                      "no worker %.64s is connected (`distill workers` lists those that are)",
+                      "no worker \"%.64s\" is connected (`distill workers` lists those that are)",
                       name);
         return NULL;
     }

@@ -107,7 +107,7 @@ distill drain a | says 'worker a is drained' || fail "an idle worker is not drai
 [ "$(state_of a state)" = drained ] || fail "a is $(state_of a state)"
 distill drain a --undo >/dev/null
 [ "$(state_of a state)" = idle ] || fail "a is $(state_of a state) after --undo"
-refused 3 'no worker nobody is connected' drain nobody
+refused 3 'no worker "nobody" is connected' drain nobody
 
 note "a drained worker that was silent comes back drained"
 distill drain c >/dev/null
