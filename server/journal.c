@@ -435,8 +435,8 @@ void kd_journal_cut(kd_journal *j, uint64_t version)
 {
     size_t drop = 0;
     KD_FAILPOINT("journal.cut");
-    /* A restart in the middle of a step leaves some of its sums in the file before the one that begins
-     * with it. The newest file is still written to. */
+    /* A restart in the middle of a step leaves some of its sums in the file before the one that
+     * begins with it. The newest file is still written to. */
     while (drop + 1 < j->n_files && j->files[drop].last < version)
         drop_file(&j->files[drop++], true);
     if (drop)
