@@ -22,6 +22,7 @@ struct member {
     kd_job_id offer;  /* whose stage it holds from before, 0 = none */
     uint32_t offer_stage, offer_chunk;
     uint64_t slow;
+    kd_time_ms slow_until; /* counts as slow without being watched again until then */
 };
 
 struct stage {

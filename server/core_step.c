@@ -11,6 +11,9 @@
 #define LEAST_MAD_SHARE 40
 #define LEAST_MAD_MS 5
 #define LEAST_TIMES 4
+/* Who was slow is helped as soon as half of the others are done, for as many such times; then it
+ * is watched anew, since whether it is still slow cannot be seen while others do its units. */
+#define SLOW_FOR 16
 
 bool kd_core_audits(double share, kd_job_id job, uint32_t stage, uint64_t step, uint32_t slot)
 {
@@ -395,8 +398,12 @@ static kd_time_ms median(kd_time_ms *t, size_t n)
     return n % 2 ? t[n / 2] : (t[n / 2 - 1] + t[n / 2]) / 2;
 }
 
-/* Time after which a member is slow; 0 = not known yet. */
-static kd_time_ms slow_after(const struct job *j, const kd_time_ms *now_done, size_t n_done)
+/* How long a step's units take a member; 0 = not known yet. */
+struct pace {
+    kd_time_ms middle, slow; /* past slow it is a straggler */
+};
+
+static struct pace pace_of(const struct job *j, const kd_time_ms *now_done, size_t n_done)
 {
     kd_time_ms t[2 * KD_CORE_TIMES];
     size_t n = 0;
@@ -405,13 +412,18 @@ static kd_time_ms slow_after(const struct job *j, const kd_time_ms *now_done, si
     for (size_t i = 0; i < n_done && n < KD_COUNT(t); i++)
         t[n++] = now_done[i];
     if (n < LEAST_TIMES)
-        return 0;
+        return (struct pace){0};
     kd_time_ms mid = median(t, n);
     for (size_t i = 0; i < n; i++)
         t[i] = t[i] > mid ? t[i] - mid : mid - t[i];
     kd_time_ms mad = median(t, n);
     mad = KD_MAX(mad, KD_MAX(mid / LEAST_MAD_SHARE, (kd_time_ms)LEAST_MAD_MS));
-    return mid + SLOW_MADS * mad;
+    return (struct pace){mid, mid + SLOW_MADS * mad};
+}
+
+static kd_time_ms patience(const struct pace *pace, const struct member *m, kd_time_ms now)
+{
+    return m->slow_until > now ? pace->middle : pace->slow;
 }
 
 /* Time to a member's last unit of a step; 0 = it has none, or has not done all of them. */
@@ -453,24 +465,27 @@ static void help_slow(kd_core *c, struct job *j, const kd_core_step *step, kd_ti
         if (!busy && !m->leaving)
             parts[n++] = (struct part){.id = m->id};
     }
-    kd_time_ms limit = slow_after(j, done, n_done);
+    struct pace pace = pace_of(j, done, n_done);
+    kd_time_ms since = now - step->since;
     kd_member_id told = 0;
-    for (uint32_t s = 0; s < j->n_slots && limit && n && now - step->since > limit; s++) {
+    for (uint32_t s = 0; s < j->n_slots && pace.slow && n; s++) {
         struct member *m = j->runner[s] ? kd_core_member(c, j->runner[s]) : NULL;
-        if (step->done_ms[s] || j->second[s] || !m)
+        if (step->done_ms[s] || j->second[s] || !m || since <= patience(&pace, m, now))
             continue;
         struct part *p = least_loaded(parts, n, m->id, 0);
         if (!p)
             break;
         p->units++;
         give(j, p->id, s, false, out);
+        if (since > pace.slow)
+            m->slow_until = now + SLOW_FOR * pace.slow;
         m->slow++;
         if (told != m->id && (m->slow & (m->slow - 1)) == 0)
             kd_core_note(out, j->id, m->id, "slow",
                          "slow: %lld ms into step %llu where others took %lld ms; its units are "
                          "given to others as well",
-                         (long long)(now - step->since), (unsigned long long)step->version,
-                         (long long)(n_done ? median(done, n_done) : limit));
+                         (long long)since, (unsigned long long)step->version,
+                         (long long)(n_done ? median(done, n_done) : pace.middle));
         told = m->id;
     }
     free(parts);
@@ -519,12 +534,15 @@ void kd_step_committed(kd_core *c, struct job *j, uint64_t version, const kd_cor
 
 void kd_step_tick(kd_core *c, struct job *j, kd_time_ms now, kd_actions *out)
 {
-    (void)c;
     if (!j->open || j->reshape || j->fresh || !comparable(j, j->step) || j->blocked[0])
         return;
-    kd_time_ms limit = slow_after(j, NULL, 0);
+    struct pace pace = pace_of(j, NULL, 0);
     /* Without enough times of earlier steps those of this one may tell. */
-    if (now - j->step_since > (limit ? limit : 1000))
+    kd_time_ms look = pace.slow ? pace.slow : 1000;
+    for (size_t i = 0; i < c->n_members && pace.slow; i++)
+        if (c->members[i].job == j->id)
+            look = KD_MIN(look, patience(&pace, &c->members[i], now));
+    if (now - j->step_since > look)
         kd_core_act(out, KD_ACT_LOOK, j->id, j->stage);
 }
 

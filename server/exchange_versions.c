@@ -215,6 +215,10 @@ void kd_exchange_push_values(kd_exchange *x, kd_rpc_call *call, const Distill__V
         kd_rpc_finish(call, -KD_EINVAL, "no such slot, or this stage gathers no values");
         goto out;
     }
+    if (x->current && head->step == x->version + 1 && head->step < x->cfg.last_version) {
+        kd_rpc_finish(call, -KD_EUNAVAIL, "that version is not committed yet");
+        goto out;
+    }
     if (head->step != x->version || x->version >= x->cfg.last_version) {
         kd_rpc_finish(call, -KD_ESTALE, "another step is being collected");
         goto out;
@@ -250,7 +254,9 @@ void kd_exchange_await_values(kd_exchange *x, kd_rpc_call *call,
 {
     pthread_mutex_lock(&x->mu);
     if (kd_xc_usable(x, call, 0)) {
-        if (req->step != x->version || x->cfg.columns == 0)
+        if (x->current && req->step == x->version + 1)
+            kd_rpc_finish(call, -KD_EUNAVAIL, "that version is not committed yet");
+        else if (req->step != x->version || x->cfg.columns == 0)
             kd_rpc_finish(call, -KD_ESTALE, "another step is being collected");
         else if (x->values.missing == 0)
             kd_xc_answer_values(x, call);

@@ -173,6 +173,18 @@ static void set_goal(kd_part *p, uint64_t goal)
         take_own(p, k);
 }
 
+/* Versions before this one are whole: nobody waits for slices of theirs. */
+static void forget_due(kd_part *p, uint64_t version)
+{
+    for (uint32_t k = 0; k < p->h.chunks; k++) {
+        struct chunk *c = &p->chunks[k];
+        if (c->slice.version < version)
+            c->slice.version = 0;
+        if (c->base.version < version)
+            c->base.version = 0;
+    }
+}
+
 static void drop_pushes(kd_part *p)
 {
     for (size_t i = 0; i < p->n_pushes; i++)
@@ -216,14 +228,7 @@ void kd_part_advance(kd_part *p)
     p->now = p->next;
     p->next = old;
     p->version = p->goal;
-    for (uint32_t k = 0; k < p->h.chunks; k++) {
-        struct chunk *c = &p->chunks[k];
-        /* What is whole need not be published any more. */
-        if (c->slice.version && c->slice.version < p->version)
-            c->slice.version = 0;
-        if (c->base.version && c->base.version < p->version)
-            c->base.version = 0;
-    }
+    forget_due(p, p->version);
     clear_units(p);
     give_units(p);
     set_goal(p, p->version + 1);
@@ -262,14 +267,21 @@ kd_time_ms kd_part_stale_since(const kd_part *p)
     return p->stale_since;
 }
 
+/* Slices of the version that the coordinator has not taken yet: until then it may not be there. */
+static bool unpublished(const kd_part *p)
+{
+    bool any = false;
+    for (uint32_t k = 0; k < p->h.chunks && !any; k++)
+        any = p->chunks[k].owned && p->version && p->chunks[k].slice.version == p->version;
+    return any;
+}
+
 bool kd_part_owes(const kd_part *p)
 {
-    for (uint32_t k = 0; k < p->h.chunks; k++) {
-        const struct chunk *c = &p->chunks[k];
-        if (c->owned && (c->base.version || c->slice.version || c->busy_publish || c->busy_base))
-            return true;
-    }
-    return false;
+    bool base = false;
+    for (uint32_t k = 0; k < p->h.chunks && !base; k++)
+        base = p->chunks[k].owned && (p->chunks[k].base.version || p->chunks[k].busy_base);
+    return base || unpublished(p);
 }
 
 static char letter(uint8_t state)
@@ -367,6 +379,7 @@ void kd_part_begin_at(kd_part *p, const kd_part_begin *b)
     else
         for (uint32_t k = 0; k < p->h.chunks; k++)
             take_own(p, k);
+    forget_due(p, b->version + !b->publish);
     /* Units of steps before the new division stay as they were divided. */
     if (b->fresh || first)
         memset(p->before, 0, p->h.slots * sizeof *p->before);
@@ -518,7 +531,8 @@ static bool next_publish(kd_part *p, uint32_t k, kd_todo *t)
     return true;
 }
 
-static bool next_owned(kd_part *p, uint32_t k, kd_todo *t)
+/* ahead: the coordinator may not be at p->version yet. */
+static bool next_owned(kd_part *p, uint32_t k, bool ahead, kd_todo *t)
 {
     struct chunk *c = &p->chunks[k];
     size_t first = chunk_first(p, k), n = chunk_len(p, k);
@@ -549,7 +563,7 @@ static bool next_owned(kd_part *p, uint32_t k, kd_todo *t)
         return true;
     /* After the last version nothing is assembled, yet it may be asked for again. */
     uint64_t want = p->goal <= p->last_version ? p->goal : p->version;
-    if (c->busy_sum || c->label >= want)
+    if (c->busy_sum || c->label >= want || (ahead && c->label == p->version))
         return false;
     fill(p, t, KD_TODO_SUM, k, c->label);
     return c->busy_sum = true;
@@ -594,6 +608,8 @@ bool kd_part_next(kd_part *p, kd_time_ms now, kd_todo *out, int *out_wait_ms)
     *out_wait_ms = -1;
     if (p->generation == 0)
         return false;
+    bool ahead = unpublished(p);
+    bool slices = p->goal <= p->last_version && !ahead;
     for (uint32_t k = 0; k < p->h.chunks; k++) {
         struct chunk *c = &p->chunks[k];
         if (c->retry_at > now) {
@@ -601,9 +617,9 @@ bool kd_part_next(kd_part *p, kd_time_ms now, kd_todo *out, int *out_wait_ms)
             continue;
         }
         if (c->owned) {
-            if (next_owned(p, k, out))
+            if (next_owned(p, k, ahead, out))
                 return true;
-        } else if (p->goal <= p->last_version && !p->have[k] && !c->busy_slice) {
+        } else if (slices && !p->have[k] && !c->busy_slice) {
             fill(p, out, KD_TODO_SLICE, k, p->goal);
             c->busy_slice = true;
             return true;
@@ -611,7 +627,7 @@ bool kd_part_next(kd_part *p, kd_time_ms now, kd_todo *out, int *out_wait_ms)
     }
     if (p->push_retry_at > now)
         wait_until(out_wait_ms, p->push_retry_at, now);
-    else if (next_push(p, out))
+    else if (!ahead && next_push(p, out))
         return true;
     return false;
 }
@@ -623,15 +639,22 @@ static bool transient(int code)
     return code == -KD_EUNAVAIL || code == -KD_ETIMEOUT || code == -KD_EDATA || code == -KD_ENOMEM;
 }
 
+/* The others may be further than this worker knew. */
+static void follow(kd_part *p, uint64_t version)
+{
+    if (version <= p->goal || version > p->last_version)
+        return;
+    forget_due(p, version);
+    set_goal(p, version);
+}
+
 static void tell_slice(kd_part *p, uint32_t k, const kd_outcome *o, kd_time_ms now)
 {
     if (o->version < p->goal) {
         p->chunks[k].retry_at = now + RETRY_MS;
         return;
     }
-    /* The others are further than this worker knew. */
-    if (o->version > p->goal && o->version <= p->last_version)
-        set_goal(p, o->version);
+    follow(p, o->version);
     if (o->version == p->goal)
         take_slice(p, k, o->data);
 }
@@ -647,9 +670,7 @@ static void tell_base(kd_part *p, uint32_t k, const kd_outcome *o)
     memcpy(state_of(p, k), (const char *)o->data + bytes, bytes * p->h.state_vectors);
     c->label = o->version;
     c->need_base = false;
-    /* The others are further than this worker knew. */
-    if (o->version > p->goal && o->version <= p->last_version)
-        set_goal(p, o->version);
+    follow(p, o->version);
     take_own(p, k);
 }
 

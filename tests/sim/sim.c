@@ -45,6 +45,7 @@ struct worker {
     bool alive, stopped, cut, odd;
     double slow;
     uint64_t life, conn; /* of the process, of its control stream; 0 = not connected */
+    uint64_t parts;      /* stages that it has let go: answers for those are nobody's */
     kd_member_id member; /* what the coordinator calls the stream; 0 = lost */
     double heard;
     enum { EMPTY, HOLDS } state;
@@ -65,7 +66,7 @@ struct kd_rpc_call {
     struct world *world;
     struct worker *worker;
     int refs;
-    uint64_t life, epoch;
+    uint64_t life, parts, epoch;
     bool over, values;
     int gather_unit; /* -1 = what the part asked for */
     kd_todo todo;
@@ -423,6 +424,7 @@ static kd_rpc_call *new_call(struct worker *k)
                        .worker = k,
                        .refs = 1,
                        .life = k->life,
+                       .parts = k->parts,
                        .epoch = k->world->epoch,
                        .gather_unit = -1,
                        .process = (k->life << 16) + (uint64_t)k->index + 1};
@@ -468,7 +470,7 @@ static void on_reply(struct world *w, void *a, uint64_t b)
         at(w, w->now + 100, on_reply, c, 0); /* it waits in the socket */
         return;
     }
-    if (k->life == c->life && runs(k)) {
+    if (k->life == c->life && k->parts == c->parts && runs(k)) {
         const kd_todo *t = &c->todo;
         kd_outcome o = {.code = c->code, .scale = 1};
         ProtobufCMessage *m = NULL;
@@ -502,6 +504,7 @@ static void on_reply(struct world *w, void *a, uint64_t b)
                        (unsigned long long)t->version, t->chunk, k->index);
             if (t->kind == KD_TODO_BASE && o.code == 0)
                 w->out->rebuilt++;
+            w->out->refused += o.code != 0;
             int rc = kd_part_tell(k->part, t, &o, (kd_time_ms)w->now);
             if (rc != 0)
                 broken(w, "no call is refused for ever", "worker %d: kind %d, code %d", k->index,
@@ -700,6 +703,7 @@ static void drop_stage(struct worker *k)
     k->part = NULL;
     k->reducer = NULL;
     k->state = EMPTY;
+    k->parts++;
     k->round_left = 0;
     k->round_number++;
     k->evaluate = 0;

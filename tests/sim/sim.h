@@ -34,6 +34,7 @@ typedef struct kd_sim_result {
     char detail[400];
     double virtual_ms;
     uint64_t steps_redone, rebuilt, second_runs, quarantined, reopened, reshapes;
+    uint64_t refused; /* calls that a part asked for and that had no success */
 } kd_sim_result;
 
 /* A configuration drawn from a seed, as the thousand seeds of the tests use it. */
