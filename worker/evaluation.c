@@ -82,7 +82,7 @@ static void eval_one(void *arg, int item, int thread)
             atomic_store((atomic_uchar *)&r->evaluation.done[unit], 1);
         if (rc == 0 || kd_runner_stopped(r))
             return;
-        if (!kd_runner_transient(rc)) {
+        if (!kd_part_again(rc)) {
             if (rc != -KD_ESTALE)
                 (void)kd_runner_refused(r, rc, &diag);
             return;
@@ -103,7 +103,7 @@ static int fetch_average(kd_runner *r, kd_diag *diag)
         for (int tries = 0; tries < TRIES; tries++) {
             rc = kd_exchange_get_average(r->cfg.channel, &r->ref, r->step + 1, k,
                                          r->average + first, n, (uint32_t)h->state_vectors, diag);
-            if (rc == 0 || !kd_runner_transient(rc) || kd_runner_stopped(r))
+            if (rc == 0 || !kd_part_again(rc) || kd_runner_stopped(r))
                 break;
             usleep(RETRY_MS * 1000);
         }
@@ -146,7 +146,7 @@ bool kd_runner_evaluate(kd_runner *r)
     /* Stale: the coordinator is somewhere else, and will say where. */
     if (rc != 0 || next_unit(r, 0) < all)
         r->evaluation.hold_until = kd_clock_ms() + HOLD_MS;
-    if (rc == -KD_ESTALE || kd_runner_transient(rc))
+    if (rc == -KD_ESTALE || kd_part_again(rc))
         rc = 0;
     return !kd_runner_refused(r, rc, &diag);
 }

@@ -63,7 +63,7 @@ struct kd_part {
     kd_time_ms push_retry_at;
     uint32_t *leaves[2]; /* [chunks][slots] first runs, second ones */
     const float **dropped;
-    size_t n_dropped;
+    size_t n_dropped, cap_dropped;
 };
 
 static size_t chunk_first(const kd_part *p, uint32_t k)
@@ -107,12 +107,10 @@ kd_part *kd_part_new(const kd_part_shape *shape)
     p->push_states = calloc(p->cap_pushes, k);
     p->leaves[0] = calloc(s * k, sizeof(uint32_t));
     p->leaves[1] = calloc(s * k, sizeof(uint32_t));
-    p->dropped = calloc(2 * p->cap_pushes, sizeof *p->dropped);
     p->missing = shape->chunks;
     bool ok = p->now && p->next && p->own && p->sums && p->state && p->have && p->chunks &&
               p->slots && p->checks && p->division && p->before && p->pending &&
-              p->pending_checks && p->pushes && p->push_states && p->leaves[0] && p->leaves[1] &&
-              p->dropped;
+              p->pending_checks && p->pushes && p->push_states && p->leaves[0] && p->leaves[1];
     if (!ok) {
         kd_part_free(p);
         return NULL;
@@ -187,6 +185,11 @@ static void forget_due(kd_part *p, uint64_t version)
 
 static void drop_pushes(kd_part *p)
 {
+    if (p->n_dropped + p->n_pushes > p->cap_dropped) {
+        p->cap_dropped = 2 * (p->n_dropped + p->n_pushes);
+        p->dropped = realloc(p->dropped, p->cap_dropped * sizeof *p->dropped);
+        KD_BUG_ON(!p->dropped);
+    }
     for (size_t i = 0; i < p->n_pushes; i++)
         p->dropped[p->n_dropped++] = p->pushes[i].gradient;
     p->n_pushes = p->push_cursor = 0;
@@ -247,11 +250,6 @@ const float *kd_part_vector(const kd_part *p)
 uint64_t kd_part_last_version(const kd_part *p)
 {
     return p->last_version;
-}
-
-bool kd_part_owns(const kd_part *p, uint32_t chunk)
-{
-    return p->chunks[chunk].owned;
 }
 
 uint32_t kd_part_first_owned(const kd_part *p)
@@ -460,10 +458,21 @@ kd_span kd_part_coming(const kd_part *p)
     return span;
 }
 
+/* Units that are asked for again and again make more of them than the tree has nodes. */
+static void more_pushes(kd_part *p)
+{
+    size_t cap = 2 * p->cap_pushes;
+    p->pushes = realloc(p->pushes, cap * sizeof *p->pushes);
+    p->push_states = realloc(p->push_states, cap * p->h.chunks);
+    KD_BUG_ON(!p->pushes || !p->push_states);
+    p->cap_pushes = cap;
+}
+
 void kd_part_push(kd_part *p, uint32_t node, const float *gradient, const kd_tree_sums *sums,
                   const uint32_t *leaf_crc, bool check)
 {
-    KD_BUG_ON(p->n_pushes == p->cap_pushes);
+    if (p->n_pushes == p->cap_pushes)
+        more_pushes(p);
     struct push *q = &p->pushes[p->n_pushes];
     uint32_t first = node, count = 1;
     while (first < p->h.slots) {
@@ -634,9 +643,9 @@ bool kd_part_next(kd_part *p, kd_time_ms now, kd_todo *out, int *out_wait_ms)
 
 /* ---- what came of it */
 
-static bool transient(int code)
+bool kd_part_again(int code)
 {
-    return code == -KD_EUNAVAIL || code == -KD_ETIMEOUT || code == -KD_EDATA || code == -KD_ENOMEM;
+    return kd_err_retry(code) || code == -KD_EDATA; /* damaged on the way */
 }
 
 /* The others may be further than this worker knew. */
@@ -714,7 +723,7 @@ static void tell_push(kd_part *p, const kd_todo *t, int code, kd_time_ms now)
 int kd_part_tell(kd_part *p, const kd_todo *t, const kd_outcome *o, kd_time_ms now)
 {
     struct chunk *c = &p->chunks[t->chunk];
-    bool again = transient(o->code) || o->code == -KD_ESTALE;
+    bool again = kd_part_again(o->code) || o->code == -KD_ESTALE;
     switch (t->kind) {
     case KD_TODO_SLICE:
         c->busy_slice = false;

@@ -91,12 +91,13 @@ void kd_part_advance(kd_part *p);
 uint64_t kd_part_version(const kd_part *p);    /* 0 = none */
 const float *kd_part_vector(const kd_part *p); /* of that version */
 uint64_t kd_part_last_version(const kd_part *p);
-bool kd_part_owns(const kd_part *p, uint32_t chunk);
 uint32_t kd_part_first_owned(const kd_part *p); /* number of chunks if it owns none */
 /* Whether others wait for slices of this one, or it for a checkpoint: what blocks comes later. */
 bool kd_part_owes(const kd_part *p);
 /* What it holds and waits for, one line for logs. */
 void kd_part_describe(const kd_part *p, char *out, size_t size);
+/* Is a call that had this answer worth making again? */
+bool kd_part_again(int code);
 /* Since when every answer was that something else is going on; 0 = it is not so. */
 kd_time_ms kd_part_stale_since(const kd_part *p);
 

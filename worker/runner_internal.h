@@ -42,6 +42,7 @@ struct kd_runner {
     uint64_t part_number;
     int round_left; /* units under way */
     bool values_there, values_asked;
+    kd_time_ms values_retry_at;
     kd_digest prepared; /* what the stage was made of, see kd_runner_concerns_stage */
     bool is_prepared;
     /* ---- the runner's thread writes; compute threads read while their units run */
@@ -117,8 +118,6 @@ bool kd_runner_evaluate(kd_runner *r); /* false: it cannot go on */
 /* ---- steps.c */
 /* True when what is under way is no longer wanted; arg is the runner. */
 bool kd_runner_stopped(void *arg);
-/* Is it worth asking again? */
-bool kd_runner_transient(int code);
 /* Under no lock: gives up after a failure, unless it was stopped anyway. True if it cannot go on.
  */
 bool kd_runner_refused(kd_runner *r, int rc, const kd_diag *diag);

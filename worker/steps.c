@@ -30,11 +30,6 @@ bool kd_runner_stopped(void *arg)
     return over;
 }
 
-bool kd_runner_transient(int code)
-{
-    return code == -KD_EUNAVAIL || code == -KD_ETIMEOUT || code == -KD_EDATA || code == -KD_ENOMEM;
-}
-
 bool kd_runner_refused(kd_runner *r, int rc, const kd_diag *diag)
 {
     if (rc != 0 && rc != -KD_ECANCELED) {
@@ -83,10 +78,11 @@ static void on_answer(void *arg, const kd_exchange_answer *a)
         int code = check_length(r, c, a);
         if (c->values) {
             r->values_asked = false;
+            r->values_retry_at = code ? kd_clock_ms() + RETRY_MS : 0;
             if (code == 0 && c->todo.version == kd_part_version(r->part)) {
                 memcpy(r->values, a->payload, a->len);
                 r->values_there = true;
-            } else if (code != 0 && !kd_runner_transient(code) && code != -KD_ESTALE) {
+            } else if (code != 0 && !kd_part_again(code) && code != -KD_ESTALE) {
                 kd_runner_give_up(r, a->text);
             }
         } else {
@@ -284,7 +280,7 @@ static void run_values(void *arg, int item, int thread)
                                      &diag);
         if (rc == 0 || rc == -KD_ESTALE || kd_runner_stopped(r))
             break; /* a stale step is over without them */
-        if (!kd_runner_transient(rc)) {
+        if (!kd_part_again(rc)) {
             (void)kd_runner_refused(r, rc, &diag);
             break;
         }
@@ -593,7 +589,8 @@ static bool employ(kd_runner *r, bool *ok)
     int n_nodes = 0;
     pthread_mutex_lock(&r->mu);
     bool urgent = kd_part_owes(r->part);
-    bool values_there = r->values_there, asked = r->values_asked;
+    bool values_there = r->values_there;
+    bool ask = !values_there && !r->values_asked && kd_clock_ms() >= r->values_retry_at;
     pthread_mutex_unlock(&r->mu);
     if (r->step == UINT64_MAX)
         return false;
@@ -617,7 +614,7 @@ static bool employ(kd_runner *r, bool *ok)
     pthread_mutex_unlock(&r->mu);
     if (more)
         *ok = begin_round(r, nodes, n_nodes, coming);
-    else if (r->n_valued > 0 && !r->stats && !asked && !values_there)
+    else if (r->n_valued > 0 && !r->stats && ask)
         ask_values(r);
     return more;
 }

@@ -40,8 +40,8 @@ mutant() {
 }
 mutant HALF 'units run on a version that is not whole' worker/part.c \
     'return p->missing == 0 && p->goal' 'return p->missing <= 1 && p->goal'
-mutant NO_APPLYCHK 'a sum is applied to whatever label the chunk has' worker/part.c \
-    'if (!c->owned || c->label != t->version || c->busy_apply)' 'if (!c->owned || c->busy_apply)'
+mutant OLDCOURSE 'an answer from before the stage went on from elsewhere counts' worker/part.c \
+    'if (o->code == 0 && old)' 'if (false)'
 mutant DROP_EARLY 'the journal goes before the checkpoint is the manifest' server/journal.c \
     'int rc = new_file(j, step, diag);' 'int rc = new_file(j, step, diag); if (rc == 0) kd_journal_cut(j, step);'
 mutant MAXJ 'the journal ends where one chunk ends' server/journal.c \
