@@ -22,7 +22,9 @@ struct member {
     kd_job_id offer;  /* whose stage it holds from before, 0 = none */
     uint32_t offer_stage, offer_chunk;
     uint64_t slow;
-    kd_time_ms slow_until; /* counts as slow without being watched again until then */
+    uint32_t slow_row;     /* steps in a row in which it was slow */
+    uint64_t slow_step;    /* the last of them */
+    kd_time_ms slow_until; /* helped early until then */
 };
 
 struct stage {

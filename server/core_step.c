@@ -11,8 +11,10 @@
 #define LEAST_MAD_SHARE 40
 #define LEAST_MAD_MS 5
 #define LEAST_TIMES 4
-/* Who was slow is helped as soon as half of the others are done, for as many such times; then it
- * is watched anew, since whether it is still slow cannot be seen while others do its units. */
+/* Who was slow in so many steps in a row is helped as soon as half of the others are done, for as
+ * many such times; then it is watched anew, since whether it is still slow cannot be seen while
+ * others do its units. */
+#define SLOW_ROW 3
 #define SLOW_FOR 16
 
 bool kd_core_audits(double share, kd_job_id job, uint32_t stage, uint64_t step, uint32_t slot)
@@ -477,8 +479,11 @@ static void help_slow(kd_core *c, struct job *j, const kd_core_step *step, kd_ti
             break;
         p->units++;
         give(j, p->id, s, false, out);
-        if (since > pace.slow)
-            m->slow_until = now + SLOW_FOR * pace.slow;
+        if (since > pace.slow && m->slow_step != step->version) {
+            m->slow_step = step->version;
+            if (++m->slow_row >= SLOW_ROW)
+                m->slow_until = now + SLOW_FOR * pace.slow;
+        }
         m->slow++;
         if (told != m->id && (m->slow & (m->slow - 1)) == 0)
             kd_core_note(out, j->id, m->id, "slow",
@@ -507,10 +512,12 @@ void kd_step_committed(kd_core *c, struct job *j, uint64_t version, const kd_cor
                        kd_time_ms now, kd_actions *out)
 {
     for (size_t i = 0; i < c->n_members && step->done_ms && comparable(j, step->version); i++) {
-        const struct member *m = &c->members[i];
+        struct member *m = &c->members[i];
         kd_time_ms t = m->job == j->id && j->step == step->version ? time_of(j, step, m->id) : 0;
         if (!t)
             continue;
+        m->slow_row = 0;
+        m->slow_until = 0;
         j->times[j->at_times] = t;
         j->at_times = (j->at_times + 1) % KD_CORE_TIMES;
         j->n_times = KD_MIN(j->n_times + 1, (size_t)KD_CORE_TIMES);
