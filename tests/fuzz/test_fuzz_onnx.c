@@ -1,8 +1,8 @@
 /* Mutated ONNX models and graph texts. Bytes are changed blindly, and fields by what they mean,
  * since few blind changes get past the first checks. */
 #include "fuzz.h"
-#include "kd/rng.h"
 #include "kd_test.h"
+#include "mutate.h"
 
 #include "kd_onnx_made.h"
 #include "models/graph_json.h"
@@ -90,33 +90,6 @@ static int classes_for(kd_rng *r, int which)
 
 /* ---- blind */
 
-static size_t mutate(kd_rng *r, uint8_t *p, size_t n, size_t cap)
-{
-    const size_t at = kd_rng_below(r, (uint32_t)n), most = 1 + kd_rng_below(r, 16);
-    const size_t len = KD_MIN(n - at, most);
-    switch (kd_rng_below(r, 6)) {
-    case 0:
-        p[at] = (uint8_t)kd_rng_u32(r);
-        return n;
-    case 1:
-        p[at] ^= (uint8_t)(1u << kd_rng_below(r, 8));
-        return n;
-    case 2:
-        return KD_MAX(at, (size_t)1);
-    case 3:
-        if (n + len > cap)
-            return n;
-        memmove(p + at + len, p + at, n - at);
-        return n + len;
-    case 4:
-        memset(p + at, 0xff, KD_MIN(len, (size_t)5));
-        return n;
-    default:
-        memmove(p + at, p + at + len, n - at - len);
-        return KD_MAX(n - len, (size_t)1);
-    }
-}
-
 static void test_fuzz_onnx_bytes(void **state)
 {
     (void)state;
@@ -130,7 +103,7 @@ static void test_fuzz_onnx_bytes(void **state)
             size_t n = seed.len;
             memcpy(work, seed.data, n);
             for (uint32_t k = i % 4; k > 0; k--)
-                n = mutate(&r, work, n, seed.len + 64);
+                n = kd_fuzz_mutate(&r, work, n, seed.len + 64);
             *(check(work, n, classes_for(&r, which)) ? &good : &refused) += 1;
         }
         free(work);

@@ -2,8 +2,8 @@
  * packs and unpacks again. Deterministic; a failure prints the round and the message type. */
 #include "fuzz.h"
 #include "kd_test.h"
+#include "mutate.h"
 
-#include "kd/rng.h"
 #include "wire/wire.h"
 
 #include <stdio.h>
@@ -71,39 +71,6 @@ static void generate(const ProtobufCMessageDescriptor *desc, kd_rng *rng, kd_buf
     }
 }
 
-/* One change: a byte, a bit, a cut, a repeated stretch, or a length blown up. */
-static size_t mutate(kd_rng *rng, uint8_t *p, size_t n, size_t cap)
-{
-    if (n == 0) {
-        p[0] = (uint8_t)kd_rng_u32(rng);
-        return 1;
-    }
-    size_t at = kd_rng_below(rng, (uint32_t)n), len = kd_rng_below(rng, 16) + 1;
-    len = KD_MIN(len, n - at);
-    switch (kd_rng_below(rng, 6)) {
-    case 0:
-        p[at] = (uint8_t)kd_rng_u32(rng);
-        return n;
-    case 1:
-        p[at] ^= (uint8_t)(1u << kd_rng_below(rng, 8));
-        return n;
-    case 2:
-        return at;
-    case 3:
-        if (n + len > cap)
-            return n;
-        memmove(p + at + len, p + at, n - at);
-        return n + len;
-    case 4:
-        for (size_t i = at; i < n && i < at + 5; i++)
-            p[i] = 0xff;
-        return n;
-    default:
-        memmove(p + at, p + at + len, n - at - len);
-        return n - len;
-    }
-}
-
 static void test_fuzz_wire(void **state)
 {
     (void)state;
@@ -123,7 +90,7 @@ static void test_fuzz_wire(void **state)
             memcpy(work + 2, seed.data ? seed.data : "", n);
             kd_buf_clear(&seed);
             for (unsigned k = round % 4; k > 0; k--)
-                n = mutate(&rng, work + 2, n, sizeof work - 2);
+                n = kd_fuzz_mutate(&rng, work + 2, n, sizeof work - 2);
             bool ok = kd_fuzz_run(kd_fuzz_wire, work, 2 + n);
             valid += ok && round % 4 == 0;
             accepted += ok;

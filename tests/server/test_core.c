@@ -14,6 +14,10 @@
 #define MAX_JOBS 4
 #define SLOTS 8
 #define CHUNKS 5
+#define STAGES 4
+
+static const enum kd_core_stage_kind g_kinds[STAGES] = {KD_CORE_TRAIN, KD_CORE_TRAIN,
+                                                        KD_CORE_MEASURE, KD_CORE_EXPORT};
 
 struct sim_member {
     kd_member_id id; /* 0 = not there */
@@ -258,11 +262,10 @@ static void follow(struct sim *s, uint32_t min, uint32_t max, uint64_t epochs, i
                           .held = leader >= 0};
     for (int i = 0; i < KD_CORE_STAGES; i++)
         j->manifest[i] = 1;
-    kd_core_job_setup setup = {.id = j->id, .min_workers = min, .max_workers = max, .n_stages = 4};
-    setup.stages[0] = (kd_core_stage_setup){.kind = KD_CORE_TRAIN, .manifest = 1};
-    setup.stages[1] = (kd_core_stage_setup){.kind = KD_CORE_TRAIN, .manifest = 1};
-    setup.stages[2] = (kd_core_stage_setup){.kind = KD_CORE_MEASURE, .manifest = 1};
-    setup.stages[3] = (kd_core_stage_setup){.kind = KD_CORE_EXPORT, .manifest = 1};
+    kd_core_job_setup setup = {
+        .id = j->id, .min_workers = min, .max_workers = max, .n_stages = STAGES};
+    for (int i = 0; i < STAGES; i++)
+        setup.stages[i] = (kd_core_stage_setup){.kind = g_kinds[i], .manifest = 1};
     if (j->held)
         snprintf(setup.stages[0].held, sizeof setup.stages[0].held, "waits for job %d", leader);
     s->info = (kd_core_stage_info){
@@ -338,13 +341,11 @@ static void restart(struct sim *s)
         kd_core_job_setup setup = {.id = j->id,
                                    .min_workers = j->min_workers,
                                    .max_workers = j->max_workers,
-                                   .n_stages = 4,
+                                   .n_stages = STAGES,
                                    .started = j->state == KD_RUN_RUNNING};
-        static const enum kd_core_stage_kind kinds[] = {KD_CORE_TRAIN, KD_CORE_TRAIN,
-                                                        KD_CORE_MEASURE, KD_CORE_EXPORT};
         j->held = j->leader >= 0 && j->stage == 0;
-        for (uint32_t k = 0; k < 4; k++)
-            setup.stages[k] = (kd_core_stage_setup){.kind = kinds[k],
+        for (uint32_t k = 0; k < STAGES; k++)
+            setup.stages[k] = (kd_core_stage_setup){.kind = g_kinds[k],
                                                     .done = k < j->stage,
                                                     .manifest = j->manifest[k],
                                                     .evaluated = j->stored_evaluation[k],
@@ -357,6 +358,16 @@ static void restart(struct sim *s)
         feed(s, &(kd_event){.kind = KD_EV_SUBMIT, .setup = &setup});
     }
     share(s);
+}
+
+static void save(struct sim *s, struct sim_job *j)
+{
+    j->saved = j->version;
+    feed(s, &(kd_event){.kind = KD_EV_SAVED,
+                        .job = j->id,
+                        .stage = j->stage,
+                        .generation = j->opening,
+                        .version = j->version});
 }
 
 /* One thing that a real worker or exchange might do next. */
@@ -399,21 +410,11 @@ static void act(struct sim *s)
             enter_step(s, j);
             feed(s, &ev);
         } else if (j->version > j->saved && (j->version == j->last || j->wanted_checkpoint)) {
-            j->saved = j->version;
             j->wanted_checkpoint = false;
-            ev.kind = KD_EV_SAVED;
-            ev.version = j->version;
-            feed(s, &ev);
+            save(s, j);
         }
-        if (j->open && (j->version - 1) % j->every == 0 && j->version > j->saved) {
-            j->saved = j->version;
-            ev = (kd_event){.kind = KD_EV_SAVED,
-                            .job = j->id,
-                            .stage = j->stage,
-                            .generation = j->opening,
-                            .version = j->version};
-            feed(s, &ev);
-        }
+        if (j->open && (j->version - 1) % j->every == 0 && j->version > j->saved)
+            save(s, j);
     }
 }
 
@@ -439,115 +440,121 @@ static void run_until_over(struct sim *s, int limit)
     fail_msg("jobs did not come to their end");
 }
 
-static void start(struct sim *s, uint64_t seed)
+static int set_up(void **state)
 {
+    *state = kd_xalloc(sizeof(struct sim));
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    struct sim *s = *state;
+    kd_core_free(s->core);
+    free(s);
+    return 0;
+}
+
+/* The test's simulation, from its beginning. */
+static struct sim *start(void **state, uint64_t seed)
+{
+    struct sim *s = *state;
+    kd_core_free(s->core);
     *s = (struct sim){.core = kd_core_new(1), .now = 1000, .epoch = 1};
     kd_rng_init(&s->rng, seed, KD_RNG_TEST, 0, 0);
+    return s;
+}
+
+static kd_core_view view(const struct sim *s, int job)
+{
+    kd_core_view v;
+    assert_true(kd_core_job_view(s->core, s->jobs[job].id, &v));
+    return v;
 }
 
 static void test_core_one_job_one_worker(void **state)
 {
-    (void)state;
-    struct sim s;
-    start(&s, 1);
-    submit(&s, 1, 8, 2);
-    assert_int_equal(s.jobs[0].state, KD_RUN_QUEUED);
-    join(&s);
-    run_until_over(&s, 5000);
-    assert_int_equal(s.jobs[0].state, KD_RUN_SUCCEEDED);
-    kd_core_free(s.core);
+    struct sim *s = start(state, 1);
+    submit(s, 1, 8, 2);
+    assert_int_equal(s->jobs[0].state, KD_RUN_QUEUED);
+    join(s);
+    run_until_over(s, 5000);
+    assert_int_equal(s->jobs[0].state, KD_RUN_SUCCEEDED);
 }
 
 static void test_core_loaded_network_without_steps(void **state)
 {
-    (void)state;
-    struct sim s;
-    start(&s, 2);
-    submit(&s, 1, 8, 0);
-    join(&s);
-    run_until_over(&s, 5000);
-    assert_int_equal(s.jobs[0].state, KD_RUN_SUCCEEDED);
-    kd_core_free(s.core);
+    struct sim *s = start(state, 2);
+    submit(s, 1, 8, 0);
+    join(s);
+    run_until_over(s, 5000);
+    assert_int_equal(s->jobs[0].state, KD_RUN_SUCCEEDED);
 }
 
 static void test_core_waits_for_min_workers_and_says_so(void **state)
 {
-    (void)state;
-    struct sim s;
-    start(&s, 3);
-    submit(&s, 2, 8, 1);
-    join(&s);
-    kd_core_view v;
-    assert_true(kd_core_job_view(s.core, s.jobs[0].id, &v));
-    assert_non_null(strstr(v.reason, "needs 2 worker(s)"));
-    assert_int_equal(v.queue_position, 1);
-    join(&s);
-    run_until_over(&s, 5000);
-    kd_core_free(s.core);
+    struct sim *s = start(state, 3);
+    submit(s, 2, 8, 1);
+    join(s);
+    assert_non_null(strstr(view(s, 0).reason, "needs 2 worker(s)"));
+    assert_int_equal(view(s, 0).queue_position, 1);
+    join(s);
+    run_until_over(s, 5000);
 }
 
 static void test_core_runs_jobs_in_order_of_submission(void **state)
 {
-    (void)state;
-    struct sim s;
-    start(&s, 4);
-    submit(&s, 1, 1, 1);
-    submit(&s, 1, 1, 1);
-    join(&s);
-    assert_int_equal(s.jobs[0].state, KD_RUN_RUNNING);
-    assert_int_equal(s.jobs[1].state, KD_RUN_QUEUED);
-    join(&s); /* the first takes one worker at most, so the second starts beside it */
-    assert_int_equal(s.jobs[1].state, KD_RUN_RUNNING);
-    run_until_over(&s, 5000);
-    kd_core_free(s.core);
+    struct sim *s = start(state, 4);
+    submit(s, 1, 1, 1);
+    submit(s, 1, 1, 1);
+    join(s);
+    assert_int_equal(s->jobs[0].state, KD_RUN_RUNNING);
+    assert_int_equal(s->jobs[1].state, KD_RUN_QUEUED);
+    join(s); /* the first takes one worker at most, so the second starts beside it */
+    assert_int_equal(s->jobs[1].state, KD_RUN_RUNNING);
+    run_until_over(s, 5000);
 }
 
 static void test_core_problem_of_one_worker_excludes_it(void **state)
 {
-    (void)state;
-    struct sim s;
-    start(&s, 5);
-    submit(&s, 1, 8, 1);
-    join(&s);
-    feed(&s, &(kd_event){.kind = KD_EV_PROBLEM,
-                         .member = s.members[0].id,
-                         .job = s.jobs[0].id,
-                         .worker_only = true,
-                         .text = "NO_DATA: no folder flowers"});
-    assert_int_equal(s.members[0].job, 0);
-    assert_int_equal(s.jobs[0].state, KD_RUN_RUNNING);
-    kd_core_view v;
-    assert_true(kd_core_job_view(s.core, s.jobs[0].id, &v));
-    assert_non_null(strstr(v.reason, "no worker can serve it: NO_DATA"));
-    join(&s);
-    run_until_over(&s, 5000);
-    assert_int_equal(s.jobs[0].state, KD_RUN_SUCCEEDED);
-    assert_int_equal(s.members[0].job, 0);
-    kd_core_free(s.core);
+    struct sim *s = start(state, 5);
+    submit(s, 1, 8, 1);
+    join(s);
+    feed(s, &(kd_event){.kind = KD_EV_PROBLEM,
+                        .member = s->members[0].id,
+                        .job = s->jobs[0].id,
+                        .worker_only = true,
+                        .text = "NO_DATA: no folder flowers"});
+    assert_int_equal(s->members[0].job, 0);
+    assert_int_equal(s->jobs[0].state, KD_RUN_RUNNING);
+    assert_non_null(strstr(view(s, 0).reason, "no worker can serve it: NO_DATA"));
+    join(s);
+    run_until_over(s, 5000);
+    assert_int_equal(s->jobs[0].state, KD_RUN_SUCCEEDED);
+    assert_int_equal(s->members[0].job, 0);
 }
 
 static void test_core_problem_of_the_job_fails_it(void **state)
 {
-    (void)state;
-    struct sim s;
-    start(&s, 6);
-    submit(&s, 1, 8, 1);
-    join(&s);
-    join(&s);
-    feed(&s, &(kd_event){.kind = KD_EV_PROBLEM,
-                         .member = s.members[0].id,
-                         .job = s.jobs[0].id,
-                         .text = "NON_FINITE: step 3"});
-    assert_int_equal(s.jobs[0].state, KD_RUN_FAILED);
-    assert_int_equal(s.members[1].job, 0);
-    kd_core_free(s.core);
+    struct sim *s = start(state, 6);
+    submit(s, 1, 8, 1);
+    join(s);
+    join(s);
+    feed(s, &(kd_event){.kind = KD_EV_PROBLEM,
+                        .member = s->members[0].id,
+                        .job = s->jobs[0].id,
+                        .text = "NON_FINITE: step 3"});
+    assert_int_equal(s->jobs[0].state, KD_RUN_FAILED);
+    assert_int_equal(s->members[1].job, 0);
 }
 
-static const char *reason_of(const struct sim *s, int job)
+static void stall(struct sim *s, const struct sim_member *m)
 {
-    static kd_core_view v;
-    assert_true(kd_core_job_view(s->core, s->jobs[job].id, &v));
-    return v.reason;
+    feed(s, &(kd_event){.kind = KD_EV_STALLED,
+                        .member = m->id,
+                        .job = m->job,
+                        .stage = m->stage,
+                        .generation = m->begin.generation,
+                        .text = "a push was lost"});
 }
 
 /* Lets the only member begin a generation, and then say that it cannot go on. */
@@ -561,179 +568,154 @@ static void begin_and_stall(struct sim *s)
             act(s);
     }
     assert_true(m->state == SIM_BEGUN);
-    feed(s, &(kd_event){.kind = KD_EV_STALLED,
-                        .member = m->id,
-                        .job = m->job,
-                        .stage = m->stage,
-                        .generation = m->begin.generation,
-                        .text = "a push was lost"});
+    stall(s, m);
 }
 
 static void test_core_stalls_without_a_commit_fail_the_job(void **state)
 {
-    (void)state;
     enum { STALLS = 5 };
     for (int commit = 0; commit < 2; commit++) {
-        struct sim s;
-        start(&s, 8);
-        submit(&s, 1, 1, 4);
-        join(&s);
+        struct sim *s = start(state, 8);
+        submit(s, 1, 1, 4);
+        join(s);
         for (int i = 0; i < STALLS - 1; i++)
-            begin_and_stall(&s);
-        assert_true(s.jobs[0].state == KD_RUN_RUNNING);
+            begin_and_stall(s);
+        assert_true(s->jobs[0].state == KD_RUN_RUNNING);
         /* One step that is committed shows that the job can go on: the count starts again. */
-        for (int i = 0; commit && i < 1000 && s.jobs[0].version < 2; i++) {
-            s.now += 1000;
-            act(&s);
+        for (int i = 0; commit && i < 1000 && s->jobs[0].version < 2; i++) {
+            s->now += 1000;
+            act(s);
         }
-        assert_true(s.jobs[0].version == (commit ? 2 : 1));
-        begin_and_stall(&s);
-        assert_true(s.jobs[0].state == (commit ? KD_RUN_RUNNING : KD_RUN_FAILED));
+        assert_true(s->jobs[0].version == (commit ? 2 : 1));
+        begin_and_stall(s);
+        assert_true(s->jobs[0].state == (commit ? KD_RUN_RUNNING : KD_RUN_FAILED));
         if (!commit)
-            assert_non_null(strstr(reason_of(&s, 0), "a push was lost"));
-        kd_core_free(s.core);
+            assert_non_null(strstr(view(s, 0).reason, "a push was lost"));
     }
 }
 
 static void test_core_held_stage_waits_and_is_taken(void **state)
 {
-    (void)state;
-    struct sim s;
-    start(&s, 7);
-    submit(&s, 1, 1, 1);
-    follow(&s, 1, 1, 1, 0);
-    submit(&s, 1, 1, 1); /* behind the one that waits, and not kept by it */
-    join(&s);
-    join(&s);
-    assert_int_equal(s.jobs[0].state, KD_RUN_RUNNING);
-    assert_int_equal(s.jobs[1].state, KD_RUN_QUEUED);
-    assert_string_equal(reason_of(&s, 1), "waits for job 0");
-    assert_int_equal(s.jobs[2].state, KD_RUN_RUNNING);
-    while (s.jobs[0].stage == 0) {
-        s.now += 100;
-        act(&s);
-        assert_int_equal(s.jobs[1].state, KD_RUN_QUEUED);
+    struct sim *s = start(state, 7);
+    submit(s, 1, 1, 1);
+    follow(s, 1, 1, 1, 0);
+    submit(s, 1, 1, 1); /* behind the one that waits, and not kept by it */
+    join(s);
+    join(s);
+    assert_int_equal(s->jobs[0].state, KD_RUN_RUNNING);
+    assert_int_equal(s->jobs[1].state, KD_RUN_QUEUED);
+    assert_string_equal(view(s, 1).reason, "waits for job 0");
+    assert_int_equal(s->jobs[2].state, KD_RUN_RUNNING);
+    while (s->jobs[0].stage == 0) {
+        s->now += 100;
+        act(s);
+        assert_int_equal(s->jobs[1].state, KD_RUN_QUEUED);
     }
-    join(&s);
-    assert_int_equal(s.members[2].job, 0); /* idle: nobody has work for it yet */
-    share(&s);
-    assert_true(s.jobs[1].took);
-    assert_int_equal(s.jobs[1].state, KD_RUN_RUNNING);
-    assert_int_equal(s.members[2].job, s.jobs[1].id);
-    assert_int_equal(s.members[2].stage, 1); /* the first stage is not run again */
-    run_until_over(&s, 9000);
+    join(s);
+    assert_int_equal(s->members[2].job, 0); /* idle: nobody has work for it yet */
+    share(s);
+    assert_true(s->jobs[1].took);
+    assert_int_equal(s->jobs[1].state, KD_RUN_RUNNING);
+    assert_int_equal(s->members[2].job, s->jobs[1].id);
+    assert_int_equal(s->members[2].stage, 1); /* the first stage is not run again */
+    run_until_over(s, 9000);
     for (int i = 0; i < 3; i++)
-        assert_int_equal(s.jobs[i].state, KD_RUN_SUCCEEDED);
-    kd_core_free(s.core);
+        assert_int_equal(s->jobs[i].state, KD_RUN_SUCCEEDED);
 }
 
 static void test_core_held_stage_runs_when_it_is_held_no_more(void **state)
 {
-    (void)state;
-    struct sim s;
-    start(&s, 8);
-    submit(&s, 1, 1, 1);
-    follow(&s, 1, 1, 1, 0);
-    join(&s);
-    feed(&s, &(kd_event){.kind = KD_EV_HOLD, .job = s.jobs[1].id, .text = "waits for another"});
-    assert_string_equal(reason_of(&s, 1), "waits for another");
-    assert_false(kd_core_stage_begun(s.core, s.jobs[1].id, 0));
-    assert_true(kd_core_stage_begun(s.core, s.jobs[0].id, 0));
-    assert_false(kd_core_stage_begun(s.core, s.jobs[0].id, 1));
-    feed(&s, &(kd_event){.kind = KD_EV_CANCEL, .job = s.jobs[0].id});
-    assert_int_equal(s.members[0].job, 0);
-    share(&s);
-    assert_false(s.jobs[1].took);
-    assert_int_equal(s.members[0].job, s.jobs[1].id);
-    assert_int_equal(s.members[0].stage, 0);
-    assert_string_equal(reason_of(&s, 1), "");
-    assert_true(kd_core_stage_begun(s.core, s.jobs[1].id, 0));
+    struct sim *s = start(state, 8);
+    submit(s, 1, 1, 1);
+    follow(s, 1, 1, 1, 0);
+    join(s);
+    feed(s, &(kd_event){.kind = KD_EV_HOLD, .job = s->jobs[1].id, .text = "waits for another"});
+    assert_string_equal(view(s, 1).reason, "waits for another");
+    assert_false(kd_core_stage_begun(s->core, s->jobs[1].id, 0));
+    assert_true(kd_core_stage_begun(s->core, s->jobs[0].id, 0));
+    assert_false(kd_core_stage_begun(s->core, s->jobs[0].id, 1));
+    feed(s, &(kd_event){.kind = KD_EV_CANCEL, .job = s->jobs[0].id});
+    assert_int_equal(s->members[0].job, 0);
+    share(s);
+    assert_false(s->jobs[1].took);
+    assert_int_equal(s->members[0].job, s->jobs[1].id);
+    assert_int_equal(s->members[0].stage, 0);
+    assert_string_equal(view(s, 1).reason, "");
+    assert_true(kd_core_stage_begun(s->core, s->jobs[1].id, 0));
     /* What runs is not stopped by a late wish to hold it, nor is it another's to make. */
-    feed(&s, &(kd_event){.kind = KD_EV_HOLD, .job = s.jobs[1].id, .text = "waits"});
-    feed(&s, &(kd_event){.kind = KD_EV_TAKEN, .job = s.jobs[1].id});
-    assert_int_equal(s.members[0].job, s.jobs[1].id);
-    assert_int_equal(s.jobs[1].stage, 0);
-    run_until_over(&s, 5000);
-    assert_int_equal(s.jobs[1].state, KD_RUN_SUCCEEDED);
-    kd_core_free(s.core);
+    feed(s, &(kd_event){.kind = KD_EV_HOLD, .job = s->jobs[1].id, .text = "waits"});
+    feed(s, &(kd_event){.kind = KD_EV_TAKEN, .job = s->jobs[1].id});
+    assert_int_equal(s->members[0].job, s->jobs[1].id);
+    assert_int_equal(s->jobs[1].stage, 0);
+    run_until_over(s, 5000);
+    assert_int_equal(s->jobs[1].state, KD_RUN_SUCCEEDED);
 }
 
 static void test_core_running_job_gives_its_workers_up_at_a_held_stage(void **state)
 {
-    (void)state;
-    struct sim s;
-    start(&s, 9);
-    submit(&s, 1, 1, 1);
-    join(&s);
-    feed(&s, &(kd_event){
-                 .kind = KD_EV_HOLD, .job = s.jobs[0].id, .stage = 1, .text = "waits for a twin"});
-    while (s.jobs[0].stage == 0) {
-        s.now += 100;
-        act(&s);
+    struct sim *s = start(state, 9);
+    submit(s, 1, 1, 1);
+    join(s);
+    feed(s, &(kd_event){
+                .kind = KD_EV_HOLD, .job = s->jobs[0].id, .stage = 1, .text = "waits for a twin"});
+    while (s->jobs[0].stage == 0) {
+        s->now += 100;
+        act(s);
     }
-    assert_int_equal(s.jobs[0].state, KD_RUN_RUNNING);
-    assert_string_equal(reason_of(&s, 0), "waits for a twin");
-    assert_int_equal(s.members[0].job, 0);
-    submit(&s, 1, 1, 1);
-    assert_int_equal(s.members[0].job, s.jobs[1].id);
-    join(&s);
-    assert_int_equal(s.members[1].job, 0);
-    s.jobs[0].stage = 2; /* as share() does */
-    feed(&s, &(kd_event){.kind = KD_EV_TAKEN, .job = s.jobs[0].id, .stage = 1});
-    assert_int_equal(s.members[1].job, s.jobs[0].id);
-    assert_int_equal(s.members[1].stage, 2);
-    run_until_over(&s, 9000);
-    kd_core_free(s.core);
+    assert_int_equal(s->jobs[0].state, KD_RUN_RUNNING);
+    assert_string_equal(view(s, 0).reason, "waits for a twin");
+    assert_int_equal(s->members[0].job, 0);
+    submit(s, 1, 1, 1);
+    assert_int_equal(s->members[0].job, s->jobs[1].id);
+    join(s);
+    assert_int_equal(s->members[1].job, 0);
+    s->jobs[0].stage = 2; /* as share() does */
+    feed(s, &(kd_event){.kind = KD_EV_TAKEN, .job = s->jobs[0].id, .stage = 1});
+    assert_int_equal(s->members[1].job, s->jobs[0].id);
+    assert_int_equal(s->members[1].stage, 2);
+    run_until_over(s, 9000);
 }
 
 static void test_core_random_faults(void **state)
 {
-    (void)state;
     int reshapes = 0, taken = 0;
     for (uint64_t seed = 0; seed < 300; seed++) {
-        struct sim s;
-        start(&s, 1000 + seed);
-        int jobs = 1 + (int)kd_rng_below(&s.rng, 3);
+        struct sim *s = start(state, 1000 + seed);
+        int jobs = 1 + (int)kd_rng_below(&s->rng, 3);
         for (int i = 0; i < jobs; i++) {
-            uint32_t min = 1 + kd_rng_below(&s.rng, 3);
-            int leader = i > 0 && kd_rng_below(&s.rng, 2) ? (int)kd_rng_below(&s.rng, 2) % i : -1;
-            follow(&s, min, min + kd_rng_below(&s.rng, 4), 3, leader);
+            uint32_t min = 1 + kd_rng_below(&s->rng, 3);
+            int leader = i > 0 && kd_rng_below(&s->rng, 2) ? (int)kd_rng_below(&s->rng, 2) % i : -1;
+            follow(s, min, min + kd_rng_below(&s->rng, 4), 3, leader);
         }
         for (int i = 0; i < 600; i++) {
-            uint32_t what = kd_rng_below(&s.rng, 100);
-            struct sim_member *m = &s.members[kd_rng_below(&s.rng, MAX_MEMBERS)];
-            s.now += kd_rng_below(&s.rng, 3000);
+            uint32_t what = kd_rng_below(&s->rng, 100);
+            struct sim_member *m = &s->members[kd_rng_below(&s->rng, MAX_MEMBERS)];
+            s->now += kd_rng_below(&s->rng, 3000);
             if (what < 8)
-                join(&s);
+                join(s);
             else if (what < 14 && m->id)
-                lose(&s, m);
+                lose(s, m);
             else if (what < 15 && i % 5 == 0)
-                restart(&s);
-            else if (what < 15 && s.n_jobs > 1 && i % 3 == 0)
-                feed(&s, &(kd_event){.kind = KD_EV_CANCEL,
-                                     .job = s.jobs[kd_rng_below(&s.rng, (uint32_t)s.n_jobs)].id});
+                restart(s);
+            else if (what < 15 && s->n_jobs > 1 && i % 3 == 0)
+                feed(s, &(kd_event){.kind = KD_EV_CANCEL,
+                                    .job = s->jobs[kd_rng_below(&s->rng, (uint32_t)s->n_jobs)].id});
             else if (what < 17 && m->id && m->state == SIM_BEGUN) /* often of a past generation */
-                feed(&s, &(kd_event){.kind = KD_EV_STALLED,
-                                     .member = m->id,
-                                     .job = m->job,
-                                     .stage = m->stage,
-                                     .generation = m->begin.generation,
-                                     .text = "a push was lost"});
+                stall(s, m);
             else if (what < 25)
-                feed(&s, &(kd_event){.kind = KD_EV_TICK});
+                feed(s, &(kd_event){.kind = KD_EV_TICK});
             else
-                act(&s);
-            share(&s);
-            check_all(&s);
+                act(s);
+            share(s);
+            check_all(s);
         }
         for (int i = 0; i < MAX_MEMBERS; i++)
-            join(&s);
-        run_until_over(&s, 50000);
-        for (int i = 0; i < s.n_jobs; i++) {
-            reshapes += s.jobs[i].reshapes;
-            taken += s.jobs[i].took;
+            join(s);
+        run_until_over(s, 50000);
+        for (int i = 0; i < s->n_jobs; i++) {
+            reshapes += s->jobs[i].reshapes;
+            taken += s->jobs[i].took;
         }
-        kd_core_free(s.core);
     }
     assert_true(reshapes > 1000); /* the faults did hit running generations */
     assert_true(taken > 20);
@@ -741,18 +723,19 @@ static void test_core_random_faults(void **state)
 
 int main(void)
 {
+#define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_core_one_job_one_worker),
-        cmocka_unit_test(test_core_loaded_network_without_steps),
-        cmocka_unit_test(test_core_waits_for_min_workers_and_says_so),
-        cmocka_unit_test(test_core_runs_jobs_in_order_of_submission),
-        cmocka_unit_test(test_core_problem_of_one_worker_excludes_it),
-        cmocka_unit_test(test_core_problem_of_the_job_fails_it),
-        cmocka_unit_test(test_core_stalls_without_a_commit_fail_the_job),
-        cmocka_unit_test(test_core_held_stage_waits_and_is_taken),
-        cmocka_unit_test(test_core_held_stage_runs_when_it_is_held_no_more),
-        cmocka_unit_test(test_core_running_job_gives_its_workers_up_at_a_held_stage),
-        cmocka_unit_test(test_core_random_faults),
+        CASE(test_core_one_job_one_worker),
+        CASE(test_core_loaded_network_without_steps),
+        CASE(test_core_waits_for_min_workers_and_says_so),
+        CASE(test_core_runs_jobs_in_order_of_submission),
+        CASE(test_core_problem_of_one_worker_excludes_it),
+        CASE(test_core_problem_of_the_job_fails_it),
+        CASE(test_core_stalls_without_a_commit_fail_the_job),
+        CASE(test_core_held_stage_waits_and_is_taken),
+        CASE(test_core_held_stage_runs_when_it_is_held_no_more),
+        CASE(test_core_running_job_gives_its_workers_up_at_a_held_stage),
+        CASE(test_core_random_faults),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

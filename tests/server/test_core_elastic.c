@@ -28,6 +28,14 @@ struct rig {
 
 static void feed(struct rig *r, const kd_event *ev);
 
+static void save(struct rig *r, int k, uint64_t version)
+{
+    feed(r, &(kd_event){.kind = KD_EV_SAVED,
+                        .job = r->jobs[k].id,
+                        .generation = r->jobs[k].opening,
+                        .version = version});
+}
+
 static void answer(struct rig *r, const kd_action *a)
 {
     static const kd_time_ms none[SLOTS];
@@ -70,10 +78,7 @@ static void answer(struct rig *r, const kd_action *a)
         r->jobs[k].state = a->state;
         break;
     case KD_ACT_CHECKPOINT: /* takes in who waits */
-        feed(r, &(kd_event){.kind = KD_EV_SAVED,
-                            .job = a->job,
-                            .generation = r->jobs[k].opening,
-                            .version = r->jobs[k].version});
+        save(r, k, r->jobs[k].version);
         break;
     case KD_ACT_RELEASE:
         memcpy(r->released[a->member], a->text, sizeof a->text);
@@ -95,11 +100,23 @@ static void feed(struct rig *r, const kd_event *ev)
         fail_msg("%s", broken);
 }
 
-static void start(struct rig *r)
+static int set_up(void **state)
 {
-    *r = (struct rig){.core = kd_core_new(1), .now = 1000};
+    struct rig *r = kd_xalloc(sizeof *r);
+    r->core = kd_core_new(1);
+    r->now = 1000;
     r->info =
         (kd_core_stage_info){.last_version = 100, .eval_steps = 200, .slots = SLOTS, .chunks = 3};
+    *state = r;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    struct rig *r = *state;
+    kd_core_free(r->core);
+    free(r);
+    return 0;
 }
 
 static int submit(struct rig *r, uint32_t min, uint32_t max, int priority, bool paused)
@@ -174,260 +191,225 @@ static const char *state_of(const struct rig *r, kd_member_id m, kd_job_id *out_
 #define IS(member, word, job_id)                                                                   \
     do {                                                                                           \
         kd_job_id job_;                                                                            \
-        assert_string_equal(state_of(&r, member, &job_), word);                                    \
+        assert_string_equal(state_of(r, member, &job_), word);                                     \
         assert_true(job_ == (job_id));                                                             \
     } while (0)
 
 static void test_core_pauses_at_the_step_border(void **state)
 {
-    (void)state;
-    struct rig r;
-    start(&r);
-    int k = submit(&r, 1, 8, 0, false);
-    kd_member_id a = join(&r);
-    commit(&r, k);
-    ask(&r, KD_EV_PAUSE, k);
-    assert_int_equal(r.jobs[k].state, KD_RUN_RUNNING); /* the step under way is not lost */
-    assert_true(view(&r, k).paused);
-    IS(a, "working", r.jobs[k].id);
-    commit(&r, k);
-    assert_int_equal(r.jobs[k].state, KD_RUN_QUEUED);
-    assert_false(r.jobs[k].open);
+    struct rig *r = *state;
+    int k = submit(r, 1, 8, 0, false);
+    kd_member_id a = join(r);
+    commit(r, k);
+    ask(r, KD_EV_PAUSE, k);
+    assert_int_equal(r->jobs[k].state, KD_RUN_RUNNING); /* the step under way is not lost */
+    assert_true(view(r, k).paused);
+    IS(a, "working", r->jobs[k].id);
+    commit(r, k);
+    assert_int_equal(r->jobs[k].state, KD_RUN_QUEUED);
+    assert_false(r->jobs[k].open);
     IS(a, "idle", 0);
-    assert_non_null(strstr(view(&r, k).reason, "paused"));
-    ask(&r, KD_EV_PAUSE, k); /* once more changes nothing */
-    join(&r);
-    assert_int_equal(r.jobs[k].state, KD_RUN_QUEUED);
-    ask(&r, KD_EV_RESUME, k);
-    assert_int_equal(r.jobs[k].state, KD_RUN_RUNNING);
-    assert_true(r.jobs[k].open);
-    assert_int_equal(r.jobs[k].version, 3);
-    assert_false(view(&r, k).paused);
-    commit(&r, k);
-    kd_core_free(r.core);
+    assert_non_null(strstr(view(r, k).reason, "paused"));
+    ask(r, KD_EV_PAUSE, k); /* once more changes nothing */
+    join(r);
+    assert_int_equal(r->jobs[k].state, KD_RUN_QUEUED);
+    ask(r, KD_EV_RESUME, k);
+    assert_int_equal(r->jobs[k].state, KD_RUN_RUNNING);
+    assert_true(r->jobs[k].open);
+    assert_int_equal(r->jobs[k].version, 3);
+    assert_false(view(r, k).paused);
+    commit(r, k);
 }
 
 static void test_core_stops_only_where_no_step_is_lost(void **state)
 {
-    (void)state;
-    struct rig r;
-    start(&r);
-    r.info.eval_steps = 2;
-    int k = submit(&r, 1, 8, 0, false);
-    join(&r);
-    commit(&r, k);
-    commit(&r, k); /* version 3 is to be evaluated and saved */
-    ask(&r, KD_EV_PAUSE, k);
-    commit(&r, k);
-    assert_int_equal(r.jobs[k].state, KD_RUN_RUNNING);
-    feed(&r, &(kd_event){.kind = KD_EV_SAVED,
-                         .job = r.jobs[k].id,
-                         .generation = r.jobs[k].opening,
-                         .version = 3});
-    commit(&r, k); /* 5 has its turn, too, but it may stop there */
-    assert_int_equal(r.jobs[k].state, KD_RUN_RUNNING);
-    feed(&r, &(kd_event){.kind = KD_EV_EVALUATED, .job = r.jobs[k].id, .version = 3});
-    commit(&r, k);
-    assert_int_equal(r.jobs[k].state, KD_RUN_RUNNING);
-    feed(&r, &(kd_event){.kind = KD_EV_EVALUATED, .job = r.jobs[k].id, .version = 5});
-    feed(&r, &(kd_event){.kind = KD_EV_SAVED,
-                         .job = r.jobs[k].id,
-                         .generation = r.jobs[k].opening,
-                         .version = 5});
-    commit(&r, k);
-    assert_int_equal(r.jobs[k].version, 7);
-    assert_int_equal(r.jobs[k].state, KD_RUN_QUEUED);
-    kd_core_free(r.core);
+    struct rig *r = *state;
+    r->info.eval_steps = 2;
+    int k = submit(r, 1, 8, 0, false);
+    join(r);
+    commit(r, k);
+    commit(r, k); /* version 3 is to be evaluated and saved */
+    ask(r, KD_EV_PAUSE, k);
+    commit(r, k);
+    assert_int_equal(r->jobs[k].state, KD_RUN_RUNNING);
+    save(r, k, 3);
+    commit(r, k); /* 5 has its turn, too, but it may stop there */
+    assert_int_equal(r->jobs[k].state, KD_RUN_RUNNING);
+    feed(r, &(kd_event){.kind = KD_EV_EVALUATED, .job = r->jobs[k].id, .version = 3});
+    commit(r, k);
+    assert_int_equal(r->jobs[k].state, KD_RUN_RUNNING);
+    feed(r, &(kd_event){.kind = KD_EV_EVALUATED, .job = r->jobs[k].id, .version = 5});
+    save(r, k, 5);
+    commit(r, k);
+    assert_int_equal(r->jobs[k].version, 7);
+    assert_int_equal(r->jobs[k].state, KD_RUN_QUEUED);
 }
 
 static void test_core_resumes_before_the_step_is_over(void **state)
 {
-    (void)state;
-    struct rig r;
-    start(&r);
-    int k = submit(&r, 1, 8, 0, false);
-    join(&r);
-    commit(&r, k);
-    ask(&r, KD_EV_PAUSE, k);
-    ask(&r, KD_EV_RESUME, k);
-    commit(&r, k);
-    assert_int_equal(r.jobs[k].state, KD_RUN_RUNNING);
-    assert_true(r.jobs[k].open);
-    kd_core_free(r.core);
+    struct rig *r = *state;
+    int k = submit(r, 1, 8, 0, false);
+    join(r);
+    commit(r, k);
+    ask(r, KD_EV_PAUSE, k);
+    ask(r, KD_EV_RESUME, k);
+    commit(r, k);
+    assert_int_equal(r->jobs[k].state, KD_RUN_RUNNING);
+    assert_true(r->jobs[k].open);
 }
 
 static void test_core_paused_job_waits_and_keeps_nobody(void **state)
 {
-    (void)state;
-    struct rig r;
-    start(&r);
-    int k = submit(&r, 1, 8, 5, true), other = submit(&r, 1, 8, 0, false);
-    kd_member_id a = join(&r);
-    assert_int_equal(r.jobs[k].state, KD_RUN_QUEUED);
-    IS(a, "working", r.jobs[other].id);
-    ask(&r, KD_EV_RESUME, k); /* it comes first and takes the worker once the step is over */
-    commit(&r, other);
-    IS(a, "working", r.jobs[k].id);
-    assert_int_equal(r.jobs[other].state, KD_RUN_QUEUED);
-    ask(&r, KD_EV_CANCEL, k);
-    IS(a, "working", r.jobs[other].id);
-    assert_int_equal(r.jobs[other].version, 2);
-    commit(&r, other);
-    kd_core_free(r.core);
+    struct rig *r = *state;
+    int k = submit(r, 1, 8, 5, true), other = submit(r, 1, 8, 0, false);
+    kd_member_id a = join(r);
+    assert_int_equal(r->jobs[k].state, KD_RUN_QUEUED);
+    IS(a, "working", r->jobs[other].id);
+    ask(r, KD_EV_RESUME, k); /* it comes first and takes the worker once the step is over */
+    commit(r, other);
+    IS(a, "working", r->jobs[k].id);
+    assert_int_equal(r->jobs[other].state, KD_RUN_QUEUED);
+    ask(r, KD_EV_CANCEL, k);
+    IS(a, "working", r->jobs[other].id);
+    assert_int_equal(r->jobs[other].version, 2);
+    commit(r, other);
 }
 
 static void test_core_scales_up_and_down(void **state)
 {
-    (void)state;
-    struct rig r;
-    start(&r);
-    int k = submit(&r, 1, 1, 0, false);
-    kd_member_id a = join(&r), b = join(&r), c = join(&r);
-    IS(a, "working", r.jobs[k].id);
+    struct rig *r = *state;
+    int k = submit(r, 1, 1, 0, false);
+    kd_member_id a = join(r), b = join(r), c = join(r);
+    IS(a, "working", r->jobs[k].id);
     IS(b, "idle", 0);
-    commit(&r, k);
-    scale(&r, k, 1, 3);
-    commit(&r, k);
-    IS(b, "working", r.jobs[k].id);
-    IS(c, "working", r.jobs[k].id);
-    assert_int_equal(r.begun, 3);
-    assert_int_equal(view(&r, k).max_workers, 3);
-    scale(&r, k, 1, 1);
-    IS(c, "working", r.jobs[k].id); /* its units of the step are its own */
-    assert_int_equal(view(&r, k).members, 1);
-    commit(&r, k);
-    IS(a, "working", r.jobs[k].id);
+    commit(r, k);
+    scale(r, k, 1, 3);
+    commit(r, k);
+    IS(b, "working", r->jobs[k].id);
+    IS(c, "working", r->jobs[k].id);
+    assert_int_equal(r->begun, 3);
+    assert_int_equal(view(r, k).max_workers, 3);
+    scale(r, k, 1, 1);
+    IS(c, "working", r->jobs[k].id); /* its units of the step are its own */
+    assert_int_equal(view(r, k).members, 1);
+    commit(r, k);
+    IS(a, "working", r->jobs[k].id);
     IS(b, "idle", 0);
     IS(c, "idle", 0);
-    assert_string_equal(r.released[c], "the job has enough workers");
-    commit(&r, k);
-    kd_core_free(r.core);
+    assert_string_equal(r->released[c], "the job has enough workers");
+    commit(r, k);
 }
 
 static void test_core_scaled_job_waits_for_its_least_workers(void **state)
 {
-    (void)state;
-    struct rig r;
-    start(&r);
-    int k = submit(&r, 3, 3, 0, false);
-    join(&r);
-    join(&r);
-    assert_int_equal(r.jobs[k].state, KD_RUN_QUEUED);
-    scale(&r, k, 2, 3);
-    assert_int_equal(r.jobs[k].state, KD_RUN_RUNNING);
-    commit(&r, k);
-    kd_core_free(r.core);
+    struct rig *r = *state;
+    int k = submit(r, 3, 3, 0, false);
+    join(r);
+    join(r);
+    assert_int_equal(r->jobs[k].state, KD_RUN_QUEUED);
+    scale(r, k, 2, 3);
+    assert_int_equal(r->jobs[k].state, KD_RUN_RUNNING);
+    commit(r, k);
 }
 
 static void test_core_drains_a_worker(void **state)
 {
-    (void)state;
-    struct rig r;
-    start(&r);
-    int k = submit(&r, 1, 8, 0, false);
-    kd_member_id a = join(&r);
-    commit(&r, k);
-    kd_member_id b = join(&r);
-    commit(&r, k);
-    IS(b, "working", r.jobs[k].id);
-    drain(&r, b, false);
-    IS(b, "draining", r.jobs[k].id);
-    commit(&r, k);
+    struct rig *r = *state;
+    int k = submit(r, 1, 8, 0, false);
+    kd_member_id a = join(r);
+    commit(r, k);
+    kd_member_id b = join(r);
+    commit(r, k);
+    IS(b, "working", r->jobs[k].id);
+    drain(r, b, false);
+    IS(b, "draining", r->jobs[k].id);
+    commit(r, k);
     IS(b, "drained", 0);
-    assert_string_equal(r.released[b], "drained");
-    IS(a, "working", r.jobs[k].id);
-    commit(&r, k);
+    assert_string_equal(r->released[b], "drained");
+    IS(a, "working", r->jobs[k].id);
+    commit(r, k);
     IS(b, "drained", 0);
-    drain(&r, b, true); /* it may work again, and does */
-    commit(&r, k);
-    IS(b, "working", r.jobs[k].id);
+    drain(r, b, true); /* it may work again, and does */
+    commit(r, k);
+    IS(b, "working", r->jobs[k].id);
 
     /* The only one that is left: the job waits. */
-    drain(&r, a, false);
-    commit(&r, k);
-    drain(&r, b, false);
+    drain(r, a, false);
+    commit(r, k);
+    drain(r, b, false);
     IS(b, "drained", 0);
-    assert_non_null(strstr(view(&r, k).reason, "waiting for workers"));
-    join(&r);
-    commit(&r, k);
-    kd_core_free(r.core);
+    assert_non_null(strstr(view(r, k).reason, "waiting for workers"));
+    join(r);
+    commit(r, k);
 }
 
 static void test_core_stays_drained_or_quarantined_over_a_reconnect(void **state)
 {
-    (void)state;
-    struct rig r;
-    start(&r);
-    int k = submit(&r, 1, 8, 0, false);
-    feed(&r, &(kd_event){.kind = KD_EV_JOIN, .member = ++r.n_members, .drained = true});
-    feed(&r, &(kd_event){.kind = KD_EV_JOIN, .member = ++r.n_members, .quarantined = true});
+    struct rig *r = *state;
+    int k = submit(r, 1, 8, 0, false);
+    feed(r, &(kd_event){.kind = KD_EV_JOIN, .member = ++r->n_members, .drained = true});
+    feed(r, &(kd_event){.kind = KD_EV_JOIN, .member = ++r->n_members, .quarantined = true});
     IS(1, "drained", 0);
     IS(2, "quarantined", 0);
-    assert_int_equal(r.jobs[k].state, KD_RUN_QUEUED);
-    drain(&r, 2, true); /* no way out of the quarantine */
+    assert_int_equal(r->jobs[k].state, KD_RUN_QUEUED);
+    drain(r, 2, true); /* no way out of the quarantine */
     IS(2, "quarantined", 0);
-    drain(&r, 1, true);
-    IS(1, "working", r.jobs[k].id);
-    kd_core_free(r.core);
+    drain(r, 1, true);
+    IS(1, "working", r->jobs[k].id);
 }
 
 static void test_core_takes_what_is_beyond_the_least_first(void **state)
 {
-    (void)state;
-    struct rig r;
-    start(&r);
-    int low = submit(&r, 1, 3, 0, false);
-    kd_member_id a = join(&r), b = join(&r), c = join(&r);
-    commit(&r, low);
-    commit(&r, low);
-    IS(c, "working", r.jobs[low].id);
-    int high = submit(&r, 2, 2, 1, false);
-    commit(&r, low);
-    IS(a, "working", r.jobs[low].id); /* goes on with its least */
-    IS(b, "working", r.jobs[high].id);
-    IS(c, "working", r.jobs[high].id);
-    commit(&r, low);
-    commit(&r, high);
-    kd_core_free(r.core);
+    struct rig *r = *state;
+    int low = submit(r, 1, 3, 0, false);
+    kd_member_id a = join(r), b = join(r), c = join(r);
+    commit(r, low);
+    commit(r, low);
+    IS(c, "working", r->jobs[low].id);
+    int high = submit(r, 2, 2, 1, false);
+    commit(r, low);
+    IS(a, "working", r->jobs[low].id); /* goes on with its least */
+    IS(b, "working", r->jobs[high].id);
+    IS(c, "working", r->jobs[high].id);
+    commit(r, low);
+    commit(r, high);
 }
 
 static void test_core_takes_all_workers_and_gives_them_back(void **state)
 {
-    (void)state;
-    struct rig r;
-    start(&r);
-    int low = submit(&r, 2, 2, 0, false);
-    kd_member_id a = join(&r), b = join(&r);
-    commit(&r, low);
-    int equal = submit(&r, 2, 2, 0, false), high = submit(&r, 2, 2, 1, false);
-    assert_int_equal(r.jobs[low].state, KD_RUN_RUNNING); /* to the end of its step */
-    assert_int_equal(r.jobs[high].state, KD_RUN_QUEUED);
-    commit(&r, low);
-    assert_int_equal(r.jobs[low].state, KD_RUN_QUEUED);
-    assert_int_equal(r.jobs[high].state, KD_RUN_RUNNING);
-    IS(a, "working", r.jobs[high].id);
-    IS(b, "working", r.jobs[high].id);
-    ask(&r, KD_EV_CANCEL, high);
-    assert_int_equal(r.jobs[low].state, KD_RUN_RUNNING); /* it was there before its equal */
-    assert_int_equal(r.jobs[equal].state, KD_RUN_QUEUED);
-    assert_int_equal(r.jobs[low].version, 3);
-    commit(&r, low);
-    kd_core_free(r.core);
+    struct rig *r = *state;
+    int low = submit(r, 2, 2, 0, false);
+    kd_member_id a = join(r), b = join(r);
+    commit(r, low);
+    int equal = submit(r, 2, 2, 0, false), high = submit(r, 2, 2, 1, false);
+    assert_int_equal(r->jobs[low].state, KD_RUN_RUNNING); /* to the end of its step */
+    assert_int_equal(r->jobs[high].state, KD_RUN_QUEUED);
+    commit(r, low);
+    assert_int_equal(r->jobs[low].state, KD_RUN_QUEUED);
+    assert_int_equal(r->jobs[high].state, KD_RUN_RUNNING);
+    IS(a, "working", r->jobs[high].id);
+    IS(b, "working", r->jobs[high].id);
+    ask(r, KD_EV_CANCEL, high);
+    assert_int_equal(r->jobs[low].state, KD_RUN_RUNNING); /* it was there before its equal */
+    assert_int_equal(r->jobs[equal].state, KD_RUN_QUEUED);
+    assert_int_equal(r->jobs[low].version, 3);
+    commit(r, low);
 }
 
 int main(void)
 {
+#define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_core_pauses_at_the_step_border),
-        cmocka_unit_test(test_core_stops_only_where_no_step_is_lost),
-        cmocka_unit_test(test_core_resumes_before_the_step_is_over),
-        cmocka_unit_test(test_core_paused_job_waits_and_keeps_nobody),
-        cmocka_unit_test(test_core_scales_up_and_down),
-        cmocka_unit_test(test_core_scaled_job_waits_for_its_least_workers),
-        cmocka_unit_test(test_core_drains_a_worker),
-        cmocka_unit_test(test_core_stays_drained_or_quarantined_over_a_reconnect),
-        cmocka_unit_test(test_core_takes_what_is_beyond_the_least_first),
-        cmocka_unit_test(test_core_takes_all_workers_and_gives_them_back),
+        CASE(test_core_pauses_at_the_step_border),
+        CASE(test_core_stops_only_where_no_step_is_lost),
+        CASE(test_core_resumes_before_the_step_is_over),
+        CASE(test_core_paused_job_waits_and_keeps_nobody),
+        CASE(test_core_scales_up_and_down),
+        CASE(test_core_scaled_job_waits_for_its_least_workers),
+        CASE(test_core_drains_a_worker),
+        CASE(test_core_stays_drained_or_quarantined_over_a_reconnect),
+        CASE(test_core_takes_what_is_beyond_the_least_first),
+        CASE(test_core_takes_all_workers_and_gives_them_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -23,6 +23,8 @@
 struct fixture {
     char *dir, prefix[4096];
     kd_digest identity;
+    uint64_t torn; /* what the last opening found */
+    kd_rng rng;
     kd_diag diag;
 };
 
@@ -32,6 +34,7 @@ static int setup(void **state)
     f->dir = kd_test_mkdir();
     snprintf(f->prefix, sizeof f->prefix, "%s/stage1", f->dir);
     f->identity = kd_digest_of("a stage", 7);
+    kd_rng_init(&f->rng, 5, KD_RNG_TEST, 5, 0);
     *state = f;
     return 0;
 }
@@ -61,11 +64,11 @@ static void make_sum(uint64_t step, uint32_t chunk, float *sum, float *scale, kd
     t->terms[KD_TERM_SUMS - 1] = (double)step + 0.5;
 }
 
-static kd_journal *open_at(struct fixture *f, uint64_t base, uint64_t *torn)
+static kd_journal *open_at(struct fixture *f, uint64_t base)
 {
     kd_journal *j = NULL;
     kd_assert_ok(kd_journal_open(f->prefix, &f->identity, CHUNKS, CHUNK_FLOATS, FLOATS, base, &j,
-                                 torn, &f->diag),
+                                 &f->torn, &f->diag),
                  &f->diag);
     return j;
 }
@@ -104,12 +107,12 @@ static void check(struct fixture *f, kd_journal *j, uint64_t from, uint64_t to)
 /* Steps [from, to) as a stage appends them, chunks in any order; a new file at each step in
  * `rolls`. */
 static void write_steps(struct fixture *f, kd_journal *j, uint64_t from, uint64_t to,
-                        uint64_t roll_every, kd_rng *rng)
+                        uint64_t roll_every)
 {
     for (uint64_t step = from; step < to; step++) {
         uint32_t order[CHUNKS] = {0, 1, 2};
         for (uint32_t i = CHUNKS - 1; i > 0; i--) {
-            uint32_t at = (uint32_t)kd_rng_below(rng, i + 1), o = order[i];
+            uint32_t at = (uint32_t)kd_rng_below(&f->rng, i + 1), o = order[i];
             order[i] = order[at];
             order[at] = o;
         }
@@ -147,28 +150,27 @@ static void list(struct fixture *f, struct image *im)
     qsort(im->name, im->n, sizeof im->name[0], by_name);
 }
 
-static void path_of(struct fixture *f, const struct image *im, size_t i, char *out, size_t size)
+/* Good until the next call. */
+static const char *path_of(const struct fixture *f, const struct image *im, size_t i)
 {
-    snprintf(out, size, "%s/%s", f->dir, im->name[i]);
+    static char path[4200];
+    snprintf(path, sizeof path, "%s/%s", f->dir, im->name[i]);
+    return path;
 }
 
 static void take_image(struct fixture *f, struct image *im)
 {
     list(f, im);
-    for (size_t i = 0; i < im->n; i++) {
-        char path[4200];
-        path_of(f, im, i, path, sizeof path);
-        kd_assert_ok(kd_file_read(path, 1 << 20, &im->data[i], &im->len[i], &f->diag), &f->diag);
-    }
+    for (size_t i = 0; i < im->n; i++)
+        kd_assert_ok(kd_file_read(path_of(f, im, i), 1 << 20, &im->data[i], &im->len[i], &f->diag),
+                     &f->diag);
 }
 
 static void put_image(struct fixture *f, const struct image *im)
 {
     kd_journal_remove(f->prefix);
     for (size_t i = 0; i < im->n; i++) {
-        char path[4200];
-        path_of(f, im, i, path, sizeof path);
-        int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+        int fd = open(path_of(f, im, i), O_WRONLY | O_CREAT | O_TRUNC, 0600);
         assert_true(fd >= 0);
         assert_int_equal(write(fd, im->data[i], im->len[i]), im->len[i]);
         close(fd);
@@ -181,15 +183,25 @@ static void free_image(struct image *im)
         free(im->data[i]);
 }
 
+/* Writes steps [from, to) and keeps what the files then hold; the caller frees it. */
+static struct image written(struct fixture *f, uint64_t from, uint64_t to, uint64_t roll_every)
+{
+    struct image im = {0};
+    kd_journal *j = open_at(f, from);
+    write_steps(f, j, from, to, roll_every);
+    kd_journal_close(j);
+    take_image(f, &im);
+    return im;
+}
+
 /* ---- the tests */
 
 /* What is left is right, and the journal can be gone on with: after the missing steps are made
  * again all of it is there, in this process and in the next. */
 static void goes_on(struct fixture *f, uint64_t base, uint64_t to, bool damaged)
 {
-    uint64_t torn = 0;
-    kd_journal *j = open_at(f, base, &torn);
-    assert_int_equal(torn > 0, damaged);
+    kd_journal *j = open_at(f, base);
+    assert_int_equal(f->torn > 0, damaged);
     uint64_t end = kd_journal_end(j);
     assert_true(end >= base && end <= to);
     check(f, j, base, to);
@@ -198,8 +210,8 @@ static void goes_on(struct fixture *f, uint64_t base, uint64_t to, bool damaged)
             kd_assert_ok(append(f, j, step, k), &f->diag);
     assert_int_equal(kd_journal_end(j), to);
     kd_journal_close(j);
-    j = open_at(f, base, &torn);
-    assert_int_equal(torn, 0);
+    j = open_at(f, base);
+    assert_int_equal(f->torn, 0);
     assert_int_equal(kd_journal_end(j), to);
     check(f, j, base, to);
     kd_journal_close(j);
@@ -209,20 +221,19 @@ static void comes_back(void **state)
 {
     struct fixture *f = *state;
     for (uint64_t seed = 0; seed < 20; seed++) {
-        kd_rng rng;
-        kd_rng_init(&rng, 77, KD_RNG_TEST, seed, 0);
-        uint64_t torn, base = 1 + kd_rng_below(&rng, 5), step = base;
+        kd_rng_init(&f->rng, 77, KD_RNG_TEST, seed, 0);
+        uint64_t base = 1 + kd_rng_below(&f->rng, 5), step = base;
         kd_journal_remove(f->prefix);
         for (int life = 0; life < 4; life++) {
-            kd_journal *j = open_at(f, base, &torn);
-            assert_int_equal(torn, 0);
+            kd_journal *j = open_at(f, base);
+            assert_int_equal(f->torn, 0);
             assert_int_equal(kd_journal_end(j), step);
             check(f, j, base, step);
-            uint64_t more = 1 + kd_rng_below(&rng, 8);
-            write_steps(f, j, step, step + more, 1 + kd_rng_below(&rng, 4), &rng);
+            uint64_t more = 1 + kd_rng_below(&f->rng, 8);
+            write_steps(f, j, step, step + more, 1 + kd_rng_below(&f->rng, 4));
             step += more;
-            if (kd_rng_below(&rng, 2)) { /* a checkpoint somewhere behind */
-                base += kd_rng_below(&rng, (uint32_t)(step - base) + 1);
+            if (kd_rng_below(&f->rng, 2)) { /* a checkpoint somewhere behind */
+                base += kd_rng_below(&f->rng, (uint32_t)(step - base) + 1);
                 kd_journal_cut(j, base);
                 assert_false(kd_journal_has(j, base - 1, 0));
             }
@@ -235,24 +246,15 @@ static void comes_back(void **state)
 static void crashes_at_any_byte(void **state)
 {
     struct fixture *f = *state;
-    kd_rng rng;
-    kd_rng_init(&rng, 5, KD_RNG_TEST, 5, 0);
-    uint64_t torn;
-    kd_journal *j = open_at(f, 3, &torn);
-    write_steps(f, j, 3, 9, 4, &rng);
-    kd_journal_close(j);
-    struct image im = {0};
-    take_image(f, &im);
+    struct image im = written(f, 3, 9, 4);
     assert_int_equal(im.n, 3); /* from steps 3, 4 and 8 on */
     size_t last = im.n - 1, whole = im.len[last], cut_clean = 0;
     for (size_t len = 0; len < whole; len++) {
         put_image(f, &im);
-        char path[4200];
-        path_of(f, &im, last, path, sizeof path);
-        assert_int_equal(truncate(path, (off_t)len), 0);
-        j = open_at(f, 3, &torn);
-        assert_true(torn < whole);
-        cut_clean += torn == 0 && len > 0;
+        assert_int_equal(truncate(path_of(f, &im, last), (off_t)len), 0);
+        kd_journal *j = open_at(f, 3);
+        assert_true(f->torn < whole);
+        cut_clean += f->torn == 0 && len > 0;
         assert_true(kd_journal_end(j) == 8);
         kd_journal_close(j);
         goes_on(f, 3, 9, false);
@@ -264,14 +266,7 @@ static void crashes_at_any_byte(void **state)
 static void any_byte_flips(void **state)
 {
     struct fixture *f = *state;
-    kd_rng rng;
-    kd_rng_init(&rng, 5, KD_RNG_TEST, 6, 0);
-    uint64_t torn;
-    kd_journal *j = open_at(f, 3, &torn);
-    write_steps(f, j, 3, 9, 4, &rng);
-    kd_journal_close(j);
-    struct image im = {0};
-    take_image(f, &im);
+    struct image im = written(f, 3, 9, 4);
     for (size_t i = 0; i < im.n; i++)
         for (size_t at = 0; at < im.len[i]; at++) {
             im.data[i][at] ^= (char)(1 << at % 8);
@@ -285,20 +280,11 @@ static void any_byte_flips(void **state)
 static void files_vanish(void **state)
 {
     struct fixture *f = *state;
-    kd_rng rng;
-    kd_rng_init(&rng, 5, KD_RNG_TEST, 7, 0);
-    uint64_t torn;
-    kd_journal *j = open_at(f, 3, &torn);
-    write_steps(f, j, 3, 12, 3, &rng);
-    kd_journal_close(j);
-    struct image im = {0};
-    take_image(f, &im);
+    struct image im = written(f, 3, 12, 3);
     assert_int_equal(im.n, 3); /* in order of their names: from steps 3, 6 and 9 on */
     for (size_t i = 0; i < im.n; i++) {
         put_image(f, &im);
-        char path[4200];
-        path_of(f, &im, i, path, sizeof path);
-        assert_int_equal(unlink(path), 0);
+        assert_int_equal(unlink(path_of(f, &im, i)), 0);
         /* The last one leaves no trace: that much is computed again. */
         goes_on(f, 3, 12, i + 1 < im.n);
     }
@@ -308,14 +294,11 @@ static void files_vanish(void **state)
 static void other_stages(void **state)
 {
     struct fixture *f = *state;
-    kd_rng rng;
-    kd_rng_init(&rng, 5, KD_RNG_TEST, 8, 0);
-    uint64_t torn;
-    kd_journal *j = open_at(f, 1, &torn);
-    write_steps(f, j, 1, 5, 0, &rng);
+    kd_journal *j = open_at(f, 1);
+    write_steps(f, j, 1, 5, 0);
     kd_journal_close(j);
     f->identity = kd_digest_of("another", 7);
-    j = open_at(f, 1, &torn);
+    j = open_at(f, 1);
     assert_int_equal(kd_journal_end(j), 1);
     kd_journal_close(j);
 }
@@ -323,11 +306,8 @@ static void other_stages(void **state)
 static void old_files_go(void **state)
 {
     struct fixture *f = *state;
-    kd_rng rng;
-    kd_rng_init(&rng, 5, KD_RNG_TEST, 9, 0);
-    uint64_t torn;
-    kd_journal *j = open_at(f, 1, &torn);
-    write_steps(f, j, 1, 13, 3, &rng); /* files from 1, 3, 6, 9 and 12 on */
+    kd_journal *j = open_at(f, 1);
+    write_steps(f, j, 1, 13, 3); /* files from 1, 3, 6, 9 and 12 on */
     uint64_t before = kd_journal_bytes(j);
     kd_journal_cut(j, 8);
     struct image im = {0};
@@ -351,10 +331,9 @@ static void no_room(void **state)
     struct fixture *f = *state;
     signal(SIGXFSZ, SIG_IGN);
     for (rlim_t limit = 0; limit < 700; limit += 13) {
-        uint64_t torn;
         struct rlimit old, small;
         kd_journal_remove(f->prefix);
-        kd_journal *j = open_at(f, 1, &torn);
+        kd_journal *j = open_at(f, 1);
         getrlimit(RLIMIT_FSIZE, &old);
         small = old;
         small.rlim_cur = limit;
@@ -382,8 +361,7 @@ static void no_room(void **state)
 static void what_is_kept_free(void **state)
 {
     struct fixture *f = *state;
-    uint64_t torn;
-    kd_journal *j = open_at(f, 1, &torn);
+    kd_journal *j = open_at(f, 1);
     kd_journal_keep_free(j, UINT64_MAX);
     assert_int_equal(append(f, j, 1, 0), -KD_ELIMIT);
     assert_non_null(strstr(f->diag.msg, "--min-free"));

@@ -1,24 +1,12 @@
 /* pause, resume, scale, drain, verify and events against a coordinator of our own making. */
-#include "kd_test.h"
-
-#include "client_run.h"
-#include "distill.pb-c.h"
-#include "rpc/rpc.h"
-#include "wire/wire.h"
-
-#include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "client_fake.h"
 
 #define JOB "0123456789ab"
 #define RUN "00000000feed"
 #define DIGEST(c) c c c c c c c c c c c c c c c c c c c c c c c c c c c c c c c c
 
-/* Handlers run on the runtime's threads. */
+/* Guarded by g_mu. */
 static struct {
-    pthread_mutex_t mu;
-    /* guarded by mu: */
     char calls[256]; /* methods in order, with what was asked */
     Distill__V1__JobState state;
     bool paused;
@@ -27,28 +15,6 @@ static struct {
     int busy; /* answers of Workers in which the worker still has a job */
     bool differs;
 } g;
-
-static kd_rpc *g_rpc;
-static kd_rpc_server *g_server;
-static char *g_dir;
-
-static void answer(kd_rpc_call *call, const void *message)
-{
-    kd_buf b;
-    kd_buf_init(&b, KD_MAX_CONTROL_BYTES);
-    KD_BUG_ON(kd_wire_pack(message, &b) != 0);
-    kd_rpc_reply(call, &(struct iovec){b.data, b.len}, 1);
-    kd_buf_clear(&b);
-}
-
-static ProtobufCMessage *unpack(const ProtobufCMessageDescriptor *desc, const uint8_t *bytes,
-                                size_t len)
-{
-    ProtobufCMessage *m = NULL;
-    kd_diag diag = {0};
-    KD_BUG_ON(kd_wire_unpack(desc, bytes, len, &m, &diag) != 0);
-    return m;
-}
 
 KD_PRINTF(1, 2)
 static void note(const char *fmt, ...)
@@ -83,42 +49,31 @@ static bool refused(kd_rpc_call *call)
     return g.code != 0;
 }
 
-static void job_call(kd_rpc_call *call, const char *name, const uint8_t *bytes, size_t len)
+static void job_call(kd_rpc_call *call, const char *name, const Distill__V1__JobRequest *r)
 {
-    ProtobufCMessage *m = unpack(&distill__v1__job_request__descriptor, bytes, len);
-    pthread_mutex_lock(&g.mu);
-    note("%s %s;", name, ((Distill__V1__JobRequest *)m)->job);
-    Distill__V1__JobSummary s = summary_of(((Distill__V1__JobRequest *)m)->job);
+    note("%s %s;", name, r->job);
+    Distill__V1__JobSummary s = summary_of(r->job);
     if (!refused(call))
-        answer(call, &s);
-    pthread_mutex_unlock(&g.mu);
-    kd_wire_free(m);
+        kd_fake_answer(call, &s);
 }
 
-static void on_pause(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)
+static void on_pause(kd_rpc_call *call, const void *request)
 {
-    (void)arg;
-    job_call(call, "Pause", bytes, len);
+    job_call(call, "Pause", request);
 }
 
-static void on_resume(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)
+static void on_resume(kd_rpc_call *call, const void *request)
 {
-    (void)arg;
-    job_call(call, "Resume", bytes, len);
+    job_call(call, "Resume", request);
 }
 
-static void on_scale(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)
+static void on_scale(kd_rpc_call *call, const void *request)
 {
-    (void)arg;
-    ProtobufCMessage *m = unpack(&distill__v1__scale_request__descriptor, bytes, len);
-    const Distill__V1__ScaleRequest *r = (Distill__V1__ScaleRequest *)m;
-    pthread_mutex_lock(&g.mu);
+    const Distill__V1__ScaleRequest *r = request;
     note("Scale %s %u %u;", r->job, r->min_workers, r->max_workers);
     Distill__V1__JobSummary s = summary_of(r->job);
     if (!refused(call))
-        answer(call, &s);
-    pthread_mutex_unlock(&g.mu);
-    kd_wire_free(m);
+        kd_fake_answer(call, &s);
 }
 
 static Distill__V1__WorkerInfo worker(void)
@@ -131,55 +86,39 @@ static Distill__V1__WorkerInfo worker(void)
     return w;
 }
 
-static void on_drain(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)
+static void on_drain(kd_rpc_call *call, const void *request)
 {
-    (void)arg;
-    ProtobufCMessage *m = unpack(&distill__v1__drain_request__descriptor, bytes, len);
-    const Distill__V1__DrainRequest *r = (Distill__V1__DrainRequest *)m;
-    pthread_mutex_lock(&g.mu);
+    const Distill__V1__DrainRequest *r = request;
     note("Drain %s %d;", r->worker, (int)r->undo);
     Distill__V1__WorkerInfo w = worker();
     if (!refused(call))
-        answer(call, &w);
-    pthread_mutex_unlock(&g.mu);
-    kd_wire_free(m);
+        kd_fake_answer(call, &w);
 }
 
-static void on_workers(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)
+static void on_workers(kd_rpc_call *call, const void *request)
 {
-    (void)bytes;
-    (void)len;
-    (void)arg;
-    pthread_mutex_lock(&g.mu);
+    (void)request;
     g.busy -= g.busy > 0;
     Distill__V1__WorkerInfo w = worker(), *list[] = {&w};
     Distill__V1__WorkersReply r = DISTILL__V1__WORKERS_REPLY__INIT;
     r.workers = list;
     r.n_workers = 1;
-    answer(call, &r);
-    pthread_mutex_unlock(&g.mu);
+    kd_fake_answer(call, &r);
 }
 
-static void on_list(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)
+static void on_list(kd_rpc_call *call, const void *request)
 {
-    (void)bytes;
-    (void)len;
-    (void)arg;
-    pthread_mutex_lock(&g.mu);
+    (void)request;
     Distill__V1__JobSummary s = summary_of(JOB), *list[] = {&s};
     Distill__V1__ListReply r = DISTILL__V1__LIST_REPLY__INIT;
     r.jobs = list;
     r.n_jobs = 1;
-    answer(call, &r);
-    pthread_mutex_unlock(&g.mu);
+    kd_fake_answer(call, &r);
 }
 
-static void on_get(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)
+static void on_get(kd_rpc_call *call, const void *request)
 {
-    (void)arg;
-    ProtobufCMessage *m = unpack(&distill__v1__job_request__descriptor, bytes, len);
-    pthread_mutex_lock(&g.mu);
-    Distill__V1__JobSummary s = summary_of(((Distill__V1__JobRequest *)m)->job);
+    Distill__V1__JobSummary s = summary_of(((const Distill__V1__JobRequest *)request)->job);
     Distill__V1__StageRecord stage = DISTILL__V1__STAGE_RECORD__INIT, *stages[] = {&stage};
     Distill__V1__JobDetail d = DISTILL__V1__JOB_DETAIL__INIT;
     char *slow[] = {(char *)"w1", (char *)"w7"}, *odd[] = {(char *)"w9"};
@@ -196,17 +135,12 @@ static void on_get(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *ar
     d.n_slow = 2;
     d.quarantined = odd;
     d.n_quarantined = 1;
-    answer(call, &d);
-    pthread_mutex_unlock(&g.mu);
-    kd_wire_free(m);
+    kd_fake_answer(call, &d);
 }
 
-static void on_digests(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)
+static void on_digests(kd_rpc_call *call, const void *request)
 {
-    (void)arg;
-    ProtobufCMessage *m = unpack(&distill__v1__job_request__descriptor, bytes, len);
-    pthread_mutex_lock(&g.mu);
-    bool second = strcmp(((Distill__V1__JobRequest *)m)->job, RUN) == 0;
+    bool second = strcmp(((const Distill__V1__JobRequest *)request)->job, RUN) == 0;
     Distill__V1__VersionDigest v[3], *list[3];
     static const uint64_t steps[2][3] = {{3, 6, 9}, {3, 6, 7}};
     for (int i = 0; i < 3; i++) {
@@ -219,41 +153,30 @@ static void on_digests(kd_rpc_call *call, const uint8_t *bytes, size_t len, void
     Distill__V1__DigestsReply r = DISTILL__V1__DIGESTS_REPLY__INIT;
     r.digests = list;
     r.n_digests = 3;
-    answer(call, &r);
-    pthread_mutex_unlock(&g.mu);
-    kd_wire_free(m);
+    kd_fake_answer(call, &r);
 }
 
-static void on_submit(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)
+static void on_submit(kd_rpc_call *call, const void *request)
 {
-    (void)arg;
-    ProtobufCMessage *m = unpack(&distill__v1__submit_request__descriptor, bytes, len);
-    const Distill__V1__SubmitRequest *s = (Distill__V1__SubmitRequest *)m;
-    pthread_mutex_lock(&g.mu);
+    const Distill__V1__SubmitRequest *s = request;
     note("Submit %s %s %llu %llu;", s->replay_job, s->verify_stage,
          (unsigned long long)s->verify_from, (unsigned long long)s->verify_to);
     Distill__V1__SubmitReply r = DISTILL__V1__SUBMIT_REPLY__INIT;
     r.job = (char *)RUN;
     r.resolved = (char *)"{}";
-    answer(call, &r);
-    pthread_mutex_unlock(&g.mu);
-    kd_wire_free(m);
+    kd_fake_answer(call, &r);
 }
 
-static void on_remove(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)
+static void on_remove(kd_rpc_call *call, const void *request)
 {
-    (void)arg;
-    ProtobufCMessage *m = unpack(&distill__v1__job_request__descriptor, bytes, len);
-    pthread_mutex_lock(&g.mu);
-    note("Remove %s;", ((Distill__V1__JobRequest *)m)->job);
+    note("Remove %s;", ((const Distill__V1__JobRequest *)request)->job);
     Distill__V1__RemoveReply r = DISTILL__V1__REMOVE_REPLY__INIT;
-    answer(call, &r);
-    pthread_mutex_unlock(&g.mu);
-    kd_wire_free(m);
+    kd_fake_answer(call, &r);
 }
 
-static void on_watch(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)
+static void on_watch(kd_rpc_call *call, const void *request)
 {
+    (void)request;
     static const struct {
         int64_t at_ms;
         const char *kind, *worker, *text;
@@ -274,9 +197,6 @@ static void on_watch(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *
         {70000, "quarantine", "w9\033[2J", "quarantined: it computed other numbers"},
         {71000, "finished", "", "job succeeded"},
     };
-    (void)bytes;
-    (void)len;
-    (void)arg;
     for (size_t i = 0; i < KD_COUNT(rows); i++) {
         Distill__V1__Event e = DISTILL__V1__EVENT__INIT;
         e.seq = i + 1;
@@ -285,96 +205,50 @@ static void on_watch(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *
         e.worker = (char *)rows[i].worker;
         e.text = (char *)rows[i].text;
         e.state = DISTILL__V1__JOB_STATE__JOB_STATE_SUCCEEDED;
-        kd_buf b;
-        kd_buf_init(&b, KD_MAX_CONTROL_BYTES);
-        KD_BUG_ON(kd_wire_pack(&e, &b) != 0 ||
-                  kd_rpc_send(call, &(struct iovec){b.data, b.len}, 1) != 0);
-        kd_buf_clear(&b);
+        kd_fake_send(call, &e);
     }
     kd_rpc_finish(call, 0, "");
 }
 
-#define UNARY(name, handler)                                                                       \
-    {                                                                                              \
-        .path = "/distill.v1.Jobs/" name, .kind = KD_RPC_UNARY, .max_request = 4096,               \
-        .on_message = handler                                                                      \
-    }
 static const kd_rpc_method g_methods[] = {
-    UNARY("Pause", on_pause),
-    UNARY("Resume", on_resume),
-    UNARY("Scale", on_scale),
-    UNARY("Drain", on_drain),
-    UNARY("Workers", on_workers),
-    UNARY("List", on_list),
-    UNARY("Get", on_get),
-    UNARY("Submit", on_submit),
-    UNARY("Remove", on_remove),
-    UNARY("Digests", on_digests),
-    {.path = "/distill.v1.Jobs/Watch",
-     .kind = KD_RPC_SERVER_STREAM,
-     .max_request = 4096,
-     .on_message = on_watch},
+    UNARY("Pause", job_request, on_pause),
+    UNARY("Resume", job_request, on_resume),
+    UNARY("Scale", scale_request, on_scale),
+    UNARY("Drain", drain_request, on_drain),
+    UNARY("Workers", workers_request, on_workers),
+    UNARY("List", list_request, on_list),
+    UNARY("Get", job_request, on_get),
+    UNARY("Submit", submit_request, on_submit),
+    UNARY("Remove", job_request, on_remove),
+    UNARY("Digests", job_request, on_digests),
+    STREAM("Watch", watch_request, on_watch),
 };
 
 static int set_up(void **state)
 {
     (void)state;
-    kd_diag diag = {0};
-    char server[64];
-    g_dir = kd_test_mkdir();
-    pthread_mutex_init(&g.mu, NULL);
-    kd_rpc_server_config cfg = {.listen = "127.0.0.1:0",
-                                .methods = g_methods,
-                                .n_methods = KD_COUNT(g_methods),
-                                .max_message = KD_MAX_BULK_BYTES};
-    kd_assert_ok(kd_rpc_new(1, &g_rpc, &diag), &diag);
-    kd_assert_ok(kd_rpc_server_new(g_rpc, &cfg, &g_server, &diag), &diag);
-    snprintf(server, sizeof server, "127.0.0.1:%d", kd_rpc_server_port(g_server));
-    setenv("DISTILL_SERVER", server, 1);
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    kd_rpc_server_free(g_server);
-    kd_rpc_free(g_rpc);
-    kd_test_rmdir(g_dir);
+    kd_fake_start(g_methods, KD_COUNT(g_methods));
     return 0;
 }
 
 static int fresh(void **state)
 {
     (void)state;
-    pthread_mutex_lock(&g.mu);
+    pthread_mutex_lock(&g_mu);
     g.calls[0] = '\0';
     g.state = DISTILL__V1__JOB_STATE__JOB_STATE_SUCCEEDED;
     g.code = g.busy = 0;
     g.paused = g.differs = false;
-    pthread_mutex_unlock(&g.mu);
+    pthread_mutex_unlock(&g_mu);
     return 0;
-}
-
-static int distill(char **out, char **err, const char *const *words)
-{
-    /* Orders what the test wrote before, and reads after, with what the handlers do. */
-    pthread_mutex_lock(&g.mu);
-    pthread_mutex_unlock(&g.mu);
-    int rc = kd_run_distill(g_dir, out, err, words);
-    pthread_mutex_lock(&g.mu);
-    pthread_mutex_unlock(&g.mu);
-    return rc;
 }
 
 /* Runs it; the exit code and what its two outputs hold ("" = anything). */
 #define RUNS(rc, says, talks, ...)                                                                 \
     do {                                                                                           \
-        char *out_, *err_;                                                                         \
-        int rc_ = distill(&out_, &err_, (const char *[]){__VA_ARGS__, NULL});                      \
-        if (rc_ != (rc) || !strstr(out_, says) || !strstr(err_, talks))                            \
-            fail_msg("exit code %d\n%s\n%s", rc_, out_, err_);                                     \
-        free(out_);                                                                                \
-        free(err_);                                                                                \
+        int rc_ = DISTILL(__VA_ARGS__);                                                            \
+        if (rc_ != (rc) || !strstr(g_out, says) || !strstr(g_err, talks))                          \
+            fail_msg("exit code %d\n%s\n%s", rc_, g_out, g_err);                                   \
     } while (0)
 
 static void test_changes_pause_and_resume(void **state)
@@ -507,14 +381,8 @@ static void test_changes_verify(void **state)
     RUNS(KD_EXIT_CONFLICT, "", "of stage other", "verify", JOB, "--steps", "1..2", "--stage",
          "other");
     static const char *const bad[] = {"0..1", "2..1", "a", "1..", "1.2", "1..2x", "-1..2", ""};
-    for (size_t i = 0; i < KD_COUNT(bad); i++) {
-        char *out, *err;
-        const char *words[] = {"verify", JOB, "--steps", bad[i], NULL};
-        assert_int_equal(distill(&out, &err, words), KD_EXIT_USAGE);
-        assert_non_null(strstr(err, "--steps"));
-        free(out);
-        free(err);
-    }
+    for (size_t i = 0; i < KD_COUNT(bad); i++)
+        RUNS(KD_EXIT_USAGE, "", "--steps", "verify", JOB, "--steps", bad[i]);
     RUNS(KD_EXIT_USAGE, "", "--stage goes with --steps", "verify", JOB, "--stage", "distill");
 }
 
@@ -528,5 +396,5 @@ int main(void)
         cmocka_unit_test_setup(test_changes_events_tell_a_story, fresh),
         cmocka_unit_test_setup(test_changes_verify, fresh),
     };
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, set_up, kd_fake_stop);
 }

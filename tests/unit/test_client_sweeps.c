@@ -1,15 +1,9 @@
 /* Sweeps, continue and replay against a coordinator of our own making, over real gRPC. */
-#include "client_run.h"
+#include "client_fake.h"
 
-#include "distill.pb-c.h"
 #include "replay.h"
-#include "rpc/rpc.h"
 #include "sweep.h"
-#include "wire/wire.h"
 
-#include <pthread.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 
 #define SWEEP "aaaaaaaaaaaa"
@@ -17,38 +11,14 @@
 #define OLD "111111111111"
 #define NEW "222222222222"
 
-/* Handlers run on the runtime's threads. */
+/* Guarded by g_mu. */
 static struct {
-    pthread_mutex_t mu;
-    /* guarded by mu: */
     int over;    /* children that have ended; one more at each look at the sweep */
     bool differ; /* the replayed job comes out otherwise */
     int failed;  /* number of the child that fails, -1 = none */
     char continued[16], replayed[16], key[80];
     unsigned epochs;
 } g;
-
-static kd_rpc *g_rpc;
-static kd_rpc_server *g_server;
-static char *g_dir;
-
-static void answer(kd_rpc_call *call, const void *message)
-{
-    kd_buf b;
-    kd_buf_init(&b, KD_MAX_CONTROL_BYTES);
-    KD_BUG_ON(kd_wire_pack(message, &b) != 0);
-    kd_rpc_reply(call, &(struct iovec){b.data, b.len}, 1);
-    kd_buf_clear(&b);
-}
-
-static ProtobufCMessage *unpack(const ProtobufCMessageDescriptor *desc, const uint8_t *bytes,
-                                size_t len)
-{
-    ProtobufCMessage *m = NULL;
-    kd_diag diag = {0};
-    KD_BUG_ON(kd_wire_unpack(desc, bytes, len, &m, &diag) != 0);
-    return m;
-}
 
 /* ---- what there is */
 
@@ -123,7 +93,7 @@ static void send_sweep(kd_rpc_call *call)
     d.summary = &s;
     d.jobs = list;
     d.n_jobs = CHILDREN;
-    answer(call, &d);
+    kd_fake_answer(call, &d);
     g.over = KD_MIN(g.over + 1, CHILDREN);
 }
 
@@ -169,17 +139,14 @@ static void send_job(kd_rpc_call *call, const Distill__V1__JobSummary *s, unsign
     d.n_stages = 2;
     if (s->state == DISTILL__V1__JOB_STATE__JOB_STATE_SUCCEEDED)
         d.result = (char *)"{\"student\":{\"model\":\"shallow_cnn\",\"accuracy\":0.8}}";
-    answer(call, &d);
+    kd_fake_answer(call, &d);
 }
 
-static void on_get(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)
+static void on_get(kd_rpc_call *call, const void *request)
 {
-    (void)arg;
-    ProtobufCMessage *m = unpack(&distill__v1__job_request__descriptor, bytes, len);
-    const char *job = ((Distill__V1__JobRequest *)m)->job;
+    const char *job = ((const Distill__V1__JobRequest *)request)->job;
     Distill__V1__JobSummary s = DISTILL__V1__JOB_SUMMARY__INIT;
     Distill__V1__Progress p;
-    pthread_mutex_lock(&g.mu);
     bool found = strcmp(job, SWEEP) == 0;
     if (found)
         send_sweep(call);
@@ -199,19 +166,14 @@ static void on_get(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *ar
                  fresh && g.differ ? "44444444444444444444444444444444"
                                    : "33333333333333333333333333333333");
     }
-    pthread_mutex_unlock(&g.mu);
-    kd_wire_free(m);
 }
 
-static void on_list(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)
+static void on_list(kd_rpc_call *call, const void *request)
 {
-    (void)bytes;
-    (void)len;
-    (void)arg;
+    (void)request;
     Distill__V1__ListReply r = DISTILL__V1__LIST_REPLY__INIT;
     Distill__V1__JobSummary rows[CHILDREN + 2], *list[CHILDREN + 2];
     Distill__V1__Progress progress[CHILDREN];
-    pthread_mutex_lock(&g.mu);
     /* Newest first: the sweep with its jobs, one job alone. */
     sweep_summary(&rows[0]);
     for (int i = 0; i < CHILDREN; i++)
@@ -224,17 +186,13 @@ static void on_list(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *a
         list[i] = &rows[i];
     r.jobs = list;
     r.n_jobs = CHILDREN + 2;
-    answer(call, &r);
-    pthread_mutex_unlock(&g.mu);
+    kd_fake_answer(call, &r);
 }
 
-static void on_submit(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)
+static void on_submit(kd_rpc_call *call, const void *request)
 {
-    (void)arg;
-    ProtobufCMessage *m = unpack(&distill__v1__submit_request__descriptor, bytes, len);
-    const Distill__V1__SubmitRequest *s = (Distill__V1__SubmitRequest *)m;
+    const Distill__V1__SubmitRequest *s = request;
     Distill__V1__SubmitReply r = DISTILL__V1__SUBMIT_REPLY__INIT;
-    pthread_mutex_lock(&g.mu);
     snprintf(g.continued, sizeof g.continued, "%s", s->continue_job);
     snprintf(g.replayed, sizeof g.replayed, "%s", s->replay_job);
     snprintf(g.key, sizeof g.key, "%s", s->key);
@@ -246,102 +204,38 @@ static void on_submit(kd_rpc_call *call, const uint8_t *bytes, size_t len, void 
         r.children = (char **)g_ids;
         r.n_children = CHILDREN;
     }
-    answer(call, &r);
-    pthread_mutex_unlock(&g.mu);
-    kd_wire_free(m);
+    kd_fake_answer(call, &r);
 }
 
-static void on_watch(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)
+static void on_watch(kd_rpc_call *call, const void *request)
 {
-    (void)bytes;
-    (void)len;
-    (void)arg;
+    (void)request;
     kd_rpc_finish(call, 0, "");
 }
 
 static const kd_rpc_method g_methods[] = {
-    {.path = "/distill.v1.Jobs/Get",
-     .kind = KD_RPC_UNARY,
-     .max_request = 4096,
-     .on_message = on_get},
-    {.path = "/distill.v1.Jobs/List",
-     .kind = KD_RPC_UNARY,
-     .max_request = 4096,
-     .on_message = on_list},
-    {.path = "/distill.v1.Jobs/Watch",
-     .kind = KD_RPC_SERVER_STREAM,
-     .max_request = 4096,
-     .on_message = on_watch},
-    {.path = "/distill.v1.Jobs/Submit",
-     .kind = KD_RPC_UNARY,
-     .max_request = KD_MAX_CONTROL_BYTES,
-     .on_message = on_submit},
+    UNARY("Get", job_request, on_get),
+    UNARY("List", list_request, on_list),
+    STREAM("Watch", watch_request, on_watch),
+    UNARY("Submit", submit_request, on_submit),
 };
 
 static int set_up(void **state)
 {
     (void)state;
-    kd_diag diag = {0};
-    char server[64];
-    g_dir = kd_test_mkdir();
-    pthread_mutex_init(&g.mu, NULL);
-    kd_rpc_server_config cfg = {.listen = "127.0.0.1:0",
-                                .methods = g_methods,
-                                .n_methods = KD_COUNT(g_methods),
-                                .max_message = KD_MAX_BULK_BYTES};
-    kd_assert_ok(kd_rpc_new(1, &g_rpc, &diag), &diag);
-    kd_assert_ok(kd_rpc_server_new(g_rpc, &cfg, &g_server, &diag), &diag);
-    snprintf(server, sizeof server, "127.0.0.1:%d", kd_rpc_server_port(g_server));
-    setenv("DISTILL_SERVER", server, 1);
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    kd_rpc_server_free(g_server);
-    kd_rpc_free(g_rpc);
-    kd_test_rmdir(g_dir);
+    kd_fake_start(g_methods, KD_COUNT(g_methods));
     return 0;
 }
 
 static int fresh(void **state)
 {
     (void)state;
-    pthread_mutex_lock(&g.mu);
+    pthread_mutex_lock(&g_mu);
     g.over = CHILDREN;
     g.differ = false;
     g.failed = -1;
-    pthread_mutex_unlock(&g.mu);
+    pthread_mutex_unlock(&g_mu);
     return 0;
-}
-
-/* Runs a command and holds its exit code; both texts are freed by done(). */
-static char *g_out, *g_err;
-static int distill(const char *const *words)
-{
-    pthread_mutex_lock(&g.mu);
-    pthread_mutex_unlock(&g.mu);
-    int rc = kd_run_distill(g_dir, &g_out, &g_err, words);
-    pthread_mutex_lock(&g.mu);
-    pthread_mutex_unlock(&g.mu);
-    return rc;
-}
-#define DISTILL(...) distill((const char *[]){__VA_ARGS__, NULL})
-static void done(void)
-{
-    free(g_out);
-    free(g_err);
-}
-static void has(const char *text, const char *part)
-{
-    if (!strstr(text, part))
-        fail_msg("no \"%s\" in:\n%s", part, text);
-}
-static void lacks(const char *text, const char *part)
-{
-    if (strstr(text, part))
-        fail_msg("\"%s\" in:\n%s", part, text);
 }
 
 /* ---- the tests */
@@ -351,10 +245,9 @@ static void test_sweeps_jobs(void **state)
     (void)state;
     g.over = 1;
     assert_int_equal(DISTILL("jobs"), 0);
-    has(g_out, "1 of 4 over");
-    has(g_out, OLD);
-    lacks(g_out, "temperature");
-    done();
+    HAS(g_out, "1 of 4 over");
+    HAS(g_out, OLD);
+    LACKS(g_out, "temperature");
     assert_int_equal(DISTILL("jobs", "--all"), 0);
     const char *at = g_out;
     static const char *const order[] = {SWEEP,          "b00000000001", "b00000000002",
@@ -364,51 +257,46 @@ static void test_sweeps_jobs(void **state)
         assert_non_null(next);
         at = next;
     }
-    has(g_out, "  distill.loss.temperature=5 seed=1");
-    done();
+    HAS(g_out, "  distill.loss.temperature=5 seed=1");
     assert_int_equal(DISTILL("jobs", "--sweep", "aaaa", "-q"), 0);
-    has(g_out, "b00000000003");
-    lacks(g_out, OLD);
-    lacks(g_out, SWEEP);
-    done();
+    HAS(g_out, "b00000000003");
+    LACKS(g_out, OLD);
+    LACKS(g_out, SWEEP);
     assert_int_equal(DISTILL("jobs", "-n", "1", "-q"), 0);
     assert_string_equal(g_out, SWEEP "\n");
-    done();
 }
 
 static void test_sweeps_show(void **state)
 {
     (void)state;
     assert_int_equal(DISTILL("show", SWEEP), 0);
-    has(g_out, "4 of 4 over");
-    has(g_out, "72.0 %");
-    has(g_out, "best by validation");
+    HAS(g_out, "4 of 4 over");
+    HAS(g_out, "72.0 %");
+    HAS(g_out, "best by validation");
     /* The best is the job with most right answers. */
     const char *best = strstr(g_out, "b00000000004");
     const char *mark = strstr(g_out, "best by validation");
     assert_true(best && mark > best && !memchr(best, '\n', (size_t)(mark - best)));
-    has(g_out, "over seeds");
-    has(g_out, "82.0 %");
-    has(g_out, "1,600 views asked, 1,200 served, 400 computed; 4m00s saved");
-    done();
+    HAS(g_out, "over seeds");
+    HAS(g_out, "82.0 %");
+    HAS(g_out, "1,600 views asked, 1,200 served, 400 computed; 4m00s saved");
 }
 
 static void test_sweeps_show_job(void **state)
 {
     (void)state;
     assert_int_equal(DISTILL("show", OLD), 0);
-    has(g_out, "gradient shares of the loss terms in distill");
-    has(g_out, "60.0 %");
-    has(g_out, "AGREES");
-    has(g_out, "77.0 %");
-    has(g_out, "0.3210");
-    has(g_out, "0.0125");
-    has(g_out, "teacher: taken over from job b00000000009");
-    has(g_out, "distill: best by validation at epoch 2, 80.0 %");
-    has(g_out, "distill: stopped early at step 55");
-    has(g_out, "400 views asked: 300 served from the bank, 100 computed");
-    has(g_out, "teacher's time 20s, saved 1m00s");
-    done();
+    HAS(g_out, "gradient shares of the loss terms in distill");
+    HAS(g_out, "60.0 %");
+    HAS(g_out, "AGREES");
+    HAS(g_out, "77.0 %");
+    HAS(g_out, "0.3210");
+    HAS(g_out, "0.0125");
+    HAS(g_out, "teacher: taken over from job b00000000009");
+    HAS(g_out, "distill: best by validation at epoch 2, 80.0 %");
+    HAS(g_out, "distill: stopped early at step 55");
+    HAS(g_out, "400 views asked: 300 served from the bank, 100 computed");
+    HAS(g_out, "teacher's time 20s, saved 1m00s");
 }
 
 static void test_sweeps_wait_and_watch(void **state)
@@ -416,24 +304,20 @@ static void test_sweeps_wait_and_watch(void **state)
     (void)state;
     g.over = 2;
     assert_int_equal(DISTILL("wait", SWEEP), 0);
-    has(g_out, "best by validation");
-    done();
+    HAS(g_out, "best by validation");
     g.over = 2;
     assert_int_equal(DISTILL("watch", SWEEP), 0);
-    has(g_out, "b00000000004  distill.loss.temperature=5 seed=2  succeeded");
-    has(g_out, "distill 2/4  epoch 2/4  30/60");
-    has(g_out, "best by validation");
-    done();
+    HAS(g_out, "b00000000004  distill.loss.temperature=5 seed=2  succeeded");
+    HAS(g_out, "distill 2/4  epoch 2/4  30/60");
+    HAS(g_out, "best by validation");
     g.over = 3;
     g.failed = 1;
     assert_int_equal(DISTILL("watch", SWEEP, "-o", "json"), 7);
-    has(g_out, "\"kind\":\"end\"");
-    has(g_out, "\"children_over\":4");
-    done();
+    HAS(g_out, "\"kind\":\"end\"");
+    HAS(g_out, "\"children_over\":4");
     g.over = 0;
     assert_int_equal(DISTILL("wait", SWEEP, "--timeout", "500ms"), 124);
-    has(g_err, "has not ended after 0.5s");
-    done();
+    HAS(g_err, "has not ended after 0.5s");
 }
 
 static void test_sweeps_submit(void **state)
@@ -451,15 +335,12 @@ static void test_sweeps_submit(void **state)
     snprintf(path, sizeof path, "%s/sweep.yaml", g_dir);
     kd_assert_ok(kd_file_write(path, job, strlen(job), &diag), &diag);
     assert_int_equal(DISTILL("submit", path), 0);
-    has(g_out, "sweep of 4 jobs " SWEEP " accepted");
-    has(g_out, "b00000000003  distill.loss.temperature=5 seed=1");
-    done();
+    HAS(g_out, "sweep of 4 jobs " SWEEP " accepted");
+    HAS(g_out, "b00000000003  distill.loss.temperature=5 seed=1");
     assert_int_equal(DISTILL("submit", path, "-o", "json"), 0);
-    has(g_out, "\"children\"");
-    done();
+    HAS(g_out, "\"children\"");
     assert_int_equal(DISTILL("submit", path, "-q"), 0);
     assert_string_equal(g_out, SWEEP "\n");
-    done();
 }
 
 static void test_sweeps_fetch(void **state)
@@ -476,7 +357,6 @@ static void test_sweeps_fetch(void **state)
         snprintf(path, sizeof path, "%s/%s_%s/result.json", dir, g_ids[i], label);
         assert_int_equal(stat(path, &st), 0);
     }
-    done();
     /* The jobs that succeeded are fetched all the same. */
     g.failed = 0;
     snprintf(dir, sizeof dir, "%s/some", g_dir);
@@ -484,7 +364,6 @@ static void test_sweeps_fetch(void **state)
     snprintf(path, sizeof path, "%s/%s_distill.loss.temperature=5_seed=2/result.json", dir,
              g_ids[3]);
     assert_int_equal(stat(path, &st), 0);
-    done();
 }
 
 static void test_sweeps_continue(void **state)
@@ -495,17 +374,12 @@ static void test_sweeps_continue(void **state)
     assert_string_equal(g.continued, OLD);
     assert_string_equal(g.key, "k1");
     assert_int_equal(g.epochs, 7);
-    done();
     assert_int_equal(DISTILL("continue", OLD, "--epochs", "7", "--watch"), 0);
-    has(g_out, "job " NEW " accepted");
-    done();
+    HAS(g_out, "job " NEW " accepted");
     assert_int_equal(DISTILL("continue", OLD), 2);
-    has(g_err, "--epochs");
-    done();
+    HAS(g_err, "--epochs");
     assert_int_equal(DISTILL("continue", OLD, "--epochs", "0"), 2);
-    done();
     assert_int_equal(DISTILL("continue", "nojob", "--epochs", "1"), 3);
-    done();
 }
 
 static void test_sweeps_replay(void **state)
@@ -513,20 +387,16 @@ static void test_sweeps_replay(void **state)
     (void)state;
     assert_int_equal(DISTILL("replay", OLD), 0);
     assert_string_equal(g.replayed, OLD);
-    has(g_out, "equal");
-    lacks(g_out, "DIFFERENT");
-    done();
+    HAS(g_out, "equal");
+    LACKS(g_out, "DIFFERENT");
     g.differ = true;
     assert_int_equal(DISTILL("replay", OLD), KD_EXIT_DIFFERENT);
-    has(g_out, "44444444444444444444444444444444  DIFFERENT");
-    has(g_err, "1 digest differs from job " OLD);
-    done();
+    HAS(g_out, "44444444444444444444444444444444  DIFFERENT");
+    HAS(g_err, "1 digest differs from job " OLD);
     assert_int_equal(DISTILL("replay", OLD, "-o", "json"), KD_EXIT_DIFFERENT);
-    has(g_out, "\"equal\": false");
-    done();
+    HAS(g_out, "\"equal\": false");
     assert_int_equal(DISTILL("replay", OLD, "--no-wait"), 0);
-    has(g_out, "job " NEW " accepted");
-    done();
+    HAS(g_out, "job " NEW " accepted");
 }
 
 static void test_sweeps_replay_compare(void **state)
@@ -588,5 +458,5 @@ int main(void)
         cmocka_unit_test(test_sweeps_replay_compare),
         cmocka_unit_test_setup(test_sweeps_line, fresh),
     };
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, set_up, kd_fake_stop);
 }

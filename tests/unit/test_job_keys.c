@@ -7,7 +7,6 @@
 
 /* A key, another value than its default, and what its field then holds. */
 enum kind { REAL, WHOLE, SEED, FLAG, TEXT };
-#define FIELD(f, k) offsetof(kd_job, f), k
 static const struct row {
     const char *key, *with; /* a sibling that must be set too, or NULL */
     size_t at;
@@ -17,112 +16,49 @@ static const struct row {
     double after;
     const char *wrong;
 } g_rows[] = {
-#define TRAIN(p, f)                                                                                 \
-    {p ".eval_every", NULL, FIELD(f.eval_every, WHOLE), 0, "25", 25, "-1"},                         \
-        {p ".early_stop.patience", NULL, FIELD(f.patience, WHOLE), 0, "3", 3, "1.5"},               \
-        {p ".early_stop.min_delta", NULL, FIELD(f.min_delta, REAL), 0, "0.01", 0.01, "1"},          \
-        {p ".loss.label_smoothing", NULL, FIELD(f.loss.label_smoothing, REAL), 0, "0.1", 0.1, "1"}, \
-        {p ".optimizer.name",                                                                       \
-         NULL,                                                                                      \
-         FIELD(f.optimizer.name, WHOLE),                                                            \
-         KD_ADAM,                                                                                   \
-         "adamw",                                                                                   \
-         KD_ADAMW,                                                                                  \
-         "lion"},                                                                                   \
-        {p ".optimizer.nesterov",                                                                   \
-         p ".optimizer={name: sgd, momentum: 0.9}",                                                 \
-         FIELD(f.optimizer.nesterov, FLAG),                                                         \
-         0,                                                                                         \
-         "true",                                                                                    \
-         1,                                                                                         \
-         "yes"},                                                                                    \
-        {p ".optimizer.beta1",                                                                      \
-         p ".optimizer.name=adamw",                                                                 \
-         FIELD(f.optimizer.beta1, REAL),                                                            \
-         0.9,                                                                                       \
-         "0.8",                                                                                     \
-         0.8,                                                                                       \
-         "1"},                                                                                      \
-        {p ".optimizer.beta2",                                                                      \
-         p ".optimizer.name=adamw",                                                                 \
-         FIELD(f.optimizer.beta2, REAL),                                                            \
-         0.999,                                                                                     \
-         "0.95",                                                                                    \
-         0.95,                                                                                      \
-         "1"},                                                                                      \
-        {p ".optimizer.eps",                                                                        \
-         p ".optimizer.name=adamw",                                                                 \
-         FIELD(f.optimizer.eps, REAL),                                                              \
-         1e-8,                                                                                      \
-         "1e-6",                                                                                    \
-         1e-6,                                                                                      \
-         "0"},                                                                                      \
-        {p ".optimizer.weight_decay",                                                               \
-         NULL,                                                                                      \
-         FIELD(f.optimizer.weight_decay, REAL),                                                     \
-         0,                                                                                         \
-         "1e-4",                                                                                    \
-         1e-4,                                                                                      \
-         "-1"},                                                                                     \
-        {p ".optimizer.schedule",                                                                   \
-         NULL,                                                                                      \
-         FIELD(f.optimizer.schedule, WHOLE),                                                        \
-         KD_CONSTANT,                                                                               \
-         "one_cycle",                                                                               \
-         KD_ONE_CYCLE,                                                                              \
-         "linear"},                                                                                 \
-        {p ".optimizer.gamma",                                                                      \
-         p ".optimizer={schedule: step, milestones: [1]}",                                          \
-         FIELD(f.optimizer.gamma, REAL),                                                            \
-         0.1,                                                                                       \
-         "0.5",                                                                                     \
-         0.5,                                                                                       \
-         "0"},                                                                                      \
-        {p ".optimizer.pct_start",                                                                  \
-         p ".optimizer.schedule=one_cycle",                                                         \
-         FIELD(f.optimizer.pct_start, REAL),                                                        \
-         0.3,                                                                                       \
-         "0.25",                                                                                    \
-         0.25,                                                                                      \
-         "1"},                                                                                      \
-        {p ".optimizer.div_factor",                                                                 \
-         p ".optimizer.schedule=one_cycle",                                                         \
-         FIELD(f.optimizer.div_factor, REAL),                                                       \
-         25,                                                                                        \
-         "10",                                                                                      \
-         10,                                                                                        \
-         "0.5"},                                                                                    \
-        {p ".optimizer.final_div_factor",                                                           \
-         p ".optimizer.schedule=one_cycle",                                                         \
-         FIELD(f.optimizer.final_div_factor, REAL),                                                 \
-         1e4,                                                                                       \
-         "100",                                                                                     \
-         100,                                                                                       \
-         "0"},                                                                                      \
-        {p ".optimizer.clip_norm", NULL, FIELD(f.optimizer.clip_norm, REAL), 0, "1.5", 1.5, "-1"},  \
-    {                                                                                               \
-        p ".optimizer.ema", NULL, FIELD(f.optimizer.ema, REAL), 0, "0.999", 0.999, "1"              \
-    }
-#define FROZEN(p, f)                                                                               \
-    {p ".freeze",        NULL, FIELD(f.freeze, WHOLE), KD_FREEZE_NONE, "backbone",                 \
-     KD_FREEZE_BACKBONE, "all"},                                                                   \
+#define ROW_WITH(key, sibling, kind, f, before, written, after, wrong)                             \
     {                                                                                              \
-        p ".batch_norm", NULL, FIELD(f.batch_norm_frozen, FLAG), 0, "frozen", 1, "off"             \
+        key, sibling, offsetof(kd_job, f), kind, before, written, after, wrong                     \
     }
-#define NETWORK(p, f)                                                                               \
-    {p ".size", NULL, FIELD(f.size, WHOLE), 224, "160", 160, "4"},                                  \
-        {p ".dropout", NULL, FIELD(f.dropout, REAL), 0, "0.2", 0.2, "1"},                           \
-        {p ".drop_path", p ".model=efficientnet_b0", FIELD(f.drop_path, REAL), 0, "0.1", 0.1, "1"}, \
-        {p ".padding",                                                                              \
-         p ".model=efficientnet_b0",                                                                \
-         FIELD(f.padding, WHOLE),                                                                   \
-         KD_PAD_TF,                                                                                 \
-         "torch",                                                                                   \
-         KD_PAD_TORCH,                                                                              \
-         "same"},                                                                                   \
-    {                                                                                               \
-        p ".width", p ".model=cheap_cnn", FIELD(f.width, REAL), 1, "0.5", 0.5, "0"                  \
-    }
+#define ROW(key, ...) ROW_WITH(key, NULL, __VA_ARGS__)
+#define TRAIN(p, f)                                                                                \
+    ROW(p ".eval_every", WHOLE, f.eval_every, 0, "25", 25, "-1"),                                  \
+        ROW(p ".early_stop.patience", WHOLE, f.patience, 0, "3", 3, "1.5"),                        \
+        ROW(p ".early_stop.min_delta", REAL, f.min_delta, 0, "0.01", 0.01, "1"),                   \
+        ROW(p ".loss.label_smoothing", REAL, f.loss.label_smoothing, 0, "0.1", 0.1, "1"),          \
+        ROW(p ".optimizer.name", WHOLE, f.optimizer.name, KD_ADAM, "adamw", KD_ADAMW, "lion"),     \
+        ROW_WITH(p ".optimizer.nesterov", p ".optimizer={name: sgd, momentum: 0.9}", FLAG,         \
+                 f.optimizer.nesterov, 0, "true", 1, "yes"),                                       \
+        ROW_WITH(p ".optimizer.beta1", p ".optimizer.name=adamw", REAL, f.optimizer.beta1, 0.9,    \
+                 "0.8", 0.8, "1"),                                                                 \
+        ROW_WITH(p ".optimizer.beta2", p ".optimizer.name=adamw", REAL, f.optimizer.beta2, 0.999,  \
+                 "0.95", 0.95, "1"),                                                               \
+        ROW_WITH(p ".optimizer.eps", p ".optimizer.name=adamw", REAL, f.optimizer.eps, 1e-8,       \
+                 "1e-6", 1e-6, "0"),                                                               \
+        ROW(p ".optimizer.weight_decay", REAL, f.optimizer.weight_decay, 0, "1e-4", 1e-4, "-1"),   \
+        ROW(p ".optimizer.schedule", WHOLE, f.optimizer.schedule, KD_CONSTANT, "one_cycle",        \
+            KD_ONE_CYCLE, "linear"),                                                               \
+        ROW_WITH(p ".optimizer.gamma", p ".optimizer={schedule: step, milestones: [1]}", REAL,     \
+                 f.optimizer.gamma, 0.1, "0.5", 0.5, "0"),                                         \
+        ROW_WITH(p ".optimizer.pct_start", p ".optimizer.schedule=one_cycle", REAL,                \
+                 f.optimizer.pct_start, 0.3, "0.25", 0.25, "1"),                                   \
+        ROW_WITH(p ".optimizer.div_factor", p ".optimizer.schedule=one_cycle", REAL,               \
+                 f.optimizer.div_factor, 25, "10", 10, "0.5"),                                     \
+        ROW_WITH(p ".optimizer.final_div_factor", p ".optimizer.schedule=one_cycle", REAL,         \
+                 f.optimizer.final_div_factor, 1e4, "100", 100, "0"),                              \
+        ROW(p ".optimizer.clip_norm", REAL, f.optimizer.clip_norm, 0, "1.5", 1.5, "-1"),           \
+        ROW(p ".optimizer.ema", REAL, f.optimizer.ema, 0, "0.999", 0.999, "1")
+#define FROZEN(p, f)                                                                               \
+    ROW(p ".freeze", WHOLE, f.freeze, KD_FREEZE_NONE, "backbone", KD_FREEZE_BACKBONE, "all"),      \
+        ROW(p ".batch_norm", FLAG, f.batch_norm_frozen, 0, "frozen", 1, "off")
+#define NETWORK(p, f)                                                                              \
+    ROW(p ".size", WHOLE, f.size, 224, "160", 160, "4"),                                           \
+        ROW(p ".dropout", REAL, f.dropout, 0, "0.2", 0.2, "1"),                                    \
+        ROW_WITH(p ".drop_path", p ".model=efficientnet_b0", REAL, f.drop_path, 0, "0.1", 0.1,     \
+                 "1"),                                                                             \
+        ROW_WITH(p ".padding", p ".model=efficientnet_b0", WHOLE, f.padding, KD_PAD_TF, "torch",   \
+                 KD_PAD_TORCH, "same"),                                                            \
+        ROW_WITH(p ".width", p ".model=cheap_cnn", REAL, f.width, 1, "0.5", 0.5, "0")
     TRAIN("distill", distill),
     TRAIN("scratch", scratch_train),
     TRAIN("teacher.fine_tune", teachers[0].train),
@@ -130,45 +66,43 @@ static const struct row {
     FROZEN("teacher.fine_tune", teachers[0].train),
     NETWORK("student", student),
     NETWORK("teacher", teachers[0].model),
-    {"seed", NULL, FIELD(seed, SEED), 1, "5", 5, "-1"},
-    {"data.seed", NULL, FIELD(data.seed, SEED), 1, "6", 6, "-1"},
-    {"teacher.fine_tune.seed", NULL, FIELD(teachers[0].train.seed, SEED), 1, "7", 7, "-1"},
-    {"teacher.weight", NULL, FIELD(teachers[0].weight, REAL), 1, "2.5", 2.5, "0"},
-    {"teacher.allow_label_smoothing", NULL, FIELD(teachers[0].allow_label_smoothing, FLAG), 0,
-     "true", 1, "1"},
-    {"distill.ensemble", NULL, FIELD(ensemble, WHOLE), KD_ENSEMBLE_LOGITS, "probabilities",
-     KD_ENSEMBLE_PROBABILITIES, "mean"},
-    {"distill.loss.kd", NULL, FIELD(distill.loss.kd, REAL), 0.9, "2", 2, "-1"},
-    {"distill.loss.ce", NULL, FIELD(distill.loss.ce, REAL), 0.1, "2", 2, "-1"},
-    {"distill.loss.mse", NULL, FIELD(distill.loss.mse, REAL), 0, "2", 2, "-1"},
-    {"distill.loss.dkd", NULL, FIELD(distill.loss.dkd, REAL), 0, "2", 2, "-1"},
-    {"distill.loss.dist", NULL, FIELD(distill.loss.dist, REAL), 0, "2", 2, "-1"},
-    {"distill.loss.nkd", NULL, FIELD(distill.loss.nkd, REAL), 0, "2", 2, "-1"},
-    {"distill.loss.jsd", NULL, FIELD(distill.loss.jsd, REAL), 0, "2", 2, "-1"},
-    {"distill.loss.temperature", NULL, FIELD(distill.loss.temperature, REAL), 5, "1e6", 1e6,
-     "9e-4"},
-    {"distill.loss.standardise", NULL, FIELD(distill.loss.standardise, FLAG), 0, "true", 1, "on"},
-    {"distill.loss.dkd_alpha", NULL, FIELD(distill.loss.dkd_alpha, REAL), 1, "2", 2, "-1"},
-    {"distill.loss.dkd_beta", NULL, FIELD(distill.loss.dkd_beta, REAL), 8, "2", 2, "-1"},
-    {"distill.loss.dist_inter", NULL, FIELD(distill.loss.dist_inter, REAL), 1, "2", 2, "-1"},
-    {"distill.loss.dist_intra", NULL, FIELD(distill.loss.dist_intra, REAL), 1, "2", 2, "-1"},
-    {"distill.loss.nkd_gamma", NULL, FIELD(distill.loss.nkd_gamma, REAL), 1.5, "2", 2, "-1"},
-    {"distill.loss.nkd_temperature", NULL, FIELD(distill.loss.nkd_temperature, REAL), 1, "2", 2,
-     "0"},
-    {"distill.loss.jsd_beta", NULL, FIELD(distill.loss.jsd_beta, REAL), 0.5, "0", 0, "1.1"},
-    {"data.labelled.test", NULL, FIELD(data.test, TEXT), 0, "te", 1, "/abs"},
-    {"data.labelled.test_share", NULL, FIELD(data.test_share, REAL), 0, "0.2", 0.2, "0.91"},
-    {"data.labelled.leakage", NULL, FIELD(data.leakage, WHOLE), KD_LEAKAGE_REFUSE, "move",
-     KD_LEAKAGE_MOVE, "drop"},
-    {"data.unlabelled.path", NULL, FIELD(data.unlabelled.path, TEXT), 0, "more", 1, ".."},
-    {"data.unlabelled.list", "data.unlabelled.path=more", FIELD(data.unlabelled.list, TEXT), 0,
-     "l.txt", 1, "/l"},
-    {"data.unlabelled.min_confidence", "data.unlabelled.path=more",
-     FIELD(data.unlabelled.min_confidence, REAL), 0.3, "0.5", 0.5, "1.5"},
-    {"data.unlabelled.per_class", "data.unlabelled.path=more",
-     FIELD(data.unlabelled.per_class, WHOLE), 0, "700", 700, "-1"},
-    {"data.unlabelled.upsample", "data.unlabelled.path=more", FIELD(data.unlabelled.upsample, FLAG),
-     1, "false", 0, "0"},
+    ROW("seed", SEED, seed, 1, "5", 5, "-1"),
+    ROW("data.seed", SEED, data.seed, 1, "6", 6, "-1"),
+    ROW("teacher.fine_tune.seed", SEED, teachers[0].train.seed, 1, "7", 7, "-1"),
+    ROW("teacher.weight", REAL, teachers[0].weight, 1, "2.5", 2.5, "0"),
+    ROW("teacher.allow_label_smoothing", FLAG, teachers[0].allow_label_smoothing, 0, "true", 1,
+        "1"),
+    ROW("distill.ensemble", WHOLE, ensemble, KD_ENSEMBLE_LOGITS, "probabilities",
+        KD_ENSEMBLE_PROBABILITIES, "mean"),
+    ROW("distill.loss.kd", REAL, distill.loss.kd, 0.9, "2", 2, "-1"),
+    ROW("distill.loss.ce", REAL, distill.loss.ce, 0.1, "2", 2, "-1"),
+    ROW("distill.loss.mse", REAL, distill.loss.mse, 0, "2", 2, "-1"),
+    ROW("distill.loss.dkd", REAL, distill.loss.dkd, 0, "2", 2, "-1"),
+    ROW("distill.loss.dist", REAL, distill.loss.dist, 0, "2", 2, "-1"),
+    ROW("distill.loss.nkd", REAL, distill.loss.nkd, 0, "2", 2, "-1"),
+    ROW("distill.loss.jsd", REAL, distill.loss.jsd, 0, "2", 2, "-1"),
+    ROW("distill.loss.temperature", REAL, distill.loss.temperature, 5, "1e6", 1e6, "9e-4"),
+    ROW("distill.loss.standardise", FLAG, distill.loss.standardise, 0, "true", 1, "on"),
+    ROW("distill.loss.dkd_alpha", REAL, distill.loss.dkd_alpha, 1, "2", 2, "-1"),
+    ROW("distill.loss.dkd_beta", REAL, distill.loss.dkd_beta, 8, "2", 2, "-1"),
+    ROW("distill.loss.dist_inter", REAL, distill.loss.dist_inter, 1, "2", 2, "-1"),
+    ROW("distill.loss.dist_intra", REAL, distill.loss.dist_intra, 1, "2", 2, "-1"),
+    ROW("distill.loss.nkd_gamma", REAL, distill.loss.nkd_gamma, 1.5, "2", 2, "-1"),
+    ROW("distill.loss.nkd_temperature", REAL, distill.loss.nkd_temperature, 1, "2", 2, "0"),
+    ROW("distill.loss.jsd_beta", REAL, distill.loss.jsd_beta, 0.5, "0", 0, "1.1"),
+    ROW("data.labelled.test", TEXT, data.test, 0, "te", 1, "/abs"),
+    ROW("data.labelled.test_share", REAL, data.test_share, 0, "0.2", 0.2, "0.91"),
+    ROW("data.labelled.leakage", WHOLE, data.leakage, KD_LEAKAGE_REFUSE, "move", KD_LEAKAGE_MOVE,
+        "drop"),
+    ROW("data.unlabelled.path", TEXT, data.unlabelled.path, 0, "more", 1, ".."),
+    ROW_WITH("data.unlabelled.list", "data.unlabelled.path=more", TEXT, data.unlabelled.list, 0,
+             "l.txt", 1, "/l"),
+    ROW_WITH("data.unlabelled.min_confidence", "data.unlabelled.path=more", REAL,
+             data.unlabelled.min_confidence, 0.3, "0.5", 0.5, "1.5"),
+    ROW_WITH("data.unlabelled.per_class", "data.unlabelled.path=more", WHOLE,
+             data.unlabelled.per_class, 0, "700", 700, "-1"),
+    ROW_WITH("data.unlabelled.upsample", "data.unlabelled.path=more", FLAG,
+             data.unlabelled.upsample, 1, "false", 0, "0"),
 };
 
 /* Everything that can be there is there, so that defaults of all rows are filled in. */

@@ -199,9 +199,10 @@ static void test_sweep_overrides(void **state)
 {
     (void)state;
     static const char *const sets[] = {"seed=5", "seeds=2", "matrix.distill.epochs=[3, 4]"};
+    const char *text = TEACHER "matrix: {distill.batch: [32, 64]}\n";
     kd_sweep s;
     kd_job j;
-    load_sweep(TEACHER "matrix: {distill.batch: [32, 64]}\n", sets, 3, &s);
+    load_sweep(text, sets, 3, &s);
     assert_int_equal(s.n, 8);
     assert_string_equal(s.child[7].label, "distill.batch=64 distill.epochs=4 seed=6");
     const char *all[16];
@@ -210,7 +211,7 @@ static void test_sweep_overrides(void **state)
         all[n] = sets[n];
     for (int i = 0; i < s.child[7].n_sets; i++)
         all[n++] = s.child[7].sets[i];
-    accept_sets(TEACHER "matrix: {distill.batch: [32, 64]}\n", all, n, &j);
+    accept_sets(text, all, n, &j);
     assert_true(j.seed == 6);
     assert_true(j.data.seed == 5);
     assert_int_equal(j.distill.epochs, 4);
@@ -220,7 +221,6 @@ static void test_sweep_overrides(void **state)
     for (int i = 0; i < 64; i++)
         many[i] = "seed=5";
     kd_diag diag = {0};
-    const char *text = TEACHER "matrix: {distill.batch: [32, 64]}\n";
     kd_assert_fails(kd_sweep_load(text, strlen(text), "job.yaml", many, 64, &s, &diag), KD_ELIMIT,
                     &diag, "64 overrides (--set) and 1 of the sweep; at most 64 are taken");
 }

@@ -37,21 +37,33 @@ static kd_buf packed(const void *msg)
     return b;
 }
 
+/* Both clear b. */
+static void accept_bytes(const ProtobufCMessageDescriptor *desc, kd_buf *b)
+{
+    kd_diag diag = {0};
+    kd_assert_ok(verdict(desc, b, &diag), &diag);
+    kd_buf_clear(b);
+}
+
+static void refuse_bytes(const ProtobufCMessageDescriptor *desc, kd_buf *b, int code,
+                         const char *part)
+{
+    kd_diag diag = {0};
+    kd_assert_fails(verdict(desc, b, &diag), code, &diag, part);
+    kd_buf_clear(b);
+}
+
 static void assert_accepted(const ProtobufCMessageDescriptor *desc, const void *msg)
 {
     kd_buf b = packed(msg);
-    kd_diag diag = {0};
-    kd_assert_ok(verdict(desc, &b, &diag), &diag);
-    kd_buf_clear(&b);
+    accept_bytes(desc, &b);
 }
 
 static void assert_refused(const ProtobufCMessageDescriptor *desc, const void *msg, int code,
                            const char *part)
 {
     kd_buf b = packed(msg);
-    kd_diag diag = {0};
-    kd_assert_fails(verdict(desc, &b, &diag), code, &diag, part);
-    kd_buf_clear(&b);
+    refuse_bytes(desc, &b, code, part);
 }
 
 static char *text_of(size_t n)
@@ -73,6 +85,12 @@ static void put_varint(kd_buf *b, uint64_t v)
 static void put_tag(kd_buf *b, unsigned field, unsigned type)
 {
     put_varint(b, (uint64_t)field << 3 | type);
+}
+
+static void put_number(kd_buf *b, unsigned field, uint64_t v)
+{
+    put_tag(b, field, 0);
+    put_varint(b, v);
 }
 
 static void put_bytes(kd_buf *b, unsigned field, const void *p, size_t n)
@@ -154,15 +172,17 @@ static void test_wire_pack_respects_the_buffer(void **state)
 
 /* ---- limits */
 
+struct limit {
+    size_t limit;
+    unsigned field;
+    const ProtobufCMessageDescriptor *desc;
+    const char *name;
+};
+
 static void test_wire_string_limits(void **state)
 {
     (void)state;
-    const struct {
-        size_t limit;
-        unsigned field;
-        const ProtobufCMessageDescriptor *desc;
-        const char *name;
-    } rows[] = {
+    const struct limit rows[] = {
         {KD_MAX_JOB_TEXT, 2, DESC(submit_request), "SubmitRequest.text"},
         {64, 1, DESC(submit_request), "SubmitRequest.key"},
         {KD_MAX_STRING, 4, DESC(submit_request), "SubmitRequest.file_name"},
@@ -190,15 +210,12 @@ static void test_wire_string_limits(void **state)
     };
     for (size_t i = 0; i < KD_COUNT(rows); i++) {
         char *text = text_of(rows[i].limit + 1);
-        kd_diag diag = {0};
         kd_buf b;
         kd_buf_init(&b, KD_MAX_CONTROL_BYTES);
         put_bytes(&b, rows[i].field, text, rows[i].limit);
-        kd_assert_ok(verdict(rows[i].desc, &b, &diag), &diag);
-        kd_buf_clear(&b);
+        accept_bytes(rows[i].desc, &b);
         put_bytes(&b, rows[i].field, text, rows[i].limit + 1);
-        kd_assert_fails(verdict(rows[i].desc, &b, &diag), KD_ELIMIT, &diag, rows[i].name);
-        kd_buf_clear(&b);
+        refuse_bytes(rows[i].desc, &b, KD_ELIMIT, rows[i].name);
         free(text);
     }
 }
@@ -206,12 +223,7 @@ static void test_wire_string_limits(void **state)
 static void test_wire_repeated_limits(void **state)
 {
     (void)state;
-    const struct {
-        size_t limit;
-        unsigned field;
-        const ProtobufCMessageDescriptor *desc;
-        const char *name;
-    } rows[] = {
+    const struct limit rows[] = {
         {64, 3, DESC(submit_request), "SubmitRequest.set"},
         {16, 5, DESC(submit_request), "SubmitRequest.blobs"},
         {KD_MAX_SLOTS, 5, DESC(begin), "Begin.slots"},
@@ -235,8 +247,7 @@ static void test_wire_repeated_limits(void **state)
             put_bytes(&b, rows[i].field, "", 0);
         kd_assert_ok(verdict(rows[i].desc, &b, &diag), &diag);
         put_bytes(&b, rows[i].field, "", 0);
-        kd_assert_fails(verdict(rows[i].desc, &b, &diag), KD_ELIMIT, &diag, rows[i].name);
-        kd_buf_clear(&b);
+        refuse_bytes(rows[i].desc, &b, KD_ELIMIT, rows[i].name);
     }
 }
 
@@ -244,25 +255,20 @@ static void test_wire_message_size_limits(void **state)
 {
     (void)state;
     /* Without payload: padded to the byte with an unknown field. */
-    kd_diag diag = {0};
     char *pad = text_of(KD_MAX_BULK_BYTES);
     kd_buf b;
     kd_buf_init(&b, KD_MAX_BULK_BYTES + 1);
     put_bytes(&b, 1000, pad, KD_MAX_CONTROL_BYTES - 5); /* two bytes of tag, three of length */
     assert_int_equal(b.len, KD_MAX_CONTROL_BYTES);
-    kd_assert_ok(verdict(DESC(list_request), &b, &diag), &diag);
-    kd_buf_clear(&b);
+    accept_bytes(DESC(list_request), &b);
     put_bytes(&b, 1000, pad, KD_MAX_CONTROL_BYTES - 4);
-    kd_assert_fails(verdict(DESC(list_request), &b, &diag), KD_ELIMIT, &diag, "ListRequest");
-    kd_buf_clear(&b);
+    refuse_bytes(DESC(list_request), &b, KD_ELIMIT, "ListRequest");
     /* With payload. */
     put_bytes(&b, 15, pad, KD_MAX_BULK_BYTES - 5);
     assert_int_equal(b.len, KD_MAX_BULK_BYTES);
-    kd_assert_ok(verdict(DESC(blob_chunk), &b, &diag), &diag);
-    kd_buf_clear(&b);
+    accept_bytes(DESC(blob_chunk), &b);
     put_bytes(&b, 15, pad, KD_MAX_BULK_BYTES - 4);
-    kd_assert_fails(verdict(DESC(blob_chunk), &b, &diag), KD_ELIMIT, &diag, "BlobChunk");
-    kd_buf_clear(&b);
+    refuse_bytes(DESC(blob_chunk), &b, KD_ELIMIT, "BlobChunk");
     free(pad);
 }
 
@@ -289,29 +295,21 @@ static void test_wire_text_must_be_utf8(void **state)
                                       "\xc3(",        "x\xe2(\xa1"};
     kd_buf b;
     kd_buf_init(&b, 100);
-    kd_diag diag = {0};
     for (size_t i = 0; i < KD_COUNT(good); i++) {
         put_bytes(&b, 4, good[i], strlen(good[i]));
-        kd_assert_ok(verdict(DESC(submit_request), &b, &diag), &diag);
-        kd_buf_clear(&b);
+        accept_bytes(DESC(submit_request), &b);
     }
     for (size_t i = 0; i < KD_COUNT(bad); i++) {
         put_bytes(&b, 4, bad[i], strlen(bad[i]));
-        kd_assert_fails(verdict(DESC(submit_request), &b, &diag), KD_EINVAL, &diag,
-                        "SubmitRequest.file_name");
-        kd_buf_clear(&b);
+        refuse_bytes(DESC(submit_request), &b, KD_EINVAL, "SubmitRequest.file_name");
     }
     put_bytes(&b, 4, "a\0b", 3);
-    kd_assert_fails(verdict(DESC(submit_request), &b, &diag), KD_EINVAL, &diag, "NUL");
-    kd_buf_clear(&b);
+    refuse_bytes(DESC(submit_request), &b, KD_EINVAL, "NUL");
     /* In a repeated string and in a message inside another, too. */
     put_bytes(&b, 3, "\xff", 1);
-    kd_assert_fails(verdict(DESC(submit_request), &b, &diag), KD_EINVAL, &diag,
-                    "SubmitRequest.set");
-    kd_buf_clear(&b);
+    refuse_bytes(DESC(submit_request), &b, KD_EINVAL, "SubmitRequest.set");
     put_bytes(&b, 5, "\x0a\x01\xff", 3);
-    kd_assert_fails(verdict(DESC(submit_request), &b, &diag), KD_EINVAL, &diag, "NamedBlob.path");
-    kd_buf_clear(&b);
+    refuse_bytes(DESC(submit_request), &b, KD_EINVAL, "NamedBlob.path");
 }
 
 static void test_wire_digests(void **state)
@@ -342,12 +340,9 @@ static void test_wire_enums(void **state)
     (void)state;
     kd_buf b;
     kd_buf_init(&b, 100);
-    kd_diag diag = {0};
     for (uint64_t v = 0; v <= 5; v++) {
-        put_tag(&b, 3, 0);
-        put_varint(&b, v);
-        kd_assert_ok(verdict(DESC(job_summary), &b, &diag), &diag);
-        kd_buf_clear(&b);
+        put_number(&b, 3, v);
+        accept_bytes(DESC(job_summary), &b);
     }
     static const uint64_t bad[] = {6,
                                    42,
@@ -357,11 +352,8 @@ static void test_wire_enums(void **state)
                                    UINT64_MAX /* -1 */,
                                    UINT64_C(1) << 32};
     for (size_t i = 0; i < KD_COUNT(bad); i++) {
-        put_tag(&b, 3, 0);
-        put_varint(&b, bad[i]);
-        kd_assert_fails(verdict(DESC(job_summary), &b, &diag), KD_EINVAL, &diag,
-                        "JobSummary.state");
-        kd_buf_clear(&b);
+        put_number(&b, 3, bad[i]);
+        refuse_bytes(DESC(job_summary), &b, KD_EINVAL, "JobSummary.state");
     }
 }
 
@@ -390,17 +382,14 @@ static void test_wire_one_alternative_only(void **state)
     put_bytes(&b, 2, "", 0); /* heartbeat */
     kd_assert_ok(verdict(DESC(worker_message), &b, &diag), &diag);
     put_bytes(&b, 5, "", 0); /* and log */
-    kd_assert_fails(verdict(DESC(worker_message), &b, &diag), KD_EINVAL, &diag, "WorkerMessage");
-    kd_buf_clear(&b);
+    refuse_bytes(DESC(worker_message), &b, KD_EINVAL, "WorkerMessage");
     /* An alternative of a newer peer alone says nothing to us. */
     put_bytes(&b, 99, "", 0);
-    kd_assert_fails(verdict(DESC(worker_message), &b, &diag), KD_EINVAL, &diag, "WorkerMessage");
-    kd_buf_clear(&b);
+    refuse_bytes(DESC(worker_message), &b, KD_EINVAL, "WorkerMessage");
     /* A message that comes in two halves would have to be merged; ours are never split. */
     put_bytes(&b, 8, "", 0);
     put_bytes(&b, 8, "", 0);
-    kd_assert_fails(verdict(DESC(job_summary), &b, &diag), KD_ELIMIT, &diag, "JobSummary.progress");
-    kd_buf_clear(&b);
+    refuse_bytes(DESC(job_summary), &b, KD_ELIMIT, "JobSummary.progress");
 }
 
 static void test_wire_unknown_fields_are_skipped_up_to_a_limit(void **state)
@@ -410,37 +399,29 @@ static void test_wire_unknown_fields_are_skipped_up_to_a_limit(void **state)
     kd_buf_init(&b, 10000);
     kd_diag diag = {0};
     for (int i = 0; i < 16; i++) {
-        put_tag(&b, 500, 0);
-        put_varint(&b, UINT64_MAX);
+        put_number(&b, 500, UINT64_MAX);
         put_tag(&b, 501, 1);
         assert_int_equal(kd_buf_add(&b, "12345678", 8), 0);
         put_tag(&b, 502, 5);
         assert_int_equal(kd_buf_add(&b, "1234", 4), 0);
         put_bytes(&b, 503, "xyz", 3);
     }
-    put_tag(&b, 1, 0);
-    put_varint(&b, 7);
+    put_number(&b, 1, 7);
     Distill__V1__ListRequest *m = NULL;
     kd_assert_ok(unpack(DESC(list_request), &b, (ProtobufCMessage **)&m, &diag), &diag);
     assert_int_equal(m->limit, 7);
     kd_wire_free((ProtobufCMessage *)m);
-    put_tag(&b, 500, 0);
-    put_varint(&b, 0);
-    kd_assert_fails(verdict(DESC(list_request), &b, &diag), KD_EDATA, &diag, "unknown");
-    kd_buf_clear(&b);
+    put_number(&b, 500, 0);
+    refuse_bytes(DESC(list_request), &b, KD_EDATA, "unknown");
     /* Groups have not been written by anybody for a decade. */
     put_tag(&b, 500, 3);
     put_tag(&b, 500, 4);
-    kd_assert_fails(verdict(DESC(list_request), &b, &diag), KD_EDATA, &diag, "ListRequest");
-    kd_buf_clear(&b);
+    refuse_bytes(DESC(list_request), &b, KD_EDATA, "ListRequest");
     /* A known field with a foreign wire type, and field number 0. */
     put_bytes(&b, 1, "", 0);
-    kd_assert_fails(verdict(DESC(list_request), &b, &diag), KD_EDATA, &diag, "ListRequest.limit");
-    kd_buf_clear(&b);
-    put_tag(&b, 0, 0);
-    put_varint(&b, 0);
-    kd_assert_fails(verdict(DESC(list_request), &b, &diag), KD_EDATA, &diag, "tag");
-    kd_buf_clear(&b);
+    refuse_bytes(DESC(list_request), &b, KD_EDATA, "ListRequest.limit");
+    put_number(&b, 0, 0);
+    refuse_bytes(DESC(list_request), &b, KD_EDATA, "tag");
 }
 
 /* proto3 packs repeated numbers into one field; readers take both forms. */
@@ -462,14 +443,11 @@ static void test_wire_packed_numbers(void **state)
     assert_int_equal(m->n_extension_number, KD_MAX_REPEATED);
     assert_int_equal(m->extension_number[300], 300);
     kd_wire_free((ProtobufCMessage *)m);
-    put_tag(&b, 2, 0); /* one more, not packed */
-    put_varint(&b, 1);
-    kd_assert_fails(verdict(desc, &b, &diag), KD_ELIMIT, &diag, "extension_number");
-    kd_buf_clear(&b);
+    put_number(&b, 2, 1); /* one more, not packed */
+    refuse_bytes(desc, &b, KD_ELIMIT, "extension_number");
     kd_buf_clear(&inner);
     put_bytes(&b, 2, "\x01\x80", 2); /* cut off inside */
-    kd_assert_fails(verdict(desc, &b, &diag), KD_EDATA, &diag, "extension_number");
-    kd_buf_clear(&b);
+    refuse_bytes(desc, &b, KD_EDATA, "extension_number");
 }
 
 static void test_wire_torn_at_every_byte(void **state)
@@ -618,8 +596,7 @@ static void test_wire_payload_must_be_last(void **state)
     const uint8_t *p;
     ProtobufCMessage *m = NULL;
     kd_buf b = bulk(&head, "12345678", 8);
-    put_tag(&b, 5, 0);
-    put_varint(&b, 1);
+    put_number(&b, 5, 1);
     kd_assert_fails(kd_wire_split(b.data, b.len, &head_len, &p, &n, &diag), KD_EDATA, &diag,
                     "payload");
     kd_assert_fails(kd_wire_unpack_bulk(DESC(node_chunk), b.data, b.len, &m, &p, &n, &diag),
@@ -636,8 +613,7 @@ static void test_wire_payload_must_be_last(void **state)
                     "");
     kd_buf_clear(&b);
     kd_buf_init(&b, 100);
-    put_tag(&b, 15, 0);
-    put_varint(&b, 3);
+    put_number(&b, 15, 3);
     kd_assert_fails(kd_wire_unpack_bulk(DESC(node_chunk), b.data, b.len, &m, &p, &n, &diag),
                     KD_EDATA, &diag, "NodeChunk.payload");
     kd_buf_clear(&b);
