@@ -163,12 +163,30 @@ const char *kd_cli_verb_word(int argc, char **argv)
     return at < argc ? argv[at] : NULL;
 }
 
+/* What other tools call it. */
+static const char *usual_name(const char *word)
+{
+    static const char *const names[][2] = {
+        {"list", "jobs"},      {"ls", "jobs"},     {"ps", "jobs"},       {"status", "show"},
+        {"info", "show"},      {"run", "submit"},  {"start", "submit"},  {"train", "submit"},
+        {"stop", "cancel"},    {"kill", "cancel"}, {"delete", "rm"},     {"remove", "rm"},
+        {"download", "fetch"}, {"get", "fetch"},   {"nodes", "workers"}, {"tail", "logs"},
+    };
+    for (size_t i = 0; i < KD_COUNT(names); i++)
+        if (strcmp(word, names[i][0]) == 0)
+            return names[i][1];
+    return NULL;
+}
+
 static int unknown_verb(const kd_cli *cli, const char *word)
 {
-    const char *names[32];
-    for (int i = 0; i < kd_n_verbs; i++)
-        names[i] = kd_verbs[i]->name;
-    const char *near = kd_args_nearest(word, names, kd_n_verbs);
+    const char *names[64];
+    int n = 0;
+    for (; n < kd_n_verbs && n < (int)KD_COUNT(names); n++)
+        names[n] = kd_verbs[n]->name;
+    const char *near = usual_name(word);
+    if (!near)
+        near = kd_args_nearest(word, names, n);
     char hint[96] = "";
     if (near)
         snprintf(hint, sizeof hint, "did you mean `distill %s`?", near);

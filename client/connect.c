@@ -26,6 +26,16 @@ int kd_conn_open(kd_cli *cli, kd_conn *out)
     return rc == -KD_EINVAL ? KD_EXIT_USAGE : KD_EXIT_FAILURE;
 }
 
+int kd_conn_start(kd_cli *cli, const char *job, kd_conn *out)
+{
+    int rc = job ? kd_conn_check_id(cli, job) : KD_EXIT_OK;
+    if (rc == KD_EXIT_OK)
+        rc = kd_conn_open(cli, out);
+    if (rc == KD_EXIT_OK)
+        kd_cli_catch_signals();
+    return rc;
+}
+
 void kd_conn_close(kd_conn *c)
 {
     if (c->channel)
@@ -307,18 +317,31 @@ int kd_conn_check_id(const kd_cli *cli, const char *job)
     return KD_EXIT_NO_JOB;
 }
 
+int kd_conn_ask(kd_conn *c, const char *method, const void *request, const char *job,
+                const ProtobufCMessageDescriptor *reply, ProtobufCMessage **out)
+{
+    kd_failure why;
+    if (kd_conn_call(c, method, request, reply, KD_CONN_TIMEOUT_MS, false, out, &why) != 0)
+        return kd_conn_report(c, &why, job);
+    return KD_EXIT_OK;
+}
+
+int kd_conn_ask_job(kd_conn *c, const char *method, const char *job,
+                    const ProtobufCMessageDescriptor *reply, ProtobufCMessage **out)
+{
+    Distill__V1__JobRequest request = DISTILL__V1__JOB_REQUEST__INIT;
+    request.job = (char *)job;
+    return kd_conn_ask(c, method, &request, job, reply, out);
+}
+
 int kd_conn_job(kd_conn *c, const char *job, Distill__V1__JobDetail **out)
 {
     int rc = kd_conn_check_id(c->cli, job);
+    ProtobufCMessage *reply = NULL;
+    if (rc == KD_EXIT_OK)
+        rc = kd_conn_ask_job(c, "Get", job, &distill__v1__job_detail__descriptor, &reply);
     if (rc != KD_EXIT_OK)
         return rc;
-    Distill__V1__JobRequest request = DISTILL__V1__JOB_REQUEST__INIT;
-    request.job = (char *)job;
-    kd_failure why;
-    ProtobufCMessage *reply = NULL;
-    if (kd_conn_call(c, "Get", &request, &distill__v1__job_detail__descriptor, KD_CONN_TIMEOUT_MS,
-                     false, &reply, &why) != 0)
-        return kd_conn_report(c, &why, job);
     Distill__V1__JobDetail *detail = (Distill__V1__JobDetail *)reply;
     if (!detail->summary) {
         kd_error(c->cli, "the coordinator's answer makes no sense: a job without a summary");

@@ -27,6 +27,9 @@ typedef struct kd_failure {
 
 /* Makes no connection yet. Returns an exit code. */
 int kd_conn_open(kd_cli *cli, kd_conn *out) KD_MUST_CHECK;
+/* How most verbs begin: refuses a job that cannot be an id (NULL = none is named), opens the
+ * connection and catches signals from then on. Returns an exit code. */
+int kd_conn_start(kd_cli *cli, const char *job, kd_conn *out) KD_MUST_CHECK;
 void kd_conn_close(kd_conn *c);
 
 /* Calls distill.v1.Jobs/METHOD. *out as kd_wire_unpack gives it, to be freed with kd_wire_free.
@@ -34,6 +37,13 @@ void kd_conn_close(kd_conn *c);
 int kd_conn_call(kd_conn *c, const char *method, const void *request,
                  const ProtobufCMessageDescriptor *reply, int timeout_ms, bool wait_ready,
                  ProtobufCMessage **out, kd_failure *why) KD_MUST_CHECK;
+/* One such call that fails at once if there is no coordinator, and its report (below). Returns an
+ * exit code. job: as for kd_conn_report. */
+int kd_conn_ask(kd_conn *c, const char *method, const void *request, const char *job,
+                const ProtobufCMessageDescriptor *reply, ProtobufCMessage **out) KD_MUST_CHECK;
+/* Likewise where the request is nothing but the job. */
+int kd_conn_ask_job(kd_conn *c, const char *method, const char *job,
+                    const ProtobufCMessageDescriptor *reply, ProtobufCMessage **out) KD_MUST_CHECK;
 /* Sends a message whose field 15 is `payload` [len], borrowed during the call. */
 int kd_conn_call_bulk(kd_conn *c, const char *method, const void *head, const void *payload,
                       size_t len, const ProtobufCMessageDescriptor *reply, ProtobufCMessage **out,

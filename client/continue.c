@@ -27,14 +27,11 @@ static int run(kd_cli *cli, const kd_args *args)
     int rc = kd_submission_flags(cli, "continue", args, &after);
     if (rc == KD_EXIT_OK)
         rc = kd_submission_key(cli, "continue", kd_args_value(args, "key"), key);
-    if (rc == KD_EXIT_OK)
-        rc = kd_conn_check_id(cli, args->operands[0]);
     kd_conn conn;
     if (rc == KD_EXIT_OK)
-        rc = kd_conn_open(cli, &conn);
+        rc = kd_conn_start(cli, args->operands[0], &conn);
     if (rc != KD_EXIT_OK)
         return rc;
-    kd_cli_catch_signals();
     Distill__V1__SubmitRequest request = DISTILL__V1__SUBMIT_REQUEST__INIT;
     Distill__V1__SubmitReply *reply = NULL;
     request.key = key;

@@ -31,10 +31,10 @@ static int wait_idle(kd_conn *c, const char *name, double timeout_s, char state[
     for (;;) {
         Distill__V1__WorkersRequest request = DISTILL__V1__WORKERS_REQUEST__INIT;
         ProtobufCMessage *reply = NULL;
-        kd_failure why;
-        if (kd_conn_call(c, "Workers", &request, &distill__v1__workers_reply__descriptor,
-                         KD_CONN_TIMEOUT_MS, false, &reply, &why) != 0)
-            return kd_conn_report(c, &why, NULL);
+        int rc = kd_conn_ask(c, "Workers", &request, NULL, &distill__v1__workers_reply__descriptor,
+                             &reply);
+        if (rc != KD_EXIT_OK)
+            return rc;
         const Distill__V1__WorkerInfo *w = find((Distill__V1__WorkersReply *)reply, name);
         bool idle = !w || !w->job[0];
         snprintf(state, 64, "%s", w ? w->state : "gone");
@@ -81,11 +81,11 @@ static int drain(kd_conn *c, const kd_args *args, double timeout_s)
     request.worker = (char *)name;
     request.undo = kd_args_has(args, "undo");
     ProtobufCMessage *reply = NULL;
-    kd_failure why;
-    if (kd_conn_call(c, "Drain", &request, &distill__v1__worker_info__descriptor,
-                     KD_CONN_TIMEOUT_MS, false, &reply, &why) != 0)
-        return kd_conn_report(c, &why, NULL);
-    int rc = wait ? wait_idle(c, name, timeout_s, state) : KD_EXIT_OK;
+    int rc = kd_conn_ask(c, "Drain", &request, NULL, &distill__v1__worker_info__descriptor, &reply);
+    if (rc != KD_EXIT_OK)
+        return rc;
+    if (wait)
+        rc = wait_idle(c, name, timeout_s, state);
     if (rc == KD_EXIT_OK)
         rc = tell(c->cli, (Distill__V1__WorkerInfo *)reply, wait ? state : NULL, request.undo);
     kd_wire_free(reply);
@@ -105,10 +105,9 @@ static int run(kd_cli *cli, const kd_args *args)
     if (!args->operands[0][0] || strlen(args->operands[0]) > 64)
         return kd_usage(cli, "drain", NULL, "a worker's name has 1 to 64 characters");
     kd_conn conn;
-    int rc = kd_conn_open(cli, &conn);
+    int rc = kd_conn_start(cli, NULL, &conn);
     if (rc != KD_EXIT_OK)
         return rc;
-    kd_cli_catch_signals();
     rc = drain(&conn, args, timeout_s);
     kd_conn_close(&conn);
     return rc;

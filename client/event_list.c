@@ -37,14 +37,10 @@ int kd_event_list_run(kd_cli *cli, kd_event_list *l)
                    .on_event = on_event,
                    .on_idle = on_idle,
                    .arg = &p};
-    int rc = kd_conn_check_id(cli, l->job);
-    if (rc != KD_EXIT_OK)
-        return rc;
     kd_conn conn;
-    rc = kd_conn_open(cli, &conn);
+    int rc = kd_conn_start(cli, l->job, &conn);
     if (rc != KD_EXIT_OK)
         return rc;
-    kd_cli_catch_signals();
     Distill__V1__JobDetail *detail = NULL;
     if (l->begin && !cli->json)
         rc = kd_conn_job(&conn, l->job, &detail);

@@ -305,7 +305,7 @@ static int run(kd_cli *cli, const kd_args *args)
 {
     const char *dir = kd_args_value(args, "output-dir");
     kd_conn conn;
-    int rc = kd_conn_open(cli, &conn);
+    int rc = kd_conn_start(cli, NULL, &conn);
     if (rc != KD_EXIT_OK)
         return rc;
     fetcher f = {.c = &conn,
@@ -313,7 +313,6 @@ static int run(kd_cli *cli, const kd_args *args)
                  .dir = dir && *dir ? dir : ".",
                  .list = cli->json ? json_array() : NULL};
     Distill__V1__JobDetail *detail = NULL;
-    kd_cli_catch_signals();
     rc = kd_conn_job(&conn, f.job, &detail);
     if (rc == KD_EXIT_OK) {
         rc = kd_is_sweep(detail->summary) ? fetch_sweep(&f, args, detail)

@@ -180,23 +180,16 @@ static int run(kd_cli *cli, const kd_args *args)
     if (kd_args_u64(args, "limit", 1, 1000, 100, &limit, &diag) != 0)
         return kd_usage(cli, "jobs", NULL, "%s", diag.msg);
     w.limit = w.sweep ? SIZE_MAX : (size_t)limit;
-    int rc = w.sweep ? kd_conn_check_id(cli, w.sweep) : KD_EXIT_OK;
-    if (rc != KD_EXIT_OK)
-        return rc;
     kd_conn conn;
-    rc = kd_conn_open(cli, &conn);
+    int rc = kd_conn_start(cli, w.sweep, &conn);
     if (rc != KD_EXIT_OK)
         return rc;
     Distill__V1__ListRequest request = DISTILL__V1__LIST_REQUEST__INIT;
     /* A sweep's jobs come with it and do not count. */
     request.limit = w.sweep ? LIST_MAX : (uint32_t)limit;
     ProtobufCMessage *reply = NULL;
-    kd_failure why;
-    kd_cli_catch_signals();
-    if (kd_conn_call(&conn, "List", &request, &distill__v1__list_reply__descriptor,
-                     KD_CONN_TIMEOUT_MS, false, &reply, &why) != 0)
-        rc = kd_conn_report(&conn, &why, NULL);
-    else
+    rc = kd_conn_ask(&conn, "List", &request, NULL, &distill__v1__list_reply__descriptor, &reply);
+    if (rc == KD_EXIT_OK)
         rc = print(cli, (const Distill__V1__ListReply *)reply, &w);
     kd_wire_free(reply);
     kd_conn_close(&conn);

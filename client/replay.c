@@ -144,10 +144,9 @@ static int run(kd_cli *cli, const kd_args *args)
     int rc = kd_submission_key(cli, "replay", kd_args_value(args, "key"), key);
     kd_conn conn;
     if (rc == KD_EXIT_OK)
-        rc = kd_conn_open(cli, &conn);
+        rc = kd_conn_start(cli, NULL, &conn);
     if (rc != KD_EXIT_OK)
         return rc;
-    kd_cli_catch_signals();
     rc = replay(&conn, args, key, timeout_s);
     kd_conn_close(&conn);
     return rc;

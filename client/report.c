@@ -246,10 +246,9 @@ static int run(kd_cli *cli, const kd_args *args)
     char own[64];
     int rc = format_of(cli, kd_args_value(args, "output"), file, &r.format);
     if (rc == KD_EXIT_OK)
-        rc = kd_conn_open(cli, &r.conn);
+        rc = kd_conn_start(cli, NULL, &r.conn);
     if (rc != KD_EXIT_OK)
         return rc;
-    kd_cli_catch_signals();
     r.report.now_ms = kd_clock_wall_ms();
     rc = collect(&r, args);
     kd_report_finish(&r.report);

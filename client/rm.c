@@ -1,22 +1,15 @@
 /* rm: the coordinator forgets finished jobs and their files. */
-#include "args.h"
-#include "connect.h"
+#include "each.h"
 #include "format.h"
-#include "json.h"
 #include "output.h"
 
-static int remove_one(kd_conn *c, const char *job, json_t *list)
+static int remove_one(kd_conn *c, const char *job, json_t *list, const void *arg)
 {
-    int rc = kd_conn_check_id(c->cli, job);
+    (void)arg;
+    ProtobufCMessage *reply = NULL;
+    int rc = kd_conn_ask_job(c, "Remove", job, &distill__v1__remove_reply__descriptor, &reply);
     if (rc != KD_EXIT_OK)
         return rc;
-    Distill__V1__JobRequest request = DISTILL__V1__JOB_REQUEST__INIT;
-    request.job = (char *)job;
-    ProtobufCMessage *reply = NULL;
-    kd_failure why;
-    if (kd_conn_call(c, "Remove", &request, &distill__v1__remove_reply__descriptor,
-                     KD_CONN_TIMEOUT_MS, false, &reply, &why) != 0)
-        return kd_conn_report(c, &why, job);
     uint64_t freed = ((const Distill__V1__RemoveReply *)reply)->freed_bytes;
     kd_wire_free(reply);
     char a[KD_FMT];
@@ -30,25 +23,7 @@ static int remove_one(kd_conn *c, const char *job, json_t *list)
 
 static int run(kd_cli *cli, const kd_args *args)
 {
-    kd_conn conn;
-    int rc = kd_conn_open(cli, &conn);
-    if (rc != KD_EXIT_OK)
-        return rc;
-    kd_cli_catch_signals();
-    json_t *list = json_array();
-    for (int i = 0; i < args->n_operands && kd_cli_signal() == 0; i++) {
-        int one = remove_one(&conn, args->operands[i], list);
-        rc = rc != KD_EXIT_OK ? rc : one;
-        if (one == KD_EXIT_UNREACHABLE)
-            break;
-    }
-    kd_conn_close(&conn);
-    if (cli->json && json_array_size(list) > 0) {
-        int printed = kd_json_print(cli, json_pack("{s:O}", "removed", list), false);
-        rc = rc != KD_EXIT_OK ? rc : printed;
-    }
-    json_decref(list);
-    return rc;
+    return kd_each_run(cli, args, "removed", remove_one, NULL);
 }
 
 const kd_verb kd_verb_rm = {

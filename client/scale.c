@@ -18,12 +18,10 @@ static int scale(kd_conn *c, const char *job, uint32_t min, uint32_t max)
     request.min_workers = min;
     request.max_workers = max;
     ProtobufCMessage *reply = NULL;
-    kd_failure why;
-    if (kd_conn_call(c, "Scale", &request, &distill__v1__job_summary__descriptor,
-                     KD_CONN_TIMEOUT_MS, false, &reply, &why) != 0)
-        return kd_conn_report(c, &why, job);
+    int rc = kd_conn_ask(c, "Scale", &request, job, &distill__v1__job_summary__descriptor, &reply);
+    if (rc != KD_EXIT_OK)
+        return rc;
     const Distill__V1__JobSummary *s = (const Distill__V1__JobSummary *)reply;
-    int rc = KD_EXIT_OK;
     if (c->cli->json)
         rc = kd_json_print(c->cli, kd_json_summary(s), false);
     else
@@ -45,14 +43,10 @@ static int run(kd_cli *cli, const kd_args *args)
     if (min > 0 && max > 0 && min > max)
         return kd_usage(cli, "scale", NULL, "--min %llu is more than --max %llu",
                         (unsigned long long)min, (unsigned long long)max);
-    int rc = kd_conn_check_id(cli, args->operands[0]);
-    if (rc != KD_EXIT_OK)
-        return rc;
     kd_conn conn;
-    rc = kd_conn_open(cli, &conn);
+    int rc = kd_conn_start(cli, args->operands[0], &conn);
     if (rc != KD_EXIT_OK)
         return rc;
-    kd_cli_catch_signals();
     rc = scale(&conn, args->operands[0], (uint32_t)min, (uint32_t)max);
     kd_conn_close(&conn);
     return rc;

@@ -413,11 +413,10 @@ static int print(kd_conn *c, const kd_args *args, Distill__V1__JobDetail *d)
 static int run(kd_cli *cli, const kd_args *args)
 {
     kd_conn conn;
-    int rc = kd_conn_open(cli, &conn);
+    int rc = kd_conn_start(cli, NULL, &conn);
     if (rc != KD_EXIT_OK)
         return rc;
     Distill__V1__JobDetail *detail = NULL;
-    kd_cli_catch_signals();
     rc = kd_conn_job(&conn, args->operands[0], &detail);
     if (rc == KD_EXIT_OK)
         rc = print(&conn, args, detail);

@@ -40,15 +40,11 @@ static bool parse_steps(const char *text, uint64_t *from, uint64_t *to)
 
 static int get_digests(kd_conn *c, const char *job, Distill__V1__DigestsReply **out)
 {
-    Distill__V1__JobRequest request = DISTILL__V1__JOB_REQUEST__INIT;
-    request.job = (char *)job;
     ProtobufCMessage *reply = NULL;
-    kd_failure why;
-    if (kd_conn_call(c, "Digests", &request, &distill__v1__digests_reply__descriptor,
-                     KD_CONN_TIMEOUT_MS, false, &reply, &why) != 0)
-        return kd_conn_report(c, &why, job);
-    *out = (Distill__V1__DigestsReply *)reply;
-    return KD_EXIT_OK;
+    int rc = kd_conn_ask_job(c, "Digests", job, &distill__v1__digests_reply__descriptor, &reply);
+    if (rc == KD_EXIT_OK)
+        *out = (Distill__V1__DigestsReply *)reply;
+    return rc;
 }
 
 static const char *digest_at(const Distill__V1__DigestsReply *r, const char *stage, uint64_t step)
@@ -279,10 +275,9 @@ static int run(kd_cli *cli, const kd_args *args)
     int rc = kd_submission_key(cli, "verify", kd_args_value(args, "key"), v.key);
     kd_conn conn;
     if (rc == KD_EXIT_OK)
-        rc = kd_conn_open(cli, &conn);
+        rc = kd_conn_start(cli, NULL, &conn);
     if (rc != KD_EXIT_OK)
         return rc;
-    kd_cli_catch_signals();
     rc = verify(&conn, args->operands[0], &v);
     kd_conn_close(&conn);
     return rc;

@@ -16,16 +16,12 @@ static const kd_opt g_opts[] = {
 static int ask(kd_cli *cli, Distill__V1__InfoReply **out)
 {
     kd_conn conn;
-    int rc = kd_conn_open(cli, &conn);
+    int rc = kd_conn_start(cli, NULL, &conn);
     if (rc != KD_EXIT_OK)
         return rc;
     Distill__V1__InfoRequest request = DISTILL__V1__INFO_REQUEST__INIT;
     ProtobufCMessage *reply = NULL;
-    kd_failure why;
-    kd_cli_catch_signals();
-    if (kd_conn_call(&conn, "Info", &request, &distill__v1__info_reply__descriptor,
-                     KD_CONN_TIMEOUT_MS, false, &reply, &why) != 0)
-        rc = kd_conn_report(&conn, &why, NULL);
+    rc = kd_conn_ask(&conn, "Info", &request, NULL, &distill__v1__info_reply__descriptor, &reply);
     kd_conn_close(&conn);
     *out = (Distill__V1__InfoReply *)reply;
     return rc;

@@ -62,14 +62,10 @@ static int run(kd_cli *cli, const kd_args *args)
     kd_diag diag = {0};
     if (kd_args_duration(args, "timeout", &timeout_s, &diag) != 0)
         return kd_usage(cli, "wait", NULL, "%s", diag.msg);
-    int rc = kd_conn_check_id(cli, job);
-    if (rc != KD_EXIT_OK)
-        return rc;
     kd_conn conn;
-    rc = kd_conn_open(cli, &conn);
+    int rc = kd_conn_start(cli, job, &conn);
     if (rc != KD_EXIT_OK)
         return rc;
-    kd_cli_catch_signals();
     rc = kd_wait_run(&conn, job, timeout_s, true);
     kd_conn_close(&conn);
     return rc;

@@ -159,14 +159,10 @@ int kd_watch_run(kd_conn *c, const char *job, bool hints)
 static int run(kd_cli *cli, const kd_args *args)
 {
     const char *job = args->operands[0];
-    int rc = kd_conn_check_id(cli, job);
-    if (rc != KD_EXIT_OK)
-        return rc;
     kd_conn conn;
-    rc = kd_conn_open(cli, &conn);
+    int rc = kd_conn_start(cli, job, &conn);
     if (rc != KD_EXIT_OK)
         return rc;
-    kd_cli_catch_signals();
     rc = kd_watch_run(&conn, job, true);
     kd_conn_close(&conn);
     return rc;

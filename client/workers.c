@@ -65,17 +65,14 @@ static int run(kd_cli *cli, const kd_args *args)
 {
     (void)args;
     kd_conn conn;
-    int rc = kd_conn_open(cli, &conn);
+    int rc = kd_conn_start(cli, NULL, &conn);
     if (rc != KD_EXIT_OK)
         return rc;
     Distill__V1__WorkersRequest request = DISTILL__V1__WORKERS_REQUEST__INIT;
     ProtobufCMessage *reply = NULL;
-    kd_failure why;
-    kd_cli_catch_signals();
-    if (kd_conn_call(&conn, "Workers", &request, &distill__v1__workers_reply__descriptor,
-                     KD_CONN_TIMEOUT_MS, false, &reply, &why) != 0)
-        rc = kd_conn_report(&conn, &why, NULL);
-    else
+    rc = kd_conn_ask(&conn, "Workers", &request, NULL, &distill__v1__workers_reply__descriptor,
+                     &reply);
+    if (rc == KD_EXIT_OK)
         rc = print(cli, (const Distill__V1__WorkersReply *)reply);
     kd_wire_free(reply);
     kd_conn_close(&conn);
