@@ -6,8 +6,8 @@ usage() {
     cat <<'END'
 Usage: [KD_BUILD=build/dev] tests/fault/all.sh [--soak MINUTES]
 
-Runs the mutants and models of the protocol, matrix, recovery, failpoints, the cases in net/, proxy, disk_full, damage, fsync,
-descriptors, no_workers and soak (5 minutes unless told otherwise), writes
+Runs the mutants and models of the protocol, matrix, recovery, failpoints, the cases in net/, proxy,
+disk_full, damage, fsync, descriptors, no_workers and soak (5 minutes unless told otherwise), writes
 what each said to $KD_FAULT_OUT (a new folder in /tmp) and prints a summary. Takes about an hour on
 two cores. Exit code 0 only if nothing failed; what needs root is skipped without it.
 END

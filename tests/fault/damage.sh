@@ -18,12 +18,6 @@ The job must end with the digests and the history of an undisturbed one, and som
 the file. Takes about 5 minutes.
 END
 }
-case ${1-} in
--h | --help)
-    usage
-    exit 0
-    ;;
-esac
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . tests/fault/fault.sh
 
@@ -32,26 +26,14 @@ STATE=$DIR/state
 SAVED=$DIR/saved
 CLEAN=$DIR/clean
 
-undisturbed_job() {
-    local job
-    cluster 2
-    job=$(distill submit "$DIR/job.yaml" -q)
-    ended "$job"
-    undisturbed "$job"
-}
-
 # In the middle of an epoch, with a checkpoint and sums after it.
 prepare() {
     local job
     coordinator "$STATE"
-    worker w1
-    worker w2
-    await_workers 2
-    job=$(distill submit "$DIR/job.yaml" -q)
+    workers 2
+    job=$(submit)
     await_steps "$job" distill 14
-    kill -KILL "${PIDS[@]}"
-    wait "${PIDS[@]}" 2>/dev/null || true
-    PIDS=()
+    kill_all
     echo "$job" >"${WANT%/want}/job"
     cp -a "$STATE" "$SAVED"
     tell "$(ls "$STATE/jobs/$job" | tr '\n' ' ')"
@@ -142,6 +124,7 @@ all_checkpoints() {
     same "$JOB"
 }
 
+started_or_ended() { [ -s "$DIR/port" ] || ! kill -0 "${PIDS[refused]}" 2>/dev/null; }
 # refused WAY: or not noticed by SQLite and of no consequence.
 database() {
     local way=$1 rc=0
@@ -150,10 +133,7 @@ database() {
     "$BUILD/distilld" --state-dir "$STATE" --listen 127.0.0.1:0 --port-file "$DIR/port" \
         >"$DIR/refusal.log" 2>&1 &
     PIDS[refused]=$!
-    for _ in $(seq 100); do
-        [ ! -s "$DIR/port" ] && kill -0 "${PIDS[refused]}" 2>/dev/null || break
-        sleep 0.1
-    done
+    await 100 started_or_ended || true
     if [ -s "$DIR/port" ]; then
         stop refused KILL
         [ "$way" = middle ] || [ "$way" = end ] || fail "a database so damaged was taken"
@@ -172,8 +152,7 @@ database() {
     same "$JOB" "$(grep -o ' is .*' "$DIR/refusal.log" | head -n 1 | cut -c 1-50)"
 }
 
-fault_data
-sed -i 's/^  epochs: 2/  epochs: 4/' "$DIR/job.yaml"
+fault_data 4
 kinds=(checkpoint journal bank database)
 [ $# -gt 0 ] || set -- "${kinds[@]}"
 case_of undisturbed undisturbed_job
@@ -199,10 +178,7 @@ for kind in "$@"; do
         NAMED=
         ;;
     database) for way in truncate start page middle end remove; do case_of "database $way" database $way; done ;;
-    *)
-        echo "damage.sh: there is no kind \"$kind\"" >&2
-        exit 2
-        ;;
+    *) no_such kind "$kind" ;;
     esac
 done
 table_end

@@ -11,26 +11,9 @@ nothing and stay, some that come and go. The job must end with the digests and t
 undisturbed one, clients must be served afterwards, and no step may fail for want of a descriptor.
 END
 }
-case ${1-} in
--h | --help)
-    usage
-    exit 0
-    ;;
-?*)
-    usage >&2
-    exit 2
-    ;;
-esac
+NO_ARGUMENTS=yes
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . tests/fault/fault.sh
-
-undisturbed_job() {
-    local job
-    cluster 2
-    job=$(distill submit "$DIR/job.yaml" -q)
-    ended "$job"
-    undisturbed "$job"
-}
 
 # flood: 400 connections that stay, then some that come and go until it is told to stop.
 flood() {
@@ -67,14 +50,10 @@ flooded() {
     local job
     AROUND_COORDINATOR=(bash -c 'ulimit -n 80; exec "$@"' -)
     cluster 2
-    job=$(distill submit "$DIR/job.yaml" -q)
+    job=$(submit)
     await_steps "$job" distill 2
     flood
-    for _ in $(seq 200); do
-        grep -q 'connections were refused' "$DIR/distilld.log" && break
-        sleep 0.1
-    done
-    grep -q 'connections were refused' "$DIR/distilld.log" || fail "no connection was refused"
+    await 200 grep -q 'connections were refused' "$DIR/distilld.log" || fail "no connection was refused"
     sleep 3
     stop flood KILL
     ended "$job"
@@ -86,8 +65,7 @@ flooded() {
     stop distilld
 }
 
-fault_data
-sed -i 's/^  epochs: 2/  epochs: 4/' "$DIR/job.yaml"
+fault_data 4
 case_of undisturbed undisturbed_job
 case_of flooded flooded
 table_end

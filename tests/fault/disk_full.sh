@@ -22,12 +22,6 @@ Each job must end with the digests and the history of an undisturbed one. Withou
 mount are skipped; takes about 2 minutes.
 END
 }
-case ${1-} in
--h | --help)
-    usage
-    exit 0
-    ;;
-esac
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . tests/fault/fault.sh
 
@@ -36,15 +30,11 @@ disk() {
     mkdir "$DIR/disk"
     mount -t tmpfs -o size=256M kd-fault "$DIR/disk" 2>/dev/null || return 77
     # Before the folder is removed.
-    trap 'leave' EXIT
+    trap 'finish_after leave' EXIT
 }
 leave() {
-    local rc=$? p
-    for p in "${PIDS[@]}"; do kill -9 "$p" 2>/dev/null || true; done
-    wait 2>/dev/null || true
+    kill_all 2>/dev/null
     umount -l "$DIR/disk"
-    (exit $rc)
-    finish
 }
 
 # fill [KIB]: the disk, but for so much.
@@ -57,33 +47,24 @@ room() { rm "$DIR/disk/filler"; }
 start() { # the cluster on the small disk
     COORDINATOR_FLAGS=(--min-free "${1:-16M}")
     coordinator "$DIR/disk/state"
-    worker w1
-    worker w2
-    await_workers 2
+    workers 2
 }
 
-# reason JOB TEXT: until the job says so; `distill show` shows it to people, too.
+has_reason() { distill show "$1" -o json | pick 'd["reason"]' | says "$2"; }
+# await_reason JOB TEXT: until the job says so; `distill show` shows it to people, too.
 await_reason() {
-    for _ in $(seq 300); do
-        if distill show "$1" -o json | pick 'd["reason"]' | says "$2"; then
-            distill show "$1" | says "$2" || fail "distill show does not tell: $2"
-            return
-        fi
-        sleep 0.1
-    done
-    fail "job $1 does not say: $2"
+    await 300 has_reason "$@" || fail "job $1 does not say: $2"
+    distill show "$1" | says "$2" || fail "distill show does not tell: $2"
 }
-
-committed() { stage_field "$1" distill committed; }
 
 # waits_for_room JOB [RESTART]: full in the middle, no step is done; room again, and it ends well.
 waits_for_room() {
     local job before after
-    job=$(distill submit "$DIR/job.yaml" -q)
+    job=$(submit)
     await_steps "$job" distill 3
     fill "$1"
     await_reason "$job" "coordinator's disk"
-    before=$(committed "$job")
+    before=$(step_of "$job")
     if [ "${2-}" = restart ]; then
         stop distilld KILL
         coordinator "$DIR/disk/state"
@@ -91,9 +72,9 @@ waits_for_room() {
         await_reason "$job" "coordinator's disk"
     fi
     sleep 2
-    after=$(committed "$job")
+    after=$(step_of "$job")
     [ "$before" = "$after" ] || fail "steps went on without room: $before, $after"
-    [ "$(distill show "$job" -o json | pick 'd["state"]')" = running ] || fail "the job does not run"
+    [ "$(state_of "$job")" = running ] || fail "the job does not run"
     kill -0 "${PIDS[distilld]}" || fail "the coordinator ended"
     room
     ended "$job"
@@ -111,7 +92,7 @@ no_reserve() {
     local job
     disk
     start 0
-    job=$(distill submit "$DIR/job.yaml" -q)
+    job=$(submit)
     await_steps "$job" distill 3
     fill
     sleep 4
@@ -136,7 +117,7 @@ end() {
     local job
     disk
     start
-    job=$(distill submit "$DIR/job.yaml" -q)
+    job=$(submit)
     await_event "$job" "stage scratch begins"
     # Room for what is under way, none for the job's last files.
     fill 512
@@ -150,7 +131,7 @@ upload() {
     local job rc=0
     disk
     start
-    job=$(distill submit "$DIR/job.yaml" -q)
+    job=$(submit)
     ended "$job"
     distill fetch "$job" student.safetensors -O "$DIR/out" >/dev/null
     cp "$DIR/out/student.safetensors" "$DIR/start.safetensors"
@@ -174,7 +155,7 @@ upload() {
 with() {
     AROUND_COORDINATOR=(env DISTILL_FAILPOINTS="$1")
     cluster 2
-    JOB=$(distill submit "$DIR/job.yaml" -q)
+    JOB=$(submit)
     ended "$JOB"
     grep -q "failpoint ${1%%=*} hit" "$DIR/distilld.log" || fail "nothing failed"
     same "$JOB"
@@ -194,24 +175,10 @@ files() {
     grep -q 'failpoint artefact.piece hit' "$DIR/distilld.log" || fail "the worker's file found room"
 }
 
-undisturbed_job() {
-    local job
-    cluster 2
-    job=$(distill submit "$DIR/job.yaml" -q)
-    ended "$job"
-    undisturbed "$job"
-}
-
-fault_data
-sed -i 's/^  epochs: 2/  epochs: 4/' "$DIR/job.yaml"
+fault_data 4
 all=(last-byte min-free no-reserve restart end upload checkpoint bank files)
 [ $# -gt 0 ] || set -- "${all[@]}"
-for name in "$@"; do
-    printf '%s\n' "${all[@]}" | grep -qxF -- "$name" || {
-        echo "disk_full.sh: there is no case \"$name\"" >&2
-        exit 2
-    }
-done
+for name in "$@"; do one_of "$name" "${all[@]}" || no_such case "$name"; done
 case_of undisturbed undisturbed_job
 for name in "$@"; do case_of "$name" "${name//-/_}"; done
 table_end

@@ -19,19 +19,16 @@ which takes long. Needs a build with failpoints (the preset dev); DISTILL_FAILPO
 build/dev/distilld shows the names.
 END
 }
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+. tests/fault/fault.sh
+
 mode=usual
 case ${1-} in
--h | --help)
-    usage
-    exit 0
-    ;;
 --quick | --every)
     mode=${1#--}
     shift
     ;;
 esac
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-. tests/fault/fault.sh
 
 # Points that this job does not come to, and where they are tested instead.
 declare -A ELSEWHERE=()
@@ -39,12 +36,7 @@ declare -A ELSEWHERE=()
 DISTILL_FAILPOINTS=list "$BUILD/distilld" >"$DIR/list" 2>/dev/null &&
     grep -q '^file.write ' "$DIR/list" || fail "$BUILD/distilld has no failpoints; build the preset dev"
 mapfile -t all < <(awk '{ print $1 }' "$DIR/list")
-for name in "$@"; do
-    printf '%s\n' "${all[@]}" | grep -qxF -- "$name" || {
-        echo "failpoints.sh: there is no failpoint \"$name\"" >&2
-        exit 2
-    }
-done
+for name in "$@"; do one_of "$name" "${all[@]}" || no_such failpoint "$name"; done
 [ $# -gt 0 ] || set -- "${all[@]}"
 
 # ---- one process of each kind, armed with DISTILL_FAILPOINTS when ARMED[kind] says so
@@ -53,17 +45,16 @@ declare -A ARMED=()
 KEY=one-job
 
 launch() { # distilld | w1 | w2
-    local what=$1 kind=worker
-    [ "$what" != distilld ] || kind=distilld
-    local around=(env DISTILL_FAILPOINTS="${ARMED[$what]-}")
-    if [ $kind = distilld ]; then
-        "${around[@]}" "$BUILD/distilld" --state-dir "$DIR/state" --listen "$DISTILL_SERVER" \
-            --port-file "$DIR/port" --heartbeat-ms 200 --lease-ms 4000 >>"$DIR/distilld.log" 2>&1 &
-    else
-        "${around[@]}" "$BUILD/distill-worker" --server "$DISTILL_SERVER" --name "$what" --threads 1 \
-            --data-root "$DIR/data" >>"$DIR/worker-$what.log" 2>&1 &
+    local armed=(env DISTILL_FAILPOINTS="${ARMED[$1]-}")
+    if [ "$1" != distilld ]; then
+        AROUND_WORKER=("${armed[@]}")
+        worker "$1"
+        return
     fi
-    PIDS[$what]=$!
+    # Not by `coordinator`, which takes an early end for a failure.
+    "${armed[@]}" "$BUILD/distilld" --state-dir "$DIR/state" --listen "$DISTILL_SERVER" \
+        --port-file "$DIR/port" --heartbeat-ms 200 --lease-ms 4000 >>"$DIR/distilld.log" 2>&1 &
+    PIDS[distilld]=$!
 }
 
 launch_submit() {
@@ -106,7 +97,7 @@ until_true() {
     fail "waited 2 minutes and more for: $*"
 }
 submitted() { [ -z "${PIDS[submit]-}" ] && [ -s "$DIR/job" ]; }
-finished() { [[ $(distill show "$(cat "$DIR/job")" -o json | pick 'd["state"]') =~ ^(succeeded|failed|cancelled)$ ]]; }
+finished() { [[ $(state_of "$(cat "$DIR/job")") =~ ^(succeeded|failed|cancelled)$ ]]; }
 committed() { [ "$(stage_field "$(cat "$DIR/job")" "$1" committed)" -ge "$2" ]; }
 
 # run_job [recovery]: from nothing to the end; with `recovery` the coordinator is killed on the way, and
@@ -129,7 +120,7 @@ run_job() {
     fi
     until_true finished
     job=$(cat "$DIR/job")
-    [ "$(distill show "$job" -o json | pick 'd["state"]')" = succeeded ] || fail "the job did not succeed"
+    [ "$(state_of "$job")" = succeeded ] || fail "the job did not succeed"
     [ "$(distill jobs -q | wc -l)" -eq 1 ] || fail "one key made several jobs: $(distill jobs -q)"
 }
 
@@ -189,7 +180,7 @@ fault_data
 first_job() {
     cluster 2
     local job
-    job=$(distill submit "$DIR/job.yaml" -q)
+    job=$(submit)
     ended "$job"
     distill fetch "$job" student.safetensors -O "$DIR/out" >/dev/null
     cp "$DIR"/out/student.safetensors "${WANT%/want}/start.safetensors"

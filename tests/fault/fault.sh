@@ -1,5 +1,20 @@
-# Sourced by the fault tests, from the repository's root: cases that stand for themselves, each in a
-# folder and with daemons of its own, and a table of what came of them.
+# Sourced by the fault tests, from the repository's root, with their own arguments and once they have a
+# function `usage`: cases that stand for themselves, each in a folder and with daemons of its own, and a
+# table of what came of them.
+
+# Before cluster.sh makes anything. NO_ARGUMENTS=yes: the script takes none but --help.
+case ${1-} in
+-h | --help)
+    usage
+    exit 0
+    ;;
+?*)
+    [ "${NO_ARGUMENTS-}" != yes ] || {
+        usage >&2
+        exit 2
+    }
+    ;;
+esac
 . tests/integration/cluster.sh
 
 TABLE_WIDTH=34
@@ -50,19 +65,63 @@ table_end() {
 
 tell() { echo "$*" >>"$TOLD"; }
 
-# fault_data: the pictures and the job file, once for all cases.
-fault_data() {
-    small_data >/dev/null
-    small_job >"$DIR/job.yaml"
+# one_of NAME NAMES...: the first is among the others.
+one_of() { printf '%s\n' "${@:2}" | grep -qxF -- "$1"; }
+# no_such WHAT NAME [TEXT]: the end, since the command line names something unknown.
+no_such() {
+    echo "${0##*/}: there is no $1 \"$2\"${3-}" >&2
+    exit 2
 }
 
-# cluster N: a coordinator and workers w1 to wN.
-cluster() {
+# fault_data [EPOCHS]: the pictures and the job file, once for all cases.
+fault_data() {
+    small_data >/dev/null
+    small_job | sed "s/^  epochs: 2/  epochs: ${1:-2}/" >"$DIR/job.yaml"
+}
+
+# workers N [THREADS]: w1 to wN.
+workers() {
     local i
-    coordinator
-    for i in $(seq "$1"); do worker "w$i"; done
+    for i in $(seq "$1"); do worker "w$i" "${2:-1}"; done
     await_workers "$1"
 }
+# cluster N [THREADS]: a coordinator and workers w1 to wN.
+cluster() {
+    coordinator
+    workers "$@"
+}
+# kill_all: all of them at once.
+kill_all() {
+    local p
+    for p in "${PIDS[@]}"; do kill -KILL "$p"; done
+    wait "${PIDS[@]}" 2>/dev/null || true
+    PIDS=()
+}
+# finish_after COMMAND...: for a trap on EXIT; runs it, then what is done at every end.
+finish_after() {
+    local rc=$?
+    # Or the shell would end at the next failure, without `finish`.
+    set +e
+    "$@"
+    (exit $rc)
+    finish
+}
+
+# await N COMMAND...: until it succeeds, N times with 0.1 s between; fails if it never does.
+await() {
+    local n=$1
+    shift
+    for _ in $(seq "$n"); do
+        if "$@"; then return 0; fi
+        sleep 0.1
+    done
+    return 1
+}
+
+# submit FLAGS...: the case's job; prints its id.
+submit() { distill submit "$DIR/job.yaml" -q "$@"; }
+state_of() { distill show "$1" -o json | pick 'd["state"]'; }
+step_of() { stage_field "$1" distill committed; }
 
 # history_of JOB: checked; what must not differ goes to standard output.
 history_of() {
@@ -82,6 +141,14 @@ ended() {
 undisturbed() {
     history_of "$1" >"$WANT" || fail "the history of the undisturbed job is not in order"
     tell "$(digest_of "$1")"
+}
+# undisturbed_job [WORKERS]: runs it.
+undisturbed_job() {
+    local job
+    cluster "${1:-2}"
+    job=$(submit)
+    ended "$job"
+    undisturbed "$job"
 }
 
 # same JOB [TEXT]: as the undisturbed one; its digest and the text go into the table.
@@ -107,11 +174,7 @@ proxy() {
     "$BUILD/tests/kd-proxy" --listen 127.0.0.1:0 --to "$DISTILL_SERVER" \
         --port-file "$DIR/$name.port" "$@" >"$DIR/$name.counts" 2>>"$DIR/$name.log" &
     PIDS[$name]=$!
-    for _ in $(seq 100); do
-        [ ! -s "$DIR/$name.port" ] || break
-        sleep 0.05
-    done
-    [ -s "$DIR/$name.port" ] || fail "$name did not start"
+    await 50 test -s "$DIR/$name.port" || fail "$name did not start"
     PROXY=127.0.0.1:$(cat "$DIR/$name.port")
 }
 

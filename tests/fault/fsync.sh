@@ -11,33 +11,16 @@ stop at once and say why; started again, the job ends with the digests and the h
 undisturbed one. Needs a build with failpoints (the preset dev).
 END
 }
-case ${1-} in
--h | --help)
-    usage
-    exit 0
-    ;;
-?*)
-    usage >&2
-    exit 2
-    ;;
-esac
+NO_ARGUMENTS=yes
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . tests/fault/fault.sh
-
-undisturbed_job() {
-    local job
-    cluster 2
-    job=$(distill submit "$DIR/job.yaml" -q)
-    ended "$job"
-    undisturbed "$job"
-}
 
 # fails POINT@N
 fails() {
     local job rc=0
     AROUND_COORDINATOR=(env DISTILL_FAILPOINTS="${1%@*}=error:EIO@${1#*@}" ASAN_OPTIONS=handle_abort=0)
     cluster 2
-    job=$(distill submit "$DIR/job.yaml" -q)
+    job=$(submit)
     wait "${PIDS[distilld]}" || rc=$?
     unset "PIDS[distilld]"
     [ $rc -eq 134 ] || fail "the coordinator ended with $rc instead of by abort"

@@ -11,22 +11,12 @@ and leave, and through kills, stops and restarts, and prints a table with the di
 difference from the first, in digests or history, is a failure.
 END
 }
-case ${1-} in
--h | --help)
-    usage
-    exit 0
-    ;;
-esac
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . tests/fault/fault.sh
 
-submit() { distill submit "$DIR/job.yaml" -q "$@"; }
-
 undisturbed_on() { # WORKERS THREADS
-    local i job
-    coordinator
-    for i in $(seq "$1"); do worker "w$i" "$2"; done
-    await_workers "$1"
+    local job
+    cluster "$@"
     job=$(submit --set "cluster.min_workers=$1")
     ended "$job"
     if [ -e "$WANT" ]; then same "$job"; else undisturbed "$job"; fi
@@ -97,12 +87,11 @@ coordinator_stopped() {
 }
 
 all_killed() {
-    local job p
+    local job
     cluster 2
     job=$(submit)
     await_steps "$job" distill 4
-    for p in distilld w1 w2; do kill -KILL "${PIDS[$p]}"; done
-    for p in distilld w1 w2; do wait "${PIDS[$p]}" 2>/dev/null || true; done
+    kill_all
     coordinator
     worker w1
     worker w2
@@ -130,8 +119,7 @@ slow_worker() {
     same "$job" "one of two five times slower, steps redone: $(redone "$job")"
 }
 
-fault_data
-sed -i 's/^  epochs: 2/  epochs: 4/' "$DIR/job.yaml"
+fault_data 4
 for n in 1 2 3 4 8; do case_of "$n workers" undisturbed_on $n 1; done
 for t in 2 3; do case_of "2 workers, $t threads" undisturbed_on 2 $t; done
 case_of "workers join and leave" joining_and_leaving

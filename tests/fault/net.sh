@@ -6,15 +6,13 @@
 #     w2 10.77.0.12 -+
 #
 # tbf shapes, nft drops and resets; netem is not needed.
+CASE=$(realpath "$0")
+# Its own first comment.
+usage() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$CASE"; }
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+. tests/fault/fault.sh
 
-# Before anything is made: a case that cannot run says so with 77.
-case ${1-} in
--h | --help)
-    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
-    exit 0
-    ;;
-esac
+# A case that cannot run says so with 77.
 for tool in ip tc nft; do
     command -v $tool >/dev/null || {
         echo "skipped: $tool is missing (deploy/install-deps.sh --test)"
@@ -26,8 +24,6 @@ if [ "$(id -u)" -ne 0 ]; then
     exit 77
 fi
 
-. tests/fault/fault.sh
-
 NET=kdf$$
 SPACES=()
 HOST=10.77.0.1
@@ -38,13 +34,7 @@ net_down() {
     local s
     for s in "${SPACES[@]}"; do ip netns del "$NET-$s" 2>/dev/null || true; done
 }
-net_end() {
-    local rc=$?
-    net_down
-    (exit $rc)
-    finish
-}
-trap net_end EXIT
+trap 'finish_after net_down' EXIT
 trap 'exit 130' INT TERM
 
 in_space() { # NAME COMMAND...
@@ -101,10 +91,16 @@ net_cluster() { # N: the network, the daemons, and what an undisturbed job comes
     await_workers "$1"
     job=$(net_submit)
     ended "$job"
-    history_of "$job" >"$WANT" || fail "the history of the undisturbed job is not in order"
+    undisturbed "$job"
 }
 
-net_submit() { distill submit "$DIR/job.yaml" --set distill.epochs=8 -q; }
+net_submit() { submit --set distill.epochs=8; }
+# net_job N: the network and a job, which stands in $job, in its first steps.
+net_job() {
+    net_cluster "$1"
+    job=$(net_submit)
+    await_steps "$job" teacher 2
+}
 
 # net_same JOB TEXT...
 net_same() {
@@ -134,6 +130,11 @@ lose() { # NAME PER_MILLE: of what comes and what goes
 }
 cut_in() { rules "$1" input iifname eth0 counter drop; }
 cut_out() { rules "$1" output oifname eth0 counter drop; }
+cut_off() {
+    cut_in "$1"
+    cut_out "$1"
+}
+must_have_met() { [ "$(met "$1")" -gt 0 ] || fail "no packet was dropped"; }
 # A packet in so many is answered with a reset, at both ends of the connection.
 reset_some() { # NAME PER_MILLE
     rules "$1" input iifname eth0 meta l4proto tcp numgen random mod 1000 \< "$2" counter reject with tcp reset

@@ -2,13 +2,13 @@
 # The last worker goes: the job waits, says so, and goes on from the same step when another one comes.
 set -euo pipefail
 
-case ${1-} in
--h | --help)
+usage() {
     echo "Usage: [KD_BUILD=build/dev] tests/fault/no_workers.sh"
     echo "The only worker is killed in the middle of a stage; seconds later another one comes."
-    exit 0
-    ;;
-?*)
+}
+case ${1-} in
+-h | --help | '') ;;
+*)
     echo "no_workers.sh: unexpected argument \"$1\"; see --help" >&2
     exit 2
     ;;
@@ -16,25 +16,15 @@ esac
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . tests/fault/fault.sh
 
-undisturbed_job() {
-    local job
-    cluster 1
-    job=$(distill submit "$DIR/job.yaml" -q)
-    ended "$job"
-    undisturbed "$job"
-}
-
-step_of() { stage_field "$1" distill committed; }
-
 gone() {
     local job at now i
     cluster 1
-    job=$(distill submit "$DIR/job.yaml" -q)
+    job=$(submit)
     await_steps "$job" distill 4
     stop w1 KILL
     await_event "$job" "waiting for workers: 0 of at least 1"
     distill show "$job" | says "waiting for workers: 0 of at least 1" || fail "distill show does not say it"
-    [ "$(distill show "$job" -o json | pick 'd["state"]')" = running ] || fail "the job does not run any more"
+    [ "$(state_of "$job")" = running ] || fail "the job does not run any more"
     at=$(step_of "$job")
     sleep 1
     [ "$(step_of "$job")" = "$at" ] || fail "steps without workers"
@@ -50,9 +40,8 @@ gone() {
     same "$job" "waited at step $at"
 }
 
-fault_data
-sed -i 's/^  epochs: 2/  epochs: 4/' "$DIR/job.yaml"
-case_of undisturbed undisturbed_job
+fault_data 4
+case_of undisturbed undisturbed_job 1
 case_of "another worker" gone w2
 case_of "the same name" gone w1
 table_end

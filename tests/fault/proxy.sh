@@ -13,31 +13,15 @@ of fault, and compares digests and history with an undisturbed run. Cases:
   delay flips duplicates reorders truncations resets stalls held-up held-down client everything
 END
 }
-case ${1-} in
--h | --help)
-    usage
-    exit 0
-    ;;
-esac
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . tests/fault/fault.sh
-
-quiet() {
-    cluster 2
-    local job
-    job=$(distill submit "$DIR/job.yaml" -q)
-    ended "$job"
-    undisturbed "$job"
-}
 
 # workers_through FLAGS...: two workers behind a proxy whose faults begin when they have joined.
 workers_through() {
     coordinator
     proxy proxy --off --seed 7 "$@"
     WORKER_SERVER=$PROXY
-    worker w1
-    worker w2
-    await_workers 2
+    workers 2
     proxy_turn proxy
 }
 
@@ -46,7 +30,7 @@ spoilt() {
     local kind=$1 job n
     shift
     workers_through "$@"
-    job=$(distill submit "$DIR/job.yaml" -q)
+    job=$(submit)
     ended "$job"
     stop proxy
     n=$(proxy_count proxy "$kind")
@@ -60,7 +44,7 @@ held() {
     local job
     workers_through --one-way "$1"
     proxy_turn proxy
-    job=$(distill submit "$DIR/job.yaml" -q)
+    job=$(submit)
     await_steps "$job" teacher 2
     proxy_turn proxy
     sleep "$2"
@@ -86,7 +70,7 @@ client() {
     local job n
     cluster 2
     proxy proxy --seed 3 --reset-every 15000 --delay 5 --jitter 20
-    job=$(DISTILL_SERVER=$PROXY again distill submit "$DIR/job.yaml" -q --key through-the-proxy)
+    job=$(DISTILL_SERVER=$PROXY again submit --key through-the-proxy)
     DISTILL_SERVER=$PROXY again distill wait "$job" --timeout 2m
     for _ in $(seq 10); do DISTILL_SERVER=$PROXY again distill show "$job" >/dev/null; done
     [ "$(distill jobs -q | wc -l)" -eq 1 ] || fail "one key made several jobs"
@@ -113,15 +97,12 @@ run() {
             --duplicate-every 20000000 --reorder-every 20000000 --truncate-every 20000000 \
             --reset-every 20000000 --stall-every 20000000 --stall-ms 300
         ;;
-    *)
-        echo "proxy.sh: there is no case \"$1\"; --help shows all" >&2
-        exit 2
-        ;;
+    *) no_such case "$1" "; --help shows all" ;;
     esac
 }
 
 fault_data
-case_of undisturbed quiet
+case_of undisturbed undisturbed_job
 [ $# -gt 0 ] || set -- delay flips duplicates reorders truncations resets stalls held-up held-down client everything
 for name in "$@"; do run "$name"; done
 table_end

@@ -37,19 +37,18 @@ while [ $# -gt 0 ]; do
 done
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . tests/fault/fault.sh
-WANT=$DIR/want
 
 small_data
 small_job >"$DIR/job.yaml"
 cluster "$workers"
 flags=(--set distill.epochs=60 --set cluster.checkpoint_every=20)
-job=$(distill submit "$DIR/job.yaml" "${flags[@]}" -q)
+job=$(submit "${flags[@]}")
 ended "$job" >/dev/null
 want=$(stage_field "$job" distill digest)
 steps=$(stage_field "$job" distill steps)
 usual=$(stage_field "$job" distill seconds | awk -v n="$steps" '{ printf "%d", 1000 * $1 / n }')
 
-job=$(distill submit "$DIR/job.yaml" "${flags[@]}" -q)
+job=$(submit "${flags[@]}")
 await_steps "$job" distill 5
 for i in $(seq "$kills"); do
     stop "w$((i % workers + 1))" KILL
@@ -60,7 +59,7 @@ ended "$job" >/dev/null
 [ "$(stage_field "$job" distill digest)" = "$want" ] || fail "the digest differs after killed workers"
 
 started=$job
-job=$(distill submit "$DIR/job.yaml" "${flags[@]}" -q)
+job=$(submit "${flags[@]}")
 await_steps "$job" distill 5
 for i in $(seq "$kills"); do
     stop distilld KILL

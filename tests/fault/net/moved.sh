@@ -4,9 +4,7 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/../net.sh"
 
-net_cluster 2
-job=$(net_submit)
-await_steps "$job" teacher 2
+net_job 2
 in_space w1 ip addr del 10.77.0.11/24 dev eth0
 in_space w1 ip addr add 10.77.0.77/24 dev eth0
 # Some seconds later its old connections are given up.

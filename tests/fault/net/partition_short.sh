@@ -3,13 +3,10 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/../net.sh"
 
-net_cluster 2
-job=$(net_submit)
-await_steps "$job" teacher 2
-cut_in w1
-cut_out w1
+net_job 2
+cut_off w1
 sleep 1.2
-[ "$(met w1)" -gt 0 ] || fail "no packet was dropped"
+must_have_met w1
 heal w1
 ended "$job"
 [ "$(lost "$job")" -eq 0 ] || fail "a worker was lost within its lease"
