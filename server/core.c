@@ -1,12 +1,10 @@
+/* Jobs and their stages, and what each event does to them. */
 #include "core_internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* A member that prepares may be this much later than the first one that was ready; after that the
- * stage begins without it and takes it in at a checkpoint. */
-#define LATE_MS 20000
 /* Members that said one after another that they could not go on, without a step between them:
  * what stops the next one is no accident. */
 #define MAX_STALLS 5
@@ -66,7 +64,7 @@ void kd_core_free(kd_core *c)
     free(c);
 }
 
-static struct job *find_job(const kd_core *c, kd_job_id id)
+struct job *kd_core_job(const kd_core *c, kd_job_id id)
 {
     for (size_t i = 0; i < c->n_jobs; i++)
         if (c->jobs[i].id == id)
@@ -74,68 +72,9 @@ static struct job *find_job(const kd_core *c, kd_job_id id)
     return NULL;
 }
 
-struct member *kd_core_member(const kd_core *c, kd_member_id id)
-{
-    for (size_t i = 0; i < c->n_members; i++)
-        if (c->members[i].id == id)
-            return &c->members[i];
-    return NULL;
-}
-
-static bool refused(const struct member *m, kd_job_id job)
-{
-    for (size_t i = 0; i < m->n_refused; i++)
-        if (m->refused[i] == job)
-            return true;
-    return false;
-}
-
-static void refuse(struct member *m, kd_job_id job)
-{
-    kd_job_id *p = realloc(m->refused, (m->n_refused + 1) * sizeof *p);
-    KD_BUG_ON(!p);
-    m->refused = p;
-    m->refused[m->n_refused++] = job;
-}
-
-/* Whether it may be given to the job at all. */
-static bool usable(const struct member *m, kd_job_id job)
-{
-    return !m->drain && !m->quarantined && !refused(m, job);
-}
-
-static size_t count_members(const kd_core *c, kd_job_id job, enum member_state least)
-{
-    size_t n = 0;
-    for (size_t i = 0; i < c->n_members; i++)
-        n += c->members[i].job == job && c->members[i].state >= least && !c->members[i].leaving;
-    return n;
-}
-
-static size_t count_in_state(const kd_core *c, kd_job_id job, enum member_state state)
-{
-    size_t n = 0;
-    for (size_t i = 0; i < c->n_members; i++)
-        n += c->members[i].job == job && c->members[i].state == state;
-    return n;
-}
-
-/* What the job's next stage waits for, "" if it may run. */
-static const char *held(const struct job *j)
+const char *kd_core_held(const struct job *j)
 {
     return j->stage < j->n_stages ? j->stages[j->stage].s.held : "";
-}
-
-/* Slots and chunks bound how many members can have work at once. */
-size_t kd_core_most_members(const struct job *j)
-{
-    const kd_core_stage_setup *s = &j->stages[j->stage].s;
-    size_t most = j->max_workers;
-    if (s->kind == KD_CORE_TRAIN && s->has_info)
-        most = KD_MIN(most, (size_t)s->info.slots);
-    most = KD_MAX(most, KD_MAX((size_t)j->min_workers, (size_t)1));
-    /* Who decides between two others comes besides. */
-    return j->open && j->dispute.open ? most + 1 : most;
 }
 
 void kd_core_set_state(struct job *j, enum kd_run_state state, const char *reason, kd_actions *out)
@@ -149,16 +88,6 @@ void kd_core_set_state(struct job *j, enum kd_run_state state, const char *reaso
     memcpy(a->text, j->reason, sizeof a->text);
 }
 
-void kd_core_release(struct member *m, const char *why, kd_actions *out)
-{
-    kd_action *a = kd_core_act(out, KD_ACT_RELEASE, m->job, 0);
-    a->member = m->id;
-    snprintf(a->text, sizeof a->text, "%s", why);
-    m->job = 0;
-    m->state = IDLE;
-    m->leaving = false;
-}
-
 static void finish_job(kd_core *c, struct job *j, enum kd_run_state state, const char *reason,
                        kd_actions *out)
 {
@@ -167,13 +96,6 @@ static void finish_job(kd_core *c, struct job *j, enum kd_run_state state, const
         if (c->members[i].job == j->id)
             kd_core_release(&c->members[i], reason[0] ? reason : "the job is over", out);
     kd_core_set_state(j, state, reason, out);
-}
-
-static void prepare(struct member *m, struct job *j, kd_actions *out)
-{
-    m->job = j->id;
-    m->state = PREPARING;
-    kd_core_act(out, KD_ACT_PREPARE, j->id, j->stage)->member = m->id;
 }
 
 bool kd_core_border(const kd_core_stage_info *info, uint64_t version)
@@ -199,18 +121,13 @@ static bool may_yield(const struct stage *st, uint64_t version)
     return border <= st->s.manifest && border <= st->s.evaluated;
 }
 
-static void stage_check(kd_core *c, struct job *j, kd_actions *out);
-
-static void enter_stage(kd_core *c, struct job *j, kd_actions *out);
-static void yield_now(kd_core *c, struct job *j, kd_actions *out);
-
 static void stage_done(kd_core *c, struct job *j, kd_actions *out)
 {
     kd_step_close(j, out);
     j->stages[j->stage].s.done = true;
     kd_core_act(out, KD_ACT_STAGE_DONE, j->id, j->stage);
     j->stage++;
-    enter_stage(c, j, out);
+    kd_core_enter_stage(c, j, out);
 }
 
 static void skip_done(struct job *j)
@@ -219,7 +136,7 @@ static void skip_done(struct job *j)
         j->stage++;
 }
 
-static void enter_stage(kd_core *c, struct job *j, kd_actions *out)
+void kd_core_enter_stage(kd_core *c, struct job *j, kd_actions *out)
 {
     j->stalls = 0;
     skip_done(j);
@@ -239,16 +156,16 @@ static void enter_stage(kd_core *c, struct job *j, kd_actions *out)
         return;
     }
     if (j->paused) {
-        yield_now(c, j, out);
+        kd_core_yield_now(c, j, out);
         return;
     }
     for (size_t i = 0; i < c->n_members; i++) {
         if (c->members[i].job != j->id)
             continue;
-        if (held(j)[0])
-            kd_core_release(&c->members[i], held(j), out);
+        if (kd_core_held(j)[0])
+            kd_core_release(&c->members[i], kd_core_held(j), out);
         else
-            prepare(&c->members[i], j, out);
+            kd_core_prepare(&c->members[i], j, out);
     }
 }
 
@@ -273,273 +190,11 @@ static void settle_manifest(kd_core *c, struct job *j, kd_actions *out)
     st->saved_last = st->s.manifest == st->s.info.last_version;
     st->pending_manifest = 0;
     kd_core_act(out, KD_ACT_MANIFEST, j->id, j->stage)->version = st->s.manifest;
-    bool waiting = count_in_state(c, j->id, READY) > 0;
+    bool waiting = kd_core_count_in(c, j->id, READY) > 0;
     if (waiting && j->open && st->s.manifest < st->s.info.last_version)
         kd_step_reshape(j, out);
     j->join_requested = false;
     stage_check(c, j, out);
-}
-
-static void on_gone(kd_core *c, struct member *m, const char *why, bool lost, kd_actions *out)
-{
-    struct job *j = m->job ? find_job(c, m->job) : NULL;
-    bool worked = m->state == WORKING;
-    if (j && lost)
-        kd_core_note(out, j->id, m->id, "worker", "worker lost: %s", why);
-    if (lost) {
-        free(m->refused);
-        size_t at = (size_t)(m - c->members);
-        memmove(m, m + 1, (c->n_members - at - 1) * sizeof *m);
-        c->n_members--;
-    } else {
-        kd_core_release(m, why, out);
-    }
-    if (!j || j->state != KD_RUN_RUNNING || !worked || !j->open)
-        return; /* in a stage that measures, try_begin asks another member */
-    if (count_members(c, j->id, READY) < KD_MAX(j->min_workers, 1u)) {
-        /* What is there stays as it is until there are enough again; who wants to leave has no step
-         * left to finish. */
-        j->short_handed = true;
-        for (size_t i = 0; i < c->n_members; i++)
-            if (c->members[i].job == j->id && c->members[i].leaving)
-                kd_core_release(&c->members[i], "drained", out);
-        return;
-    }
-    kd_core_note(out, j->id, 0, "worker", "going on with %zu worker(s)",
-                 count_members(c, j->id, READY));
-    kd_step_reshape(j, out);
-}
-
-static void wait_for_workers(kd_core *c, struct job *j, size_t have, size_t need, kd_actions *out)
-{
-    char text[KD_CORE_TEXT];
-    size_t fit = 0;
-    for (size_t i = 0; i < c->n_members; i++)
-        fit += usable(&c->members[i], j->id);
-    if (fit < need && j->problem[0])
-        snprintf(text, sizeof text, "no worker can serve it: %.300s", j->problem);
-    else
-        snprintf(text, sizeof text, "waiting for workers: %zu of at least %zu", have, need);
-    kd_core_set_state(j, KD_RUN_RUNNING, text, out);
-}
-
-/* Asks one of the members to measure. */
-static void try_measure(kd_core *c, struct job *j, kd_actions *out)
-{
-    bool asked = false;
-    for (size_t i = 0; i < c->n_members; i++) {
-        struct member *m = &c->members[i];
-        if (m->job != j->id || m->state == IDLE)
-            continue;
-        asked |= m->state == WORKING;
-        if (m->state == READY && !asked) {
-            m->state = WORKING;
-            kd_core_act(out, KD_ACT_MEASURE, j->id, j->stage)->member = m->id;
-            asked = true;
-        }
-    }
-}
-
-/* Begins a stage whose members are ready, or goes on with one that was short of them; says what it
- * waits for. */
-static void try_begin(kd_core *c, struct job *j, kd_time_ms now, kd_actions *out)
-{
-    if (j->state != KD_RUN_RUNNING || j->stage >= j->n_stages || (j->open && !j->short_handed))
-        return;
-    struct stage *st = &j->stages[j->stage];
-    if (st->s.kind == KD_CORE_EXPORT || st->s.held[0])
-        return;
-    size_t ready = count_members(c, j->id, READY), preparing = count_in_state(c, j->id, PREPARING);
-    size_t need = st->s.kind == KD_CORE_MEASURE ? 1 : j->min_workers;
-    if (ready + preparing < need) {
-        wait_for_workers(c, j, ready + preparing, need, out);
-        return;
-    }
-    if (ready < need)
-        return;
-    if (j->first_ready == 0)
-        j->first_ready = now;
-    if (preparing && now - j->first_ready < LATE_MS && !j->open)
-        return;
-    j->first_ready = 0;
-    if (st->s.kind == KD_CORE_MEASURE) {
-        try_measure(c, j, out);
-    } else if (j->open) {
-        j->short_handed = false;
-        kd_step_reshape(j, out);
-    } else {
-        kd_step_open(c, j, out);
-    }
-}
-
-/* ---- who works for whom */
-
-/* Stops a job at once; it goes on from the end of its journal. */
-static void yield_now(kd_core *c, struct job *j, kd_actions *out)
-{
-    char why[KD_CORE_TEXT];
-    memcpy(why, j->yield_why, sizeof why);
-    kd_step_close(j, out);
-    for (size_t i = 0; i < c->n_members; i++)
-        if (c->members[i].job == j->id)
-            kd_core_release(&c->members[i], why, out);
-    kd_core_set_state(j, KD_RUN_QUEUED, why, out);
-}
-
-/* Stops a job at its next step border. */
-static void yield(kd_core *c, struct job *j, const char *why, kd_actions *out)
-{
-    snprintf(j->yield_why, sizeof j->yield_why, "%s", why);
-    if (j->state != KD_RUN_RUNNING || j->export_running)
-        return;
-    j->yielding = true;
-    if (!j->open || j->short_handed || j->fresh || j->blocked[0] || j->dispute.open)
-        yield_now(c, j, out);
-}
-
-/* The member finishes its units of the step under way and has no part in the next one. */
-static void let_go(kd_core *c, struct job *j, struct member *m, const char *why, kd_actions *out)
-{
-    size_t others = count_members(c, j->id, READY) - (m->state >= READY);
-    if (m->state != WORKING || !j->open || others < KD_MAX(j->min_workers, 1u)) {
-        on_gone(c, m, why, false, out);
-        return;
-    }
-    m->leaving = true;
-    kd_step_reshape(j, out);
-}
-
-/* Workers of running jobs of lower priority that a queued job would need: first those that are
- * there beyond min_workers, then all of a job's. True when something was set moving. */
-static bool preempt(kd_core *c, const struct job *j, size_t missing, kd_actions *out)
-{
-    char why[KD_CORE_TEXT];
-    snprintf(why, sizeof why, "makes room for job %012llx of higher priority",
-             (unsigned long long)j->id);
-    bool moving = false;
-    for (size_t i = 0; i < c->n_members && missing > 0; i++) {
-        /* On their way already. */
-        bool comes = c->members[i].leaving && usable(&c->members[i], j->id);
-        missing -= comes;
-        moving = moving || comes;
-    }
-    for (size_t k = c->n_jobs; k-- > 0 && missing > 0;) {
-        struct job *low = &c->jobs[k];
-        if (low->state != KD_RUN_RUNNING || low->priority >= j->priority || low->yielding)
-            continue;
-        size_t have = count_members(c, low->id, PREPARING);
-        for (size_t i = c->n_members; i-- > 0 && missing > 0 && have > low->min_workers;) {
-            struct member *m = &c->members[i];
-            if (m->job != low->id || m->leaving || !usable(m, j->id))
-                continue;
-            moving = true;
-            missing--;
-            have--;
-            let_go(c, low, m, why, out);
-        }
-    }
-    for (size_t k = c->n_jobs; k-- > 0 && missing > 0;) {
-        struct job *low = &c->jobs[k];
-        if (low->state != KD_RUN_RUNNING || low->priority >= j->priority || low->export_running)
-            continue;
-        size_t gives = 0;
-        for (size_t i = 0; i < c->n_members; i++)
-            gives += c->members[i].job == low->id && !c->members[i].leaving &&
-                     usable(&c->members[i], j->id);
-        missing -= KD_MIN(missing, gives);
-        moving = moving || gives > 0;
-        if (gives > 0 && !low->yielding)
-            yield(c, low, why, out);
-    }
-    return moving;
-}
-
-static size_t lower_workers(const kd_core *c, const struct job *j)
-{
-    size_t n = 0;
-    for (size_t i = 0; i < c->n_members; i++) {
-        const struct member *m = &c->members[i];
-        const struct job *o = m->job ? find_job(c, m->job) : NULL;
-        n += o && o->priority < j->priority && usable(m, j->id);
-    }
-    return n;
-}
-
-/* What one job takes of the idle workers. Returns false when later ones must not have the rest. */
-static bool schedule_job(kd_core *c, struct job *j, kd_actions *out)
-{
-    bool needs_workers = j->stage < j->n_stages && j->stages[j->stage].s.kind != KD_CORE_EXPORT;
-    if (j->state == KD_RUN_RUNNING && !needs_workers)
-        return true;
-    if (j->paused || j->yielding)
-        return true;
-    if (held(j)[0]) {
-        kd_core_set_state(j, j->state, held(j), out);
-        return true;
-    }
-    size_t have = count_members(c, j->id, PREPARING), idle = 0, fit = 0;
-    for (size_t i = 0; i < c->n_members; i++) {
-        const struct member *m = &c->members[i];
-        if (!usable(m, j->id))
-            continue;
-        fit++;
-        idle += m->state == IDLE;
-    }
-    if (j->state == KD_RUN_QUEUED && needs_workers && idle < j->min_workers) {
-        char text[KD_CORE_TEXT];
-        if (fit < j->min_workers)
-            snprintf(text, sizeof text, "needs %u worker(s), %zu of %zu connected can serve it",
-                     j->min_workers, fit, c->n_members);
-        else
-            snprintf(text, sizeof text, "needs %u worker(s), %zu idle", j->min_workers, idle);
-        if (idle + lower_workers(c, j) >= j->min_workers)
-            preempt(c, j, j->min_workers - idle, out);
-        kd_core_set_state(j, KD_RUN_QUEUED, text, out);
-        return fit < j->min_workers;
-    }
-    size_t most = kd_core_most_members(j);
-    bool measuring = needs_workers && j->stages[j->stage].s.kind == KD_CORE_MEASURE;
-    if (measuring)
-        most = 1;
-    if (j->state == KD_RUN_QUEUED) {
-        kd_core_set_state(j, KD_RUN_RUNNING, "", out);
-        kd_core_note(out, j->id, 0, "started", "started");
-        enter_stage(c, j, out);
-    }
-    /* Those who hold its stage from before come first. */
-    for (int pass = 0; pass < 2; pass++)
-        for (size_t i = 0; i < c->n_members && have < most; i++) {
-            struct member *m = &c->members[i];
-            if (m->state != IDLE || !usable(m, j->id) || !needs_workers ||
-                (pass == 0 && m->offer != j->id))
-                continue;
-            prepare(m, j, out);
-            have++;
-        }
-    return true;
-}
-
-/* Gives idle workers to jobs by priority, then in order of submission. A queued job that could
- * start with the workers there are, were they idle, keeps later ones from taking them; one that
- * cannot does not. */
-static void schedule(kd_core *c, kd_actions *out)
-{
-    size_t *order = kd_xalloc((c->n_jobs + 1) * sizeof *order);
-    size_t n = 0;
-    for (size_t k = 0; k < c->n_jobs; k++) {
-        if (c->jobs[k].state != KD_RUN_QUEUED && c->jobs[k].state != KD_RUN_RUNNING)
-            continue;
-        size_t at = n++;
-        while (at > 0 && c->jobs[order[at - 1]].priority < c->jobs[k].priority) {
-            order[at] = order[at - 1];
-            at--;
-        }
-        order[at] = k;
-    }
-    for (size_t k = 0; k < n; k++)
-        if (!schedule_job(c, &c->jobs[order[k]], out))
-            break;
-    free(order);
 }
 
 static void on_submit(kd_core *c, const kd_core_job_setup *setup, kd_actions *out)
@@ -561,7 +216,7 @@ static void on_submit(kd_core *c, const kd_core_job_setup *setup, kd_actions *ou
     skip_done(j);
     if (setup->started) {
         j->state = KD_RUN_RUNNING;
-        enter_stage(c, j, out);
+        kd_core_enter_stage(c, j, out);
     }
     if (j->paused)
         kd_core_set_state(j, KD_RUN_QUEUED, g_paused, out);
@@ -591,7 +246,7 @@ static void on_taken(kd_core *c, struct job *j, uint32_t stage, kd_actions *out)
     j->stages[stage].s.held[0] = '\0';
     j->stages[stage].s.done = true;
     if (j->state == KD_RUN_RUNNING && stage == j->stage)
-        enter_stage(c, j, out);
+        kd_core_enter_stage(c, j, out);
     else
         skip_done(j);
 }
@@ -599,14 +254,14 @@ static void on_taken(kd_core *c, struct job *j, uint32_t stage, kd_actions *out)
 static void on_ready(kd_core *c, const kd_event *ev, kd_actions *out)
 {
     struct member *m = kd_core_member(c, ev->member);
-    struct job *j = find_job(c, ev->job);
+    struct job *j = kd_core_job(c, ev->job);
     if (!m || !j || m->job != j->id || m->state != PREPARING || ev->stage != j->stage)
         return; /* an answer to an earlier wish */
     struct stage *st = &j->stages[j->stage];
     if (ev->text && ev->text[0]) {
         kd_core_note(out, j->id, m->id, "warning", "worker refused: %s", ev->text);
         snprintf(j->problem, sizeof j->problem, "%s", ev->text);
-        refuse(m, j->id);
+        kd_core_refuse(m, j->id);
         kd_core_release(m, ev->text, out);
         return;
     }
@@ -620,7 +275,7 @@ static void on_ready(kd_core *c, const kd_event *ev, kd_actions *out)
         return;
     }
     if (j->open && !j->short_handed &&
-        count_in_state(c, j->id, WORKING) >= kd_core_most_members(j)) {
+        kd_core_count_in(c, j->id, WORKING) >= kd_core_most_members(j)) {
         kd_core_release(m, "the stage has no work for another worker", out);
         return;
     }
@@ -633,7 +288,7 @@ static void on_ready(kd_core *c, const kd_event *ev, kd_actions *out)
 static void on_problem(kd_core *c, const kd_event *ev, kd_actions *out)
 {
     struct member *m = kd_core_member(c, ev->member);
-    struct job *j = find_job(c, ev->job);
+    struct job *j = kd_core_job(c, ev->job);
     if (!m || !j || m->job != j->id || ev->stage != j->stage)
         return;
     if (!ev->worker_only) {
@@ -643,8 +298,8 @@ static void on_problem(kd_core *c, const kd_event *ev, kd_actions *out)
     kd_core_note(out, j->id, m->id, "warning", "worker cannot serve this job: %s",
                  ev->text ? ev->text : "");
     snprintf(j->problem, sizeof j->problem, "%s", ev->text ? ev->text : "");
-    refuse(m, j->id);
-    on_gone(c, m, ev->text ? ev->text : "", false, out);
+    kd_core_refuse(m, j->id);
+    kd_core_gone(c, m, ev->text ? ev->text : "", false, out);
 }
 
 /* A worker that computed other numbers than two others did. */
@@ -661,7 +316,7 @@ static void on_odd(kd_core *c, struct job *j, kd_member_id odd, kd_actions *out)
                  "quarantined: it computed other numbers than two others did; check its memory and "
                  "processor, then start it anew");
     m->quarantined = true;
-    on_gone(c, m, "its numbers are wrong", false, out);
+    kd_core_gone(c, m, "its numbers are wrong", false, out);
     /* It may have had no part any more, and the step is computed again all the same. */
     if (j->open && !j->reshape && !j->short_handed)
         kd_step_reshape(j, out);
@@ -685,22 +340,22 @@ static void on_scale(kd_core *c, struct job *j, uint32_t min, uint32_t max, kd_a
     j->max_workers = max;
     if (j->state != KD_RUN_RUNNING)
         return;
-    size_t have = count_members(c, j->id, PREPARING);
+    size_t have = kd_core_count(c, j->id, PREPARING);
     for (size_t i = c->n_members; i-- > 0 && have > KD_MAX(max, 1u);) {
         struct member *m = &c->members[i];
         if (m->job != j->id || m->leaving)
             continue;
-        let_go(c, j, m, "the job has enough workers", out);
+        kd_core_let_go(c, j, m, "the job has enough workers", out);
         have--;
     }
 }
 
 static void on_drain(kd_core *c, struct member *m, bool drain, kd_actions *out)
 {
-    struct job *j = m->job ? find_job(c, m->job) : NULL;
+    struct job *j = m->job ? kd_core_job(c, m->job) : NULL;
     m->drain = drain;
     if (drain && j && !m->leaving)
-        let_go(c, j, m, "drained", out);
+        kd_core_let_go(c, j, m, "drained", out);
     if (!drain && m->leaving) {
         m->leaving = false;
         kd_step_reshape(j, out);
@@ -709,7 +364,7 @@ static void on_drain(kd_core *c, struct member *m, bool drain, kd_actions *out)
 
 void kd_core_handle(kd_core *c, const kd_event *ev, kd_time_ms now, kd_actions *out)
 {
-    struct job *j = ev->job ? find_job(c, ev->job) : NULL;
+    struct job *j = ev->job ? kd_core_job(c, ev->job) : NULL;
     struct member *m = ev->member ? kd_core_member(c, ev->member) : NULL;
     bool current = j && j->state == KD_RUN_RUNNING && ev->stage == j->stage;
     struct stage *st = current ? &j->stages[j->stage] : NULL;
@@ -750,7 +405,7 @@ void kd_core_handle(kd_core *c, const kd_event *ev, kd_time_ms now, kd_actions *
     }
     case KD_EV_LOST:
         if (m)
-            on_gone(c, m, ev->text ? ev->text : "connection closed", true, out);
+            kd_core_gone(c, m, ev->text ? ev->text : "connection closed", true, out);
         break;
     case KD_EV_READY:
         on_ready(c, ev, out);
@@ -786,7 +441,7 @@ void kd_core_handle(kd_core *c, const kd_event *ev, kd_time_ms now, kd_actions *
             st->committed_last = true;
             stage_check(c, j, out);
         } else if (j->yielding && may_yield(st, ev->version)) {
-            yield_now(c, j, out);
+            kd_core_yield_now(c, j, out);
         }
         break;
     case KD_EV_STEP:
@@ -822,7 +477,7 @@ void kd_core_handle(kd_core *c, const kd_event *ev, kd_time_ms now, kd_actions *
             if (j->state == KD_RUN_QUEUED)
                 kd_core_set_state(j, KD_RUN_QUEUED, g_paused, out);
             else
-                yield(c, j, g_paused, out);
+                kd_core_yield(c, j, g_paused, out);
         }
         break;
     case KD_EV_RESUME:
@@ -881,9 +536,9 @@ void kd_core_handle(kd_core *c, const kd_event *ev, kd_time_ms now, kd_actions *
             kd_step_tick(c, &c->jobs[i], now, out);
         break;
     }
-    schedule(c, out);
+    kd_core_schedule(c, out);
     for (size_t i = 0; i < c->n_jobs; i++)
-        try_begin(c, &c->jobs[i], now, out);
+        kd_core_try_begin(c, &c->jobs[i], now, out);
 }
 
 bool kd_core_job_view(const kd_core *c, kd_job_id job, kd_core_view *out)
@@ -897,7 +552,7 @@ bool kd_core_job_view(const kd_core *c, kd_job_id job, kd_core_view *out)
         *out = (kd_core_view){.state = j->state,
                               .stage = j->stage,
                               .n_stages = j->n_stages,
-                              .members = (uint32_t)count_members(c, job, PREPARING),
+                              .members = (uint32_t)kd_core_count(c, job, PREPARING),
                               .min_workers = j->min_workers,
                               .max_workers = j->max_workers,
                               .preparing = !j->open || j->short_handed,
@@ -917,7 +572,7 @@ uint64_t kd_core_member_slow(const kd_core *c, kd_member_id member)
 
 bool kd_core_stage_begun(const kd_core *c, kd_job_id job, uint32_t stage)
 {
-    const struct job *j = find_job(c, job);
+    const struct job *j = kd_core_job(c, job);
     return j && (stage < j->stage || begun(j, stage));
 }
 
@@ -936,21 +591,21 @@ const char *kd_core_check(const kd_core *c)
 {
     for (size_t i = 0; i < c->n_members; i++) {
         const struct member *m = &c->members[i];
-        const struct job *j = m->job ? find_job(c, m->job) : NULL;
+        const struct job *j = m->job ? kd_core_job(c, m->job) : NULL;
         if ((m->state == IDLE) != (m->job == 0))
             return "an idle member has a job, or a busy one has none";
         if (m->job && (!j || j->state != KD_RUN_RUNNING))
             return "a member works for a job that does not run";
-        if (j && held(j)[0])
+        if (j && kd_core_held(j)[0])
             return "a member works for a job whose stage is held";
-        if (m->job && refused(m, m->job))
+        if (m->job && kd_core_refused(m, m->job))
             return "a member works for a job that refused it";
         if (j && m->state == WORKING && !j->open && j->stages[j->stage].s.kind == KD_CORE_TRAIN)
             return "a member works in a stage without a generation";
     }
     for (size_t i = 0; i < c->n_jobs; i++) {
         const struct job *j = &c->jobs[i];
-        if (j->open && !j->short_handed && !j->reshape && count_in_state(c, j->id, WORKING) == 0)
+        if (j->open && !j->short_handed && !j->reshape && kd_core_count_in(c, j->id, WORKING) == 0)
             return "an open stage without members that waits for nobody";
         if (j->paused && j->state == KD_RUN_RUNNING && !j->yielding && !j->export_running)
             return "a paused job runs";

@@ -1,5 +1,5 @@
-/* What core.c (jobs, members, scheduling, stages) and core_step.c (one step: units, chunks, slow
- * and odd workers) share. */
+/* What core.c (jobs, stages, events), core_schedule.c (members, who works for whom) and core_step.c
+ * (one step: units, chunks, slow and odd workers) share. */
 #ifndef KD_SERVER_CORE_INTERNAL_H
 #define KD_SERVER_CORE_INTERNAL_H
 
@@ -93,12 +93,38 @@ struct kd_core {
 kd_action *kd_core_act(kd_actions *out, enum kd_action_kind kind, kd_job_id job, uint32_t stage);
 void kd_core_note(kd_actions *out, kd_job_id job, kd_member_id member, const char *word,
                   const char *fmt, ...) KD_PRINTF(5, 6);
-struct member *kd_core_member(const kd_core *c, kd_member_id id);
-/* Takes a member out of its job. */
-void kd_core_release(struct member *m, const char *why, kd_actions *out);
-size_t kd_core_most_members(const struct job *j);
+struct job *kd_core_job(const kd_core *c, kd_job_id id);
+/* What the job's next stage waits for, "" if it may run. */
+const char *kd_core_held(const struct job *j);
 bool kd_core_border(const kd_core_stage_info *info, uint64_t version);
 void kd_core_set_state(struct job *j, enum kd_run_state state, const char *reason, kd_actions *out);
+/* Goes to the next stage that is not done, or ends the job. */
+void kd_core_enter_stage(kd_core *c, struct job *j, kd_actions *out);
+
+/* ---- core_schedule.c */
+struct member *kd_core_member(const kd_core *c, kd_member_id id);
+bool kd_core_refused(const struct member *m, kd_job_id job);
+void kd_core_refuse(struct member *m, kd_job_id job);
+/* The job's members: in this state or a later one, and not on their way out; or just in it. */
+size_t kd_core_count(const kd_core *c, kd_job_id job, enum member_state least);
+size_t kd_core_count_in(const kd_core *c, kd_job_id job, enum member_state state);
+/* Slots and chunks bound how many members can have work at once. */
+size_t kd_core_most_members(const struct job *j);
+void kd_core_prepare(struct member *m, struct job *j, kd_actions *out);
+/* Takes a member out of its job. */
+void kd_core_release(struct member *m, const char *why, kd_actions *out);
+/* The same, and the job goes on without it or waits for another. lost: its stream is closed. */
+void kd_core_gone(kd_core *c, struct member *m, const char *why, bool lost, kd_actions *out);
+/* The member finishes its units of the step under way and has no part in the next one. */
+void kd_core_let_go(kd_core *c, struct job *j, struct member *m, const char *why, kd_actions *out);
+/* Stops a job at its next step border. */
+void kd_core_yield(kd_core *c, struct job *j, const char *why, kd_actions *out);
+/* Stops it at once; it goes on from the end of its journal. */
+void kd_core_yield_now(kd_core *c, struct job *j, kd_actions *out);
+/* Gives idle workers to jobs. */
+void kd_core_schedule(kd_core *c, kd_actions *out);
+/* Begins a stage whose members are ready, or goes on with one that was short of them. */
+void kd_core_try_begin(kd_core *c, struct job *j, kd_time_ms now, kd_actions *out);
 
 /* ---- core_step.c */
 /* The stage's exchange opens; parts are divided as soon as the step is known. */

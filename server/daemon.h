@@ -6,8 +6,9 @@
  * libuv's pool and comes back as a task.
  *
  * Files: daemon.c the loop, tasks, and the core's actions; stages.c what a running stage does with
- * disks; watch.c events and who reads them; wishes.c what users
- * change of what runs; svc_jobs.c, svc_cluster.c, svc_exchange.c the services.
+ * disks, stage_info.c what it is made of, stage_news.c what its exchange tells; watch.c events and
+ * who reads them; wishes.c what users change of what runs; svc_jobs.c, svc_cluster.c,
+ * svc_exchange.c the services.
  */
 #ifndef KD_SERVER_DAEMON_H
 #define KD_SERVER_DAEMON_H
@@ -192,26 +193,35 @@ uint32_t kd_job_max_workers(const kd_job_record *j);
 /* Tells the core of the job. */
 void kd_daemon_introduce(kd_daemon *d, kd_job_record *j);
 
-/* stages.c */
+/* stage_info.c */
 int kd_stage_set_info(kd_stage_record *s, const uint8_t *packed, size_t len,
                       kd_diag *diag) KD_MUST_CHECK;
 void kd_stage_core_info(const kd_job_record *j, const kd_stage_record *s, kd_core_stage_info *out);
 /* Sentence that says how two infos differ, "" if they do not. */
 void kd_stage_compare(const Distill__V1__StageInfo *have, const Distill__V1__StageInfo *got,
                       char out[KD_CORE_TEXT]);
+/* Version that the stage ends at: its last step's, or where it was stopped early. */
+uint64_t kd_stage_last_version(const kd_stage_record *s);
+uint64_t kd_stage_epoch_steps(const Distill__V1__StageInfo *i);
+uint64_t kd_stage_eval_steps(const Distill__V1__StageInfo *i); /* between two evaluations */
+uint64_t kd_stage_vector_floats(const Distill__V1__StageInfo *i);
+
+/* stage_news.c */
+/* A worker has failed that works for the stage of the job: the time until the next step is
+ * committed is what it costs. */
+void kd_stage_fault(kd_daemon *d, kd_job_id job);
+/* Tells the core what the stage waits for, or that it waits no more. */
+void kd_stage_tell_blocked(kd_daemon *d, kd_job_record *j, uint32_t stage);
+
+/* stages.c */
 void kd_stage_open(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_begin *begin);
 void kd_stage_close(kd_daemon *d, kd_job_record *j, uint32_t stage);
 /* Tells the core where the step stands. */
 void kd_stage_look(kd_daemon *d, kd_job_record *j, uint32_t stage);
 void kd_stage_settle(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t step, bool redo,
                      uint64_t odd);
-/* A worker has failed that works for the stage of the job: the time until the next step is
- * committed is what it costs. */
-void kd_stage_fault(kd_daemon *d, kd_job_id job);
 /* Exchanges whose journal took no more try again, and so do checkpoints that wait for room. */
 void kd_stage_tick(kd_daemon *d, kd_time_ms now);
-/* Tells the core what the stage waits for, or that it waits no more. */
-void kd_stage_tell_blocked(kd_daemon *d, kd_job_record *j, uint32_t stage);
 /* Path of the stage's journal without what kd_journal adds. */
 void kd_stage_journal_prefix(const kd_daemon *d, kd_job_id job, uint32_t stage, char *out,
                              size_t size);
@@ -221,16 +231,11 @@ void kd_stage_manifest(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t 
  * and its best version stay, for jobs that go on from there. */
 void kd_stage_tidy(kd_daemon *d, kd_job_record *j, uint32_t stage, bool done);
 void kd_stage_store(kd_daemon *d, kd_job_record *j, uint32_t stage);
-/* Version that the stage ends at: its last step's, or where it was stopped early. */
-uint64_t kd_stage_last_version(const kd_stage_record *s);
-uint64_t kd_stage_epoch_steps(const Distill__V1__StageInfo *i);
-uint64_t kd_stage_eval_steps(const Distill__V1__StageInfo *i); /* between two evaluations */
 /* NULL if the job or the stage is gone. */
 kd_stage_record *kd_stage_record_of(kd_daemon *d, kd_job_id job, uint32_t stage,
                                     kd_job_record **out_job);
 /* The coordinator cannot go on with the job. */
 void kd_stage_fail(kd_daemon *d, kd_job_record *j, const char *text);
-uint64_t kd_stage_vector_floats(const Distill__V1__StageInfo *i);
 /* Any thread. NULL if that stage does not run; release afterwards. */
 kd_exchange_entry *kd_stage_acquire(kd_daemon *d, kd_job_id job, uint32_t stage);
 void kd_stage_release(kd_daemon *d, kd_exchange_entry *e);

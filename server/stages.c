@@ -1,199 +1,13 @@
-/* A stage from what it is made of to its end: opening a generation, closing it, its networks. */
-#include "daemon.h"
+/* A running stage to its end: opening a generation, closing it, its networks. */
+#include "stages_internal.h"
 
 #include "kd/file.h"
 #include "kd/log.h"
-#include "store/safetensors.h"
 
-#include <errno.h>
 #include <jansson.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-
-#define MAX_VAL_SAMPLES (10u << 20) /* as many as a worker's data may have, all splits together */
-#define MAX_TREE_NODES (1u << 21)   /* 100 MB of book-keeping */
-
-/* ---- what a stage is made of */
-
-uint64_t kd_stage_epoch_steps(const Distill__V1__StageInfo *i)
-{
-    /* Infos stored by older versions do not tell what an epoch holds: the training samples. */
-    uint64_t samples = i->epoch_samples ? i->epoch_samples : i->train_samples;
-    return i->batch ? (samples + i->batch - 1) / i->batch : 0;
-}
-
-uint64_t kd_stage_eval_steps(const Distill__V1__StageInfo *i)
-{
-    return i->eval_steps ? i->eval_steps : kd_stage_epoch_steps(i);
-}
-
-uint64_t kd_stage_last_version(const kd_stage_record *s)
-{
-    return s->row.stopped_early ? s->row.stopped_early + 1
-                                : 1 + (uint64_t)s->info->epochs * kd_stage_epoch_steps(s->info);
-}
-
-uint64_t kd_stage_vector_floats(const Distill__V1__StageInfo *i)
-{
-    return i->parameters + i->state;
-}
-
-static uint32_t chunk_count(const Distill__V1__StageInfo *i)
-{
-    return (uint32_t)((kd_stage_vector_floats(i) + i->chunk_floats - 1) / i->chunk_floats);
-}
-
-/* A stage that does not train has no vector; all others must have figures that fit together. */
-static int check_info(const kd_stage_record *s, const Distill__V1__StageInfo *i, kd_diag *diag)
-{
-    if (i->classes == 0 || i->classes > KD_MAX_CLASSES)
-        return kd_fail(diag, -KD_EINVAL, "stage information with %u classes", i->classes);
-    if (s->kind == KD_STAGE_EVALUATE)
-        return 0;
-    bool ok = i->parameters > 0 && i->parameters <= KD_MAX_VECTOR_FLOATS &&
-              i->state <= KD_MAX_VECTOR_FLOATS && i->chunk_floats >= KD_MIN_CHUNK_FLOATS &&
-              i->chunk_floats <= KD_MAX_CHUNK_FLOATS && i->slots > 0 && i->slots <= KD_MAX_SLOTS &&
-              (i->slots & (i->slots - 1)) == 0 && i->batch >= i->slots && i->train_samples > 0 &&
-              i->train_samples <= UINT32_MAX && i->val_samples > 0 &&
-              i->val_samples <= MAX_VAL_SAMPLES && i->epochs <= 10000 &&
-              i->optimizer_vectors <= KD_MAX_STATE_VECTORS && i->epoch_samples <= UINT32_MAX &&
-              2 * i->n_terms <= KD_TERM_SUMS && i->clip_norm >= 0 && i->clip_norm < 1e30 &&
-              (!i->average || i->optimizer_vectors > 0) &&
-              (uint64_t)i->batch * i->value_columns * sizeof(float) <= KD_MAX_PAYLOAD_BYTES;
-    /* The reduction tree has a node for each slot and chunk, twice. */
-    ok = ok && (uint64_t)chunk_count(i) * i->slots <= MAX_TREE_NODES;
-    return ok ? 0 : kd_fail(diag, -KD_EINVAL, "stage information with impossible figures");
-}
-
-int kd_stage_set_info(kd_stage_record *s, const uint8_t *packed, size_t len, kd_diag *diag)
-{
-    Distill__V1__StageInfo *info;
-    int rc = kd_wire_unpack(&distill__v1__stage_info__descriptor, packed, len,
-                            (ProtobufCMessage **)&info, diag);
-    if (rc != 0)
-        return rc;
-    if ((rc = check_info(s, info, diag)) != 0) {
-        kd_wire_free((ProtobufCMessage *)info);
-        return rc;
-    }
-    kd_wire_free((ProtobufCMessage *)s->info);
-    free(s->row.info);
-    s->info = info;
-    s->row.info = kd_xalloc(len);
-    memcpy(s->row.info, packed, len);
-    s->row.info_len = len;
-    snprintf(s->row.fingerprint, sizeof s->row.fingerprint, "%s", info->fingerprint);
-    return 0;
-}
-
-void kd_stage_core_info(const kd_job_record *j, const kd_stage_record *s, kd_core_stage_info *out)
-{
-    (void)j;
-    const Distill__V1__StageInfo *i = s->info;
-    *out = (kd_core_stage_info){.identity = kd_digest_of(s->row.info, s->row.info_len),
-                                .last_version = 1,
-                                .eval_steps = 1,
-                                .slots = 1,
-                                .chunks = 1};
-    if (s->kind == KD_STAGE_EVALUATE)
-        return;
-    out->eval_steps = kd_stage_eval_steps(i);
-    out->last_version = kd_stage_last_version(s);
-    out->slots = i->slots;
-    out->chunks = chunk_count(i);
-}
-
-static bool same_list(char *const *a, size_t n, char *const *b, size_t m)
-{
-    bool same = n == m;
-    for (size_t i = 0; same && i < n; i++)
-        same = strcmp(a[i], b[i]) == 0;
-    return same;
-}
-
-void kd_stage_compare(const Distill__V1__StageInfo *have, const Distill__V1__StageInfo *got,
-                      char out[KD_CORE_TEXT])
-{
-    out[0] = '\0';
-    struct {
-        const char *what, *have, *got;
-    } texts[] = {
-        {"data", have->data_digest, got->data_digest},
-        {"list of classes", have->classes_digest, got->classes_digest},
-        {"network", have->model, got->model},
-        {"parameter table", have->table, got->table},
-        {"numeric fingerprint", have->fingerprint, got->fingerprint},
-        {"metadata", have->metadata, got->metadata},
-    };
-    struct {
-        const char *what;
-        uint64_t have, got;
-    } figures[] = {
-        {"parameters", have->parameters, got->parameters},
-        {"running statistics", have->state, got->state},
-        {"training samples", have->train_samples, got->train_samples},
-        {"validation samples", have->val_samples, got->val_samples},
-        {"classes", have->classes, got->classes},
-        {"batch", have->batch, got->batch},
-        {"slots", have->slots, got->slots},
-        {"epochs", have->epochs, got->epochs},
-        {"samples an epoch", have->epoch_samples, got->epoch_samples},
-        {"test samples", have->test_samples, got->test_samples},
-        {"chunk length", have->chunk_floats, got->chunk_floats},
-        {"optimiser vectors", have->optimizer_vectors, got->optimizer_vectors},
-        {"unlabelled samples", have->unlabelled_samples, got->unlabelled_samples},
-        {"steps between evaluations", have->eval_steps, got->eval_steps},
-        {"averages of the parameters", have->average, got->average},
-        {"gathered values a sample", have->value_columns, got->value_columns},
-        {"evaluations of patience", have->patience, got->patience},
-    };
-    struct {
-        const char *what;
-        double have, got;
-    } numbers[] = {
-        {"gradient norm's limit", have->clip_norm, got->clip_norm},
-        {"least improvement", have->min_delta, got->min_delta},
-    };
-    struct {
-        const char *what;
-        bool same;
-    } lists[] = {
-        {"names of the classes",
-         same_list(have->class_names, have->n_class_names, got->class_names, got->n_class_names)},
-        {"terms of the loss", same_list(have->terms, have->n_terms, got->terms, got->n_terms)},
-    };
-    for (size_t i = 0; i < KD_COUNT(figures); i++)
-        if (figures[i].have != figures[i].got) {
-            snprintf(out, KD_CORE_TEXT, "it counts %llu %s where the job's other workers have %llu",
-                     (unsigned long long)figures[i].got, figures[i].what,
-                     (unsigned long long)figures[i].have);
-            return;
-        }
-    for (size_t i = 0; i < KD_COUNT(texts); i++)
-        if (strcmp(texts[i].have, texts[i].got) != 0) {
-            snprintf(out, KD_CORE_TEXT,
-                     "its %s is %.60s, the job's other workers have %.60s; workers of one job must "
-                     "agree, or the result would depend on who computes what",
-                     texts[i].what, texts[i].got, texts[i].have);
-            return;
-        }
-    /* Not a number is no figure that anybody could agree on. */
-    for (size_t i = 0; i < KD_COUNT(numbers); i++)
-        if (!(numbers[i].have == numbers[i].got)) {
-            snprintf(out, KD_CORE_TEXT, "its %s is %.9g, the job's other workers have %.9g",
-                     numbers[i].what, numbers[i].got, numbers[i].have);
-            return;
-        }
-    for (size_t i = 0; i < KD_COUNT(lists); i++)
-        if (!lists[i].same) {
-            snprintf(out, KD_CORE_TEXT, "its %s are not those of the job's other workers",
-                     lists[i].what);
-            return;
-        }
-}
 
 /* ---- exchanges that other threads may find */
 
@@ -245,35 +59,7 @@ static void unlist_exchange(kd_daemon *d, kd_exchange *x)
     kd_stage_release(d, e);
 }
 
-/* ---- news from an exchange, brought to the loop */
-
-struct news {
-    kd_job_id job;
-    uint32_t stage, slot;
-    uint64_t generation, version;
-    kd_step_totals totals;
-    uint64_t process, other;
-    bool agrees;
-    const char *what;
-    char text[KD_CORE_TEXT];
-    kd_time_ms since;
-    kd_time_ms *done_ms; /* owned */
-};
-
-static struct news *new_news(const kd_exchange_config *cfg, uint64_t version)
-{
-    struct news *n = kd_xalloc(sizeof *n);
-    n->job = cfg->job;
-    n->stage = cfg->stage;
-    n->version = version;
-    return n;
-}
-
-static void free_news(struct news *n)
-{
-    free(n->done_ms);
-    free(n);
-}
+/* ---- opening and closing */
 
 kd_stage_record *kd_stage_record_of(kd_daemon *d, kd_job_id job, uint32_t stage,
                                     kd_job_record **out_job)
@@ -283,10 +69,7 @@ kd_stage_record *kd_stage_record_of(kd_daemon *d, kd_job_id job, uint32_t stage,
     return j && stage < (uint32_t)j->n_stages ? &j->stages[stage] : NULL;
 }
 
-static void lose_checkpoint(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_diag *why);
-
-/* Sums since the last evaluation. */
-static void count_step(kd_stage_record *s, uint64_t version, const kd_step_totals *t)
+void kd_stage_count_step(kd_stage_record *s, uint64_t version, const kd_step_totals *t)
 {
     if ((version - 2) % kd_stage_eval_steps(s->info) == 0)
         s->sums = (kd_step_totals){0}; /* first step after an evaluation */
@@ -298,224 +81,6 @@ static void count_step(kd_stage_record *s, uint64_t version, const kd_step_total
     s->version = version;
     s->last_loss = t->samples > 0 ? t->loss / t->samples : 0;
 }
-
-void kd_stage_fault(kd_daemon *d, kd_job_id job)
-{
-    kd_core_view view;
-    kd_job_record *j = kd_daemon_job(d, job);
-    if (!j || !kd_core_job_view(d->core, job, &view) || view.stage >= (uint32_t)j->n_stages)
-        return;
-    kd_stage_record *s = &j->stages[view.stage];
-    if (s->exchange && !s->fault_at)
-        s->fault_at = kd_clock_ms();
-}
-
-/* Time that a fault cost: what the step took beyond what steps take. */
-static void count_lost(kd_daemon *d, kd_job_record *j, uint32_t stage, const struct news *n,
-                       kd_time_ms now)
-{
-    kd_stage_record *s = &j->stages[stage];
-    char data[192];
-    kd_time_ms from = s->last_commit ? s->last_commit : s->fault_at;
-    double usual = s->rate > 0 ? n->totals.samples / s->rate * 1000 : 0;
-    double lost = KD_MAX((double)(now - from) - usual, 0.0), took = (double)(now - s->fault_at);
-    s->row.lost_ms_all += lost;
-    s->row.lost_ms_workers += s->fault_own ? 0 : lost;
-    snprintf(data, sizeof data,
-             "{\"stage\":\"%s\",\"step\":%llu,\"took_ms\":%.0f,\"lost_ms\":%.0f,"
-             "\"steps_redone\":%llu,\"of\":\"%s\"}",
-             s->row.name, (unsigned long long)n->version - 1, took, lost,
-             (unsigned long long)s->fault_redone, s->fault_own ? "coordinator" : "worker");
-    kd_stage_store(d, j, stage);
-    kd_watch_event(d, j, "recovery", "", data,
-                   "recovered in %.1f s: step %llu is done; lost %.1f s, steps computed again %llu",
-                   took / 1000, (unsigned long long)n->version - 1, lost / 1000,
-                   (unsigned long long)s->fault_redone);
-    s->fault_at = 0;
-    s->fault_own = false;
-    s->fault_redone = 0;
-}
-
-static void loop_committed(kd_daemon *d, void *arg)
-{
-    struct news *n = arg;
-    kd_job_record *j;
-    kd_stage_record *s = kd_stage_record_of(d, n->job, n->stage, &j);
-    if (s && s->exchange && s->info && n->generation == s->generation) {
-        kd_time_ms now = kd_clock_ms();
-        bool fault = s->fault_at != 0;
-        if (fault)
-            count_lost(d, j, n->stage, n, now);
-        if (s->last_commit && !fault) {
-            double seconds = (double)(now - s->last_commit) / 1000;
-            double rate = seconds > 0 ? n->totals.samples / seconds : 0;
-            s->rate = s->rate > 0 ? 0.9 * s->rate + 0.1 * rate : rate;
-        }
-        s->last_commit = now;
-        count_step(s, n->version, &n->totals);
-        j->phase = "training";
-        kd_daemon_event(d, &(kd_event){.kind = KD_EV_COMMITTED,
-                                       .job = n->job,
-                                       .stage = n->stage,
-                                       .generation = n->generation,
-                                       .version = n->version,
-                                       .step = {.version = n->version - 1,
-                                                .since = n->since,
-                                                .whole = true,
-                                                .done_ms = n->done_ms}});
-    }
-    free_news(n);
-}
-
-static void on_committed(void *arg, const kd_exchange_config *cfg, uint64_t generation,
-                         uint64_t version, const kd_step_totals *totals, kd_time_ms since,
-                         const kd_time_ms *done_ms)
-{
-    struct news *n = new_news(cfg, version);
-    n->generation = generation;
-    n->totals = *totals;
-    n->since = since;
-    n->done_ms = kd_xalloc(cfg->slots * sizeof *n->done_ms);
-    memcpy(n->done_ms, done_ms, cfg->slots * sizeof *n->done_ms);
-    if (!kd_daemon_post(arg, loop_committed, n))
-        free_news(n);
-}
-
-static const char *worker_name(kd_daemon *d, uint64_t process)
-{
-    const kd_worker_record *w = d->workers;
-    while (w && w->process != process)
-        w = w->next;
-    return w ? w->name : "a worker that is gone";
-}
-
-static void loop_divergence(kd_daemon *d, void *arg)
-{
-    struct news *n = arg;
-    kd_job_record *j;
-    if (kd_stage_record_of(d, n->job, n->stage, &j)) {
-        kd_stage_fault(d, n->job);
-        if (n->process && n->other)
-            kd_watch_event(
-                d, j, "warning", "", NULL,
-                "divergence in step %llu: %s, of %s and %s; somebody's numbers are wrong",
-                (unsigned long long)n->version, n->what, worker_name(d, n->process),
-                worker_name(d, n->other));
-        else
-            kd_watch_event(d, j, "warning", "", NULL,
-                           "divergence: %s; a worker's numbers are wrong", n->what);
-        kd_daemon_event(d, &(kd_event){.kind = KD_EV_DIVERGED,
-                                       .job = n->job,
-                                       .stage = n->stage,
-                                       .version = n->version,
-                                       .slot = n->slot,
-                                       .process = n->process,
-                                       .other = n->other});
-    }
-    free_news(n);
-}
-
-static void on_divergence(void *arg, const kd_exchange_config *cfg, const char *what, uint64_t step,
-                          uint32_t slot, uint64_t first, uint64_t other)
-{
-    struct news *n = new_news(cfg, step);
-    n->what = what;
-    n->slot = slot;
-    n->process = first;
-    n->other = other;
-    if (!kd_daemon_post(arg, loop_divergence, n))
-        free_news(n);
-}
-
-static void loop_checked(kd_daemon *d, void *arg)
-{
-    struct news *n = arg;
-    kd_daemon_event(d, &(kd_event){.kind = KD_EV_CHECKED,
-                                   .job = n->job,
-                                   .stage = n->stage,
-                                   .version = n->version,
-                                   .slot = n->slot,
-                                   .process = n->process,
-                                   .agrees = n->agrees});
-    free_news(n);
-}
-
-static void on_checked(void *arg, const kd_exchange_config *cfg, uint64_t step, uint32_t slot,
-                       uint64_t process, bool agrees)
-{
-    struct news *n = new_news(cfg, step);
-    n->slot = slot;
-    n->process = process;
-    n->agrees = agrees;
-    if (!kd_daemon_post(arg, loop_checked, n))
-        free_news(n);
-}
-
-static void loop_blocked(kd_daemon *d, void *arg)
-{
-    struct news *n = arg;
-    kd_job_record *j;
-    kd_stage_record *s = kd_stage_record_of(d, n->job, n->stage, &j);
-    if (s && s->exchange) {
-        memcpy(s->blocked, n->text, sizeof s->blocked);
-        kd_stage_tell_blocked(d, j, n->stage);
-    }
-    free_news(n);
-}
-
-void kd_stage_tell_blocked(kd_daemon *d, kd_job_record *j, uint32_t stage)
-{
-    const kd_stage_record *s = &j->stages[stage];
-    char text[KD_CORE_TEXT] = "";
-    if (s->blocked[0] || s->no_room[0])
-        snprintf(text, sizeof text, "waits for the coordinator's disk: %.340s",
-                 s->blocked[0] ? s->blocked : s->no_room);
-    kd_daemon_event(
-        d, &(kd_event){.kind = KD_EV_BLOCKED, .job = j->row.id, .stage = stage, .text = text});
-}
-
-static void on_blocked(void *arg, const kd_exchange_config *cfg, const char *why)
-{
-    struct news *n = new_news(cfg, 0);
-    if (why)
-        snprintf(n->text, sizeof n->text, "%.390s", why);
-    if (!kd_daemon_post(arg, loop_blocked, n))
-        free_news(n);
-}
-
-static void loop_need_base(kd_daemon *d, void *arg)
-{
-    struct news *n = arg;
-    kd_job_record *j;
-    kd_stage_record *s = kd_stage_record_of(d, n->job, n->stage, &j);
-    if (s && s->exchange) {
-        float *vector = NULL, *state = NULL;
-        kd_diag diag = {0};
-        uint64_t version = s->row.manifest;
-        int rc = version > 1
-                     ? kd_stage_load_checkpoint(d, j, n->stage, version, &vector, &state, &diag)
-                     : kd_fail(&diag, -KD_ENOENT, "there is no checkpoint yet");
-        kd_exchange_set_base(s->exchange, version, vector, state, diag.msg);
-        if (rc != 0 && version > 1)
-            lose_checkpoint(d, j, n->stage, &diag);
-    }
-    free_news(n);
-}
-
-static void on_need_base(void *arg, const kd_exchange_config *cfg)
-{
-    struct news *n = new_news(cfg, 0);
-    if (!kd_daemon_post(arg, loop_need_base, n))
-        free_news(n);
-}
-
-static kd_time_ms exchange_now(void *arg)
-{
-    (void)arg;
-    return kd_clock_ms();
-}
-
-/* ---- opening and closing */
 
 void kd_stage_store(kd_daemon *d, kd_job_record *j, uint32_t stage)
 {
@@ -581,7 +146,7 @@ static int make_exchange(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_
                               .stage = stage,
                               .slots = i->slots,
                               .chunk_floats = i->chunk_floats,
-                              .chunks = chunk_count(i),
+                              .chunks = kd_stage_chunks(i),
                               .vector_floats = kd_stage_vector_floats(i),
                               .state_vectors = i->optimizer_vectors,
                               .eval_steps = kd_stage_eval_steps(i),
@@ -602,15 +167,8 @@ static int make_exchange(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_
             return rc;
         cfg.trained = s->trained;
     }
-    kd_exchange_events ev = {on_committed,
-                             kd_checkpoint_snapshot,
-                             kd_evaluation_done,
-                             on_divergence,
-                             on_checked,
-                             on_need_base,
-                             on_blocked,
-                             exchange_now,
-                             d};
+    kd_exchange_events ev;
+    kd_stage_news(d, &ev);
     s->exchange = kd_exchange_new(&cfg, &ev);
     list_exchange(d, j->row.id, stage, s->exchange);
     return 0;
@@ -660,7 +218,7 @@ static int find_start(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_b
     if (b->fresh)
         kd_journal_remove(prefix);
     int rc =
-        kd_journal_open(prefix, &identity, chunk_count(s->info), s->info->chunk_floats,
+        kd_journal_open(prefix, &identity, kd_stage_chunks(s->info), s->info->chunk_floats,
                         kd_stage_vector_floats(s->info), b->version, &start->journal, &torn, diag);
     if (rc != 0)
         return rc;
@@ -686,7 +244,7 @@ static int find_start(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_b
         float scale;
         rc = kd_journal_read(start->journal, step, 0, sum, &scale, &totals, diag);
         if (rc == 0)
-            count_step(s, step + 1, &totals);
+            kd_stage_count_step(s, step + 1, &totals);
     }
     free(sum);
     return rc;
@@ -708,9 +266,7 @@ static void count_redone(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_
     }
 }
 
-/* The manifest or the best version cannot be read: back to a checkpoint from which what is lost is
- * made again, else to the beginning. */
-static void lose_checkpoint(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_diag *why)
+void kd_stage_lose_checkpoint(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_diag *why)
 {
     kd_stage_record *s = &j->stages[stage];
     uint64_t best = s->row.best_version, version = border_before(s, s->row.manifest);
@@ -776,7 +332,7 @@ void kd_stage_open(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_begi
         bool made = s->exchange != NULL;
         kd_stage_close(d, j, stage);
         if (made && (rc == -KD_EDATA || rc == -KD_ENOENT) && b->version > 1)
-            lose_checkpoint(d, j, stage, &diag);
+            kd_stage_lose_checkpoint(d, j, stage, &diag);
         else
             kd_stage_fail(d, j, diag.msg);
         return;

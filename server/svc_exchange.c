@@ -13,17 +13,26 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Parses the head of a bulk call; answers the call itself on failure. */
-static void *take(kd_rpc_call *call, const ProtobufCMessageDescriptor *desc, const uint8_t *bytes,
-                  size_t len, const uint8_t **payload, size_t *payload_len)
+/* A bulk call: its head, owned, and its payload, which lies in the call's bytes. */
+struct bulk {
+    void *head;
+    const uint8_t *payload;
+    size_t len;
+};
+
+/* Answers the call itself on failure. */
+static bool take(kd_rpc_call *call, const ProtobufCMessageDescriptor *desc, const uint8_t *bytes,
+                 size_t len, struct bulk *out)
 {
     ProtobufCMessage *m = NULL;
     kd_diag diag = {0};
-    if (kd_wire_unpack_bulk(desc, bytes, len, &m, payload, payload_len, &diag) != 0) {
+    *out = (struct bulk){0};
+    if (kd_wire_unpack_bulk(desc, bytes, len, &m, &out->payload, &out->len, &diag) != 0) {
         kd_rpc_finish_diag(call, &diag);
-        return NULL;
+        return false;
     }
-    return m;
+    out->head = m;
+    return true;
 }
 
 static kd_exchange_entry *find(kd_daemon *d, kd_rpc_call *call, const char *job, uint32_t stage)
@@ -38,16 +47,15 @@ static kd_exchange_entry *find(kd_daemon *d, kd_rpc_call *call, const char *job,
 #define BULK_HANDLER(name, type, descriptor, function)                                             \
     static void name(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)               \
     {                                                                                              \
-        const uint8_t *payload = NULL;                                                             \
-        size_t payload_len = 0;                                                                    \
-        type *m = take(call, &descriptor, bytes, len, &payload, &payload_len);                     \
-        if (!m)                                                                                    \
+        struct bulk in;                                                                            \
+        if (!take(call, &descriptor, bytes, len, &in))                                             \
             return;                                                                                \
+        const type *m = in.head;                                                                   \
         kd_exchange_entry *e = find(arg, call, m->job, m->stage);                                  \
         if (e)                                                                                     \
-            function(e->x, call, m, payload, payload_len);                                         \
+            function(e->x, call, m, in.payload, in.len);                                           \
         kd_stage_release(arg, e);                                                                  \
-        kd_wire_free((ProtobufCMessage *)m);                                                       \
+        kd_wire_free(in.head);                                                                     \
     }
 
 /* Calls that may wait remember their exchange, so that a client that goes away is forgotten there.
@@ -55,17 +63,16 @@ static kd_exchange_entry *find(kd_daemon *d, kd_rpc_call *call, const char *job,
 #define WAIT_HANDLER(name, type, descriptor, function)                                             \
     static void name(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)               \
     {                                                                                              \
-        const uint8_t *payload = NULL;                                                             \
-        size_t payload_len = 0;                                                                    \
-        type *m = take(call, &descriptor, bytes, len, &payload, &payload_len);                     \
-        if (!m)                                                                                    \
+        struct bulk in;                                                                            \
+        if (!take(call, &descriptor, bytes, len, &in))                                             \
             return;                                                                                \
+        const type *m = in.head;                                                                   \
         kd_exchange_entry *e = find(arg, call, m->job, m->stage);                                  \
         if (e) {                                                                                   \
             kd_rpc_call_set_data(call, e);                                                         \
             function(e->x, call, m);                                                               \
         }                                                                                          \
-        kd_wire_free((ProtobufCMessage *)m);                                                       \
+        kd_wire_free(in.head);                                                                     \
     }
 
 BULK_HANDLER(on_push, Distill__V1__NodeChunk, distill__v1__node_chunk__descriptor, kd_exchange_push)
@@ -118,24 +125,21 @@ static bool bank_failed(kd_daemon *d, int rc, const kd_diag *diag)
 
 static void on_get_logits(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)
 {
-    const uint8_t *payload = NULL;
-    size_t payload_len = 0;
-    Distill__V1__LogitRequest *m =
-        take(call, &distill__v1__logit_request__descriptor, bytes, len, &payload, &payload_len);
-    if (!m)
+    struct bulk in;
+    if (!take(call, &distill__v1__logit_request__descriptor, bytes, len, &in))
         return;
+    const Distill__V1__LogitRequest *m = in.head;
     kd_diag diag = {0};
     kd_bank *bank = NULL;
     kd_buf records, head;
     kd_buf_init(&records, KD_MAX_PAYLOAD_BYTES);
     kd_buf_init(&head, KD_MAX_CONTROL_BYTES);
-    int rc = payload_len % 8 == 0
-                 ? bank_of(arg, m->bank, &bank, &diag)
-                 : kd_fail(&diag, -KD_EINVAL, "wanted samples come in 8 bytes each");
+    int rc = in.len % 8 == 0 ? bank_of(arg, m->bank, &bank, &diag)
+                             : kd_fail(&diag, -KD_EINVAL, "wanted samples come in 8 bytes each");
     if (rc != 0 && bank_failed(arg, rc, &diag))
         rc = 0;
     else if (rc == 0)
-        rc = kd_bank_find(bank, payload, payload_len / 8, &records, &diag);
+        rc = kd_bank_find(bank, in.payload, in.len / 8, &records, &diag);
     Distill__V1__LogitBlock reply = DISTILL__V1__LOGIT_BLOCK__INIT;
     reply.crc32c = kd_crc32c(0, records.data, records.len);
     if (rc == 0)
@@ -148,26 +152,24 @@ static void on_get_logits(kd_rpc_call *call, const uint8_t *bytes, size_t len, v
     }
     kd_buf_clear(&records);
     kd_buf_clear(&head);
-    kd_wire_free((ProtobufCMessage *)m);
+    kd_wire_free(in.head);
 }
 
 static void on_put_logits(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)
 {
-    const uint8_t *payload = NULL;
-    size_t payload_len = 0;
-    Distill__V1__LogitBlock *m =
-        take(call, &distill__v1__logit_block__descriptor, bytes, len, &payload, &payload_len);
-    if (!m)
+    struct bulk in;
+    if (!take(call, &distill__v1__logit_block__descriptor, bytes, len, &in))
         return;
+    const Distill__V1__LogitBlock *m = in.head;
     kd_diag diag = {0};
     kd_bank *bank = NULL;
     bool differs = false;
     Distill__V1__PutLogitsReply reply = DISTILL__V1__PUT_LOGITS_REPLY__INIT;
-    bool crc_ok = kd_crc32c(0, payload, payload_len) == m->crc32c;
+    bool crc_ok = kd_crc32c(0, in.payload, in.len) == m->crc32c;
     int rc = crc_ok ? bank_of(arg, m->bank, &bank, &diag)
                     : kd_fail(&diag, -KD_EDATA, "the payload's CRC32C differs; send it again");
     if (rc == 0)
-        rc = kd_bank_put(bank, payload, payload_len, &reply.stored, &differs, &diag);
+        rc = kd_bank_put(bank, in.payload, in.len, &reply.stored, &differs, &diag);
     if (rc == 0)
         kd_answer(call, &reply);
     else
@@ -176,7 +178,7 @@ static void on_put_logits(kd_rpc_call *call, const uint8_t *bytes, size_t len, v
         (void)bank_failed(arg, rc, &diag);
     if (differs)
         kd_warn("divergence: two workers computed other logits for one sample: job=%.12s", m->job);
-    kd_wire_free((ProtobufCMessage *)m);
+    kd_wire_free(in.head);
 }
 
 /* ---- blobs */
@@ -310,17 +312,14 @@ static void loop_put_artefact(kd_daemon *d, void *arg)
 
 static void on_put_artefact(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)
 {
-    const uint8_t *payload = NULL;
-    size_t payload_len = 0;
-    void *m =
-        take(call, &distill__v1__artefact_piece__descriptor, bytes, len, &payload, &payload_len);
-    if (!m)
+    struct bulk in;
+    if (!take(call, &distill__v1__artefact_piece__descriptor, bytes, len, &in))
         return;
     struct piece_task *t = kd_xalloc(sizeof *t);
-    *t = (struct piece_task){.call = kd_rpc_call_ref(call), .m = m, .len = payload_len};
-    t->piece = malloc(payload_len ? payload_len : 1);
-    if (t->piece && payload_len)
-        memcpy(t->piece, payload, payload_len);
+    *t = (struct piece_task){.call = kd_rpc_call_ref(call), .m = in.head, .len = in.len};
+    t->piece = malloc(in.len ? in.len : 1);
+    if (t->piece && in.len)
+        memcpy(t->piece, in.payload, in.len);
     if (!t->piece) {
         kd_rpc_finish(call, -KD_ENOMEM, "no memory for a piece of a file");
         free_piece(t);

@@ -75,6 +75,18 @@ static void on_done(const kd_rpc_result *r, void *arg)
     free(p);
 }
 
+/* The parts of a call: its head, packed into `head`, and its payload if it has one. Returns their
+ * number, negative on failure; the caller clears head in any case. */
+static int pack(const void *message, const void *payload, size_t len, kd_buf *head,
+                struct iovec parts[2])
+{
+    kd_buf_init(head, KD_MAX_CONTROL_BYTES);
+    int rc = payload ? kd_wire_pack_bulk_head(message, len, head) : kd_wire_pack(message, head);
+    parts[0] = (struct iovec){head->data, head->len};
+    parts[1] = (struct iovec){(void *)payload, len};
+    return rc != 0 ? rc : payload ? 2 : 1;
+}
+
 static int begin(kd_rpc_channel *ch, const char *path, const void *message, const void *payload,
                  size_t len, int timeout_ms, enum answer answer, kd_exchange_done done, void *arg)
 {
@@ -83,16 +95,18 @@ static int begin(kd_rpc_channel *ch, const char *path, const void *message, cons
         return -KD_ENOMEM;
     *p = (struct pending){answer, done, arg};
     kd_buf head;
-    kd_buf_init(&head, KD_MAX_CONTROL_BYTES);
-    int rc = payload ? kd_wire_pack_bulk_head(message, len, &head) : kd_wire_pack(message, &head);
-    struct iovec parts[] = {{head.data, head.len}, {(void *)payload, len}};
-    if (rc == 0)
-        rc = kd_rpc_unary_start(ch, path, parts, payload ? 2 : 1, timeout_ms, false, on_done, p);
+    struct iovec parts[2];
+    int n = pack(message, payload, len, &head, parts);
+    int rc = n < 0 ? n : kd_rpc_unary_start(ch, path, parts, n, timeout_ms, false, on_done, p);
     kd_buf_clear(&head);
     if (rc != 0)
         free(p);
     return rc;
 }
+
+/* Each message has fields of its own for the stage that it is of. */
+#define SET_STAGE(m, ref)                                                                          \
+    ((m)->job = (char *)(ref)->job, (m)->stage = (ref)->stage, (m)->generation = (ref)->generation)
 
 int kd_exchange_push(kd_rpc_channel *ch, const kd_stage_ref *ref, const kd_todo *push, int n_terms,
                      kd_exchange_done done, void *arg)
@@ -124,23 +138,26 @@ int kd_exchange_await_sum(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t 
                           uint32_t chunk, kd_exchange_done done, void *arg)
 {
     Distill__V1__SumRequest m = DISTILL__V1__SUM_REQUEST__INIT;
-    m.job = (char *)ref->job;
-    m.stage = ref->stage;
-    m.generation = ref->generation;
+    SET_STAGE(&m, ref);
     m.step = step;
     m.chunk = chunk;
     return begin(ch, "/distill.v1.Exchange/AwaitSum", &m, NULL, 0, POLL_MS, ANSWER_SUM, done, arg);
 }
 
+static Distill__V1__SliceRequest slice_request(const kd_stage_ref *ref, uint64_t version,
+                                               uint32_t chunk)
+{
+    Distill__V1__SliceRequest m = DISTILL__V1__SLICE_REQUEST__INIT;
+    SET_STAGE(&m, ref);
+    m.version = version;
+    m.chunk = chunk;
+    return m;
+}
+
 static int slice_call(kd_rpc_channel *ch, const char *path, const kd_stage_ref *ref,
                       uint64_t version, uint32_t chunk, kd_exchange_done done, void *arg)
 {
-    Distill__V1__SliceRequest m = DISTILL__V1__SLICE_REQUEST__INIT;
-    m.job = (char *)ref->job;
-    m.stage = ref->stage;
-    m.generation = ref->generation;
-    m.version = version;
-    m.chunk = chunk;
+    Distill__V1__SliceRequest m = slice_request(ref, version, chunk);
     return begin(ch, path, &m, NULL, 0, POLL_MS, ANSWER_SLICE, done, arg);
 }
 
@@ -161,9 +178,7 @@ int kd_exchange_publish(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t ve
                         kd_exchange_done done, void *arg)
 {
     Distill__V1__SliceChunk m = DISTILL__V1__SLICE_CHUNK__INIT;
-    m.job = (char *)ref->job;
-    m.stage = ref->stage;
-    m.generation = ref->generation;
+    SET_STAGE(&m, ref);
     m.version = version;
     m.chunk = chunk;
     m.with_state = with_state;
@@ -174,20 +189,29 @@ int kd_exchange_publish(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t ve
 
 /* ---- blocking calls */
 
+/* The caller frees r->bytes, after a failure as well. */
 static int call(kd_rpc_channel *ch, const char *path, const void *message, const void *payload,
                 size_t len, kd_rpc_result *r, kd_diag *diag)
 {
     kd_buf head;
-    kd_buf_init(&head, KD_MAX_CONTROL_BYTES);
-    int rc = payload ? kd_wire_pack_bulk_head(message, len, &head) : kd_wire_pack(message, &head);
-    if (rc != 0) {
-        kd_buf_clear(&head);
-        return kd_fail(diag, rc, "a request could not be packed");
-    }
-    struct iovec parts[] = {{head.data, head.len}, {(void *)payload, len}};
-    rc = kd_rpc_unary(ch, path, parts, payload ? 2 : 1, QUICK_MS, false, r);
+    struct iovec parts[2];
+    *r = (kd_rpc_result){0};
+    int n = pack(message, payload, len, &head, parts);
+    int rc = n < 0 ? n : kd_rpc_unary(ch, path, parts, n, QUICK_MS, false, r);
     kd_buf_clear(&head);
-    return rc == 0 ? 0 : kd_fail(diag, rc, "%s", r->text);
+    if (rc == 0)
+        return 0;
+    return kd_fail(diag, rc, "%s", n < 0 ? "a request could not be packed" : r->text);
+}
+
+/* A call whose answer says no more than that it was done. */
+static int tell(kd_rpc_channel *ch, const char *path, const void *message, const void *payload,
+                size_t len, kd_diag *diag)
+{
+    kd_rpc_result r;
+    int rc = call(ch, path, message, payload, len, &r, diag);
+    free(r.bytes);
+    return rc;
 }
 
 int kd_exchange_gather(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t version, uint32_t unit,
@@ -196,18 +220,13 @@ int kd_exchange_gather(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t ver
 {
     Distill__V1__GatherChunk m = DISTILL__V1__GATHER_CHUNK__INIT;
     size_t len = samples * (size_t)columns * sizeof(float);
-    m.job = (char *)ref->job;
-    m.stage = ref->stage;
-    m.generation = ref->generation;
+    SET_STAGE(&m, ref);
     m.version = version;
     m.unit = unit;
     m.columns = (uint32_t)columns;
     m.learning_rate = learning_rate;
     m.crc32c = kd_crc32c(0, rows, len);
-    kd_rpc_result r;
-    int rc = call(ch, "/distill.v1.Exchange/Gather", &m, rows, len, &r, diag);
-    free(r.bytes);
-    return rc;
+    return tell(ch, "/distill.v1.Exchange/Gather", &m, rows, len, diag);
 }
 
 int kd_exchange_push_values(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t step,
@@ -215,25 +234,18 @@ int kd_exchange_push_values(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_
 {
     Distill__V1__ValueChunk m = DISTILL__V1__VALUE_CHUNK__INIT;
     size_t len = floats * sizeof(float);
-    m.job = (char *)ref->job;
-    m.stage = ref->stage;
-    m.generation = ref->generation;
+    SET_STAGE(&m, ref);
     m.step = step;
     m.slot = slot;
     m.crc32c = kd_crc32c(0, values, len);
-    kd_rpc_result r;
-    int rc = call(ch, "/distill.v1.Exchange/PushValues", &m, values, len, &r, diag);
-    free(r.bytes);
-    return rc;
+    return tell(ch, "/distill.v1.Exchange/PushValues", &m, values, len, diag);
 }
 
 int kd_exchange_await_values(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t step,
                              kd_exchange_done done, void *arg)
 {
     Distill__V1__ValueRequest m = DISTILL__V1__VALUE_REQUEST__INIT;
-    m.job = (char *)ref->job;
-    m.stage = ref->stage;
-    m.generation = ref->generation;
+    SET_STAGE(&m, ref);
     m.step = step;
     return begin(ch, "/distill.v1.Exchange/AwaitValues", &m, NULL, 0, POLL_MS, ANSWER_VALUES, done,
                  arg);
@@ -243,12 +255,7 @@ int kd_exchange_get_average(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_
                             uint32_t chunk, float *out, size_t floats, uint32_t vectors,
                             kd_diag *diag)
 {
-    Distill__V1__SliceRequest m = DISTILL__V1__SLICE_REQUEST__INIT;
-    m.job = (char *)ref->job;
-    m.stage = ref->stage;
-    m.generation = ref->generation;
-    m.version = version;
-    m.chunk = chunk;
+    Distill__V1__SliceRequest m = slice_request(ref, version, chunk);
     kd_rpc_result r;
     kd_exchange_answer a = {0};
     int rc = call(ch, "/distill.v1.Exchange/FetchState", &m, NULL, 0, &r, diag);
@@ -271,6 +278,7 @@ int kd_exchange_put_artefact(kd_rpc_channel *ch, const char *job, uint32_t stage
     int rc = 0;
     for (size_t at = 0; rc == 0 && at < len;) {
         Distill__V1__ArtefactPiece m = DISTILL__V1__ARTEFACT_PIECE__INIT;
+        const char *from = (const char *)bytes + at;
         size_t piece = KD_MIN((size_t)KD_BLOB_PIECE, len - at);
         m.job = (char *)job;
         m.stage = stage;
@@ -278,11 +286,8 @@ int kd_exchange_put_artefact(kd_rpc_channel *ch, const char *job, uint32_t stage
         m.digest = hex;
         m.size = len;
         m.offset = at;
-        m.crc32c = kd_crc32c(0, (const char *)bytes + at, piece);
-        kd_rpc_result r;
-        rc = call(ch, "/distill.v1.Exchange/PutArtefact", &m, (const char *)bytes + at, piece, &r,
-                  diag);
-        free(r.bytes);
+        m.crc32c = kd_crc32c(0, from, piece);
+        rc = tell(ch, "/distill.v1.Exchange/PutArtefact", &m, from, piece, diag);
         at += piece;
     }
     return rc;
@@ -335,10 +340,7 @@ int kd_exchange_put_logits(kd_rpc_channel *ch, const kd_stage_ref *ref, const kd
     m.job = (char *)ref->job;
     m.bank = &key;
     m.crc32c = kd_crc32c(0, records, len);
-    kd_rpc_result r;
-    int rc = call(ch, "/distill.v1.Exchange/PutLogits", &m, records, len, &r, diag);
-    free(r.bytes);
-    return rc;
+    return tell(ch, "/distill.v1.Exchange/PutLogits", &m, records, len, diag);
 }
 
 int kd_exchange_get_blob(kd_rpc_channel *ch, const char *job, const char *digest, uint8_t **out,

@@ -80,8 +80,9 @@ fi
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-sources=(server/core.c server/core_step.c server/exchange.c server/exchange_sums.c server/exchange_versions.c server/journal.c worker/part.c worker/tree.c
-    tests/sim/sim.c tests/sim/test_sim.c)
+sources=(server/core.c server/core_schedule.c server/core_step.c
+    server/exchange.c server/exchange_sums.c server/exchange_versions.c server/journal.c worker/part.c worker/tree.c
+    tests/sim/sim.c tests/sim/sim_{world,network,worker,coordinator}.c tests/sim/test_sim.c)
 flags=(-O1 -g -std=gnu17 -D_GNU_SOURCE -DKD_VERSION='"mutant"' -ffp-contract=off -fsanitize=address,undefined -w
     -Itests/sim -Iserver -Iworker -Itests/support -Ilib/include -Ilib "-I$build/gen")
 mapfile -t libraries < <(find "$build" -name 'libkd_wire.a' -o -name 'libkd_base.a' -o -name 'libkd_test_support.a' \
