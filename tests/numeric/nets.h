@@ -53,6 +53,8 @@ enum {
     REF_CONV_STRIDE_TF,
     REF_CONV_ODD_PADDING,
     REF_CONV_WIDE,
+    REF_CONV_WINOGRAD,
+    REF_CONV_WINOGRAD_RESIDUAL,
     REF_CONV_1X1,
     REF_CONV_1X1_STRIDE,
     REF_CONV_GROUPS,
@@ -102,8 +104,10 @@ static inline int ref_conv_bn(kd_graph *g, int x, const char *name, int c, int k
 static inline ref_net ref_net_make(int which)
 {
     const enum kd_param_init he = KD_INIT_HE_NORMAL;
-    const bool wide = which == REF_CONV_WIDE || which == REF_CONV_GROUPS_WIDE;
-    kd_graph *g = which == REF_STUDENT ? kd_graph_new(18, 18, 3) : kd_graph_new(7, 6, 3);
+    const bool winograd = which == REF_CONV_WINOGRAD || which == REF_CONV_WINOGRAD_RESIDUAL;
+    const bool wide = which == REF_CONV_WIDE || which == REF_CONV_GROUPS_WIDE || winograd;
+    const int side = which == REF_STUDENT ? 18 : winograd ? 19 : 0;
+    kd_graph *g = side ? kd_graph_new(side, side, 3) : kd_graph_new(7, 6, 3);
     const char *name = "?";
     int x = 0, y;
     const bool bare = which == REF_BATCH_NORM_FIRST || which == REF_RELU_FIRST ||
@@ -126,6 +130,16 @@ static inline ref_net ref_net_make(int which)
     case REF_CONV_WIDE:
         name = "convolution of whole channel blocks";
         x = ref_head(g, kd_graph_conv(g, x, "op", 16, 3, 1, ref_pad1, 1, true, he));
+        break;
+    case REF_CONV_WINOGRAD:
+        name = "convolution of many 4x4 tiles, ReLU";
+        x = kd_graph_relu(g, kd_graph_conv(g, x, "op", 48, 3, 1, ref_pad0, 1, true, he));
+        x = ref_head(g, kd_graph_global_avg_pool(g, x));
+        break;
+    case REF_CONV_WINOGRAD_RESIDUAL:
+        name = "convolution of many 4x4 tiles, batch norm, addition, ReLU6";
+        y = kd_graph_relu6(g, kd_graph_add(g, x, ref_conv_bn(g, x, "op", 32, 3, ref_pad1, 1)));
+        x = ref_head(g, kd_graph_global_avg_pool(g, y));
         break;
     case REF_CONV_1X1:
         name = "1x1 convolution";

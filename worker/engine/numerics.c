@@ -87,7 +87,7 @@ static kd_graph *battery_plain(kd_diag *diag)
 }
 
 /* The others: activations that need exp, squeeze-excite, large depthwise and dilated kernels,
- * windows that overlap, broadcasts, softmax. */
+ * windows that overlap, broadcasts, softmax; a convolution that Winograd's algorithm does. */
 static kd_graph *battery_rich(kd_diag *diag)
 {
     kd_graph *g = kd_graph_new(33, 33, 3);
@@ -110,6 +110,7 @@ static kd_graph *battery_rich(kd_diag *diag)
     s = kd_graph_tanh(g, kd_graph_conv(g, s, "squeeze", 8, 1, 1, none, 1, true, KD_INIT_HE_NORMAL));
     s = kd_graph_conv(g, s, "excite", 32, 1, 1, none, 1, true, KD_INIT_HE_NORMAL);
     x = kd_graph_mul(g, x, kd_graph_sigmoid(g, s));
+    x = kd_graph_relu(g, kd_graph_conv(g, x, "square", 32, 3, 1, same, 1, true, KD_INIT_HE_NORMAL));
     const int y = kd_graph_leaky_relu(g, kd_graph_conv2(g, x, "dilated", &dilated), 0.1F);
     x = kd_graph_concat(g, kd_graph_pool(g, x, &max), kd_graph_pool(g, y, &average), KD_AXIS_C);
     x = kd_graph_div(g, kd_graph_softmax(g, x), kd_graph_sigmoid(g, x));
