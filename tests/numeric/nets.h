@@ -68,6 +68,12 @@ enum {
     REF_RELU_SHARED,
     REF_RELU6,
     REF_RELU_FIRST,
+    REF_CONV_POOL,
+    REF_CONV_POOL_FIRST,
+    REF_CONV_POOL_STRIDE,
+    REF_CONV_POOL_TWICE,
+    REF_CONV_POOL_BATCH_NORM,
+    REF_CONV_POOL_SHARED,
     REF_MAX_POOL,
     REF_MAX_POOL_RELU,
     REF_MAX_POOL_RELU6,
@@ -106,12 +112,13 @@ static inline ref_net ref_net_make(int which)
     const enum kd_param_init he = KD_INIT_HE_NORMAL;
     const bool winograd = which == REF_CONV_WINOGRAD || which == REF_CONV_WINOGRAD_RESIDUAL;
     const bool wide = which == REF_CONV_WIDE || which == REF_CONV_GROUPS_WIDE || winograd;
-    const int side = which == REF_STUDENT ? 18 : winograd ? 19 : 0;
+    const int side = which == REF_STUDENT || which == REF_CONV_POOL_TWICE ? 18 : winograd ? 19 : 0;
     kd_graph *g = side ? kd_graph_new(side, side, 3) : kd_graph_new(7, 6, 3);
     const char *name = "?";
     int x = 0, y;
     const bool bare = which == REF_BATCH_NORM_FIRST || which == REF_RELU_FIRST ||
-                      which == REF_STUDENT || which == REF_MLP;
+                      which == REF_STUDENT || which == REF_MLP || which == REF_CONV_POOL_FIRST ||
+                      which == REF_CONV_POOL_STRIDE;
     if (!bare)
         x = kd_graph_conv(g, 0, "pre", wide ? 32 : 6, 1, 1, ref_pad0, 1, false, he);
     switch (which) {
@@ -196,6 +203,39 @@ static inline ref_net ref_net_make(int which)
     case REF_RELU_FIRST:
         name = "ReLU of the input";
         x = ref_head(g, kd_graph_relu(g, x));
+        break;
+    case REF_CONV_POOL:
+        name = "convolution, ReLU, max pool";
+        x = kd_graph_relu(g, kd_graph_conv(g, x, "op", 20, 3, 1, ref_pad1, 1, true, he));
+        x = ref_head(g, kd_graph_max_pool(g, x, 2));
+        break;
+    case REF_CONV_POOL_FIRST:
+        name = "5x5 convolution of the input with four paddings, 3x3 max pool, ReLU6";
+        x = kd_graph_conv(g, 0, "op", 7, 5, 1, ref_odd, 1, true, he);
+        x = ref_head(g, kd_graph_relu6(g, kd_graph_max_pool(g, x, 3)));
+        break;
+    case REF_CONV_POOL_STRIDE:
+        name = "convolution with stride 2, max pool";
+        x = kd_graph_conv(g, 0, "op", 33, 3, 2, ref_pad1, 1, false, he);
+        x = ref_head(g, kd_graph_max_pool(g, x, 2));
+        break;
+    case REF_CONV_POOL_TWICE:
+        name = "convolution, ReLU, 4x4 max pool, convolution of wide rows, ReLU, 2x2 max pool";
+        x = kd_graph_relu(g, kd_graph_conv(g, x, "op", 16, 3, 1, ref_pad0, 1, true, he));
+        x = kd_graph_max_pool(g, x, 4);
+        x = kd_graph_relu(g, kd_graph_conv(g, x, "op2", 18, 3, 1, ref_pad1, 1, true, he));
+        x = ref_head(g, kd_graph_max_pool(g, x, 2));
+        break;
+    case REF_CONV_POOL_BATCH_NORM:
+        name = "convolution, batch norm, ReLU, max pool";
+        x = kd_graph_relu(g, ref_conv_bn(g, x, "op", 12, 3, ref_pad1, 1));
+        x = ref_head(g, kd_graph_max_pool(g, x, 3));
+        break;
+    case REF_CONV_POOL_SHARED:
+        name = "convolution that a max pool and others read";
+        x = kd_graph_conv(g, x, "op", 6, 3, 1, ref_pad1, 1, true, he);
+        y = kd_graph_global_avg_pool(g, kd_graph_max_pool(g, kd_graph_relu(g, x), 2));
+        x = ref_head(g, kd_graph_add(g, kd_graph_global_avg_pool(g, x), y));
         break;
     case REF_MAX_POOL:
         name = "max pool with rows left over";

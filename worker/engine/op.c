@@ -46,6 +46,11 @@ static int no_memory(kd_diag *diag)
     return kd_fail(diag, -KD_ENOMEM, "Out of memory while a plan is made.");
 }
 
+const kd_op_impl *kd_task_op(const kd_graph *g, const kd_task *t)
+{
+    return t->pool >= 0 ? &kd_op_conv_pool : kd_op_of(g->nodes[t->node].op);
+}
+
 int kd_node_inputs(const kd_node *node)
 {
     switch (node->op) {

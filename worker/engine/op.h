@@ -52,6 +52,7 @@ typedef struct kd_task {
     int in[2];             /* values read, -1 = none */
     int residual;          /* value added before the activation, -1 = none */
     int bn;                /* batch norm folded into the weights, -1 = none */
+    int pool;              /* max pool that the convolution does besides, -1 = none */
     int act;               /* node of the activation on the result, -1 = none */
     bool act_inside;       /* the operator applies act forward itself */
     dnnl_memory_t d_in[2]; /* where backward writes the inputs' gradients, NULL = not wanted */
@@ -76,8 +77,12 @@ typedef struct kd_op_impl {
 extern const kd_op_impl kd_op_input, kd_op_conv, kd_op_batch_norm, kd_op_activation, kd_op_max_pool,
     kd_op_avg_pool, kd_op_global_avg_pool, kd_op_flatten, kd_op_reshape, kd_op_permute, kd_op_dense,
     kd_op_arithmetic, kd_op_const, kd_op_pad, kd_op_slice, kd_op_concat, kd_op_softmax, kd_op_noise;
+/* A convolution and the max pool behind it. */
+extern const kd_op_impl kd_op_conv_pool;
 /* NULL for a number outside the enum. */
 const kd_op_impl *kd_op_of(enum kd_op op);
+/* The one that runs a task. */
+const kd_op_impl *kd_task_op(const kd_graph *g, const kd_task *t);
 int kd_node_inputs(const kd_node *node);
 
 struct kd_plan {
@@ -202,6 +207,16 @@ int kd_act_run(kd_plan *p, kd_prim *const prims[2], kd_diag *diag) KD_MUST_CHECK
 /* In ops/conv.c: the layout of its input a convolution would choose for itself. */
 int kd_conv_wish(kd_plan *p, const kd_task *t, dnnl_memory_desc_t *out,
                  kd_diag *diag) KD_MUST_CHECK;
+
+/* Whether a convolution is left to Winograd's algorithm. */
+bool kd_conv_winograd_pays(const kd_plan *p, const kd_task *t);
+/* Weights and bias of a convolution and the batch norm t->bn behind it, as one convolution. folded
+ * as the weights, bias [channels]. */
+int kd_conv_fold(const kd_plan *p, const kd_task *t, const float *vector, float *folded,
+                 float *bias, kd_diag *diag) KD_MUST_CHECK;
+/* In ops/conv_pool.c: whether it does the convolution t and this pool behind it better than two
+ * tasks. */
+bool kd_conv_pool_fits(const kd_plan *p, const kd_task *t, const kd_node *pool);
 
 /* In ops/depthwise.c: weights' gradient of a depthwise convolution by loops of our own, where its
  * layouts allow and oneDNN has none made for it. The bias may be NULL. */

@@ -82,10 +82,15 @@ static void fuse_inference_conv(fusing *f, kd_plan *p, kd_task *t)
  * act is flat below its threshold. Behind the pool it has less to do. RELU6 is flat above as well,
  * where ties would send the gradient elsewhere, but that gradient is zero. Others that rise may
  * round two inputs to one output, with a gradient. */
+static bool may_move_behind_pool(const fusing *f, int act)
+{
+    return f->g->nodes[act].op == KD_OP_RELU || f->g->nodes[act].op == KD_OP_RELU6;
+}
+
 static bool move_behind_pool(fusing *f, const kd_task *t, int act)
 {
     const int pool = only_user(f, act);
-    if (f->g->nodes[act].op != KD_OP_RELU && f->g->nodes[act].op != KD_OP_RELU6)
+    if (!may_move_behind_pool(f, act))
         return false;
     if (pool < 0 || f->g->nodes[pool].op != KD_OP_MAX_POOL)
         return false;
@@ -93,6 +98,24 @@ static bool move_behind_pool(fusing *f, const kd_task *t, int act)
     f->value[act] = t->result;
     f->later_act[pool] = act;
     return true;
+}
+
+/* Convolution and max pool, the activation between them behind both. */
+static void fuse_pool(fusing *f, const kd_plan *p, kd_task *t)
+{
+    int act = -1, pool = only_user(f, t->result);
+    if (pool >= 0 && may_move_behind_pool(f, pool)) {
+        act = pool;
+        pool = only_user(f, act);
+    }
+    if (pool < 0 || f->g->nodes[pool].op != KD_OP_MAX_POOL ||
+        !kd_conv_pool_fits(p, t, &f->g->nodes[pool]))
+        return;
+    if (act >= 0)
+        f->absorbed[act] = true;
+    t->act = act;
+    t->pool = pool;
+    absorb(f, t, pool);
 }
 
 /* In training: the activation does without its input, the producer without its output. */
@@ -124,6 +147,7 @@ static void make_task(fusing *f, kd_plan *p, int n)
                    .in = {-1, -1},
                    .residual = -1,
                    .bn = -1,
+                   .pool = -1,
                    .act = f->later_act[n]};
     bool wants_grad = node->weight >= 0 && node->op != KD_OP_CONST;
     for (int k = 0; k < kd_node_inputs(node); k++) {
@@ -134,6 +158,8 @@ static void make_task(fusing *f, kd_plan *p, int n)
     }
     if (node->op == KD_OP_CONV && !p->training)
         fuse_inference_conv(f, p, t);
+    if (node->op == KD_OP_CONV)
+        fuse_pool(f, p, t);
     if (node->op != KD_OP_INPUT && node->op != KD_OP_CONST && !kd_act_is(node->op))
         fuse_activation(f, p, t);
     if (t->residual >= 0)
@@ -234,11 +260,11 @@ static int prepare_tasks(kd_plan *p, kd_diag *diag)
         const kd_node *node = &p->graph->nodes[t->node];
         int rc = p->training ? place_input_gradients(p, t, diag) : 0;
         if (!rc)
-            rc = kd_op_of(node->op)->prepare(p, t, diag);
+            rc = kd_task_op(p->graph, t)->prepare(p, t, diag);
         if (!rc && t->act >= 0)
             rc = kd_act_prepare(p, t, diag);
         if (rc)
-            return kd_fail_at(diag, rc, "%s '%s'", kd_op_of(node->op)->name, node->name);
+            return kd_fail_at(diag, rc, "%s '%s'", kd_task_op(p->graph, t)->name, node->name);
     }
     return 0;
 }
@@ -431,7 +457,7 @@ int kd_plan_load(kd_plan *p, const float *vector, kd_diag *diag)
     p->clock = -1; /* the staging block may lie over a value */
     for (int i = 0; !rc && i < p->n_tasks; i++) {
         const kd_task *t = &p->tasks[i];
-        const kd_op_impl *op = kd_op_of(p->graph->nodes[t->node].op);
+        const kd_op_impl *op = kd_task_op(p->graph, t);
         rc = op->load ? op->load(p, t, vector, diag) : 0;
     }
     p->loaded = !rc;
@@ -444,7 +470,7 @@ static int run_forward(kd_plan *p, const float *input, float *logits, size_t cla
     int rc = 0;
     for (int i = 0; !rc && i < p->n_tasks; i++) {
         const kd_task *t = &p->tasks[i];
-        rc = kd_op_of(p->graph->nodes[t->node].op)->forward(p, t, diag);
+        rc = kd_task_op(p->graph, t)->forward(p, t, diag);
         if (!rc)
             rc = kd_act_run(p, t->act_prims.forward, diag);
     }
@@ -519,7 +545,7 @@ int kd_plan_backward(kd_plan *p, const float *d_logits, float stat_weight, float
             continue;
         rc = kd_act_run(p, t->act_prims.backward, diag);
         if (!rc)
-            rc = kd_op_of(p->graph->nodes[t->node].op)->backward(p, t, stat_weight, gradient, diag);
+            rc = kd_task_op(p->graph, t)->backward(p, t, stat_weight, gradient, diag);
         for (int k = 0; !rc && k < 2; k++)
             if (t->d_in_adds[k])
                 add_gradient(p, &p->values[t->in[k]], t->d_in[k]);

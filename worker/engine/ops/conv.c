@@ -36,7 +36,7 @@ typedef struct {
 #define WINOGRAD_TILES 24
 #define WINOGRAD_CHANNELS 32
 
-static bool winograd_pays(const kd_plan *p, const kd_task *t)
+bool kd_conv_winograd_pays(const kd_plan *p, const kd_task *t)
 {
     const kd_node *node = &p->graph->nodes[t->node], *from = &p->graph->nodes[t->in[0]];
     const int tiles_h = (node->h + WINOGRAD_TILE - 1) / WINOGRAD_TILE;
@@ -195,7 +195,7 @@ static int choose_forward(kd_plan *p, const kd_task *t, dnnl_primitive_desc_t *o
     const dnnl_memory_desc_t *dst = t->residual >= 0 ? &p->values[t->residual].md : &any;
     dnnl_primitive_desc_t given = NULL, free_choice = NULL;
     int rc;
-    if (winograd_pays(p, t)) {
+    if (kd_conv_winograd_pays(p, t)) {
         rc = forward_desc(p, t, dnnl_convolution_winograd, &src, dst, out, diag);
         if (rc != -KD_EUNSUP)
             return rc;
@@ -286,7 +286,7 @@ static int choose_backward(kd_plan *p, const kd_task *t, const geometry *geo, bo
 {
     dnnl_primitive_desc_t best = NULL;
     const dnnl_memory_desc_t any_x = any_like(p, t->in[0]), any_y = any_like(p, t->result);
-    if (winograd_pays(p, t)) {
+    if (kd_conv_winograd_pays(p, t)) {
         const int rc = backward_desc(p, geo, dnnl_convolution_winograd, of_weights, &any_x, &any_y,
                                      hint, out, diag);
         if (rc != -KD_EUNSUP)
@@ -420,9 +420,9 @@ static int prepare(kd_plan *p, kd_task *t, kd_diag *diag)
 
 /* conv then batch norm is a convolution with weights w s and bias (b - mean) s + beta,
  * s = gamma / sqrt(var + eps), a factor an output channel. */
-static int fold(kd_plan *p, const kd_task *t, const float *vector, kd_diag *diag)
+int kd_conv_fold(const kd_plan *p, const kd_task *t, const float *vector, float *folded,
+                 float *bias, kd_diag *diag)
 {
-    const state *s = t->state;
     const kd_node *node = &p->graph->nodes[t->node], *bn = &p->graph->nodes[t->bn];
     const kd_param *params = p->graph->params;
     const float *w = vector + params[node->weight].offset;
@@ -431,7 +431,6 @@ static int fold(kd_plan *p, const kd_task *t, const float *vector, kd_diag *diag
     const float *mean = vector + params[bn->mean].offset;
     const float *var = vector + params[bn->var].offset;
     const size_t row = params[node->weight].count / (size_t)node->c;
-    float *folded = kd_plan_data(p, p->staging), *bias = kd_plan_data(p, s->bias);
     for (int o = 0; o < node->c; o++) {
         const double spread = (double)var[o] + (double)bn->eps;
         if (!(spread > 0) || !isfinite(spread))
@@ -454,7 +453,8 @@ static int load(kd_plan *p, const kd_task *t, const float *vector, kd_diag *diag
     const kd_param *params = p->graph->params;
     const float *weights = vector + params[node->weight].offset;
     if (t->bn >= 0) {
-        const int rc = fold(p, t, vector, diag);
+        const int rc =
+            kd_conv_fold(p, t, vector, kd_plan_data(p, p->staging), kd_plan_data(p, s->bias), diag);
         if (rc)
             return rc;
         weights = kd_plan_data(p, p->staging);

@@ -27,7 +27,8 @@ static int prepare(kd_plan *p, kd_task *t, kd_diag *diag)
         const kd_task *user = &p->tasks[i];
         if (user->in[0] != t->result || p->graph->nodes[user->node].op != KD_OP_CONV)
             continue;
-        rc = kd_conv_wish(p, user, &md, diag);
+        /* With its pool it takes them as they come. */
+        rc = user->pool >= 0 ? 0 : kd_conv_wish(p, user, &md, diag);
         if (rc)
             return rc;
         break;
