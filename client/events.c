@@ -91,7 +91,7 @@ static void say(const struct story *s, const Distill__V1__Event *e, kd_buf *out)
         text = rest;
     else if (is(e, "epoch") && n > 0 && strncmp(text, s->stage, n) == 0 && text[n] == ' ')
         text += n + 1;
-    if (is(e, "waiting"))
+    if (is(e, "waiting") && strncmp(text, "wait", 4) != 0)
         (void)kd_buf_str(out, "waits: ");
     if (is(e, "warning"))
         (void)kd_buf_str(out, "warning: ");

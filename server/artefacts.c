@@ -248,11 +248,10 @@ static int finish_file(kd_daemon *d, kd_job_record *j, const Distill__V1__Artefa
 }
 
 /* The worker keeps its file and comes again. */
-static int wait_for_disk(kd_daemon *d, kd_job_record *j, kd_diag *diag)
+static int wait_for_disk(kd_daemon *d, kd_job_record *j, uint32_t stage, kd_diag *diag)
 {
     if (!j->told_no_room)
-        kd_watch_event(d, j, "waiting", "", NULL, "waits for the coordinator's disk: %s",
-                       diag->msg);
+        kd_stage_tell_waiting(d, j, stage, diag->msg);
     j->told_no_room = true;
     diag->code = -KD_ESTATE;
     return -KD_ESTATE;
@@ -314,9 +313,12 @@ int kd_artefact_add_piece(kd_daemon *d, const Distill__V1__ArtefactPiece *m, con
     if (rc == 0)
         rc = put_piece(part, m->offset, piece, len, diag);
     if (rc == -KD_ELIMIT)
-        return wait_for_disk(d, j, diag);
+        return wait_for_disk(d, j, m->stage, diag);
     if (rc != 0)
         return rc;
+    if (j->told_no_room)
+        kd_stage_tell_waiting(d, j, m->stage, "");
+    j->told_no_room = false;
     reply->have = m->offset + len;
     if (reply->have < m->size)
         return 0;

@@ -354,10 +354,12 @@ static void on_drain(kd_core *c, struct member *m, bool drain, kd_actions *out)
 {
     struct job *j = m->job ? kd_core_job(c, m->job) : NULL;
     m->drain = drain;
-    if (drain && j && !m->leaving)
+    if (drain && j && !m->leaving) {
         kd_core_let_go(c, j, m, "drained", out);
-    if (!drain && m->leaving) {
-        m->leaving = false;
+        m->drained = m->leaving;
+    }
+    if (!drain && m->leaving && m->drained) {
+        m->leaving = m->drained = false;
         kd_step_reshape(j, out);
     }
 }
@@ -466,7 +468,7 @@ void kd_core_handle(kd_core *c, const kd_event *ev, kd_time_ms now, kd_actions *
             roll_back(c, j, ev->text ? ev->text : "", out);
         break;
     case KD_EV_BLOCKED:
-        if (current && j->open) {
+        if (current) {
             snprintf(j->blocked, sizeof j->blocked, "%s", ev->text ? ev->text : "");
             kd_core_set_state(j, KD_RUN_RUNNING, j->blocked, out);
         }

@@ -102,7 +102,7 @@ enum kd_event_kind {
     KD_EV_DIVERGED,  /* job, stage, version = step, slot, process: whose came first, other */
     KD_EV_ROLLBACK,  /* job, stage, text: sums made of wrong numbers have left; version > 0: the
                         manifest is damaged, this checkpoint and evaluation are what there is */
-    KD_EV_BLOCKED,   /* job, stage, text: why its journal takes no more; "" = it does again */
+    KD_EV_BLOCKED,   /* job, stage, text: why it waits for the disk; "" = it goes on */
     KD_EV_PAUSE,     /* job, text */
     KD_EV_RESUME,    /* job */
     KD_EV_SCALE,     /* job, min_workers, max_workers */

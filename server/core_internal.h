@@ -19,6 +19,7 @@ struct member {
     bool drain;       /* takes no new work */
     bool quarantined; /* computed wrong numbers */
     bool leaving;     /* has no part in the next step; goes when this one is over */
+    bool drained;     /* leaves because of a drain */
     kd_job_id offer;  /* whose stage it holds from before, 0 = none */
     uint32_t offer_stage, offer_chunk;
     uint64_t slow;

@@ -73,7 +73,7 @@ void kd_core_release(struct member *m, const char *why, kd_actions *out)
     snprintf(a->text, sizeof a->text, "%s", why);
     m->job = 0;
     m->state = IDLE;
-    m->leaving = false;
+    m->leaving = m->drained = false;
 }
 
 void kd_core_prepare(struct member *m, struct job *j, kd_actions *out)

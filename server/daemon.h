@@ -210,7 +210,9 @@ uint64_t kd_stage_vector_floats(const Distill__V1__StageInfo *i);
 /* A worker has failed that works for the stage of the job: the time until the next step is
  * committed is what it costs. */
 void kd_stage_fault(kd_daemon *d, kd_job_id job);
-/* Tells the core what the stage waits for, or that it waits no more. */
+/* Tells the core why the stage waits for the disk, "" = it goes on. */
+void kd_stage_tell_waiting(kd_daemon *d, kd_job_record *j, uint32_t stage, const char *why);
+/* The same with what its journal and its checkpoints wait for. */
 void kd_stage_tell_blocked(kd_daemon *d, kd_job_record *j, uint32_t stage);
 
 /* stages.c */

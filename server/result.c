@@ -214,12 +214,13 @@ void kd_result_export(kd_daemon *d, kd_job_record *j, uint32_t stage)
     free(text);
     if (rc == -KD_ELIMIT) {
         if (!j->export_waits)
-            kd_watch_event(d, j, "waiting", "", NULL, "waits for the coordinator's disk: %s",
-                           diag.msg);
+            kd_stage_tell_waiting(d, j, stage, diag.msg);
         j->export_waits = true;
         j->export_stage = stage;
         return;
     }
+    if (j->export_waits)
+        kd_stage_tell_waiting(d, j, stage, "");
     j->export_waits = false;
     KD_FAILPOINT("result.written");
     kd_daemon_event(d, &(kd_event){.kind = KD_EV_EXPORTED,

@@ -197,15 +197,19 @@ static void loop_blocked(kd_daemon *d, void *arg)
     free_news(n);
 }
 
+void kd_stage_tell_waiting(kd_daemon *d, kd_job_record *j, uint32_t stage, const char *why)
+{
+    char text[KD_CORE_TEXT] = "";
+    if (why[0])
+        snprintf(text, sizeof text, "waits for the coordinator's disk: %.340s", why);
+    kd_daemon_event(
+        d, &(kd_event){.kind = KD_EV_BLOCKED, .job = j->row.id, .stage = stage, .text = text});
+}
+
 void kd_stage_tell_blocked(kd_daemon *d, kd_job_record *j, uint32_t stage)
 {
     const kd_stage_record *s = &j->stages[stage];
-    char text[KD_CORE_TEXT] = "";
-    if (s->blocked[0] || s->no_room[0])
-        snprintf(text, sizeof text, "waits for the coordinator's disk: %.340s",
-                 s->blocked[0] ? s->blocked : s->no_room);
-    kd_daemon_event(
-        d, &(kd_event){.kind = KD_EV_BLOCKED, .job = j->row.id, .stage = stage, .text = text});
+    kd_stage_tell_waiting(d, j, stage, s->blocked[0] ? s->blocked : s->no_room);
 }
 
 static void on_blocked(void *arg, const kd_exchange_config *cfg, const char *why)

@@ -37,10 +37,12 @@ leave() {
     umount -l "$DIR/disk"
 }
 
-# fill [KIB]: the disk, but for so much.
+# fill [KIB]: the disk, but for so much; the job stands still meanwhile.
 fill() {
+    kill -STOP "${PIDS[w1]}" "${PIDS[w2]}"
     dd if=/dev/zero of="$DIR/disk/filler" bs=64K status=none 2>/dev/null || true
     [ "${1:-0}" -eq 0 ] || truncate -s -"$1"K "$DIR/disk/filler"
+    kill -CONT "${PIDS[w1]}" "${PIDS[w2]}"
 }
 room() { rm "$DIR/disk/filler"; }
 
@@ -118,13 +120,14 @@ end() {
     disk
     start
     job=$(submit)
-    await_event "$job" "stage scratch begins"
+    await_steps "$job" scratch 1
     # Room for what is under way, none for the job's last files.
     fill 512
-    await_event "$job" "coordinator's disk"
+    await_reason "$job" "coordinator's disk"
     room
     ended "$job"
     same "$job"
+    has_event "$job" "the job goes on" || fail "no event says that it goes on"
 }
 
 upload() {
