@@ -292,6 +292,7 @@ static void test_core_scales_up_and_down(void **state)
     scale(r, k, 1, 1);
     IS(c, "working", r->jobs[k].id); /* its units of the step are its own */
     assert_int_equal(view(r, k).members, 1);
+    drain(r, c, true); /* it was not drained: that is no reason to stay */
     commit(r, k);
     IS(a, "working", r->jobs[k].id);
     IS(b, "idle", 0);
