@@ -164,10 +164,15 @@ void kd_stage_compare(const Distill__V1__StageInfo *have, const Distill__V1__Sta
         }
     for (size_t i = 0; i < KD_COUNT(texts); i++)
         if (strcmp(texts[i].have, texts[i].got) != 0) {
+            bool numerics = texts[i].have == have->fingerprint;
             snprintf(out, KD_CORE_TEXT,
                      "its %s is %.60s, the job's other workers have %.60s; workers of one job must "
-                     "agree, or the result would depend on who computes what",
-                     texts[i].what, texts[i].got, texts[i].have);
+                     "agree, or the result would depend on who computes what%s",
+                     texts[i].what, texts[i].got, texts[i].have,
+                     numerics ? ". It is another kind of processor or another version: start "
+                                "workers like those that began the job, or cancel it and submit it "
+                                "anew"
+                              : "");
             return;
         }
     /* Not a number is no figure that anybody could agree on. */
