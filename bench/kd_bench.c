@@ -1,5 +1,5 @@
-/* kd-bench student-step | teacher-infer: images a second of one thread on made-up pictures at
- * 224x224. Prints one number. Peers: bench/peer.py with the same words. */
+/* kd-bench NAME: images a second of one thread on made-up pictures. Prints one number; --list shows
+ * the names. Peers: bench/peer.py with the same words. */
 #include "distill/loss.h"
 #include "engine/optim.h"
 #include "engine/plan.h"
@@ -11,8 +11,25 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SIZE = 224, CLASSES = 5, BATCH = 8 };
 #define SECONDS 4.0
+#define WARM_UP 3
+enum { MOST_BATCH = 64, MOST_CLASSES = 10 };
+
+static const int hidden[] = {512, 256};
+
+/* Steps are forward, distillation loss, backward and Adam. */
+static const struct bench {
+    const char *name, *model;
+    enum kd_plan_use use;
+    int size, channels, batch, classes;
+} benches[] = {
+    {"student-step", "shallow_cnn", KD_PLAN_TRAIN, 224, 3, 8, 5},
+    {"cheap-step", "cheap_cnn", KD_PLAN_TRAIN, 224, 3, 8, 5},
+    {"fine-tune-step", "mobilenet_v2", KD_PLAN_TRAIN, 224, 3, 8, 5},
+    {"resnet18-step", "resnet18", KD_PLAN_TRAIN, 224, 3, 8, 5},
+    {"mlp-step", "mlp", KD_PLAN_TRAIN, 28, 1, 64, 10},
+    {"teacher-infer", "mobilenet_v2", KD_PLAN_INFER, 224, 3, 1, 5},
+};
 
 static float *numbers(size_t n, uint64_t seed)
 {
@@ -32,36 +49,32 @@ static void check(int rc, const kd_diag *diag)
     exit(1);
 }
 
-int main(int argc, char **argv)
+static double run(const struct bench *b)
 {
-    kd_engine_mend_blas(argv);
-    bool train = argc == 2 && strcmp(argv[1], "student-step") == 0;
-    if (!train && (argc != 2 || strcmp(argv[1], "teacher-infer") != 0)) {
-        fprintf(stderr, "usage: kd-bench student-step | teacher-infer\n");
-        return 2;
-    }
-    kd_engine_thread();
-    kd_model_config cfg = {.model = train ? "shallow_cnn" : "mobilenet_v2",
+    kd_model_config cfg = {.model = b->model,
                            .width = 1,
-                           .size = SIZE,
-                           .channels = 3,
-                           .classes = CLASSES};
+                           .hidden = hidden,
+                           .n_hidden = KD_COUNT(hidden),
+                           .size = b->size,
+                           .channels = b->channels,
+                           .classes = b->classes};
     kd_diag diag = {0};
     kd_graph *g = NULL;
     kd_plan *p = NULL;
-    int batch = train ? BATCH : 1;
+    const size_t n = (size_t)b->batch;
     check(kd_model_build(&cfg, &g, &diag), &diag);
-    check(kd_plan_new(g, batch, train ? KD_PLAN_TRAIN : KD_PLAN_INFER, &p, &diag), &diag);
+    check(kd_plan_new(g, b->batch, b->use, &p, &diag), &diag);
     float *w = numbers(g->vector_len, 0), *grad = numbers(g->vector_len, 0);
     float *state = kd_xalloc(2 * g->vector_len * sizeof *state);
     kd_graph_init(g, 1, w);
-    float *input = numbers((size_t)batch * SIZE * SIZE * 3, 2);
-    float *teacher = numbers((size_t)batch * CLASSES, 3), logits[BATCH * CLASSES],
-          d[BATCH * CLASSES];
-    kd_target targets[BATCH];
-    float weight[BATCH] = {1, 1, 1, 1, 1, 1, 1, 1};
-    for (int i = 0; i < BATCH; i++)
-        targets[i] = (kd_target){i % CLASSES, -1, 1};
+    float *input = numbers(n * (size_t)(b->size * b->size * b->channels), 2);
+    float *teacher = numbers(n * (size_t)b->classes, 3);
+    float logits[MOST_BATCH * MOST_CLASSES], d[MOST_BATCH * MOST_CLASSES], weight[MOST_BATCH];
+    kd_target targets[MOST_BATCH];
+    for (int i = 0; i < b->batch; i++) {
+        targets[i] = (kd_target){i % b->classes, -1, 1};
+        weight[i] = 1;
+    }
     kd_loss loss = {
         .weight = {[KD_TERM_KD] = 0.9, [KD_TERM_CE] = 0.1}, .temperature = 5, .normalise = true};
     kd_optim optim = {.rule = KD_OPTIM_ADAM,
@@ -70,28 +83,26 @@ int main(int argc, char **argv)
                       .beta2 = 0.999,
                       .eps = 1e-8,
                       .total_steps = 1};
+    const bool train = b->use != KD_PLAN_INFER;
     if (!train)
         check(kd_plan_load(p, w, &diag), &diag);
     double begin = 0;
-    uint64_t images = 0;
-    for (uint64_t step = 0;; step++) {
-        if (step == 3)
+    uint64_t step = 0;
+    for (; step <= WARM_UP || kd_clock_s() - begin < SECONDS; step++) {
+        if (step == WARM_UP)
             begin = kd_clock_s();
-        if (step >= 3 && kd_clock_s() - begin >= SECONDS)
-            break;
         if (train)
             check(kd_plan_load(p, w, &diag), &diag);
         check(kd_plan_forward(p, input, logits, &diag), &diag);
-        if (train) {
-            kd_loss_sums sums;
-            kd_loss_apply(&loss, batch, CLASSES, logits, teacher, targets, weight, 1.0 / batch,
-                          NULL, d, &sums);
-            check(kd_plan_backward(p, d, 1, grad, &diag), &diag);
-            kd_optim_apply(&optim, g, step, 0, g->vector_len, w, grad, 1, state);
-        }
-        images += step >= 3 ? (uint64_t)batch : 0;
+        if (!train)
+            continue;
+        kd_loss_sums sums;
+        kd_loss_apply(&loss, b->batch, b->classes, logits, teacher, targets, weight, 1.0 / b->batch,
+                      NULL, d, &sums);
+        check(kd_plan_backward(p, d, 1, grad, &diag), &diag);
+        kd_optim_apply(&optim, g, step, 0, g->vector_len, w, grad, 1, state);
     }
-    printf("%.3f\n", (double)images / (kd_clock_s() - begin));
+    double rate = (double)((step - WARM_UP) * n) / (kd_clock_s() - begin);
     kd_plan_free(p);
     kd_graph_free(g);
     free(w);
@@ -99,5 +110,23 @@ int main(int argc, char **argv)
     free(state);
     free(input);
     free(teacher);
-    return 0;
+    return rate;
+}
+
+int main(int argc, char **argv)
+{
+    kd_engine_mend_blas(argv);
+    kd_engine_thread();
+    for (size_t i = 0; argc == 2 && i < KD_COUNT(benches); i++) {
+        if (strcmp(argv[1], "--list") == 0)
+            puts(benches[i].name);
+        if (strcmp(argv[1], benches[i].name) == 0) {
+            printf("%.3f\n", run(&benches[i]));
+            return 0;
+        }
+    }
+    if (argc == 2 && strcmp(argv[1], "--list") == 0)
+        return 0;
+    fprintf(stderr, "usage: kd-bench NAME; kd-bench --list shows the names\n");
+    return 2;
 }

@@ -1,45 +1,112 @@
 #!/usr/bin/env bash
-# Measures beside PyTorch, alternating ours and its runs, and prints a JSON line for each bench with
-# the medians: bench, ours, peer, unit, ratio, target, met.
-#
-#   bench/run.sh [runs]      5 runs of each by default; needs Debian's python3-torch
+# Measures beside PyTorch on the same machine in the same minutes, alternating, and prints a JSON line a
+# row: bench, ours, peer, unit, ratio, target, met. README.md explains the rows. Nothing here gates a test.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-RUNS=${1:-5}
-PYTHON=/usr/bin/python3
-BUILD=build/release
-"$PYTHON" -c 'import torch' 2>/dev/null || { echo "install python3-torch first" >&2; exit 1; }
+
+usage() {
+    cat <<'END'
+Usage: bench/run.sh [--runs N] [--python PROGRAM] [--markdown FILE] [--list] [NAME...]
+
+  --runs N         runs of ours and of the peer's, alternating; the medians count (5)
+  --python PROGRAM the peer's Python with PyTorch (/usr/bin/python3: Debian's python3-torch)
+  --newest         the peer is PyPI's newest PyTorch, installed into build/torch (some GB)
+  --markdown FILE  writes the table there as well
+  --list           the names of the rows
+
+Rows are all of them without names.
+END
+}
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+runs=5 python=/usr/bin/python3 markdown='' build=build/release wanted=()
+die() {
+    printf 'bench: %s\n' "$*" >&2
+    exit 2
+}
+
+# name | at least (at most, with a <) | unit | ours | peer. PEER stands for the peer's Python.
+rows=(
+    "student-step|1|images/s|$build/kd-bench student-step|PEER student-step"
+    "cheap-step|2|images/s|$build/kd-bench cheap-step|PEER cheap-step"
+    "fine-tune-step|1.5|images/s|$build/kd-bench fine-tune-step|PEER fine-tune-step"
+    "resnet18-step|1.3|images/s|$build/kd-bench resnet18-step|PEER resnet18-step"
+    "mlp-step|3|images/s|$build/kd-bench mlp-step|PEER mlp-step"
+    "teacher-infer|2|images/s|$build/kd-bench teacher-infer|PEER teacher-infer"
+    "whole-step|5|images/s|job images_s --views fresh|PEER whole-step"
+    "stored-logits-step|4|images/s|job images_s --views 1 --epochs 4|PEER stored-logits-step"
+    "one-job|0.97|images/s|job images_s --views 1 --epochs 4|job images_s --views 1 --epochs 4 --clusters 2 --workers 1"
+    "worker-memory|<0.33|MB|job worker_mb --views fresh|PEER whole-step memory"
+)
+names=()
+for row in "${rows[@]}"; do names+=("${row%%|*}"); done
+
+while (($#)); do
+    case $1 in
+    --runs | --python | --markdown)
+        (($# >= 2)) || die "$1 needs a value"
+        ;;&
+    --runs) runs=$2 && shift ;;
+    --python) python=$2 && shift ;;
+    --markdown) markdown=$2 && shift ;;
+    --newest)
+        [[ -x build/torch/bin/python ]] || python3 -m venv build/torch
+        build/torch/bin/python -c 'import torch' 2>/dev/null || build/torch/bin/pip install -q torch numpy
+        python=build/torch/bin/python
+        ;;
+    --list)
+        printf '%s\n' "${names[@]}" full-bank-step
+        exit 0
+        ;;
+    -h | --help)
+        usage
+        exit 0
+        ;;
+    -*) die "unknown flag $1; --help shows them" ;;
+    *)
+        [[ " ${names[*]} full-bank-step " == *" $1 "* ]] || die "there is no row $1; --list shows them"
+        wanted+=("$1")
+        ;;
+    esac
+    shift
+done
+[[ $runs =~ ^[1-9][0-9]?$ ]] || die "--runs wants a number from 1 to 99"
+"$python" -c 'import torch' 2>/dev/null || die "$python has no PyTorch: apt install python3-torch, or --newest"
 cmake --preset release >/dev/null
-cmake --build --preset release >/dev/null
-cmake --build --preset release --target kd-bench >/dev/null
+cmake --build --preset release --target distilld distill-worker distill kd-bench >/dev/null
 export OMP_NUM_THREADS=1
 
-ours() {
-    case $1 in
-    whole-step) bench/whole_step.sh "$BUILD" ;;
-    *) "$BUILD/kd-bench" "$1" ;;
-    esac
+# job FIELD FLAGS...: of a real job.
+job() {
+    bench/job_rate.sh --build "$build" "${@:2}" | python3 -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1"
 }
+PEER() { "$python" bench/peer.py "$@" 2>/dev/null; }
+is_wanted() { ((${#wanted[@]} == 0)) || [[ " ${wanted[*]} " == *" $1 "* ]]; }
 
-# bench NAME TARGET-RATIO
-bench() {
-    local a="" b="" i
-    for i in $(seq "$RUNS"); do
-        a="$a $(ours "$1")"
-        b="$b $("$PYTHON" bench/peer.py "$1" 2>/dev/null)"
-        echo "$1: run $i of $RUNS done" >&2
+table=$(mktemp)
+trap 'rm -f "$table"' EXIT
+for row in "${rows[@]}"; do
+    IFS='|' read -r name target unit ours peer <<<"$row"
+    is_wanted "$name" || continue
+    a='' b=''
+    for ((i = 1; i <= runs; i++)); do
+        a+=" $($ours)" b+=" $($peer)"
+        printf '%s: run %d of %d done\n' "$name" "$i" "$runs" >&2
     done
-    "$PYTHON" - "$1" "$2" "$a" "$b" <<'PY'
+    python3 - "$name" "$target" "$unit" "$a" "$b" <<'PY' | tee -a "$table"
 import json, statistics, sys
-name, target = sys.argv[1], float(sys.argv[2])
-ours, peer = (statistics.median(map(float, s.split())) for s in sys.argv[3:5])
-print(json.dumps({"bench": name, "ours": round(ours, 2), "peer": round(peer, 2),
-                  "unit": "images/s", "ratio": round(ours / peer, 3), "target": target,
-                  "met": ours / peer >= target}), flush=True)
+name, target, unit = sys.argv[1:4]
+ours, peer = (statistics.median(map(float, s.split())) for s in sys.argv[4:6])
+most, target = target.startswith("<"), float(target.lstrip("<"))
+ratio = ours / peer
+print(json.dumps({"bench": name, "ours": round(ours, 2), "peer": round(peer, 2), "unit": unit,
+                  "ratio": round(ratio, 3), "target": target, "met": ratio <= target if most else ratio >= target}),
+      flush=True)
 PY
-}
-
-bench student-step 1.0
-bench teacher-infer 1.0
-bench whole-step 1.0
-bench/full_bank.sh --runs "$RUNS" --build "$BUILD"
+done
+! is_wanted full-bank-step || bench/full_bank.sh --runs "$runs" --build "$build" | tee -a "$table"
+[[ -z $markdown ]] || python3 - "$table" >"$markdown" <<'PY'
+import json, sys
+print("| bench | ours | peer | unit | ratio | target | met |\n|---|---|---|---|---|---|---|")
+for r in map(json.loads, open(sys.argv[1])):
+    print("|", " | ".join([f"`{r['bench']}`", f"{r['ours']:g}", f"{r['peer']:g}", r["unit"], f"{r['ratio']:g}",
+                           f"{r['target']:g}", "yes" if r["met"] else "no"]), "|")
+PY
