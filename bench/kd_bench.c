@@ -22,13 +22,15 @@ static const struct bench {
     const char *name, *model;
     enum kd_plan_use use;
     int size, channels, batch, classes;
+    bool int8;
 } benches[] = {
-    {"student-step", "shallow_cnn", KD_PLAN_TRAIN, 224, 3, 8, 5},
-    {"cheap-step", "cheap_cnn", KD_PLAN_TRAIN, 224, 3, 8, 5},
-    {"fine-tune-step", "mobilenet_v2", KD_PLAN_TRAIN, 224, 3, 8, 5},
-    {"resnet18-step", "resnet18", KD_PLAN_TRAIN, 224, 3, 8, 5},
-    {"mlp-step", "mlp", KD_PLAN_TRAIN, 28, 1, 64, 10},
-    {"teacher-infer", "mobilenet_v2", KD_PLAN_INFER, 224, 3, 1, 5},
+    {"student-step", "shallow_cnn", KD_PLAN_TRAIN, 224, 3, 8, 5, false},
+    {"cheap-step", "cheap_cnn", KD_PLAN_TRAIN, 224, 3, 8, 5, false},
+    {"fine-tune-step", "mobilenet_v2", KD_PLAN_TRAIN, 224, 3, 8, 5, false},
+    {"resnet18-step", "resnet18", KD_PLAN_TRAIN, 224, 3, 8, 5, false},
+    {"mlp-step", "mlp", KD_PLAN_TRAIN, 28, 1, 64, 10, false},
+    {"teacher-infer", "mobilenet_v2", KD_PLAN_INFER, 224, 3, 1, 5, false},
+    {"teacher-int8", "mobilenet_v2", KD_PLAN_INFER, 224, 3, 1, 5, true},
 };
 
 static float *numbers(size_t n, uint64_t seed)
@@ -86,6 +88,14 @@ static double run(const struct bench *b)
     const bool train = b->use != KD_PLAN_INFER;
     if (!train)
         check(kd_plan_load(p, w, &diag), &diag);
+    if (b->int8) {
+        float *largest = kd_xalloc((size_t)g->n_nodes * sizeof *largest);
+        kd_plan_watch(p, largest);
+        check(kd_plan_forward(p, input, logits, &diag), &diag);
+        kd_plan_free(p);
+        check(kd_plan_new_int8(g, b->batch, w, largest, &p, &diag), &diag);
+        free(largest);
+    }
     double begin = 0;
     uint64_t step = 0;
     for (; step <= WARM_UP || kd_clock_s() - begin < SECONDS; step++) {

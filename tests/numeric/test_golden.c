@@ -1,14 +1,12 @@
 /* Whole networks against PyTorch: tests/golden/README.md says how its answers were made. */
-#include "data/data.h"
 #include "distill/loss.h"
 #include "engine/optim.h"
 #include "engine/plan.h"
-#include "kd/file.h"
 #include "kd_test.h"
-#include "models/models.h"
 
 #include "kd_golden.h"
 #include "losses.h"
+#include "photos.h"
 #include "recipe.h"
 
 #include <math.h>
@@ -310,68 +308,24 @@ static void test_golden_student_steps(void **state)
 
 #define DAISY 985 /* line of imagenet_classes.txt, from 0 */
 
-/* Decodes a photo as the network wants it, [224,224,3] in [-1, 1]. */
-static void photo(const char *path, float *out)
-{
-    kd_diag diag = {0};
-    char *bytes;
-    size_t len;
-    kd_image image;
-    uint8_t *rgb = kd_xalloc((size_t)224 * 224 * 3);
-    kd_assert_ok(kd_file_read(path, KD_IMAGE_MAX_FILE, &bytes, &len, &diag), &diag);
-    kd_assert_ok(kd_image_decode((const uint8_t *)bytes, len, &image, &diag), &diag);
-    kd_assert_ok(kd_image_resize(&image, 224, 224, rgb, &diag), &diag);
-    kd_view_to_float(1, rgb, (size_t)224 * 224, out);
-    kd_image_free(&image);
-    free(bytes);
-    free(rgb);
-}
-
 /* The network with its real weights knows a daisy: decoding, resizing, channel order,
  * preprocessing, names and layouts of weights, padding and folding in one. */
 static void test_golden_daisies(void **state)
 {
     (void)state;
-    const char *data = kd_test_data();
-    if (!data) {
-        print_message("DISTILL_DATA is not set\n");
-        skip();
-    }
     kd_diag diag = {0};
-    char path[1024], *bytes, *list;
-    size_t len;
-    const kd_model_config cfg = {.model = "mobilenet_v2",
-                                 .width = 1,
-                                 .pad_tf = true,
-                                 .size = 224,
-                                 .channels = 3,
-                                 .classes = 1000};
-    kd_graph *g;
-    kd_assert_ok(kd_model_build(&cfg, &g, &diag), &diag);
-    float *vector = kd_xalloc(g->vector_len * sizeof *vector);
-    snprintf(path, sizeof path, "%s/weights/mobilenet_v2.safetensors", data);
-    kd_assert_ok(kd_file_read(path, (size_t)1 << 26, &bytes, &len, &diag), &diag);
-    bool new_head;
-    kd_assert_ok(kd_model_load(g, bytes, len, path, vector, &new_head, &diag), &diag);
-    assert_false(new_head);
+    photos set;
+    if (!photos_open(&set))
+        skip();
     kd_plan *plan;
-    kd_assert_ok(kd_plan_new(g, 1, KD_PLAN_INFER, &plan, &diag), &diag);
-    kd_assert_ok(kd_plan_load(plan, vector, &diag), &diag);
-
-    snprintf(path, sizeof path, "%s/flowers/val.txt", data);
-    kd_assert_ok(kd_file_read(path, (size_t)1 << 20, &list, &len, &diag), &diag);
-    float *input = kd_xalloc((size_t)224 * 224 * 3 * sizeof *input), logits[1000];
+    kd_assert_ok(kd_plan_new(set.g, 1, KD_PLAN_INFER, &plan, &diag), &diag);
+    kd_assert_ok(kd_plan_load(plan, set.vector, &diag), &diag);
+    float *input = kd_xalloc(PHOTO_FLOATS * sizeof *input), logits[PHOTO_CLASSES];
     int seen = 0, hits = 0;
-    char *rest = list;
-    for (char *line; seen < 20 && (line = strtok_r(rest, "\n", &rest));) {
-        if (strncmp(line, "images/daisy/", 13) != 0)
-            continue;
-        line[strcspn(line, "\t")] = '\0';
-        snprintf(path, sizeof path, "%s/flowers/%s", data, line);
-        photo(path, input);
+    while (seen < 20 && photos_next(&set, "images/daisy/", input)) {
         kd_assert_ok(kd_plan_forward(plan, input, logits, &diag), &diag);
         int best = 0;
-        for (int j = 1; j < 1000; j++)
+        for (int j = 1; j < PHOTO_CLASSES; j++)
             if (logits[j] > logits[best])
                 best = j;
         seen++;
@@ -382,11 +336,8 @@ static void test_golden_daisies(void **state)
     assert_int_equal(seen, 20);
     assert_true(hits >= 11);
     kd_plan_free(plan);
-    kd_graph_free(g);
-    free(vector);
-    free(bytes);
-    free(list);
     free(input);
+    photos_close(&set);
 }
 
 int main(int argc, char **argv)

@@ -48,6 +48,8 @@ static int no_memory(kd_diag *diag)
 
 const kd_op_impl *kd_task_op(const kd_graph *g, const kd_task *t)
 {
+    if (t->int8)
+        return &kd_op_conv_int8;
     return t->pool >= 0 ? &kd_op_conv_pool : kd_op_of(g->nodes[t->node].op);
 }
 
@@ -194,6 +196,15 @@ dnnl_memory_desc_t kd_plan_desc(const kd_plan *p, int c, int h, int w, dnnl_form
     return md;
 }
 
+dnnl_memory_desc_t kd_plan_desc_int8(const kd_plan *p, const kd_value *v, const kd_node *node)
+{
+    dnnl_memory_desc_t md;
+    const dnnl_dims_t dims = {p->n, node->c, node->h, node->w};
+    const dnnl_data_type_t type = v->positive ? dnnl_u8 : dnnl_s8;
+    KD_BUG_ON(dnnl_memory_desc_init_by_tag(&md, 4, dims, type, dnnl_nhwc) != dnnl_success);
+    return md;
+}
+
 bool kd_desc_equal(const dnnl_memory_desc_t *a, const dnnl_memory_desc_t *b)
 {
     return dnnl_memory_desc_equal(a, b) != 0;
@@ -278,6 +289,13 @@ int kd_plan_make_value(kd_plan *p, kd_task *t, const dnnl_memory_desc_t *md, int
 int kd_plan_desc_try(kd_plan *p, const void *op_desc, dnnl_post_ops_t post,
                      dnnl_primitive_desc_t hint, dnnl_primitive_desc_t *out, kd_diag *diag)
 {
+    return kd_plan_desc_scaled(p, op_desc, post, NULL, 0, hint, out, diag);
+}
+
+int kd_plan_desc_scaled(kd_plan *p, const void *op_desc, dnnl_post_ops_t post, const float *scales,
+                        int n_scales, dnnl_primitive_desc_t hint, dnnl_primitive_desc_t *out,
+                        kd_diag *diag)
+{
     dnnl_primitive_attr_t attr;
     int rc = kd_onednn(dnnl_primitive_attr_create(&attr), "attributes", diag);
     if (rc)
@@ -286,6 +304,9 @@ int kd_plan_desc_try(kd_plan *p, const void *op_desc, dnnl_post_ops_t post,
                    "scratchpad mode", diag);
     if (!rc && post)
         rc = kd_onednn(dnnl_primitive_attr_set_post_ops(attr, post), "post-operations", diag);
+    if (!rc && scales)
+        rc = kd_onednn(dnnl_primitive_attr_set_output_scales(attr, n_scales, 1 << 1, scales),
+                       "scales", diag);
     if (!rc) {
         const dnnl_status_t status =
             dnnl_primitive_desc_create(out, op_desc, attr, p->engine, hint);
@@ -362,6 +383,13 @@ int kd_plan_reorder(kd_plan *p, const dnnl_memory_desc_t *from_md, dnnl_memory_t
                     const dnnl_memory_desc_t *to_md, dnnl_memory_t to, int tick, kd_prim **out,
                     kd_diag *diag)
 {
+    return kd_plan_requantise(p, from_md, from, to_md, to, 1, tick, out, diag);
+}
+
+int kd_plan_requantise(kd_plan *p, const dnnl_memory_desc_t *from_md, dnnl_memory_t from,
+                       const dnnl_memory_desc_t *to_md, dnnl_memory_t to, float factor, int tick,
+                       kd_prim **out, kd_diag *diag)
+{
     dnnl_primitive_attr_t attr;
     int rc = kd_onednn(dnnl_primitive_attr_create(&attr), "attributes", diag);
     if (rc)
@@ -369,6 +397,8 @@ int kd_plan_reorder(kd_plan *p, const dnnl_memory_desc_t *from_md, dnnl_memory_t
     dnnl_primitive_desc_t pd = NULL;
     rc = kd_onednn(dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user),
                    "scratchpad mode", diag);
+    if (!rc && factor != 1)
+        rc = kd_onednn(dnnl_primitive_attr_set_output_scales(attr, 1, 0, &factor), "scale", diag);
     if (!rc)
         rc = kd_onednn(
             dnnl_reorder_primitive_desc_create(&pd, from_md, p->engine, to_md, p->engine, attr),

@@ -8,8 +8,9 @@
  * Memory is asked for in blocks with a lifetime in ticks: task t runs forward at tick t and
  * backward at tick 2 * n_tasks - 1 - t. When every task is prepared the blocks are laid into one
  * arena and all memories are bound to it; before that a memory has no address. Values are float32,
- * [n, c, h, w] in oneDNN's order of dimensions, in whatever layout their producer chose. Everything
- * made through a plan (primitives, memories, state) belongs to the plan. Threads: as the plan. */
+ * [n, c, h, w] in oneDNN's order of dimensions, in whatever layout their producer chose; 8-bit
+ * values (kd_value.scale) are NHWC and read by 8-bit convolutions alone. Everything made through a
+ * plan (primitives, memories, state) belongs to the plan. Threads: as the plan. */
 #ifndef KD_ENGINE_OP_H
 #define KD_ENGINE_OP_H
 
@@ -40,6 +41,8 @@ typedef struct kd_value {
     int producer;    /* task; -1 = never materialised */
     int last_use;    /* last task that reads it; -1 = none but the caller */
     bool wants_grad; /* a trained parameter stands before it */
+    float scale;     /* of an 8-bit value: what 1 stands for; 0 = float32 */
+    bool positive;   /* 8-bit without a sign */
     dnnl_memory_desc_t md;
     int block, d_block;
     dnnl_memory_t mem, d_mem; /* d_mem NULL unless wants_grad in a train plan */
@@ -55,6 +58,7 @@ typedef struct kd_task {
     int pool;              /* max pool that the convolution does besides, -1 = none */
     int act;               /* node of the activation on the result, -1 = none */
     bool act_inside;       /* the operator applies act forward itself */
+    bool int8;             /* a convolution of 8-bit values */
     dnnl_memory_t d_in[2]; /* where backward writes the inputs' gradients, NULL = not wanted */
     bool d_in_adds[2];     /* the plan adds it to the value's gradient afterwards */
     kd_act_prims act_prims;
@@ -77,8 +81,8 @@ typedef struct kd_op_impl {
 extern const kd_op_impl kd_op_input, kd_op_conv, kd_op_batch_norm, kd_op_activation, kd_op_max_pool,
     kd_op_avg_pool, kd_op_global_avg_pool, kd_op_flatten, kd_op_reshape, kd_op_permute, kd_op_dense,
     kd_op_arithmetic, kd_op_const, kd_op_pad, kd_op_slice, kd_op_concat, kd_op_softmax, kd_op_noise;
-/* A convolution and the max pool behind it. */
-extern const kd_op_impl kd_op_conv_pool;
+/* A convolution and the max pool behind it; one of 8-bit values. */
+extern const kd_op_impl kd_op_conv_pool, kd_op_conv_int8;
 /* NULL for a number outside the enum. */
 const kd_op_impl *kd_op_of(enum kd_op op);
 /* The one that runs a task. */
@@ -112,6 +116,9 @@ struct kd_plan {
     dnnl_engine_t engine;
     dnnl_stream_t stream;
     const float *input; /* the image(s) of the forward that runs now, borrowed */
+    const float *fixed; /* the vector that an int8 plan is made for, while it is made */
+    bool is_fixed;      /* it takes no other */
+    float *watch;       /* kd_plan_watch */
     int clock;          /* last tick that ran; -1 = none */
     bool bad_output;    /* last forward gave a value that is not finite */
     bool loaded, ran_forward;
@@ -138,6 +145,8 @@ static inline int kd_tick_backward(const kd_plan *p, const kd_task *t)
 }
 /* Zeroed state, freed with the plan; NULL when memory is out. */
 void *kd_plan_alloc(kd_plan *p, size_t bytes);
+/* Of an 8-bit value, NHWC. */
+dnnl_memory_desc_t kd_plan_desc_int8(const kd_plan *p, const kd_value *v, const kd_node *node);
 /* float32 [n,c,h,w] with n = p->n. */
 dnnl_memory_desc_t kd_plan_desc(const kd_plan *p, int c, int h, int w, dnnl_format_tag_t tag);
 bool kd_desc_equal(const dnnl_memory_desc_t *a, const dnnl_memory_desc_t *b);
@@ -167,6 +176,10 @@ int kd_plan_desc_create(kd_plan *p, const void *op_desc, dnnl_post_ops_t post,
 int kd_plan_desc_try(kd_plan *p, const void *op_desc, dnnl_post_ops_t post,
                      dnnl_primitive_desc_t hint, dnnl_primitive_desc_t *out,
                      kd_diag *diag) KD_MUST_CHECK;
+/* The same with a factor for each output channel, applied to the products' sum before post. */
+int kd_plan_desc_scaled(kd_plan *p, const void *op_desc, dnnl_post_ops_t post, const float *scales,
+                        int n_scales, dnnl_primitive_desc_t hint, dnnl_primitive_desc_t *out,
+                        kd_diag *diag) KD_MUST_CHECK;
 /* oneDNN's name of the implementation, "" if it has none. */
 const char *kd_desc_implementation(dnnl_primitive_desc_t pd);
 /* 0 reference, 1 through a matrix product with copies, 2 a kernel made for it. */
@@ -180,6 +193,10 @@ void kd_prim_arg(kd_prim *prim, int arg, dnnl_memory_t mem);
 int kd_plan_reorder(kd_plan *p, const dnnl_memory_desc_t *from_md, dnnl_memory_t from,
                     const dnnl_memory_desc_t *to_md, dnnl_memory_t to, int tick, kd_prim **out,
                     kd_diag *diag) KD_MUST_CHECK;
+/* The same times `factor`, rounded to the nearest even and kept within to_md's type. */
+int kd_plan_requantise(kd_plan *p, const dnnl_memory_desc_t *from_md, dnnl_memory_t from,
+                       const dnnl_memory_desc_t *to_md, dnnl_memory_t to, float factor, int tick,
+                       kd_prim **out, kd_diag *diag) KD_MUST_CHECK;
 /* *out_mem = from and *out_prim = NULL if the layouts agree, else a new memory of layout to_md,
  * living in [tick, last], and the copy into it at `tick`. */
 int kd_plan_as(kd_plan *p, const dnnl_memory_desc_t *from_md, dnnl_memory_t from,
@@ -207,16 +224,6 @@ int kd_act_run(kd_plan *p, kd_prim *const prims[2], kd_diag *diag) KD_MUST_CHECK
 /* In ops/conv.c: the layout of its input a convolution would choose for itself. */
 int kd_conv_wish(kd_plan *p, const kd_task *t, dnnl_memory_desc_t *out,
                  kd_diag *diag) KD_MUST_CHECK;
-
-/* Whether a convolution is left to Winograd's algorithm. */
-bool kd_conv_winograd_pays(const kd_plan *p, const kd_task *t);
-/* Weights and bias of a convolution and the batch norm t->bn behind it, as one convolution. folded
- * as the weights, bias [channels]. */
-int kd_conv_fold(const kd_plan *p, const kd_task *t, const float *vector, float *folded,
-                 float *bias, kd_diag *diag) KD_MUST_CHECK;
-/* In ops/conv_pool.c: whether it does the convolution t and this pool behind it better than two
- * tasks. */
-bool kd_conv_pool_fits(const kd_plan *p, const kd_task *t, const kd_node *pool);
 
 /* In ops/depthwise.c: weights' gradient of a depthwise convolution by loops of our own, where its
  * layouts allow and oneDNN has none made for it. The bias may be NULL. */

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "engine/op.h"
+#include "engine/ops/conv.h"
 
 #define MAX_BATCH 4096
 #define HUGE_PAGE ((size_t)2 << 20)
@@ -231,6 +232,59 @@ static int make_tasks(kd_plan *p, kd_diag *diag)
     return rc;
 }
 
+/* ---- 8 bits: which values and convolutions */
+
+static bool reads(const kd_task *t, int value)
+{
+    return t->in[0] == value || t->in[1] == value || t->residual == value;
+}
+
+/* A value that an 8-bit convolution or the input gives and that only such convolutions read. */
+static bool stays_int8(const kd_plan *p, int value)
+{
+    const kd_value *v = &p->values[value];
+    if (v->producer < 0 || value == p->output)
+        return false;
+    const kd_task *from = &p->tasks[v->producer];
+    bool all = from->int8 || p->graph->nodes[from->node].op == KD_OP_INPUT;
+    for (int i = 0; i < p->n_tasks && all; i++)
+        all = !reads(&p->tasks[i], value) || p->tasks[i].int8;
+    return all && v->last_use >= 0;
+}
+
+/* Everything that could be at first, then without what meets something that is not, until nothing
+ * changes. largest: of each node's output. */
+static void choose_int8(kd_plan *p, const float *largest)
+{
+    for (int i = 0; i < p->n_tasks; i++) {
+        kd_task *t = &p->tasks[i];
+        const enum kd_op act = t->act >= 0 ? p->graph->nodes[t->act].op : KD_OP_INPUT;
+        kd_value *v = &p->values[t->result];
+        t->int8 = kd_conv_int8_fits(p, t);
+        v->positive = t->int8 && (act == KD_OP_RELU || act == KD_OP_RELU6);
+        v->scale = largest[t->result] / (v->positive ? 255 : 127);
+        if (!(v->scale > 0) || !isfinite(v->scale))
+            v->scale = 0;
+    }
+    for (bool changed = true; changed;) {
+        changed = false;
+        for (int i = 0; i < p->n_tasks; i++) {
+            kd_task *t = &p->tasks[i];
+            kd_value *v = &p->values[t->result];
+            if (v->scale > 0 && !stays_int8(p, t->result)) {
+                v->scale = 0;
+                changed = true;
+            }
+            /* The residual is summed in the result's place, so both have one size. */
+            const bool may =
+                t->int8 && p->values[t->in[0]].scale > 0 &&
+                (t->residual < 0 || (p->values[t->residual].scale > 0 && v->scale > 0));
+            changed = changed || may != t->int8;
+            t->int8 = may;
+        }
+    }
+}
+
 /* ---- preparing: tasks -> primitives and blocks */
 
 /* Readers run backward from the last to the first: the last one writes a value's gradient, the
@@ -261,7 +315,7 @@ static int prepare_tasks(kd_plan *p, kd_diag *diag)
         int rc = p->training ? place_input_gradients(p, t, diag) : 0;
         if (!rc)
             rc = kd_task_op(p->graph, t)->prepare(p, t, diag);
-        if (!rc && t->act >= 0)
+        if (!rc && t->act >= 0 && (p->training || !t->act_inside))
             rc = kd_act_prepare(p, t, diag);
         if (rc)
             return kd_fail_at(diag, rc, "%s '%s'", kd_task_op(p->graph, t)->name, node->name);
@@ -363,8 +417,9 @@ static int allocate(kd_plan *p, kd_diag *diag)
 
 /* ---- the plan */
 
-int kd_plan_new(const kd_graph *graph, int batch, enum kd_plan_use use, kd_plan **out,
-                kd_diag *diag)
+/* fixed, largest: of an 8-bit plan, else NULL. */
+static int make(const kd_graph *graph, int batch, enum kd_plan_use use, const float *fixed,
+                const float *largest, kd_plan **out, kd_diag *diag)
 {
     if (batch < 1 || batch > MAX_BATCH)
         return kd_fail(diag, -KD_EINVAL, "A plan's batch is 1 to %d, not %d.", MAX_BATCH, batch);
@@ -390,6 +445,9 @@ int kd_plan_new(const kd_graph *graph, int batch, enum kd_plan_use use, kd_plan 
                        "stream", diag);
     if (!rc)
         rc = make_tasks(p, diag);
+    p->fixed = fixed;
+    if (!rc && fixed)
+        choose_int8(p, largest);
     if (!rc)
         rc = prepare_tasks(p, diag);
     if (!rc)
@@ -398,12 +456,53 @@ int kd_plan_new(const kd_graph *graph, int batch, enum kd_plan_use use, kd_plan 
         rc = lay_out(p, diag);
     if (!rc)
         rc = allocate(p, diag);
+    if (!rc && fixed)
+        rc = kd_plan_load(p, fixed, diag);
+    p->is_fixed = fixed != NULL;
+    p->fixed = NULL;
     if (rc) {
         kd_plan_free(p);
         return rc;
     }
     *out = p;
     return 0;
+}
+
+int kd_plan_new(const kd_graph *graph, int batch, enum kd_plan_use use, kd_plan **out,
+                kd_diag *diag)
+{
+    return make(graph, batch, use, NULL, NULL, out, diag);
+}
+
+int kd_plan_new_int8(const kd_graph *graph, int batch, const float *vector, const float *largest,
+                     kd_plan **out, kd_diag *diag)
+{
+    return make(graph, batch, KD_PLAN_INFER, vector, largest, out, diag);
+}
+
+int kd_plan_int8_tasks(const kd_plan *p)
+{
+    int n = 0;
+    for (int i = 0; i < p->n_tasks; i++)
+        n += p->tasks[i].int8;
+    return n;
+}
+
+void kd_plan_watch(kd_plan *p, float *largest)
+{
+    KD_BUG_ON(p->training || p->is_fixed);
+    p->watch = largest;
+}
+
+static void watch(const kd_plan *p, const kd_task *t)
+{
+    const kd_value *v = &p->values[t->result];
+    const float *x = kd_plan_data(p, v->block);
+    const size_t n = dnnl_memory_desc_get_size(&v->md) / sizeof *x;
+    float most = p->watch[t->result];
+    for (size_t i = 0; i < n; i++)
+        most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+    p->watch[t->result] = most;
 }
 
 void kd_plan_free(kd_plan *p)
@@ -453,6 +552,10 @@ static int check_thread(kd_diag *diag)
 int kd_plan_load(kd_plan *p, const float *vector, kd_diag *diag)
 {
     int rc = check_thread(diag);
+    if (!rc && p->is_fixed)
+        rc = kd_fail(diag, -KD_ESTATE, "An 8-bit plan is made for its weights; make another one.");
+    if (rc)
+        return rc;
     p->loaded = p->ran_forward = false;
     p->clock = -1; /* the staging block may lie over a value */
     for (int i = 0; !rc && i < p->n_tasks; i++) {
@@ -473,6 +576,8 @@ static int run_forward(kd_plan *p, const float *input, float *logits, size_t cla
         rc = kd_task_op(p->graph, t)->forward(p, t, diag);
         if (!rc)
             rc = kd_act_run(p, t->act_prims.forward, diag);
+        if (!rc && p->watch)
+            watch(p, t);
     }
     p->input = NULL;
     if (!rc)
@@ -564,7 +669,7 @@ const char *kd_plan_find_nonfinite(const kd_plan *p)
     for (int i = 0; i < p->n_tasks && p->clock >= 0; i++) {
         const kd_task *t = &p->tasks[i];
         const kd_value *v = &p->values[t->result];
-        if (p->blocks[v->block].last < p->clock)
+        if (v->scale > 0 || p->blocks[v->block].last < p->clock)
             continue;
         const float *x = kd_plan_data(p, v->block);
         const size_t floats = dnnl_memory_desc_get_size(&v->md) / sizeof(float);

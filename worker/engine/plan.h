@@ -20,6 +20,18 @@ typedef struct kd_plan kd_plan;
 int kd_plan_new(const kd_graph *graph, int batch, enum kd_plan_use use, kd_plan **out,
                 kd_diag *diag) KD_MUST_CHECK;
 void kd_plan_free(kd_plan *p); /* NULL allowed */
+/* An infer plan of 8-bit values for these weights, which may be freed afterwards and are loaded: no
+ * kd_plan_load. largest [graph->n_nodes]: largest absolute value of each node's output, from
+ * kd_plan_watch. Convolutions and the values between them become 8 bits (one scale a value, one an
+ * output channel for weights); everything else stays float32. -KD_EUNSUP if this machine's oneDNN
+ * lacks one. */
+int kd_plan_new_int8(const kd_graph *graph, int batch, const float *vector, const float *largest,
+                     kd_plan **out, kd_diag *diag) KD_MUST_CHECK;
+/* Convolutions of a plan that work on 8 bits. */
+int kd_plan_int8_tasks(const kd_plan *p);
+/* From now on each forward of a float32 infer plan raises largest [graph->n_nodes] (borrowed; begin
+ * with zeros) to the absolute values that it meets; NULL: no longer. */
+void kd_plan_watch(kd_plan *p, float *largest);
 /* Packs (and for infer folds) the weights of vector [graph->vector_len], which may be changed or
  * freed afterwards. */
 int kd_plan_load(kd_plan *p, const float *vector, kd_diag *diag) KD_MUST_CHECK;

@@ -1,8 +1,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "conv.h"
 #include "engine/graph_internal.h"
-#include "engine/op.h"
 
 /* 2-d convolution (cross-correlation, as PyTorch). Forward and both backwards may each want their
  * own layouts; the value's layout is forward's and the others adapt with reorders where they must.
@@ -23,12 +23,6 @@ typedef struct {
     int scratch;     /* block; -1 = the weights' gradient is oneDNN's */
 } state;
 
-typedef struct {
-    dnnl_dims_t stride, dilate, pad_before, pad_after;
-    dnnl_memory_desc_t weights_any, weights_plain, bias;
-    bool has_bias;
-} geometry;
-
 /* Winograd's F(4x4,3x3) does a quarter of the multiplications (Lavin & Gray 2015); its transforms
  * pay off from about these sizes on, measured with oneDNN 2.6 on AVX-512: 2 to 2.8 times as fast.
  * Its results are off by four times as much as direct sums, 6e-7 of their size. */
@@ -47,24 +41,24 @@ bool kd_conv_winograd_pays(const kd_plan *p, const kd_task *t)
            (int64_t)p->n * tiles_h * tiles_w >= WINOGRAD_TILES;
 }
 
-static geometry geometry_of(const kd_plan *p, const kd_task *t)
+kd_conv_geometry kd_conv_geometry_of(const kd_plan *p, const kd_task *t, dnnl_data_type_t type)
 {
     const kd_node *node = &p->graph->nodes[t->node], *from = &p->graph->nodes[t->in[0]];
     const int g = node->groups;
-    geometry o = {.stride = {node->stride_h, node->stride_w},
-                  .dilate = {node->kernel_h > 1 ? node->dilation_h - 1 : 0,
-                             node->kernel_w > 1 ? node->dilation_w - 1 : 0},
-                  .pad_before = {node->pad[0], node->pad[1]},
-                  .pad_after = {node->pad[2], node->pad[3]},
-                  .has_bias = node->bias >= 0 || t->bn >= 0};
+    kd_conv_geometry o = {.stride = {node->stride_h, node->stride_w},
+                          .dilate = {node->kernel_h > 1 ? node->dilation_h - 1 : 0,
+                                     node->kernel_w > 1 ? node->dilation_w - 1 : 0},
+                          .pad_before = {node->pad[0], node->pad[1]},
+                          .pad_after = {node->pad[2], node->pad[3]},
+                          .has_bias = node->bias >= 0 || t->bn >= 0};
     const dnnl_dims_t plain = {node->c, from->c, node->kernel_h, node->kernel_w};
     const dnnl_dims_t grouped = {g, node->c / g, from->c / g, node->kernel_h, node->kernel_w};
     const dnnl_dims_t channels = {node->c};
     const int ndims = g > 1 ? 5 : 4;
     const int64_t *dims = g > 1 ? grouped : plain;
     KD_BUG_ON(
-        dnnl_memory_desc_init_by_tag(&o.weights_any, ndims, dims, dnnl_f32, dnnl_format_tag_any) ||
-        dnnl_memory_desc_init_by_tag(&o.weights_plain, ndims, dims, dnnl_f32,
+        dnnl_memory_desc_init_by_tag(&o.weights_any, ndims, dims, type, dnnl_format_tag_any) ||
+        dnnl_memory_desc_init_by_tag(&o.weights_plain, ndims, dims, type,
                                      g > 1 ? dnnl_goihw : dnnl_oihw) ||
         dnnl_memory_desc_init_by_tag(&o.bias, 1, channels, dnnl_f32, dnnl_a));
     return o;
@@ -111,6 +105,18 @@ static int check(const kd_graph *g, const kd_node *node, kd_diag *diag)
     return 0;
 }
 
+int kd_conv_act_post_ops(const kd_plan *p, const kd_task *t, dnnl_post_ops_t post, kd_diag *diag)
+{
+    kd_act_step steps[2];
+    const int n = t->act_inside ? kd_act_steps(&p->graph->nodes[t->act], steps) : 0;
+    int rc = 0;
+    for (int i = 0; !rc && i < n; i++)
+        rc = kd_onednn(
+            dnnl_post_ops_append_eltwise(post, 1.0F, steps[i].alg, steps[i].alpha, steps[i].beta),
+            "activation", diag);
+    return rc;
+}
+
 static int post_ops(const kd_plan *p, const kd_task *t, dnnl_post_ops_t *out, kd_diag *diag)
 {
     *out = NULL;
@@ -119,13 +125,7 @@ static int post_ops(const kd_plan *p, const kd_task *t, dnnl_post_ops_t *out, kd
     int rc = kd_onednn(dnnl_post_ops_create(out), "post-operations", diag);
     if (!rc && t->residual >= 0)
         rc = kd_onednn(dnnl_post_ops_append_sum(*out, 1.0F), "residual", diag);
-    kd_act_step steps[2];
-    const int n = t->act_inside ? kd_act_steps(&p->graph->nodes[t->act], steps) : 0;
-    for (int i = 0; !rc && i < n; i++)
-        rc = kd_onednn(
-            dnnl_post_ops_append_eltwise(*out, 1.0F, steps[i].alg, steps[i].alpha, steps[i].beta),
-            "activation", diag);
-    return rc;
+    return rc ? rc : kd_conv_act_post_ops(p, t, *out, diag);
 }
 
 /* Forward descriptor for these layouts of input and output. */
@@ -133,7 +133,7 @@ static int forward_desc(kd_plan *p, const kd_task *t, dnnl_alg_kind_t alg,
                         const dnnl_memory_desc_t *src, const dnnl_memory_desc_t *dst,
                         dnnl_primitive_desc_t *out, kd_diag *diag)
 {
-    const geometry geo = geometry_of(p, t);
+    const kd_conv_geometry geo = kd_conv_geometry_of(p, t, dnnl_f32);
     dnnl_post_ops_t post;
     int rc = post_ops(p, t, &post, diag);
     dnnl_convolution_desc_t desc;
@@ -217,7 +217,21 @@ static int choose_forward(kd_plan *p, const kd_task *t, dnnl_primitive_desc_t *o
                           p->graph->nodes[t->node].name);
 }
 
-static int prepare_forward(kd_plan *p, kd_task *t, state *s, const geometry *geo,
+/* The sum is made in place: the residual's memory becomes the result's, unless the convolution
+ * itself still reads it. */
+int kd_conv_residual_block(const kd_plan *p, const kd_task *t, const dnnl_memory_desc_t *result)
+{
+    if (t->residual < 0)
+        return -1;
+    const kd_value *r = &p->values[t->residual];
+    dnnl_memory_desc_t alike = r->md;
+    alike.data_type = result->data_type; /* the same size: see kd_value.positive */
+    const bool free = r->last_use == t->index && t->residual != t->in[0] &&
+                      t->residual != p->output && p->blocks[r->block].last != KD_TICK_EVER;
+    return free && kd_desc_equal(&alike, result) ? r->block : -1;
+}
+
+static int prepare_forward(kd_plan *p, kd_task *t, state *s, const kd_conv_geometry *geo,
                            dnnl_primitive_desc_t pd, dnnl_memory_desc_t *out_weights_md,
                            dnnl_memory_t *out_weights, kd_diag *diag)
 {
@@ -227,15 +241,7 @@ static int prepare_forward(kd_plan *p, kd_task *t, state *s, const geometry *geo
     const dnnl_memory_desc_t dst_md = kd_desc_query(pd, dnnl_query_dst_md);
     const dnnl_memory_desc_t w_md = kd_desc_query(pd, dnnl_query_weights_md);
     dnnl_memory_t src, weights, bias = NULL;
-    int share = -1;
-    if (t->residual >= 0) {
-        /* The sum is made in place: the residual's memory becomes the result's, unless the
-         * convolution itself still reads it. */
-        const kd_value *r = &p->values[t->residual];
-        if (r->last_use == t->index && t->residual != t->in[0] && t->residual != p->output &&
-            p->blocks[r->block].last != KD_TICK_EVER && kd_desc_equal(&r->md, &dst_md))
-            share = r->block;
-    }
+    const int share = kd_conv_residual_block(p, t, &dst_md);
     int rc = kd_plan_make_value(p, t, &dst_md, share, diag);
     if (!rc && t->residual >= 0 && share < 0)
         rc = kd_plan_reorder(p, &p->values[t->residual].md, p->values[t->residual].mem, &dst_md,
@@ -262,8 +268,8 @@ static int prepare_forward(kd_plan *p, kd_task *t, state *s, const geometry *geo
     return 0;
 }
 
-static int backward_desc(kd_plan *p, const geometry *geo, dnnl_alg_kind_t alg, bool of_weights,
-                         const dnnl_memory_desc_t *x, const dnnl_memory_desc_t *y,
+static int backward_desc(kd_plan *p, const kd_conv_geometry *geo, dnnl_alg_kind_t alg,
+                         bool of_weights, const dnnl_memory_desc_t *x, const dnnl_memory_desc_t *y,
                          dnnl_primitive_desc_t hint, dnnl_primitive_desc_t *out, kd_diag *diag)
 {
     dnnl_convolution_desc_t desc;
@@ -281,8 +287,9 @@ static int backward_desc(kd_plan *p, const geometry *geo, dnnl_alg_kind_t alg, b
 
 /* Descriptor of a backward: Winograd's where it pays; else with the layouts of the forward's input
  * x and output y, then, if that is slow, with its own. */
-static int choose_backward(kd_plan *p, const kd_task *t, const geometry *geo, bool of_weights,
-                           dnnl_primitive_desc_t hint, dnnl_primitive_desc_t *out, kd_diag *diag)
+static int choose_backward(kd_plan *p, const kd_task *t, const kd_conv_geometry *geo,
+                           bool of_weights, dnnl_primitive_desc_t hint, dnnl_primitive_desc_t *out,
+                           kd_diag *diag)
 {
     dnnl_primitive_desc_t best = NULL;
     const dnnl_memory_desc_t any_x = any_like(p, t->in[0]), any_y = any_like(p, t->result);
@@ -313,7 +320,7 @@ static int choose_backward(kd_plan *p, const kd_task *t, const geometry *geo, bo
                           p->graph->nodes[t->node].name);
 }
 
-static int prepare_data(kd_plan *p, kd_task *t, state *s, const geometry *geo,
+static int prepare_data(kd_plan *p, kd_task *t, state *s, const kd_conv_geometry *geo,
                         dnnl_primitive_desc_t hint, const dnnl_memory_desc_t *packed_md,
                         dnnl_memory_t packed, kd_diag *diag)
 {
@@ -347,7 +354,7 @@ static int prepare_data(kd_plan *p, kd_task *t, state *s, const geometry *geo,
     return 0;
 }
 
-static int prepare_weights(kd_plan *p, kd_task *t, state *s, const geometry *geo,
+static int prepare_weights(kd_plan *p, kd_task *t, state *s, const kd_conv_geometry *geo,
                            dnnl_primitive_desc_t hint, kd_diag *diag)
 {
     const int back = kd_tick_backward(p, t);
@@ -394,7 +401,7 @@ static int prepare(kd_plan *p, kd_task *t, kd_diag *diag)
     if (!s)
         return kd_fail(diag, -KD_ENOMEM, "Out of memory for a convolution.");
     const kd_node *node = &p->graph->nodes[t->node];
-    const geometry geo = geometry_of(p, t);
+    const kd_conv_geometry geo = kd_conv_geometry_of(p, t, dnnl_f32);
     s->bias = s->d_bias = s->scratch = -1;
     t->act_inside = t->act >= 0;
     dnnl_primitive_desc_t pd;
@@ -423,9 +430,16 @@ static int prepare(kd_plan *p, kd_task *t, kd_diag *diag)
 int kd_conv_fold(const kd_plan *p, const kd_task *t, const float *vector, float *folded,
                  float *bias, kd_diag *diag)
 {
-    const kd_node *node = &p->graph->nodes[t->node], *bn = &p->graph->nodes[t->bn];
+    const kd_node *node = &p->graph->nodes[t->node];
     const kd_param *params = p->graph->params;
     const float *w = vector + params[node->weight].offset;
+    if (t->bn < 0) {
+        memcpy(folded, w, params[node->weight].count * sizeof *w);
+        for (int o = 0; o < node->c; o++)
+            bias[o] = node->bias >= 0 ? vector[params[node->bias].offset + (size_t)o] : 0;
+        return 0;
+    }
+    const kd_node *bn = &p->graph->nodes[t->bn];
     const float *gamma = vector + params[bn->weight].offset;
     const float *beta = vector + params[bn->bias].offset;
     const float *mean = vector + params[bn->mean].offset;

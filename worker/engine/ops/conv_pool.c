@@ -1,6 +1,6 @@
 #include <string.h>
 
-#include "engine/op.h"
+#include "conv.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>

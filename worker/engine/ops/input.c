@@ -23,7 +23,10 @@ static int prepare(kd_plan *p, kd_task *t, kd_diag *diag)
     const dnnl_memory_desc_t plain = kd_plan_desc(p, node->c, node->h, node->w, dnnl_nhwc);
     dnnl_memory_desc_t md = plain;
     int rc;
-    for (int i = 0; i < p->n_tasks; i++) {
+    const kd_value *v = &p->values[t->result];
+    if (v->scale > 0)
+        md = kd_plan_desc_int8(p, v, node);
+    for (int i = 0; i < p->n_tasks && !(v->scale > 0); i++) {
         const kd_task *user = &p->tasks[i];
         if (user->in[0] != t->result || p->graph->nodes[user->node].op != KD_OP_CONV)
             continue;
@@ -45,8 +48,8 @@ static int prepare(kd_plan *p, kd_task *t, kd_diag *diag)
     rc = kd_plan_memory(p, &plain, -1, &s->user, diag);
     if (rc)
         return rc;
-    return kd_plan_reorder(p, &plain, s->user, &md, p->values[t->result].mem, kd_tick_forward(t),
-                           &s->reorder, diag);
+    return kd_plan_requantise(p, &plain, s->user, &md, v->mem, v->scale > 0 ? 1 / v->scale : 1,
+                              kd_tick_forward(t), &s->reorder, diag);
 }
 
 static int forward(kd_plan *p, const kd_task *t, kd_diag *diag)

@@ -1,0 +1,170 @@
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "conv.h"
+
+/* Convolutions of 8-bit values in inference (Jacob et al. 2018, with scales alone): x = scale * q,
+ * one scale a value, one an output channel for the weights, which are -127..127. Products are
+ * summed in 32 bits, exactly; what follows (scale, bias, residual, activation, the result's scale)
+ * is float32, an element at a time, rounded to the nearest even. */
+typedef struct {
+    dnnl_memory_t plain; /* the weights below, bound when they are packed */
+    kd_prim *forward, *reorder_residual, *pack;
+    int8_t *weights; /* as in the vector, quantised */
+    float *bias;     /* in units of a product */
+    int bias_block;
+} state;
+
+bool kd_conv_int8_fits(const kd_plan *p, const kd_task *t)
+{
+    const kd_node *node = &p->graph->nodes[t->node];
+    if (node->op != KD_OP_CONV || t->pool >= 0)
+        return false;
+    const bool depthwise = node->groups == p->graph->nodes[t->in[0]].c && node->c == node->groups;
+    return node->groups == 1 || depthwise;
+}
+
+/* scales [channels]: what a product of 1 and 1 stands for. */
+static int quantise(kd_plan *p, const kd_task *t, state *s, float *scales, kd_diag *diag)
+{
+    const kd_node *node = &p->graph->nodes[t->node];
+    const size_t count = p->graph->params[node->weight].count, row = count / (size_t)node->c;
+    const float scale = p->values[t->in[0]].scale;
+    float *folded = malloc(count * sizeof *folded);
+    if (!folded)
+        return kd_fail(diag, -KD_ENOMEM, "Out of memory for a convolution.");
+    const int rc = kd_conv_fold(p, t, p->fixed, folded, s->bias, diag);
+    for (int o = 0; !rc && o < node->c; o++) {
+        const float *w = folded + (size_t)o * row;
+        float largest = 0;
+        for (size_t i = 0; i < row; i++)
+            largest = fmaxf(largest, fabsf(w[i]));
+        const float unit = largest > 0 ? largest / 127 : 1;
+        for (size_t i = 0; i < row; i++)
+            s->weights[(size_t)o * row + i] = (int8_t)nearbyintf(w[i] / unit);
+        scales[o] = unit * scale;
+        s->bias[o] /= scales[o];
+    }
+    free(folded);
+    return rc;
+}
+
+static int post_ops(const kd_plan *p, const kd_task *t, dnnl_post_ops_t *out, kd_diag *diag)
+{
+    const kd_value *v = &p->values[t->result];
+    int rc = kd_onednn(dnnl_post_ops_create(out), "post-operations", diag);
+    if (!rc && t->residual >= 0) {
+        const kd_value *r = &p->values[t->residual];
+        rc = kd_onednn(dnnl_post_ops_append_sum_v2(*out, r->scale, r->positive ? dnnl_u8 : dnnl_s8),
+                       "residual", diag);
+    }
+    if (!rc)
+        rc = kd_conv_act_post_ops(p, t, *out, diag);
+    if (!rc && v->scale > 0)
+        rc = kd_onednn(
+            dnnl_post_ops_append_eltwise(*out, 1.0F, dnnl_eltwise_linear, 1 / v->scale, 0),
+            "the result's scale", diag);
+    return rc;
+}
+
+static int describe(kd_plan *p, const kd_task *t, const kd_conv_geometry *geo, const float *scales,
+                    const dnnl_memory_desc_t *dst, dnnl_primitive_desc_t *out, kd_diag *diag)
+{
+    const kd_node *node = &p->graph->nodes[t->node];
+    dnnl_post_ops_t post = NULL;
+    dnnl_convolution_desc_t desc;
+    int rc = post_ops(p, t, &post, diag);
+    if (!rc)
+        rc = kd_onednn(dnnl_dilated_convolution_forward_desc_init(
+                           &desc, dnnl_forward_inference, dnnl_convolution_direct,
+                           &p->values[t->in[0]].md, &geo->weights_any, &geo->bias, dst, geo->stride,
+                           geo->dilate, geo->pad_before, geo->pad_after),
+                       "convolution", diag);
+    if (!rc)
+        rc = kd_plan_desc_scaled(p, &desc, post, scales, node->c, NULL, out, diag);
+    if (post)
+        dnnl_post_ops_destroy(post);
+    return rc == -KD_EUNSUP
+               ? kd_fail(diag, rc, "oneDNN has no 8-bit convolution for '%s'.", node->name)
+               : rc;
+}
+
+/* The residual lies where the result will, in its own kind of 8 bits. */
+static int place_residual(kd_plan *p, const kd_task *t, state *s, kd_diag *diag)
+{
+    const kd_value *r = &p->values[t->residual];
+    const dnnl_memory_desc_t md = kd_plan_desc_int8(p, r, &p->graph->nodes[t->result]);
+    dnnl_memory_t there;
+    const int rc = kd_plan_memory(p, &md, p->values[t->result].block, &there, diag);
+    return rc ? rc
+              : kd_plan_reorder(p, &r->md, r->mem, &md, there, kd_tick_forward(t),
+                                &s->reorder_residual, diag);
+}
+
+static int prepare(kd_plan *p, kd_task *t, kd_diag *diag)
+{
+    const kd_node *node = &p->graph->nodes[t->node], *result = &p->graph->nodes[t->result];
+    const int tick = kd_tick_forward(t);
+    const kd_value *v = &p->values[t->result];
+    state *s = t->state = kd_plan_alloc(p, sizeof *s);
+    float *scales = kd_plan_alloc(p, (size_t)node->c * sizeof *scales);
+    if (!s || !scales || !(s->weights = kd_plan_alloc(p, p->graph->params[node->weight].count)) ||
+        !(s->bias = kd_plan_alloc(p, (size_t)node->c * sizeof *s->bias)))
+        return kd_fail(diag, -KD_ENOMEM, "Out of memory for a convolution.");
+    kd_conv_geometry geo = kd_conv_geometry_of(p, t, dnnl_s8);
+    const dnnl_memory_desc_t dst =
+        v->scale > 0 ? kd_plan_desc_int8(p, v, result)
+                     : kd_plan_desc(p, result->c, result->h, result->w, dnnl_nhwc);
+    t->act_inside = t->act >= 0;
+    dnnl_primitive_desc_t pd = NULL;
+    int rc = quantise(p, t, s, scales, diag);
+    if (!rc)
+        rc = describe(p, t, &geo, scales, &dst, &pd, diag);
+    if (rc)
+        return rc;
+    const dnnl_memory_desc_t w_md = kd_desc_query(pd, dnnl_query_weights_md);
+    dnnl_memory_t weights = NULL, bias = NULL;
+    const int share = v->scale > 0 ? kd_conv_residual_block(p, t, &dst) : -1;
+    rc = kd_plan_make_value(p, t, &dst, share, diag);
+    if (!rc && t->residual >= 0 && share < 0)
+        rc = place_residual(p, t, s, diag);
+    if (!rc)
+        rc = kd_plan_memory(p, &geo.weights_plain, -1, &s->plain, diag);
+    if (!rc)
+        rc = kd_plan_new_memory(p, &w_md, 0, KD_TICK_EVER, &weights, NULL, diag);
+    if (!rc)
+        rc = kd_plan_reorder(p, &geo.weights_plain, s->plain, &w_md, weights, 0, &s->pack, diag);
+    if (!rc)
+        rc = kd_plan_new_memory(p, &geo.bias, 0, KD_TICK_EVER, &bias, &s->bias_block, diag);
+    if (!rc)
+        rc = kd_plan_prim(p, pd, tick, tick, &s->forward, diag);
+    dnnl_primitive_desc_destroy(pd);
+    if (rc)
+        return rc;
+    kd_prim_arg(s->forward, DNNL_ARG_SRC, p->values[t->in[0]].mem);
+    kd_prim_arg(s->forward, DNNL_ARG_WEIGHTS, weights);
+    kd_prim_arg(s->forward, DNNL_ARG_BIAS, bias);
+    kd_prim_arg(s->forward, DNNL_ARG_DST, v->mem);
+    return 0;
+}
+
+static int load(kd_plan *p, const kd_task *t, const float *vector, kd_diag *diag)
+{
+    (void)vector; /* quantised when the plan was made */
+    const state *s = t->state;
+    memcpy(kd_plan_data(p, s->bias_block), s->bias,
+           (size_t)p->graph->nodes[t->node].c * sizeof *s->bias);
+    const int rc = kd_memory_bind(s->plain, (const float *)(const void *)s->weights, diag);
+    return rc ? rc : kd_prim_run(p, s->pack, diag);
+}
+
+static int forward(kd_plan *p, const kd_task *t, kd_diag *diag)
+{
+    const state *s = t->state;
+    const int rc = kd_prim_run(p, s->reorder_residual, diag);
+    return rc ? rc : kd_prim_run(p, s->forward, diag);
+}
+
+const kd_op_impl kd_op_conv_int8 = {
+    .name = "8-bit convolution", .prepare = prepare, .load = load, .forward = forward};
