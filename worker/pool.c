@@ -57,10 +57,10 @@ int kd_pool_new(int threads, kd_pool **out, kd_diag *diag)
         struct start *s = kd_xalloc(sizeof *s);
         *s = (struct start){p, p->n_threads};
         if (pthread_create(&p->threads[p->n_threads], NULL, run, s) != 0) {
+            const int n = p->n_threads;
             free(s);
             kd_pool_free(p);
-            return kd_fail(diag, -KD_ELIMIT, "the system gives no more threads than %d",
-                           p->n_threads);
+            return kd_fail(diag, -KD_ELIMIT, "the system gives no more threads than %d", n);
         }
         p->n_threads++;
     }

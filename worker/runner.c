@@ -178,10 +178,6 @@ static void session_close(kd_runner *r)
     free(r->session);
     r->session = NULL;
     atomic_store(&r->bad_images, 0);
-    pthread_mutex_lock(&r->mu);
-    r->status.job[0] = '\0';
-    r->status.phase = "idle";
-    pthread_mutex_unlock(&r->mu);
 }
 
 static void set_rule(kd_session *ss)
@@ -559,6 +555,10 @@ void kd_runner_free_command(struct command *c)
 static void do_release(kd_runner *r, const char *job)
 {
     session_close(r);
+    pthread_mutex_lock(&r->mu);
+    r->status.job[0] = '\0';
+    r->status.phase = "idle";
+    pthread_mutex_unlock(&r->mu);
     Distill__V1__Released d = DISTILL__V1__RELEASED__INIT;
     d.job = (char *)job;
     Distill__V1__WorkerMessage m = DISTILL__V1__WORKER_MESSAGE__INIT;
@@ -577,8 +577,7 @@ bool kd_runner_concerns_stage(const kd_runner *r, const struct command *c)
         return strcmp(c->m->begin->job, r->status.job) == 0 &&
                c->m->begin->stage == r->status.stage;
     case DISTILL__V1__COORDINATOR_MESSAGE__KIND_UNITS:
-        return strcmp(c->m->units->job, r->status.job) == 0 &&
-               c->m->units->stage == r->status.stage;
+        return true; /* of another stage they come too late to mean anything */
     case DISTILL__V1__COORDINATOR_MESSAGE__KIND_PREPARE: {
         if (!r->is_prepared || strcmp(c->m->prepare->job, r->status.job) != 0 ||
             c->m->prepare->stage != r->status.stage)

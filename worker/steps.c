@@ -505,6 +505,8 @@ static bool take_begin(kd_runner *r, const Distill__V1__Begin *b)
 static void take_units(kd_runner *r, const Distill__V1__Units *u)
 {
     const kd_stage_shape *h = kd_stage_shape_of(r->stage);
+    if (strcmp(u->job, r->stage_job) != 0 || u->stage != r->stage_index)
+        return;
     kd_span *spans = kd_xalloc((u->n_slots + 1) * sizeof *spans);
     pthread_mutex_lock(&r->mu);
     if (spans_ok(u->slots, u->n_slots, h->slots, spans))
