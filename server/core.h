@@ -122,7 +122,9 @@ typedef struct kd_core_step {
     uint64_t version;
     kd_time_ms since;
     bool whole, want_state;
+    bool held;                 /* sums wait for second runs or a verdict */
     const kd_time_ms *done_ms; /* [slots] 0 = not yet; borrowed during the call */
+    const bool *slices;        /* [chunks] there of the next version, NULL = not told; likewise */
 } kd_core_step;
 
 typedef struct kd_event {

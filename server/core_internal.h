@@ -71,6 +71,7 @@ struct job {
     bool short_handed;         /* fewer members than it needs */
     uint64_t step;             /* T as far as it is known */
     kd_time_ms step_since;     /* when it was heard of */
+    kd_time_ms hung_after;     /* how long its owners may take for what nobody else can do */
     uint64_t next_from;        /* first step of `next` */
     kd_member_id *chunk_owner; /* [chunks] 0 = nobody */
     kd_member_id *runner;      /* [slots] of `step` */

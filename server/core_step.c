@@ -2,6 +2,7 @@
  * are odd. Rules 8, 13 and 14 of docs/protocol.md. */
 #include "core_internal.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,6 +15,9 @@
 /* Who was slow in so many steps in a row is helped as soon as half of the others are done, for as
  * many such times; then it is watched anew, since whether it is still slow cannot be seen while
  * others do its units. */
+/* Who keeps its stream and does not finish its part in this time is let go; twice as long the next
+ * time in a step, since what its chunks' next owner rebuilds may take long, too. */
+#define HUNG_MS 60000
 #define SLOW_ROW 3
 #define SLOW_FOR 16
 
@@ -88,6 +92,7 @@ void kd_step_open(kd_core *c, struct job *j, kd_actions *out)
     j->open = j->fresh = true;
     j->step = j->next_from = 0;
     j->n_times = j->at_times = 0;
+    j->hung_after = HUNG_MS;
     j->dispute = (struct dispute){0};
     st->pending_manifest = 0;
     kd_action *a = kd_core_act(out, KD_ACT_OPEN, j->id, j->stage);
@@ -496,16 +501,49 @@ static void help_slow(kd_core *c, struct job *j, const kd_core_step *step, kd_ti
     free(parts);
 }
 
+/* ---- hung workers */
+
+/* Only slices of the next version are missing: their owners have all that they need. */
+static bool only_slices_miss(const struct job *j, const kd_core_step *step)
+{
+    bool done = step->slices && step->whole && !step->held && !j->blocked[0] &&
+                step->version < j->stages[j->stage].s.info.last_version &&
+                comparable(j, step->version);
+    for (uint32_t s = 0; s < j->n_slots && done; s++)
+        done = step->done_ms[s] != 0;
+    return done;
+}
+
+static void release_hung(kd_core *c, struct job *j, const kd_core_step *step, kd_time_ms now,
+                         kd_actions *out)
+{
+    if (now - step->since <= j->hung_after || !only_slices_miss(j, step))
+        return;
+    struct member *m = NULL;
+    for (uint32_t k = 0; k < j->n_chunks && !m; k++)
+        m = step->slices[k] ? NULL : kd_core_member(c, j->chunk_owner[k]);
+    if (!m || m->job != j->id || m->state != WORKING)
+        return;
+    char why[KD_CORE_TEXT];
+    snprintf(why, sizeof why, "it has not finished its part of step %llu in %lld s",
+             (unsigned long long)step->version, (long long)(now - step->since) / 1000);
+    j->hung_after *= 2;
+    kd_core_note(out, j->id, m->id, "worker", "worker let go: %s, though it answers", why);
+    kd_core_gone(c, m, why, false, out);
+}
+
 /* ---- news */
 
 void kd_step_news(kd_core *c, struct job *j, const kd_core_step *step, kd_time_ms now,
                   kd_actions *out)
 {
     take_step(j, step->version, now);
-    if (j->reshape)
+    if (j->reshape) {
         reshape(c, j, step, out);
-    else if (comparable(j, step->version))
+    } else if (comparable(j, step->version)) {
         help_slow(c, j, step, now, out);
+        release_hung(c, j, step, now, out);
+    }
 }
 
 void kd_step_committed(kd_core *c, struct job *j, uint64_t version, const kd_core_step *step,
@@ -523,6 +561,7 @@ void kd_step_committed(kd_core *c, struct job *j, uint64_t version, const kd_cor
         j->n_times = KD_MIN(j->n_times + 1, (size_t)KD_CORE_TIMES);
     }
     take_step(j, version, now);
+    j->hung_after = HUNG_MS;
     for (size_t i = 0; i < c->n_members; i++) {
         struct member *m = &c->members[i];
         if (m->job == j->id && m->leaving)

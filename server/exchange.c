@@ -400,7 +400,7 @@ void kd_exchange_manifest(kd_exchange *x, uint64_t version)
     pthread_mutex_unlock(&x->mu);
 }
 
-void kd_exchange_look_at(kd_exchange *x, kd_exchange_look *out, kd_time_ms *done_ms)
+void kd_exchange_look_at(kd_exchange *x, kd_exchange_look *out, kd_time_ms *done_ms, bool *slices)
 {
     pthread_mutex_lock(&x->mu);
     *out = (kd_exchange_look){.version = x->version,
@@ -410,5 +410,6 @@ void kd_exchange_look_at(kd_exchange *x, kd_exchange_look *out, kd_time_ms *done
                               .disputed = x->disputed,
                               .want_state = !x->current && x->checkpoint_next};
     memcpy(done_ms, x->done_ms, x->cfg.slots * sizeof *done_ms);
+    memcpy(slices, x->have, x->cfg.chunks * sizeof *slices);
     pthread_mutex_unlock(&x->mu);
 }

@@ -117,7 +117,7 @@ void kd_exchange_retry(kd_exchange *x);
 /* Ends the stage: everything is answered -KD_ESTALE until the next open. */
 void kd_exchange_close(kd_exchange *x);
 /* Where the step stands, at one moment. done_ms [slots]: when a unit's gradient was there in all
- * chunks, 0 = not yet. */
+ * chunks, 0 = not yet; slices [chunks]: which are there of the version that comes next. */
 typedef struct kd_exchange_look {
     uint64_t version;
     kd_time_ms since; /* the version was committed */
@@ -126,7 +126,7 @@ typedef struct kd_exchange_look {
     uint32_t audits;  /* second runs that sums wait for */
     bool disputed;    /* sums wait for a verdict */
 } kd_exchange_look;
-void kd_exchange_look_at(kd_exchange *x, kd_exchange_look *out, kd_time_ms *done_ms);
+void kd_exchange_look_at(kd_exchange *x, kd_exchange_look *out, kd_time_ms *done_ms, bool *slices);
 /* Saves the next version whose first sum has not left yet. */
 void kd_exchange_checkpoint(kd_exchange *x);
 

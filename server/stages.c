@@ -362,7 +362,8 @@ void kd_stage_look(kd_daemon *d, kd_job_record *j, uint32_t stage)
         return;
     kd_exchange_look look;
     kd_time_ms *done_ms = kd_xalloc(s->info->slots * sizeof *done_ms);
-    kd_exchange_look_at(s->exchange, &look, done_ms);
+    bool *slices = kd_xalloc(kd_stage_chunks(s->info) * sizeof *slices);
+    kd_exchange_look_at(s->exchange, &look, done_ms, slices);
     kd_daemon_event(d, &(kd_event){.kind = KD_EV_STEP,
                                    .job = j->row.id,
                                    .stage = stage,
@@ -371,8 +372,11 @@ void kd_stage_look(kd_daemon *d, kd_job_record *j, uint32_t stage)
                                             .since = look.since,
                                             .whole = look.whole,
                                             .want_state = look.want_state,
-                                            .done_ms = done_ms}});
+                                            .held = look.audits > 0 || look.disputed,
+                                            .done_ms = done_ms,
+                                            .slices = slices}});
     free(done_ms);
+    free(slices);
 }
 
 void kd_stage_settle(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t step, bool redo,

@@ -344,6 +344,48 @@ static void test_core_drains_a_worker(void **state)
     commit(r, k);
 }
 
+/* A step of which everything is there but some slices. */
+static void look_at_step(struct rig *r, int k, kd_time_ms since, const bool slices[3])
+{
+    static const kd_time_ms done[SLOTS] = {1, 1, 1, 1};
+    feed(r, &(kd_event){.kind = KD_EV_STEP,
+                        .job = r->jobs[k].id,
+                        .generation = r->jobs[k].opening,
+                        .step = {.version = r->jobs[k].version,
+                                 .since = since,
+                                 .whole = true,
+                                 .done_ms = done,
+                                 .slices = slices}});
+}
+
+static void test_core_lets_go_who_answers_and_does_nothing(void **state)
+{
+    struct rig *r = *state;
+    static const bool first_misses[3] = {false, true, true}, none_misses[3] = {true, true, true};
+    int k = submit(r, 1, 8, 0, false);
+    kd_member_id a = join(r);
+    commit(r, k);
+    kd_member_id b = join(r);
+    commit(r, k);
+    IS(b, "working", r->jobs[k].id);
+    kd_time_ms since = r->now;
+    r->now += 59000;
+    look_at_step(r, k, since, first_misses);
+    IS(a, "working", r->jobs[k].id);
+    r->now += 2000;
+    look_at_step(r, k, since, none_misses);
+    IS(a, "working", r->jobs[k].id);
+    look_at_step(r, k, since, first_misses);
+    assert_non_null(strstr(r->released[a], "has not finished its part of step"));
+    IS(b, "working", r->jobs[k].id);
+    /* Who has taken over has more time. */
+    look_at_step(r, k, since, first_misses);
+    IS(b, "working", r->jobs[k].id);
+    r->now += 60000;
+    look_at_step(r, k, since, first_misses);
+    assert_string_not_equal(r->released[b], "");
+}
+
 static void test_core_stays_drained_or_quarantined_over_a_reconnect(void **state)
 {
     struct rig *r = *state;
@@ -408,6 +450,7 @@ int main(void)
         CASE(test_core_scales_up_and_down),
         CASE(test_core_scaled_job_waits_for_its_least_workers),
         CASE(test_core_drains_a_worker),
+        CASE(test_core_lets_go_who_answers_and_does_nothing),
         CASE(test_core_stays_drained_or_quarantined_over_a_reconnect),
         CASE(test_core_takes_what_is_beyond_the_least_first),
         CASE(test_core_takes_all_workers_and_gives_them_back),

@@ -171,7 +171,8 @@ static void print_end(struct world *w)
     if (w->exchange) {
         kd_exchange_look l;
         kd_time_ms done[KD_MAX_SLOTS];
-        kd_exchange_look_at(w->exchange, &l, done);
+        bool slices[64];
+        kd_exchange_look_at(w->exchange, &l, done, slices);
         printf("coordinator: version %llu%s, %u audits missing%s, units done at",
                (unsigned long long)l.version, l.whole ? " whole" : "", l.audits,
                l.disputed ? ", disputed" : "");

@@ -249,7 +249,8 @@ static void look(struct world *w)
     if (!w->exchange)
         return;
     kd_time_ms *done = kd_xalloc(w->cfg.slots * sizeof *done);
-    kd_exchange_look_at(w->exchange, &l, done);
+    bool *slices = kd_xalloc(w->cfg.chunks * sizeof *slices);
+    kd_exchange_look_at(w->exchange, &l, done, slices);
     sim_to_core(w, &(kd_event){.kind = KD_EV_STEP,
                                .job = JOB,
                                .generation = w->opening,
@@ -257,8 +258,11 @@ static void look(struct world *w)
                                         .since = l.since,
                                         .whole = l.whole,
                                         .want_state = l.want_state,
-                                        .done_ms = done}});
+                                        .held = l.audits > 0 || l.disputed,
+                                        .done_ms = done,
+                                        .slices = slices}});
     free(done);
+    free(slices);
 }
 
 static void set_manifest(struct world *w, uint64_t version)
