@@ -4,14 +4,14 @@
 # resident memory of a worker).
 #
 #   bench/job_rate.sh [--build DIR] [--workers N] [--clusters N] [--views N|fresh] [--epochs N]
-#                     [--train N] [--size N]
+#                     [--train N] [--size N] [--precision float32|int8]
 #
 # Two workers, one cluster, fresh views, 2 epochs of 512 pictures at 224x224 by default. With --views 1 all
 # logits come from the bank after the first epoch. Several clusters run the same job side by side, with nothing
 # in common, and images_s is their sum. The clock runs from the end of the first epoch to the end of the last.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-build=build/release workers=2 clusters=1 views=fresh epochs=2 train=512 size=224
+build=build/release workers=2 clusters=1 views=fresh epochs=2 train=512 size=224 precision=float32
 while (($#)); do
     case $1 in
     --build) build=$2 ;;
@@ -21,6 +21,7 @@ while (($#)); do
     --epochs) epochs=$2 ;;
     --train) train=$2 ;;
     --size) size=$2 ;;
+    --precision) precision=$2 ;;
     *) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2 ;;
     esac
     shift 2
@@ -31,7 +32,7 @@ trap 'kill $(jobs -p) 2>/dev/null; wait 2>/dev/null; rm -rf "$dir"' EXIT
 cat >"$dir/job.yaml" <<YAML
 name: job-rate
 data: {labelled: {path: flowers, train: train.txt, val: val.txt, classes: classes.txt, size: $size}}
-teacher: {model: mobilenet_v2, fine_tune: {epochs: 0}}
+teacher: {model: mobilenet_v2, fine_tune: {epochs: 0}, precision: $precision}
 student: {model: shallow_cnn}
 distill: {epochs: $epochs, batch: 64, slots: 8, views: $views, optimizer: {name: adam, lr: 1e-3}}
 cluster: {min_workers: $workers, max_workers: $workers, checkpoint_every: 1000000}

@@ -297,7 +297,7 @@ static void fill_key(Distill__V1__BankKey *k, const kd_bank_ref *bank)
 {
     distill__v1__bank_key__init(k);
     k->teacher = (char *)bank->teacher;
-    k->precision = "float32";
+    k->precision = (char *)bank->precision;
     k->numerics = (char *)bank->numerics;
     k->data = (char *)bank->data;
     k->view_rule = (char *)bank->view_rule;

@@ -146,6 +146,13 @@ static void *room(size_t count, size_t size)
     return malloc(KD_MAX(count, (size_t)1) * size);
 }
 
+#define CALIBRATION 64 /* pictures that tell an 8-bit teacher's scales */
+
+static bool make_view(const kd_stage *s, struct context *c, uint32_t sample, uint32_t view,
+                      kd_view_mix *mix);
+static int to_input(const kd_session *ss, const kd_net *net, const uint8_t *rgb, uint8_t *small,
+                    float *input, kd_diag *diag);
+
 static int make_plans(kd_stage *s, struct context *c, kd_diag *diag)
 {
     bool frozen = s->train->batch_norm_frozen || s->train->freeze == KD_FREEZE_BACKBONE;
@@ -153,8 +160,6 @@ static int make_plans(kd_stage *s, struct context *c, kd_diag *diag)
     if (rc == 0 && s->train->epochs > 0)
         rc = kd_plan_new(s->net.graph, (int)s->shape.slot_batch,
                          frozen ? KD_PLAN_TRAIN_FROZEN_BN : KD_PLAN_TRAIN, &c->train, diag);
-    for (int i = 0; i < s->shape.n_teachers && rc == 0; i++)
-        rc = kd_plan_new(s->teachers[i]->graph, 1, KD_PLAN_INFER, &c->teachers[i], diag);
     return rc;
 }
 
@@ -205,6 +210,8 @@ static void set_banks(kd_stage *s, const char *numerics)
         for (int k = 0; k < 2; k++) {
             kd_bank_ref *b = &s->banks[i][k];
             kd_digest_hex(&teacher, b->teacher);
+            snprintf(b->precision, sizeof b->precision, "%s",
+                     s->session->job.teachers[i].precision == KD_INT8 ? "int8" : "float32");
             kd_digest_hex(&data, b->data);
             snprintf(b->numerics, sizeof b->numerics, "%s", numerics);
             kd_view_rule_text(k ? &clean : &s->session->rule, (int)t->preprocess, b->view_rule,
@@ -215,6 +222,50 @@ static void set_banks(kd_stage *s, const char *numerics)
             b->classes = (uint32_t)s->session->classes;
         }
     }
+}
+
+/* largest: of each node's output over clean training pictures, evenly spread: the same for every
+ * worker. */
+static int calibrate(kd_stage *s, const kd_net *t, float *largest, kd_diag *diag)
+{
+    struct context *c = &s->contexts[0];
+    const kd_session *ss = s->session;
+    const size_t n = KD_MIN(ss->n_train, (size_t)CALIBRATION);
+    kd_plan *p = NULL;
+    int rc = kd_plan_new(t->graph, 1, KD_PLAN_INFER, &p, diag);
+    if (rc == 0)
+        rc = kd_plan_load(p, t->vector, diag);
+    if (rc == 0)
+        kd_plan_watch(p, largest);
+    for (size_t i = 0; i < n && rc == 0; i++) {
+        kd_view_mix mix;
+        make_view(s, c, (uint32_t)(i * ss->n_train / n), KD_VIEW_CLEAN, &mix);
+        rc = to_input(ss, t, c->view, c->small, c->image, diag);
+        if (rc == 0)
+            rc = kd_plan_forward(p, c->image, c->logits, diag);
+    }
+    kd_plan_free(p);
+    return rc;
+}
+
+static int make_teachers(kd_stage *s, kd_diag *diag)
+{
+    int rc = 0;
+    for (int i = 0; i < s->shape.n_teachers && rc == 0; i++) {
+        const kd_net *t = s->teachers[i];
+        const bool int8 = s->session->job.teachers[i].precision == KD_INT8;
+        float *largest = kd_xalloc((size_t)t->graph->n_nodes * sizeof *largest);
+        if (int8)
+            rc = calibrate(s, t, largest, diag);
+        for (int k = 0; k < s->threads && rc == 0; k++) {
+            struct context *c = &s->contexts[k];
+            rc = int8 ? kd_plan_new_int8(t->graph, 1, t->vector, largest, &c->teachers[i], diag)
+                      : kd_plan_new(t->graph, 1, KD_PLAN_INFER, &c->teachers[i], diag);
+            c->teacher_loaded[i] = int8;
+        }
+        free(largest);
+    }
+    return rc;
 }
 
 static int new_trained(const kd_stage_config *cfg, kd_stage *s, const char **problem, kd_diag *diag)
@@ -253,7 +304,7 @@ static int new_trained(const kd_stage_config *cfg, kd_stage *s, const char **pro
     *problem = "BAD_MODEL";
     for (int i = 0; i < cfg->threads && rc == 0; i++)
         rc = make_context(s, &s->contexts[i], diag);
-    return rc;
+    return rc == 0 ? make_teachers(s, diag) : rc;
 }
 
 int kd_stage_new(const kd_stage_config *cfg, kd_stage **out, const char **out_problem,

@@ -55,6 +55,7 @@ typedef struct kd_loss_spec {
 } kd_loss_spec;
 
 enum kd_padding { KD_PAD_TF, KD_PAD_TORCH };
+enum kd_precision { KD_FLOAT32, KD_INT8 };
 /* u8 -> float: unit x/255; symmetric x/127.5-1; imagenet (x/255-mean)/std per channel. */
 enum kd_preprocess { KD_PRE_UNIT, KD_PRE_SYMMETRIC, KD_PRE_IMAGENET };
 
@@ -123,8 +124,9 @@ typedef struct kd_teacher_spec {
     kd_model_spec model;
     bool fine_tune; /* a teacher stage that trains */
     kd_train_spec train;
-    double weight;              /* in an ensemble, > 0; divided by the sum */
-    bool allow_label_smoothing; /* at temperature > 1 */
+    double weight;               /* in an ensemble, > 0; divided by the sum */
+    bool allow_label_smoothing;  /* at temperature > 1 */
+    enum kd_precision precision; /* of the runs whose logits are learnt from */
 } kd_teacher_spec;
 
 enum kd_data_format { KD_IMAGE_FOLDER, KD_IDX, KD_CIFAR, KD_NPY };

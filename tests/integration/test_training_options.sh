@@ -36,6 +36,7 @@ distill:
   batch: 16
   slots: 4
 YAML
+tuned='{epochs: 1, optimizer: {name: adam, lr: 1e-3}}'
 # name|option|another option...
 cases=(
     'base'
@@ -59,6 +60,8 @@ cases=(
     'standardise|distill.loss.standardise=true'
     'eval_every|distill.eval_every=4'
     'early|distill.early_stop={patience: 1, min_delta: 0.9}'
+    "cnn|teacher={model: cheap_cnn, fine_tune: $tuned}"
+    "int8|teacher={model: cheap_cnn, fine_tune: $tuned, precision: int8}"
 )
 for n in 1 3; do
     DISTILL_SERVER=
@@ -95,3 +98,4 @@ for c in "${cases[@]}"; do
     [ "$name" = base ] || [ "$name" = eval_every ] || ! cmp -s "$DIR/$name-1" "$DIR/base-1" ||
         fail "$name changes nothing"
 done
+! cmp -s "$DIR/int8-1" "$DIR/cnn-1" || fail "a teacher in 8 bits labels as one in float32"

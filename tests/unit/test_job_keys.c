@@ -72,6 +72,7 @@ static const struct row {
     ROW("teacher.weight", REAL, teachers[0].weight, 1, "2.5", 2.5, "0"),
     ROW("teacher.allow_label_smoothing", FLAG, teachers[0].allow_label_smoothing, 0, "true", 1,
         "1"),
+    ROW("teacher.precision", WHOLE, teachers[0].precision, KD_FLOAT32, "int8", KD_INT8, "int4"),
     ROW("distill.ensemble", WHOLE, ensemble, KD_ENSEMBLE_LOGITS, "probabilities",
         KD_ENSEMBLE_PROBABILITIES, "mean"),
     ROW("distill.loss.kd", REAL, distill.loss.kd, 0.9, "2", 2, "-1"),
