@@ -2,11 +2,9 @@
 
 #include "kd/hash.h"
 #include "kd/rng.h"
-#include "models/graph_json.h"
 #include "stage_internal.h"
 #include "wire/limits.h"
 
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -146,13 +144,6 @@ static void *room(size_t count, size_t size)
     return malloc(KD_MAX(count, (size_t)1) * size);
 }
 
-#define CALIBRATION 64 /* pictures that tell an 8-bit teacher's scales */
-
-static bool make_view(const kd_stage *s, struct context *c, uint32_t sample, uint32_t view,
-                      kd_view_mix *mix);
-static int to_input(const kd_session *ss, const kd_net *net, const uint8_t *rgb, uint8_t *small,
-                    float *input, kd_diag *diag);
-
 static int make_plans(kd_stage *s, struct context *c, kd_diag *diag)
 {
     bool frozen = s->train->batch_norm_frozen || s->train->freeze == KD_FREEZE_BACKBONE;
@@ -186,88 +177,6 @@ static int make_context(kd_stage *s, struct context *c, kd_diag *diag)
     return make_plans(s, c, diag);
 }
 
-/* Of a network: its structure and its parameters. */
-static kd_digest network_digest(const kd_net *n)
-{
-    char *graph = kd_graph_to_json(n->graph);
-    kd_hasher *h = kd_hasher_new();
-    KD_BUG_ON(!graph || !h);
-    kd_hasher_add(h, graph, strlen(graph) + 1);
-    kd_hasher_add(h, n->vector, n->graph->vector_len * sizeof(float));
-    kd_digest d = kd_hasher_digest(h);
-    kd_hasher_free(h);
-    free(graph);
-    return d;
-}
-
-static void set_banks(kd_stage *s, const char *numerics)
-{
-    kd_digest data = kd_data_digest(s->session->data);
-    kd_view_rule clean = {.size = s->session->rule.size};
-    for (int i = 0; i < s->shape.n_teachers; i++) {
-        const kd_net *t = s->teachers[i];
-        kd_digest teacher = network_digest(t);
-        for (int k = 0; k < 2; k++) {
-            kd_bank_ref *b = &s->banks[i][k];
-            kd_digest_hex(&teacher, b->teacher);
-            snprintf(b->precision, sizeof b->precision, "%s",
-                     s->session->job.teachers[i].precision == KD_INT8 ? "int8" : "float32");
-            kd_digest_hex(&data, b->data);
-            snprintf(b->numerics, sizeof b->numerics, "%s", numerics);
-            kd_view_rule_text(k ? &clean : &s->session->rule, (int)t->preprocess, b->view_rule,
-                              sizeof b->view_rule);
-            size_t n = strlen(b->view_rule);
-            if (t->size != s->session->size)
-                snprintf(b->view_rule + n, sizeof b->view_rule - n, " seen %d", t->size);
-            b->classes = (uint32_t)s->session->classes;
-        }
-    }
-}
-
-/* largest: of each node's output over clean training pictures, evenly spread: the same for every
- * worker. */
-static int calibrate(kd_stage *s, const kd_net *t, float *largest, kd_diag *diag)
-{
-    struct context *c = &s->contexts[0];
-    const kd_session *ss = s->session;
-    const size_t n = KD_MIN(ss->n_train, (size_t)CALIBRATION);
-    kd_plan *p = NULL;
-    int rc = kd_plan_new(t->graph, 1, KD_PLAN_INFER, &p, diag);
-    if (rc == 0)
-        rc = kd_plan_load(p, t->vector, diag);
-    if (rc == 0)
-        kd_plan_watch(p, largest);
-    for (size_t i = 0; i < n && rc == 0; i++) {
-        kd_view_mix mix;
-        make_view(s, c, (uint32_t)(i * ss->n_train / n), KD_VIEW_CLEAN, &mix);
-        rc = to_input(ss, t, c->view, c->small, c->image, diag);
-        if (rc == 0)
-            rc = kd_plan_forward(p, c->image, c->logits, diag);
-    }
-    kd_plan_free(p);
-    return rc;
-}
-
-static int make_teachers(kd_stage *s, kd_diag *diag)
-{
-    int rc = 0;
-    for (int i = 0; i < s->shape.n_teachers && rc == 0; i++) {
-        const kd_net *t = s->teachers[i];
-        const bool int8 = s->session->job.teachers[i].precision == KD_INT8;
-        float *largest = kd_xalloc((size_t)t->graph->n_nodes * sizeof *largest);
-        if (int8)
-            rc = calibrate(s, t, largest, diag);
-        for (int k = 0; k < s->threads && rc == 0; k++) {
-            struct context *c = &s->contexts[k];
-            rc = int8 ? kd_plan_new_int8(t->graph, 1, t->vector, largest, &c->teachers[i], diag)
-                      : kd_plan_new(t->graph, 1, KD_PLAN_INFER, &c->teachers[i], diag);
-            c->teacher_loaded[i] = int8;
-        }
-        free(largest);
-    }
-    return rc;
-}
-
 static int new_trained(const kd_stage_config *cfg, kd_stage *s, const char **problem, kd_diag *diag)
 {
     int rc = kd_net_new(cfg, s, problem, diag);
@@ -299,12 +208,12 @@ static int new_trained(const kd_stage_config *cfg, kd_stage *s, const char **pro
         if (!s->stats || !s->batch)
             return kd_fail(diag, -KD_ENOMEM, "no memory for a batch's values");
     }
-    set_banks(s, cfg->numerics);
+    kd_stage_set_banks(s, cfg->numerics);
     s->contexts = kd_xalloc((size_t)cfg->threads * sizeof *s->contexts);
     *problem = "BAD_MODEL";
     for (int i = 0; i < cfg->threads && rc == 0; i++)
         rc = make_context(s, &s->contexts[i], diag);
-    return rc == 0 ? make_teachers(s, diag) : rc;
+    return rc == 0 ? kd_stage_make_teachers(s, diag) : rc;
 }
 
 int kd_stage_new(const kd_stage_config *cfg, kd_stage **out, const char **out_problem,
@@ -386,25 +295,6 @@ const kd_optim *kd_stage_optim(const kd_stage *s)
     return &s->optim;
 }
 
-const kd_bank_ref *kd_stage_bank(const kd_stage *s, int teacher, bool clean)
-{
-    return &s->banks[teacher][clean];
-}
-
-void kd_stage_join_teachers(const kd_stage *s, double temperature, const float *const *rows,
-                            float *out)
-{
-    const kd_job *job = &s->session->job;
-    double share[KD_MAX_TEACHERS] = {1}, all = 0;
-    for (int i = 0; i < s->shape.n_teachers; i++)
-        all += job->teachers[i].weight;
-    for (int i = 0; i < s->shape.n_teachers && all > 0; i++)
-        share[i] = job->teachers[i].weight / all;
-    kd_ensemble_logits(job->ensemble == KD_ENSEMBLE_LOGITS ? KD_COMBINE_LOGITS
-                                                           : KD_COMBINE_PROBABILITIES,
-                       s->shape.n_teachers, share, temperature, s->session->classes, rows, out);
-}
-
 double kd_stage_temperature(const kd_stage *s)
 {
     return s->loss.temperature;
@@ -480,8 +370,8 @@ int kd_stage_pictures(const kd_stage *s, const kd_place *place, uint32_t out[2])
 }
 
 /* Makes a view in c->view; false when one of its pictures cannot be read. */
-static bool make_view(const kd_stage *s, struct context *c, uint32_t sample, uint32_t view,
-                      kd_view_mix *mix)
+bool kd_stage_make_view(const kd_stage *s, struct context *c, uint32_t sample, uint32_t view,
+                        kd_view_mix *mix)
 {
     const kd_session *ss = s->session;
     bool good = kd_cache_get(ss->cache, sample, c->raw);
@@ -495,8 +385,8 @@ static bool make_view(const kd_stage *s, struct context *c, uint32_t sample, uin
     return good;
 }
 
-static int to_input(const kd_session *ss, const kd_net *net, const uint8_t *rgb, uint8_t *small,
-                    float *input, kd_diag *diag)
+int kd_stage_to_input(const kd_session *ss, const kd_net *net, const uint8_t *rgb, uint8_t *small,
+                      float *input, kd_diag *diag)
 {
     size_t pixels = (size_t)net->size * (size_t)net->size;
     if (net->size != ss->size) {
@@ -515,7 +405,7 @@ bool kd_stage_feed(const kd_session *ss, const kd_net *net, uint32_t sample, uin
 {
     kd_diag diag = {0};
     bool good = kd_cache_get(ss->cache, sample, rgb);
-    return to_input(ss, net, rgb, small, input, &diag) == 0 && good;
+    return kd_stage_to_input(ss, net, rgb, small, input, &diag) == 0 && good;
 }
 
 /* Pictures, targets and weights of a unit, and the forward pass. */
@@ -528,8 +418,8 @@ static int run_forward(kd_stage *s, struct context *c, uint64_t step, uint32_t s
     for (uint32_t i = 0; i < s->shape.slot_batch; i++) {
         const kd_place *p = &c->places[i];
         kd_view_mix mix;
-        bool good = make_view(s, c, p->sample, p->view, &mix);
-        int rc = to_input(ss, &s->net, c->view, c->small, c->input + i * seen, diag);
+        bool good = kd_stage_make_view(s, c, p->sample, p->view, &mix);
+        int rc = kd_stage_to_input(ss, &s->net, c->view, c->small, c->input + i * seen, diag);
         if (rc != 0)
             return rc;
         c->targets[i] = (kd_target){
@@ -683,23 +573,6 @@ int kd_stage_eval(kd_stage *s, int thread, uint32_t unit, const float *vector, u
                            kd_data_name(ss->data, sample));
     }
     return n;
-}
-
-int kd_stage_teach(kd_stage *s, int thread, int teacher, uint32_t sample, uint32_t view,
-                   float *logits, kd_diag *diag)
-{
-    struct context *c = &s->contexts[thread];
-    const kd_net *t = s->teachers[teacher];
-    if (!c->teacher_loaded[teacher]) {
-        int rc = kd_plan_load(c->teachers[teacher], t->vector, diag);
-        if (rc != 0)
-            return rc;
-        c->teacher_loaded[teacher] = true;
-    }
-    kd_view_mix mix;
-    make_view(s, c, sample, view, &mix);
-    int rc = to_input(s->session, t, c->view, c->small, c->image, diag);
-    return rc == 0 ? kd_plan_forward(c->teachers[teacher], c->image, logits, diag) : rc;
 }
 
 /* ---- fingerprint */

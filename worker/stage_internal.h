@@ -1,4 +1,4 @@
-/* What stage.c (units) and networks.c (where networks come from) share. */
+/* What stage.c (units), networks.c (where networks come from) and teachers.c share. */
 #ifndef KD_WORKER_STAGE_INTERNAL_H
 #define KD_WORKER_STAGE_INTERNAL_H
 
@@ -62,5 +62,17 @@ int kd_net_new(const kd_stage_config *cfg, kd_stage *s, const char **out_problem
 void kd_net_clear(kd_net *n);
 int kd_stage_load_finished(const kd_stage_config *cfg, kd_stage *s, kd_diag *diag) KD_MUST_CHECK;
 const kd_net *kd_stage_find_finished(const kd_stage *s, const char *name); /* NULL = none */
+
+/* stage.c: makes a view in c->view; false when one of its pictures cannot be read. */
+bool kd_stage_make_view(const kd_stage *s, struct context *c, uint32_t sample, uint32_t view,
+                        kd_view_mix *mix);
+/* A picture of the session's size as the network wants it. small: room for one of its size. */
+int kd_stage_to_input(const kd_session *ss, const kd_net *net, const uint8_t *rgb, uint8_t *small,
+                      float *input, kd_diag *diag);
+
+/* teachers.c */
+void kd_stage_set_banks(kd_stage *s, const char *numerics);
+/* Their plans in every context; 8-bit ones are calibrated first. */
+int kd_stage_make_teachers(kd_stage *s, kd_diag *diag);
 
 #endif
