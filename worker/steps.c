@@ -313,6 +313,8 @@ static void look_ahead(kd_runner *r, kd_span span)
     }
     kd_cache_ahead(r->session->cache, samples, n);
     free(samples);
+    if (r->teaching)
+        kd_teaching_ahead(r->teaching, &r->ref, r->step + 1, span.first, span.count);
 }
 
 static void start_round(kd_runner *r, kd_pool_fn fn)

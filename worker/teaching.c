@@ -45,6 +45,7 @@ struct kd_teaching {
     bool *clean_have; /* [n_clean] */
     int teacher;      /* that runs on the pool */
     bool not_stored;  /* the bank took no logits; said once */
+    bool bank_full;   /* it had all that it was asked for last */
     int failed;       /* there */
     kd_diag diag;
 };
@@ -175,6 +176,7 @@ static int from_bank(kd_teaching *t, const kd_stage_ref *ref, int teacher, bool 
     size_t n = list_asked(t, clean), most = KD_MAX_PAYLOAD_BYTES / t->record;
     kd_buf found;
     kd_buf_init(&found, KD_MAX_PAYLOAD_BYTES);
+    size_t all = 0;
     int rc = 0;
     for (size_t done = 0; done < n && rc == 0; done += most) {
         size_t piece = KD_MIN(most, n - done), f = 0;
@@ -191,7 +193,10 @@ static int from_bank(kd_teaching *t, const kd_stage_ref *ref, int teacher, bool 
             f++;
         }
         atomic_fetch_add(&t->cfg.counts->hits, f);
+        all += f;
     }
+    if (n > 0)
+        t->bank_full = all == n;
     kd_buf_clear(&found);
     return rc;
 }
@@ -249,6 +254,20 @@ static int from_teacher(kd_teaching *t, const kd_stage_ref *ref, int teacher, bo
     return 0;
 }
 
+/* Of one pair, whose answers are there. */
+static void join(kd_teaching *t, size_t i)
+{
+    const float *rows[KD_MAX_TEACHERS];
+    for (int k = 0; k < t->n_teachers; k++)
+        rows[k] = t->answers[k] + i * t->classes;
+    kd_stage_join_teachers(t->cfg.stage, kd_stage_temperature(t->cfg.stage), rows,
+                           t->joined + i * t->classes);
+    uint32_t sample = t->pairs[2 * i];
+    if (t->plain != t->clean && t->pairs[2 * i + 1] == KD_VIEW_CLEAN && sample >= t->n_train)
+        kd_stage_join_teachers(t->cfg.stage, 1, rows,
+                               t->plain + (sample - t->n_train) * t->classes);
+}
+
 /* Logits of the listed pairs, of all teachers joined. */
 static int get_pairs(kd_teaching *t, const kd_stage_ref *ref, kd_diag *diag)
 {
@@ -261,17 +280,8 @@ static int get_pairs(kd_teaching *t, const kd_stage_ref *ref, kd_diag *diag)
                 rc = from_teacher(t, ref, k, clean, diag);
         }
     }
-    for (size_t i = 0; i < t->n_pairs && rc == 0; i++) {
-        const float *rows[KD_MAX_TEACHERS];
-        for (int k = 0; k < t->n_teachers; k++)
-            rows[k] = t->answers[k] + i * t->classes;
-        kd_stage_join_teachers(t->cfg.stage, kd_stage_temperature(t->cfg.stage), rows,
-                               t->joined + i * t->classes);
-        uint32_t sample = t->pairs[2 * i];
-        if (t->plain != t->clean && t->pairs[2 * i + 1] == KD_VIEW_CLEAN && sample >= t->n_train)
-            kd_stage_join_teachers(t->cfg.stage, 1, rows,
-                                   t->plain + (sample - t->n_train) * t->classes);
-    }
+    for (size_t i = 0; i < t->n_pairs && rc == 0; i++)
+        join(t, i);
     return rc;
 }
 
@@ -307,8 +317,9 @@ static void keep(kd_teaching *t, uint32_t sample, uint32_t view, const float *lo
     }
 }
 
-/* Lists the places whose logits are not in memory, sorted; padding repeats samples. */
-static void list_wanted(kd_teaching *t, uint64_t step, uint32_t first, uint32_t count)
+/* Lists the places whose logits are not in memory, sorted, and their pairs; padding repeats
+ * samples. fill: those that are in memory go into the step's rows. */
+static void list_wanted(kd_teaching *t, uint64_t step, uint32_t first, uint32_t count, bool fill)
 {
     t->n_want = 0;
     for (uint32_t k = 0; k < count; k++) {
@@ -317,25 +328,25 @@ static void list_wanted(kd_teaching *t, uint64_t step, uint32_t first, uint32_t 
             size_t row = (size_t)k * t->slot_batch + i;
             const kd_place *p = &t->places[i];
             const float *logits = known(t, p->sample, p->teacher_view);
-            if (logits)
+            if (logits && fill)
                 memcpy(t->rows + row * t->classes, logits, t->classes * sizeof(float));
-            else
+            else if (!logits)
                 t->want[t->n_want++] = (struct place){p->sample, p->teacher_view, row};
         }
     }
     qsort(t->want, t->n_want, sizeof *t->want, by_pair);
-}
-
-int kd_teaching_fill(kd_teaching *t, const kd_stage_ref *ref, uint64_t step, uint32_t first,
-                     uint32_t count, kd_diag *diag)
-{
-    list_wanted(t, step, first, count);
     t->n_pairs = 0;
     for (size_t i = 0; i < t->n_want; i++)
         if (i == 0 || by_pair(&t->want[i], &t->want[i - 1]) != 0) {
             t->pairs[2 * t->n_pairs] = t->want[i].sample;
             t->pairs[2 * t->n_pairs++ + 1] = t->want[i].view;
         }
+}
+
+int kd_teaching_fill(kd_teaching *t, const kd_stage_ref *ref, uint64_t step, uint32_t first,
+                     uint32_t count, kd_diag *diag)
+{
+    list_wanted(t, step, first, count, true);
     int rc = t->n_pairs ? get_pairs(t, ref, diag) : 0;
     for (size_t i = 0, at = 0; rc == 0 && i < t->n_pairs; i++) {
         const float *logits = t->joined + i * t->classes;
@@ -346,6 +357,24 @@ int kd_teaching_fill(kd_teaching *t, const kd_stage_ref *ref, uint64_t step, uin
             memcpy(t->rows + t->want[at].row * t->classes, logits, t->classes * sizeof(float));
     }
     return rc;
+}
+
+void kd_teaching_ahead(kd_teaching *t, const kd_stage_ref *ref, uint64_t step, uint32_t first,
+                       uint32_t count)
+{
+    kd_diag diag = {0}; /* what fails here is asked for again when it is needed */
+    if (!t->kept_views || !t->bank_full || t->n_teachers != 1)
+        return;
+    list_wanted(t, step, first, count, false);
+    memset(t->have, 0, t->n_pairs * sizeof *t->have);
+    for (int clean = 0; clean < 2; clean++)
+        if (from_bank(t, ref, 0, clean, &diag) != 0)
+            return;
+    for (size_t i = 0; i < t->n_pairs; i++)
+        if (t->have[i]) {
+            join(t, i);
+            keep(t, t->pairs[2 * i], t->pairs[2 * i + 1], t->joined + i * t->classes);
+        }
 }
 
 /* ---- clean pictures */

@@ -34,6 +34,11 @@ void kd_teaching_free(kd_teaching *t);
 /* Gets the logits for slots [first, first+count) of a step (from 0). -KD_ECANCELED when stopped. */
 int kd_teaching_fill(kd_teaching *t, const kd_stage_ref *ref, uint64_t step, uint32_t first,
                      uint32_t count, kd_diag *diag) KD_MUST_CHECK;
+/* While units of a step run: takes what units of the next one will want from a bank that had all so
+ * far, so that nobody waits for it. Blocks for a call or two; touches no row of the step that runs.
+ */
+void kd_teaching_ahead(kd_teaching *t, const kd_stage_ref *ref, uint64_t step, uint32_t first,
+                       uint32_t count);
 /* After fill: [slot_batch, classes] of the item-th of those slots. */
 const float *kd_teaching_rows(const kd_teaching *t, uint32_t item);
 /* Gets the logits of n clean pictures that are no training samples, and keeps them. */
