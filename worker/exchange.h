@@ -20,7 +20,7 @@ typedef struct kd_stage_ref {
 } kd_stage_ref;
 
 typedef struct kd_bank_ref {
-    char teacher[33], precision[16], numerics[33], data[33], view_rule[1024];
+    char teacher[33], precision[33], numerics[33], data[33], view_rule[1024];
     uint32_t classes;
 } kd_bank_ref;
 

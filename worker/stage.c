@@ -208,12 +208,15 @@ static int new_trained(const kd_stage_config *cfg, kd_stage *s, const char **pro
         if (!s->stats || !s->batch)
             return kd_fail(diag, -KD_ENOMEM, "no memory for a batch's values");
     }
-    kd_stage_set_banks(s, cfg->numerics);
     s->contexts = kd_xalloc((size_t)cfg->threads * sizeof *s->contexts);
     *problem = "BAD_MODEL";
     for (int i = 0; i < cfg->threads && rc == 0; i++)
         rc = make_context(s, &s->contexts[i], diag);
-    return rc == 0 ? kd_stage_make_teachers(s, diag) : rc;
+    if (rc == 0)
+        rc = kd_stage_make_teachers(s, diag);
+    if (rc == 0)
+        kd_stage_set_banks(s, cfg->numerics);
+    return rc;
 }
 
 int kd_stage_new(const kd_stage_config *cfg, kd_stage **out, const char **out_problem,
@@ -632,6 +635,8 @@ int kd_stage_fingerprint(kd_stage *s, char out[33], kd_diag *diag)
     int rc = h ? 0 : kd_fail(diag, -KD_ENOMEM, "no memory for a fingerprint");
     if (rc == 0)
         kd_hasher_add(h, s->net.vector, s->shape.floats * sizeof(float));
+    for (int i = 0; rc == 0 && i < s->shape.n_teachers; i++)
+        kd_hasher_add(h, s->banks[i][0].precision, sizeof s->banks[i][0].precision);
     for (size_t i = s->session->n_train; rc == 0 && i < s->shape.epoch_samples; i++) {
         const struct copy *c = &s->extra[i - s->session->n_train];
         kd_hasher_add(h, &c->sample, sizeof c->sample);

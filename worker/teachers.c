@@ -2,6 +2,7 @@
 #include "stage_internal.h"
 
 #include "kd/hash.h"
+#include "kd/log.h"
 #include "models/graph_json.h"
 
 #include <stdio.h>
@@ -34,8 +35,6 @@ void kd_stage_set_banks(kd_stage *s, const char *numerics)
         for (int k = 0; k < 2; k++) {
             kd_bank_ref *b = &s->banks[i][k];
             kd_digest_hex(&teacher, b->teacher);
-            snprintf(b->precision, sizeof b->precision, "%s",
-                     s->session->job.teachers[i].precision == KD_INT8 ? "int8" : "float32");
             kd_digest_hex(&data, b->data);
             snprintf(b->numerics, sizeof b->numerics, "%s", numerics);
             kd_view_rule_text(k ? &clean : &s->session->rule, (int)t->preprocess, b->view_rule,
@@ -72,21 +71,52 @@ static int calibrate(kd_stage *s, const kd_net *t, float *largest, kd_diag *diag
     return rc;
 }
 
+/* Other scales are another teacher: to the bank, and to the other workers of the job. */
+static void name_precision(kd_stage *s, int teacher, bool int8, const float *largest, size_t bytes)
+{
+    const kd_digest scales = kd_digest_of(largest, bytes);
+    char hex[33];
+    kd_digest_hex(&scales, hex);
+    for (int k = 0; k < 2; k++) {
+        char *to = s->banks[teacher][k].precision;
+        const size_t size = sizeof s->banks[teacher][k].precision;
+        if (int8)
+            snprintf(to, size, "int8-%.16s", hex);
+        else
+            snprintf(to, size, "float32");
+    }
+}
+
+/* A network whose convolutions all stand beside something else gains nothing. */
+static void tell_precision(const kd_plan *p, int teacher)
+{
+    const int n = kd_plan_int8_tasks(p);
+    if (n > 0)
+        kd_info("teacher %d: %d convolutions in 8 bits", teacher + 1, n);
+    else
+        kd_warn("teacher %d: none of its convolutions can be done in 8 bits; it runs in float32",
+                teacher + 1);
+}
+
 int kd_stage_make_teachers(kd_stage *s, kd_diag *diag)
 {
     int rc = 0;
     for (int i = 0; i < s->shape.n_teachers && rc == 0; i++) {
         const kd_net *t = s->teachers[i];
         const bool int8 = s->session->job.teachers[i].precision == KD_INT8;
-        float *largest = kd_xalloc((size_t)t->graph->n_nodes * sizeof *largest);
+        const size_t bytes = (size_t)t->graph->n_nodes * sizeof(float);
+        float *largest = kd_xalloc(bytes);
         if (int8)
             rc = calibrate(s, t, largest, diag);
+        name_precision(s, i, int8, largest, bytes);
         for (int k = 0; k < s->threads && rc == 0; k++) {
             struct context *c = &s->contexts[k];
             rc = int8 ? kd_plan_new_int8(t->graph, 1, t->vector, largest, &c->teachers[i], diag)
                       : kd_plan_new(t->graph, 1, KD_PLAN_INFER, &c->teachers[i], diag);
             c->teacher_loaded[i] = int8;
         }
+        if (int8 && rc == 0)
+            tell_precision(s->contexts[0].teachers[i], i);
         free(largest);
     }
     return rc;

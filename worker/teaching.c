@@ -141,13 +141,14 @@ const float *kd_teaching_rows(const kd_teaching *t, uint32_t item)
 
 /* ---- logits of pairs */
 
-static int ask_bank(kd_teaching *t, const kd_stage_ref *ref, const kd_bank_ref *bank, size_t n,
-                    size_t first, kd_buf *found, kd_diag *diag)
+/* patient: until there is an answer. */
+static int ask_bank(kd_teaching *t, const kd_stage_ref *ref, const kd_bank_ref *bank, bool patient,
+                    size_t n, size_t first, kd_buf *found, kd_diag *diag)
 {
     for (;;) {
         int rc = kd_exchange_get_logits(t->cfg.channel, ref, bank, t->request + 2 * first, n, found,
                                         diag);
-        if (rc == 0 || !kd_err_retry(rc))
+        if (rc == 0 || !kd_err_retry(rc) || !patient)
             return rc;
         if (t->cfg.stopped(t->cfg.arg))
             return -KD_ECANCELED;
@@ -170,7 +171,7 @@ static size_t list_asked(kd_teaching *t, bool clean)
 
 /* Takes from a bank what it has. It answers in the order it was asked, leaving out what it has not.
  */
-static int from_bank(kd_teaching *t, const kd_stage_ref *ref, int teacher, bool clean,
+static int from_bank(kd_teaching *t, const kd_stage_ref *ref, int teacher, bool clean, bool patient,
                      kd_diag *diag)
 {
     size_t n = list_asked(t, clean), most = KD_MAX_PAYLOAD_BYTES / t->record;
@@ -181,8 +182,8 @@ static int from_bank(kd_teaching *t, const kd_stage_ref *ref, int teacher, bool 
     for (size_t done = 0; done < n && rc == 0; done += most) {
         size_t piece = KD_MIN(most, n - done), f = 0;
         found.len = 0;
-        rc = ask_bank(t, ref, kd_stage_bank(t->cfg.stage, teacher, clean), piece, done, &found,
-                      diag);
+        rc = ask_bank(t, ref, kd_stage_bank(t->cfg.stage, teacher, clean), patient, piece, done,
+                      &found, diag);
         for (size_t i = done; rc == 0 && i < done + piece; i++) {
             const char *record = found.data + f * t->record;
             if (f * t->record >= found.len || memcmp(record, t->request + 2 * i, 8) != 0)
@@ -275,7 +276,7 @@ static int get_pairs(kd_teaching *t, const kd_stage_ref *ref, kd_diag *diag)
     for (int k = 0; k < t->n_teachers && rc == 0; k++) {
         memset(t->have, 0, t->n_pairs * sizeof *t->have);
         for (int clean = 0; clean < 2 && rc == 0; clean++) {
-            rc = from_bank(t, ref, k, clean, diag);
+            rc = from_bank(t, ref, k, clean, true, diag);
             if (rc == 0)
                 rc = from_teacher(t, ref, k, clean, diag);
         }
@@ -368,7 +369,7 @@ void kd_teaching_ahead(kd_teaching *t, const kd_stage_ref *ref, uint64_t step, u
     list_wanted(t, step, first, count, false);
     memset(t->have, 0, t->n_pairs * sizeof *t->have);
     for (int clean = 0; clean < 2; clean++)
-        if (from_bank(t, ref, 0, clean, &diag) != 0)
+        if (from_bank(t, ref, 0, clean, false, &diag) != 0)
             return;
     for (size_t i = 0; i < t->n_pairs; i++)
         if (t->have[i]) {

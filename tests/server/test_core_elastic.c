@@ -313,15 +313,23 @@ static void test_core_scaled_job_waits_for_its_least_workers(void **state)
     commit(r, k);
 }
 
+/* A job that two members work for. */
+static int two_at_work(struct rig *r, kd_member_id *out_a, kd_member_id *out_b)
+{
+    int k = submit(r, 1, 8, 0, false);
+    *out_a = join(r);
+    commit(r, k);
+    *out_b = join(r);
+    commit(r, k);
+    IS(*out_b, "working", r->jobs[k].id);
+    return k;
+}
+
 static void test_core_drains_a_worker(void **state)
 {
     struct rig *r = *state;
-    int k = submit(r, 1, 8, 0, false);
-    kd_member_id a = join(r);
-    commit(r, k);
-    kd_member_id b = join(r);
-    commit(r, k);
-    IS(b, "working", r->jobs[k].id);
+    kd_member_id a, b;
+    int k = two_at_work(r, &a, &b);
     drain(r, b, false);
     IS(b, "draining", r->jobs[k].id);
     commit(r, k);
@@ -362,12 +370,8 @@ static void test_core_lets_go_who_answers_and_does_nothing(void **state)
 {
     struct rig *r = *state;
     static const bool first_misses[3] = {false, true, true}, none_misses[3] = {true, true, true};
-    int k = submit(r, 1, 8, 0, false);
-    kd_member_id a = join(r);
-    commit(r, k);
-    kd_member_id b = join(r);
-    commit(r, k);
-    IS(b, "working", r->jobs[k].id);
+    kd_member_id a, b;
+    int k = two_at_work(r, &a, &b);
     kd_time_ms since = r->now;
     r->now += 59000;
     look_at_step(r, k, since, first_misses);

@@ -140,11 +140,13 @@ static int battery_run(const kd_graph *g, enum kd_plan_use use, const float *vec
     if (!rc && largest) {
         kd_plan_free(p);
         p = NULL;
-        kd_diag without = {0}; /* a machine may have no 8-bit kernels, and compute the rest */
-        if (kd_plan_new_int8(g, BATTERY_BATCH, vector, largest, &p, &without) == 0) {
+        rc = kd_plan_new_int8(g, BATTERY_BATCH, vector, largest, &p, diag);
+        if (rc == 0)
             rc = kd_plan_forward(p, input, logits, diag);
+        if (rc == 0)
             kd_hasher_add(h, logits, sizeof logits);
-        }
+        else if (rc == -KD_EUNSUP)
+            rc = 0; /* a machine may have no 8-bit kernels, and compute the rest */
     }
     if (!rc && use != KD_PLAN_INFER) {
         rc = kd_plan_backward(p, logits, 1, gradient, diag);

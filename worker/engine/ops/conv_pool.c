@@ -41,6 +41,13 @@ typedef struct {
     int64_t down, right;    /* floats from place to place in the convolution's output */
 } shape;
 
+typedef struct {
+    const float *x, *d_y, *weights; /* weights as in state.back_weights */
+    const uint8_t *won;
+    float *d_x; /* NULL = not wanted */
+    float *sums, *bias;
+} gradients;
+
 static shape shape_of(const kd_plan *p, const kd_task *t)
 {
     const kd_node *conv = &p->graph->nodes[t->node], *in = &p->graph->nodes[t->in[0]];
@@ -198,13 +205,6 @@ INLINE void add_input(const shape *s, float *d_x, const int64_t *places, const u
     }
 }
 
-typedef struct {
-    const float *x, *d_y, *weights; /* weights as in state.back_weights */
-    const uint8_t *won;
-    float *d_x; /* NULL = not wanted */
-    float *sums, *bias;
-} gradients;
-
 /* One block of output channels over the whole batch; `vectors`, and `rows` of the kernel where it
  * matters, are constants where it is inlined. */
 INLINE void block_backward(const shape *s, const gradients *o, int64_t b, int rows, int64_t vectors)
@@ -260,12 +260,6 @@ static void run_forward(const shape *s, const float *x, const float *weights, co
 {
     (void)s, (void)x, (void)weights, (void)bias, (void)y, (void)won;
 }
-typedef struct {
-    const float *x, *d_y, *weights;
-    const uint8_t *won;
-    float *d_x;
-    float *sums, *bias;
-} gradients;
 static void run_backward(const shape *s, const gradients *o, int64_t b)
 {
     (void)s, (void)o, (void)b;
