@@ -111,16 +111,44 @@ static uint32_t crc_table(uint32_t crc, const uint8_t *p, size_t len)
 }
 
 #if defined(__x86_64__)
-__attribute__((target("sse4.2"))) static uint32_t crc_sse(uint32_t crc, const uint8_t *p,
-                                                          size_t len)
+#define LANE ((size_t)4096)
+
+/* crc * x^(8 n) mod P, by the power x^(8 n - 33) mod P in `power`: bits are reflected, so the
+ * product of two 32-bit numbers stands one place too low, and the instruction multiplies by x^32.
+ */
+__attribute__((target("sse4.2,pclmul"))) static uint32_t shifted(uint32_t crc, uint32_t power)
 {
-    uint64_t c = crc;
-    for (; len >= 8; p += 8, len -= 8) {
-        uint64_t word;
-        memcpy(&word, p, 8);
-        c = _mm_crc32_u64(c, word);
+    __m128i product =
+        _mm_clmulepi64_si128(_mm_cvtsi32_si128((int)crc), _mm_cvtsi32_si128((int)power), 0);
+    return (uint32_t)_mm_crc32_u64(0, (uint64_t)_mm_cvtsi128_si64(product));
+}
+
+static uint64_t word_at(const uint8_t *p)
+{
+    uint64_t word;
+    memcpy(&word, p, sizeof word);
+    return word;
+}
+
+/* The instruction takes three cycles and one can begin in each: three lanes side by side (Gopal et
+ * al., "Fast CRC Computation for iSCSI Polynomial Using CRC32 Instruction", 2011). */
+__attribute__((target("sse4.2,pclmul"))) static uint32_t crc_sse(uint32_t crc, const uint8_t *p,
+                                                                 size_t len)
+{
+    uint64_t a = crc;
+    for (; len >= 3 * LANE; p += 3 * LANE, len -= 3 * LANE) {
+        uint64_t b = 0, c = 0;
+        for (size_t i = 0; i < LANE; i += 8) {
+            a = _mm_crc32_u64(a, word_at(p + i));
+            b = _mm_crc32_u64(b, word_at(p + LANE + i));
+            c = _mm_crc32_u64(c, word_at(p + 2 * LANE + i));
+        }
+        /* x^(16 LANE - 33), x^(8 LANE - 33) */
+        a = shifted((uint32_t)a, 0x54a86326u) ^ shifted((uint32_t)b, 0x82f89c77u) ^ c;
     }
-    uint32_t c32 = (uint32_t)c;
+    for (; len >= 8; p += 8, len -= 8)
+        a = _mm_crc32_u64(a, word_at(p));
+    uint32_t c32 = (uint32_t)a;
     while (len--)
         c32 = _mm_crc32_u8(c32, *p++);
     return c32;
@@ -131,7 +159,7 @@ uint32_t kd_crc32c(uint32_t crc, const void *data, size_t len)
 {
     crc = ~crc;
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("sse4.2"))
+    if (__builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("pclmul"))
         return ~crc_sse(crc, data, len);
 #endif
     return ~crc_table(crc, data, len);

@@ -251,6 +251,38 @@ static void test_hash_crc32c(void **state)
         assert_int_equal(kd_crc32c(kd_crc32c(0, bytes, cut), bytes + cut, 64 - cut), whole);
 }
 
+/* Bit by bit, as RFC 3720 defines it. */
+static uint32_t slow_crc32c(uint32_t crc, const uint8_t *p, size_t len)
+{
+    crc = ~crc;
+    while (len--) {
+        crc ^= *p++;
+        for (int i = 0; i < 8; i++)
+            crc = crc >> 1 ^ (crc & 1 ? 0x82F63B78u : 0);
+    }
+    return ~crc;
+}
+
+static void test_hash_crc32c_of_long_data(void **state)
+{
+    (void)state;
+    enum { LONGEST = 30000 };
+    uint8_t *bytes = malloc(LONGEST);
+    uint32_t x = 12345;
+    assert_non_null(bytes);
+    for (size_t i = 0; i < LONGEST; i++)
+        bytes[i] = (uint8_t)((x = x * 1664525u + 1013904223u) >> 24);
+    static const size_t lengths[] = {12287, 12288, 12289, 12295, 24575, 24576, 29999};
+    for (size_t i = 0; i < KD_COUNT(lengths); i++)
+        for (size_t at = 0; at < 2; at++) {
+            size_t n = KD_MIN(lengths[i], LONGEST - at);
+            assert_int_equal(kd_crc32c(0, bytes + at, n), slow_crc32c(0, bytes + at, n));
+            assert_int_equal(kd_crc32c(0xdeadbeef, bytes + at, n),
+                             slow_crc32c(0xdeadbeef, bytes + at, n));
+        }
+    free(bytes);
+}
+
 static void test_hash_digest(void **state)
 {
     (void)state;
@@ -462,6 +494,7 @@ int main(void)
         cmocka_unit_test(test_rng_streams_differ_by_every_part),
         cmocka_unit_test(test_rng_distributions),
         cmocka_unit_test(test_hash_crc32c),
+        cmocka_unit_test(test_hash_crc32c_of_long_data),
         cmocka_unit_test(test_hash_digest),
         cmocka_unit_test_setup_teardown(test_file_write_and_read, setup, teardown),
         cmocka_unit_test_setup_teardown(test_file_read_from_a_pipe, setup, teardown),
