@@ -100,8 +100,8 @@ void kd_xc_answer(kd_rpc_call *call, const void *head, const void *payload, size
 
 /* Chunk 0 of version 1 and the like must be told apart from an empty reply, so a head always has at
  * least its version or step. */
-void kd_xc_answer_slice(kd_exchange *x, kd_rpc_call *call, uint64_t version, uint32_t chunk,
-                        const float *vector)
+static kd_rpc_shared *pack_slice(const kd_exchange *x, uint64_t version, uint32_t chunk,
+                                 const float *vector)
 {
     Distill__V1__SliceChunk m = DISTILL__V1__SLICE_CHUNK__INIT;
     size_t len = kd_xc_chunk_len(x, chunk) * sizeof(float);
@@ -109,7 +109,21 @@ void kd_xc_answer_slice(kd_exchange *x, kd_rpc_call *call, uint64_t version, uin
     m.version = version;
     m.chunk = chunk;
     m.crc32c = kd_crc32c(0, at, len);
-    kd_xc_answer(call, &m, at, len);
+    kd_rpc_shared *packed = NULL;
+    kd_buf head;
+    kd_buf_init(&head, KD_MAX_CONTROL_BYTES);
+    if (kd_wire_pack_bulk_head(&m, len, &head) == 0)
+        packed = kd_rpc_shared_new((struct iovec[]){{head.data, head.len}, {(void *)at, len}}, 2);
+    kd_buf_clear(&head);
+    return packed;
+}
+
+void kd_xc_answer_slice(kd_exchange *x, kd_rpc_call *call, uint64_t version, uint32_t chunk,
+                        const float *vector)
+{
+    kd_rpc_shared *packed = pack_slice(x, version, chunk, vector);
+    kd_rpc_reply_shared(call, packed);
+    kd_rpc_shared_free(packed);
 }
 
 void kd_xc_answer_sum(kd_exchange *x, kd_rpc_call *call, uint32_t chunk)
@@ -179,6 +193,7 @@ void kd_xc_serve_waiters(kd_exchange *x, enum want want, uint32_t chunk, uint64_
                          const float *vector)
 {
     size_t kept = 0;
+    kd_rpc_shared *slice = NULL; /* for all members but its owner, packed once */
     for (size_t i = 0; i < x->n_waiters; i++) {
         struct waiter w = x->waiters[i];
         if (w.want != want || w.chunk != chunk) {
@@ -190,7 +205,8 @@ void kd_xc_serve_waiters(kd_exchange *x, enum want want, uint32_t chunk, uint64_
             kd_xc_answer_sum(x, w.call, chunk);
             break;
         case WANT_SLICE:
-            kd_xc_answer_slice(x, w.call, version, chunk, vector);
+            slice = slice ? slice : pack_slice(x, version, chunk, vector);
+            kd_rpc_reply_shared(w.call, slice);
             break;
         case WANT_STATE:
         case WANT_BASE:
@@ -203,6 +219,7 @@ void kd_xc_serve_waiters(kd_exchange *x, enum want want, uint32_t chunk, uint64_
         kd_rpc_call_unref(w.call);
     }
     x->n_waiters = kept;
+    kd_rpc_shared_free(slice);
 }
 
 /* Ends the waiting calls that `want` the chunk; of any kind and chunk with want < 0. */
@@ -336,14 +353,13 @@ bool kd_xc_fence(kd_exchange *x, kd_rpc_call *call, uint64_t generation, uint32_
     return true;
 }
 
-bool kd_xc_payload_ok(kd_rpc_call *call, const uint8_t *payload, size_t len, size_t want_bytes,
-                      uint32_t crc)
+bool kd_xc_payload_ok(kd_rpc_call *call, size_t len, size_t want_bytes, bool whole)
 {
     if (len != want_bytes) {
         kd_rpc_finish(call, -KD_EINVAL, "the payload has not the length of its chunk");
         return false;
     }
-    if (kd_crc32c(0, payload, len) != crc) {
+    if (!whole) {
         kd_rpc_finish(call, -KD_EDATA, "the payload's CRC32C differs; send it again");
         return false;
     }

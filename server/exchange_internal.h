@@ -128,8 +128,8 @@ uint64_t kd_xc_collected(const kd_exchange *x);
 void kd_xc_decide_checkpoint(kd_exchange *x);
 bool kd_xc_usable(kd_exchange *x, kd_rpc_call *call, uint32_t chunk);
 bool kd_xc_fence(kd_exchange *x, kd_rpc_call *call, uint64_t generation, uint32_t chunk);
-bool kd_xc_payload_ok(kd_rpc_call *call, const uint8_t *payload, size_t len, size_t want_bytes,
-                      uint32_t crc);
+/* whole: its CRC32C agrees. */
+bool kd_xc_payload_ok(kd_rpc_call *call, size_t len, size_t want_bytes, bool whole);
 
 /* ---- exchange_sums.c */
 void kd_xc_new_leaves(struct leaves *l, const kd_exchange_config *cfg);

@@ -260,6 +260,17 @@ static uint32_t compare_leaves(kd_exchange *x, struct leaves *l, const Distill__
 
 /* ---- pushes */
 
+/* sum = left + right, where the payload is one of the two: its order decides which of two NaNs is
+ * kept. */
+static void add_into(float *sum, const uint8_t *payload, size_t n, bool payload_is_left)
+{
+    for (size_t i = 0; i < n; i++) {
+        float pushed;
+        memcpy(&pushed, payload + i * sizeof pushed, sizeof pushed);
+        sum[i] = payload_is_left ? pushed + sum[i] : sum[i] + pushed;
+    }
+}
+
 /* Under the lock: puts a node's gradient where it belongs and adds up what is complete. */
 static int take_node(kd_exchange *x, const Distill__V1__NodeChunk *head, const uint8_t *payload,
                      bool *out_duplicate, const char **out_diverged)
@@ -272,22 +283,30 @@ static int take_node(kd_exchange *x, const Distill__V1__NodeChunk *head, const u
             *out_diverged = "two different gradients for one tree node";
         return 0;
     }
-    float *mine = malloc(n * sizeof(float));
-    if (!mine)
+    /* Where its other half is there, it is added to that without a buffer of its own. */
+    struct node *half =
+        head->node > 1 ? kd_xc_node_at(x, head->chunk, head->node ^ 1) : &(struct node){0};
+    float *sum = half->sum ? half->sum : malloc(n * sizeof(float));
+    uint32_t at = half->sum ? head->node >> 1 : head->node;
+    if (!sum)
         return -KD_ENOMEM;
-    memcpy(mine, payload, n * sizeof(float));
+    if (half->sum)
+        add_into(sum, payload, n, head->node % 2 == 0);
+    else
+        memcpy(sum, payload, n * sizeof(float));
     mark_below(x, head->chunk, head->node);
-    node->sum = mine;
+    half->sum = NULL;
     node->filled = true;
     node->pushed = true;
     node->crc = head->crc32c;
+    kd_xc_node_at(x, head->chunk, at)->sum = sum;
+    kd_xc_node_at(x, head->chunk, at)->filled = true;
     if (head->chunk == 0) {
         kd_step_totals t = {head->loss, head->correct, head->samples, {0}};
         for (size_t i = 0; i < KD_MIN(head->n_terms, (size_t)x->cfg.n_terms); i++)
             t.terms[i] = head->terms[i];
         add_totals(x, head->node, &t);
     }
-    uint32_t at = head->node;
     while (at > 1 && kd_xc_node_at(x, head->chunk, at ^ 1)->sum) {
         struct node *left = kd_xc_node_at(x, head->chunk, at & ~1u);
         struct node *right = kd_xc_node_at(x, head->chunk, at | 1u);
@@ -335,6 +354,8 @@ void kd_exchange_push(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Node
     const char *diverged = NULL;
     uint64_t first = 0;
     uint32_t slot = UINT32_MAX;
+    /* Before the lock, which is for what others must not see half done. */
+    bool whole = kd_crc32c(0, payload, len) == head->crc32c;
     pthread_mutex_lock(&x->mu);
     if (!kd_xc_usable(x, call, head->chunk))
         goto out;
@@ -352,8 +373,7 @@ void kd_exchange_push(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Node
         kd_rpc_finish(call, -KD_ESTALE, "another step is being collected");
         goto out;
     }
-    if (!kd_xc_payload_ok(call, payload, len, kd_xc_chunk_len(x, head->chunk) * sizeof(float),
-                          head->crc32c))
+    if (!kd_xc_payload_ok(call, len, kd_xc_chunk_len(x, head->chunk) * sizeof(float), whole))
         goto out;
     KD_FAILPOINT("exchange.push");
     slot = compare_leaves(x, late ? &x->late : &x->leaves, head, &first);

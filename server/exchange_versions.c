@@ -84,7 +84,8 @@ static void version_whole(kd_exchange *x)
 }
 
 /* Under the lock. 1 = taken, 0 = it was there, or an error. */
-static int take_slice(kd_exchange *x, const Distill__V1__SliceChunk *head, const uint8_t *payload)
+static int take_slice(kd_exchange *x, const Distill__V1__SliceChunk *head, const uint8_t *payload,
+                      uint32_t crc)
 {
     size_t bytes = kd_xc_chunk_len(x, head->chunk) * sizeof(float);
     size_t vectors = head->with_state ? x->cfg.state_vectors : 0;
@@ -100,7 +101,7 @@ static int take_slice(kd_exchange *x, const Distill__V1__SliceChunk *head, const
     for (size_t v = 0; v < vectors; v++)
         memcpy(x->next_state + v * x->cfg.vector_floats + first, payload + (1 + v) * bytes, bytes);
     x->have[head->chunk] = true;
-    x->slice_crc[head->chunk] = kd_crc32c(0, payload, bytes);
+    x->slice_crc[head->chunk] = crc;
     x->missing--;
     return 1;
 }
@@ -109,6 +110,7 @@ void kd_exchange_publish(kd_exchange *x, kd_rpc_call *call, const Distill__V1__S
                          const uint8_t *payload, size_t len)
 {
     Distill__V1__PublishReply reply = DISTILL__V1__PUBLISH_REPLY__INIT;
+    bool whole = kd_crc32c(0, payload, len) == head->crc32c;
     pthread_mutex_lock(&x->mu);
     if (!kd_xc_fence(x, call, head->generation, head->chunk))
         goto out;
@@ -119,10 +121,11 @@ void kd_exchange_publish(kd_exchange *x, kd_rpc_call *call, const Distill__V1__S
         goto out;
     }
     size_t vectors = head->with_state ? x->cfg.state_vectors : 0;
-    if (!kd_xc_payload_ok(call, payload, len, bytes * (1 + vectors), head->crc32c))
+    if (!kd_xc_payload_ok(call, len, bytes * (1 + vectors), whole))
         goto out;
+    uint32_t crc = vectors ? kd_crc32c(0, payload, bytes) : head->crc32c;
     bool there = head->version != want || x->have[head->chunk];
-    if (there && head->version == want && kd_crc32c(0, payload, bytes) != x->slice_crc[head->chunk])
+    if (there && head->version == want && crc != x->slice_crc[head->chunk])
         x->ev.divergence(x->ev.arg, &x->cfg, "two different slices for one chunk and version",
                          want - 1, UINT32_MAX, 0, 0);
     reply.duplicate = there;
@@ -134,7 +137,7 @@ void kd_exchange_publish(kd_exchange *x, kd_rpc_call *call, const Distill__V1__S
         goto out;
     }
     KD_FAILPOINT("exchange.publish");
-    int rc = there || reply.want_state ? 0 : take_slice(x, head, payload);
+    int rc = there || reply.want_state ? 0 : take_slice(x, head, payload, crc);
     if (rc < 0) {
         kd_rpc_finish(call, rc, "no memory for the next version");
         goto out;
@@ -207,6 +210,7 @@ void kd_exchange_push_values(kd_exchange *x, kd_rpc_call *call, const Distill__V
 {
     Distill__V1__PushReply reply = DISTILL__V1__PUSH_REPLY__INIT;
     const char *diverged = NULL;
+    bool whole = kd_crc32c(0, payload, len) == head->crc32c;
     pthread_mutex_lock(&x->mu);
     size_t floats = (size_t)x->cfg.batch / x->cfg.slots * x->cfg.columns;
     if (!kd_xc_usable(x, call, 0))
@@ -223,7 +227,7 @@ void kd_exchange_push_values(kd_exchange *x, kd_rpc_call *call, const Distill__V
         kd_rpc_finish(call, -KD_ESTALE, "another step is being collected");
         goto out;
     }
-    if (!kd_xc_payload_ok(call, payload, len, floats * sizeof(float), head->crc32c))
+    if (!kd_xc_payload_ok(call, len, floats * sizeof(float), whole))
         goto out;
     if (!x->values.rows)
         x->values.rows = calloc((size_t)x->cfg.batch * x->cfg.columns, sizeof(float));
@@ -274,6 +278,7 @@ void kd_exchange_gather(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Ga
     Distill__V1__GatherReply reply = DISTILL__V1__GATHER_REPLY__INIT;
     const char *diverged = NULL;
     float *rows = NULL;
+    bool whole = kd_crc32c(0, payload, len) == head->crc32c;
     pthread_mutex_lock(&x->mu);
     uint32_t units = (x->cfg.val_samples + x->cfg.eval_unit - 1) / x->cfg.eval_unit;
     if (!kd_xc_usable(x, call, 0))
@@ -284,8 +289,7 @@ void kd_exchange_gather(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Ga
     }
     uint32_t first = head->unit * x->cfg.eval_unit;
     uint32_t n = KD_MIN(x->cfg.eval_unit, x->cfg.val_samples - first);
-    if (!kd_xc_payload_ok(call, payload, len, (size_t)n * KD_EVAL_COLUMNS * sizeof(float),
-                          head->crc32c))
+    if (!kd_xc_payload_ok(call, len, (size_t)n * KD_EVAL_COLUMNS * sizeof(float), whole))
         goto out;
     if (!kd_xc_is_border(&x->cfg, head->version) || head->version > kd_xc_collected(x) ||
         head->version < x->gathered.version) {

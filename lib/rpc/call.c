@@ -229,18 +229,10 @@ void kd_rpc_finish_diag(kd_rpc_call *c, const kd_diag *diag)
     kd_rpc_finish(c, diag->code ? diag->code : -KD_EINTERNAL, diag->msg);
 }
 
-void kd_rpc_reply(kd_rpc_call *c, const struct iovec *parts, int n_parts)
+/* Takes bb over. */
+static void reply(kd_rpc_call *c, grpc_byte_buffer *bb)
 {
-    size_t len = kd_rpc_parts_len(parts, n_parts);
-    if (len > c->max_message) {
-        /* gRPC would cancel the call, and on_close would hear that the client went away. */
-        char text[96];
-        snprintf(text, sizeof text, "a reply of %zu bytes, at most %zu can be sent", len,
-                 c->max_message);
-        kd_rpc_finish(c, -KD_ELIMIT, text);
-        return;
-    }
-    grpc_byte_buffer *bb = kd_rpc_join(parts, n_parts);
+    size_t len = grpc_byte_buffer_length(bb);
     pthread_mutex_lock(&c->mu);
     if (!c->finishing && !c->closed) {
         int rc = kd_outbox_add(&c->out, bb, len);
@@ -251,6 +243,44 @@ void kd_rpc_reply(kd_rpc_call *c, const struct iovec *parts, int n_parts)
     pthread_mutex_unlock(&c->mu);
     if (bb)
         grpc_byte_buffer_destroy(bb);
+}
+
+/* gRPC would cancel the call, and on_close would hear that the client went away. */
+static bool too_large(kd_rpc_call *c, size_t len)
+{
+    char text[96];
+    if (len <= c->max_message)
+        return false;
+    snprintf(text, sizeof text, "a reply of %zu bytes, at most %zu can be sent", len,
+             c->max_message);
+    kd_rpc_finish(c, -KD_ELIMIT, text);
+    return true;
+}
+
+void kd_rpc_reply(kd_rpc_call *c, const struct iovec *parts, int n_parts)
+{
+    if (!too_large(c, kd_rpc_parts_len(parts, n_parts)))
+        reply(c, kd_rpc_join(parts, n_parts));
+}
+
+kd_rpc_shared *kd_rpc_shared_new(const struct iovec *parts, int n_parts)
+{
+    return (kd_rpc_shared *)kd_rpc_join(parts, n_parts);
+}
+
+void kd_rpc_shared_free(kd_rpc_shared *m)
+{
+    if (m)
+        grpc_byte_buffer_destroy((grpc_byte_buffer *)m);
+}
+
+void kd_rpc_reply_shared(kd_rpc_call *c, const kd_rpc_shared *m)
+{
+    grpc_byte_buffer *bb = (grpc_byte_buffer *)m;
+    if (!bb)
+        kd_rpc_finish(c, -KD_ENOMEM, "no memory for the reply");
+    else if (!too_large(c, grpc_byte_buffer_length(bb)))
+        reply(c, grpc_byte_buffer_copy(bb)); /* counts its slices up */
 }
 
 int kd_rpc_send(kd_rpc_call *c, const struct iovec *parts, int n_parts)

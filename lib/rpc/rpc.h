@@ -92,6 +92,12 @@ void *kd_rpc_call_data(const kd_rpc_call *call);
 /* Answers a unary call: message of the joined parts + OK. Once; later answers, and answers after
  * the call is over, are ignored. May come long after the handler returned (keep a ref). */
 void kd_rpc_reply(kd_rpc_call *call, const struct iovec *parts, int n_parts);
+/* An answer for several calls: its parts are joined once, not once a call. NULL without memory. */
+typedef struct kd_rpc_shared kd_rpc_shared;
+kd_rpc_shared *kd_rpc_shared_new(const struct iovec *parts, int n_parts);
+void kd_rpc_shared_free(kd_rpc_shared *m); /* NULL allowed; answers under way keep what they need */
+/* As kd_rpc_reply; m NULL: the call ends with -KD_ENOMEM. */
+void kd_rpc_reply_shared(kd_rpc_call *call, const kd_rpc_shared *m);
 /* Queues one message on a stream. -KD_ELIMIT when more than 8 MiB wait for a slow peer (nothing
  * queued), -KD_ECANCELED when the call is over, -KD_EINVAL when it is larger than max_message. */
 int kd_rpc_send(kd_rpc_call *call, const struct iovec *parts, int n_parts);

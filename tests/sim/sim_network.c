@@ -59,6 +59,34 @@ void kd_rpc_reply(kd_rpc_call *c, const struct iovec *parts, int n_parts)
     answer_leaves(c, 0);
 }
 
+struct kd_rpc_shared {
+    uint8_t *bytes;
+    size_t len;
+};
+
+kd_rpc_shared *kd_rpc_shared_new(const struct iovec *parts, int n_parts)
+{
+    kd_rpc_shared *m = kd_xalloc(sizeof *m);
+    for (int i = 0; i < n_parts; i++)
+        m->len += parts[i].iov_len;
+    m->bytes = kd_xalloc(m->len + 1);
+    for (size_t i = 0, at = 0; i < (size_t)n_parts; at += parts[i++].iov_len)
+        memcpy(m->bytes + at, parts[i].iov_base, parts[i].iov_len);
+    return m;
+}
+
+void kd_rpc_shared_free(kd_rpc_shared *m)
+{
+    if (m)
+        free(m->bytes);
+    free(m);
+}
+
+void kd_rpc_reply_shared(kd_rpc_call *c, const kd_rpc_shared *m)
+{
+    kd_rpc_reply(c, &(struct iovec){m->bytes, m->len}, 1);
+}
+
 void kd_rpc_finish(kd_rpc_call *c, int code, const char *text)
 {
     (void)text;
