@@ -538,6 +538,8 @@ void kd_core_handle(kd_core *c, const kd_event *ev, kd_time_ms now, kd_actions *
             kd_step_tick(c, &c->jobs[i], now, out);
         break;
     }
+    if (ev->more)
+        return;
     kd_core_schedule(c, out);
     for (size_t i = 0; i < c->n_jobs; i++)
         kd_core_try_begin(c, &c->jobs[i], now, out);

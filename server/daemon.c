@@ -73,6 +73,7 @@ static void run_tasks(kd_daemon *d)
         free(t);
         t = next;
     }
+    kd_submit_run(d);
 }
 
 static void on_wake(uv_async_t *handle)
@@ -157,7 +158,7 @@ uint32_t kd_job_max_workers(const kd_job_record *j)
     return j->row.max_workers ? j->row.max_workers : (uint32_t)j->spec.max_workers;
 }
 
-void kd_daemon_introduce(kd_daemon *d, kd_job_record *j)
+void kd_daemon_introduce(kd_daemon *d, kd_job_record *j, bool more)
 {
     kd_core_job_setup setup = {.id = j->row.id,
                                .min_workers = kd_job_min_workers(j),
@@ -181,7 +182,7 @@ void kd_daemon_introduce(kd_daemon *d, kd_job_record *j)
             kd_stage_core_info(j, s, &c->info);
         kd_sweep_hold(d, j, (uint32_t)i, c->held);
     }
-    kd_daemon_event(d, &(kd_event){.kind = KD_EV_SUBMIT, .setup = &setup});
+    kd_daemon_event(d, &(kd_event){.kind = KD_EV_SUBMIT, .setup = &setup, .more = more});
 }
 
 /* ---- what the core wants */
@@ -633,6 +634,7 @@ int kd_daemon_run(const kd_daemon_config *cfg, kd_diag *diag)
     d->started_wall_ms = kd_clock_wall_ms();
     d->started = kd_clock_ms();
     d->tasks_end = &d->tasks;
+    d->submits_end = &d->submits;
     pthread_mutex_init(&d->task_mu, NULL);
     pthread_mutex_init(&d->exchange_mu, NULL);
     uv_loop_init(&d->loop);
@@ -673,7 +675,8 @@ int kd_daemon_run(const kd_daemon_config *cfg, kd_diag *diag)
         kd_sweep_restore(d);
         for (kd_job_record *j = d->jobs; j; j = j->next)
             if (j->row.state <= KD_RUN_RUNNING && !j->row.is_sweep)
-                kd_daemon_introduce(d, j);
+                kd_daemon_introduce(d, j, true);
+        kd_daemon_event(d, &(kd_event){.kind = KD_EV_TICK});
         rc = start_server(d, cfg, methods, n, diag);
     }
     if (rc == 0) {

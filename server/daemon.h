@@ -147,6 +147,7 @@ struct kd_daemon {
     kd_job_record *jobs;
     kd_worker_record *workers;
     kd_watcher *watchers;
+    struct kd_waiting_submit *submits, **submits_end; /* in order of coming */
     uint64_t next_member;
     int64_t started_wall_ms;
     kd_time_ms started;
@@ -190,8 +191,8 @@ void kd_job_record_free(kd_job_record *j);
 /* How many workers it wants: as its file says, or as it was scaled since. */
 uint32_t kd_job_min_workers(const kd_job_record *j);
 uint32_t kd_job_max_workers(const kd_job_record *j);
-/* Tells the core of the job. */
-void kd_daemon_introduce(kd_daemon *d, kd_job_record *j);
+/* Tells the core of the job; `more` follow at once, and it looks for workers after the last. */
+void kd_daemon_introduce(kd_daemon *d, kd_job_record *j, bool more);
 
 /* stage_info.c */
 int kd_stage_set_info(kd_stage_record *s, const uint8_t *packed, size_t len,
@@ -322,8 +323,10 @@ void kd_blobs_drop_unused(kd_daemon *d, const kd_job *job);
 /* At start: second names of artefacts that no job came to name. */
 void kd_blobs_drop_strays(kd_daemon *d);
 
-/* submit.c: the call Submit. */
-void kd_submit(kd_daemon *d, kd_rpc_call *call, const Distill__V1__SubmitRequest *r);
+/* submit.c: the call Submit. It waits until kd_submit_run, which stores what has come together in
+ * one transaction and answers; takes r. */
+void kd_submit_add(kd_daemon *d, kd_rpc_call *call, Distill__V1__SubmitRequest *r);
+void kd_submit_run(kd_daemon *d);
 
 /* wishes.c: what users want of jobs and workers. Stored when these return; `who` asks. Of a sweep
  * all its jobs that are not over. -KD_ESTATE when the job is over. */

@@ -1,5 +1,6 @@
 /* The call Submit: a job file becomes one job or a sweep, or a finished job is gone on with or run
- * again. Whatever it makes is stored in one transaction before the answer. */
+ * again. Whatever it makes is stored before the answer, in one transaction with what the calls make
+ * that wait beside it: a disk takes few syncs a second, and they may be shared. */
 #include "daemon.h"
 #include "sweep.h"
 #include "take.h"
@@ -18,6 +19,7 @@
 
 #define MAX_JOBS 10000 /* stored at once; finished ones are removed with `distill rm` */
 #define MAX_NOTES 8
+#define BATCH 128 /* submissions that are stored together at most */
 #define MAX_EPOCHS 10000
 
 _Static_assert(KD_SWEEP_CHILDREN <= KD_MAX_SWEEP_JOBS && KD_SWEEP_LABEL <= KD_MAX_LABEL,
@@ -35,6 +37,7 @@ struct draft {
 
 struct submission {
     kd_daemon *d;
+    kd_rpc_call *call;
     const Distill__V1__SubmitRequest *r;
     char digest[KD_DIGEST_HEX]; /* of what was asked */
     const char *text;           /* to be stored as the job file */
@@ -46,10 +49,13 @@ struct submission {
     int verified;     /* the stage of which a part is run again, -1 = none */
     bool verify_best; /* from its best version; else from the beginning */
     char event[160];
+    char told[KD_JOB_NAME + 256]; /* its first event */
     char notes[MAX_NOTES][256];
     int n_notes;
     kd_job_record *parent, *first; /* once stored: the sweep if it is one, and its first job */
-    kd_diag *diag;
+    int rc;
+    kd_diag *diag; /* = &why */
+    kd_diag why;
 };
 
 static void clear(struct submission *s)
@@ -499,31 +505,36 @@ static kd_new_job new_job(const struct draft *f, const char *event, kd_stage_row
     return job;
 }
 
-static int store_records(struct submission *s)
+/* The records of all of them that are well so far, or of none. */
+static int store_records(kd_daemon *d, struct submission *const *list, size_t n, kd_diag *diag)
 {
-    size_t n = 0, total = s->n + (s->parent ? 1 : 0);
-    kd_new_job *jobs = kd_xalloc(total * sizeof *jobs);
-    kd_stage_row(*stages)[KD_MAX_STAGES] = kd_xalloc(s->n * sizeof *stages);
-    char event[KD_JOB_NAME + sizeof s->event + 96], more[64] = "";
-    if (s->is_sweep)
-        snprintf(more, sizeof more, ", a sweep of %zu jobs", s->n);
-    snprintf(event, sizeof event, "submitted as %s%s%s", s->drafts[0].spec->name, more, s->event);
-    if (s->parent)
-        jobs[n++] = (kd_new_job){.row = &s->parent->row, .event = event};
-    for (size_t i = 0; i < s->n; i++)
-        jobs[n++] = new_job(&s->drafts[i], event, stages[i]);
+    size_t total = 0, n_jobs = 0, n_drafts = 0;
+    for (size_t i = 0; i < n; i++)
+        total += list[i]->n;
+    kd_new_job *jobs = kd_xalloc((total + n) * sizeof *jobs);
+    kd_stage_row(*stages)[KD_MAX_STAGES] = kd_xalloc(total * sizeof *stages);
+    for (size_t i = 0; i < n; i++) {
+        struct submission *s = list[i];
+        char more[64] = "";
+        if (s->is_sweep)
+            snprintf(more, sizeof more, ", a sweep of %zu jobs", s->n);
+        char *event = s->told;
+        snprintf(event, sizeof s->told, "submitted as %s%s%s", s->drafts[0].spec->name, more,
+                 s->event);
+        if (s->parent)
+            jobs[n_jobs++] = (kd_new_job){.row = &s->parent->row, .event = event};
+        for (size_t k = 0; k < s->n; k++)
+            jobs[n_jobs++] = new_job(&s->drafts[k], event, stages[n_drafts++]);
+    }
     KD_FAILPOINT("submit.store");
-    int rc = kd_state_add_jobs(&s->d->state, jobs, total, s->diag);
+    int rc = kd_state_add_jobs(&d->state, jobs, n_jobs, diag);
     KD_FAILPOINT("submit.stored");
-    for (size_t i = 0; i < total; i++) {
+    for (size_t i = 0; i < n_jobs; i++) {
         free((void *)jobs[i].epochs);
         free((void *)jobs[i].files);
     }
     free(stages);
     free(jobs);
-    if (rc == 0)
-        kd_info("%s job=%012llx", event,
-                (unsigned long long)(s->parent ? s->parent : s->drafts[0].record)->row.id);
     return rc;
 }
 
@@ -563,17 +574,17 @@ static int make_folders(struct submission *s)
     return rc;
 }
 
-static int store(struct submission *s)
+static int make_jobs(struct submission *s)
 {
     int rc = make_records(s);
-    if (rc == 0)
-        rc = make_folders(s);
-    if (rc == 0)
-        rc = store_records(s);
-    if (rc != 0) {
-        undo(s);
-        return rc;
-    }
+    return rc == 0 ? make_folders(s) : rc;
+}
+
+/* What is stored becomes part of the lists. */
+static void enlist(struct submission *s)
+{
+    kd_info("%s job=%012llx", s->told,
+            (unsigned long long)(s->parent ? s->parent : s->drafts[0].record)->row.id);
     if (s->parent)
         append(s->d, s->parent);
     for (size_t i = 0; i < s->n; i++) {
@@ -585,23 +596,27 @@ static int store(struct submission *s)
         s->first = s->first ? s->first : f->record;
     }
     s->parent = s->parent ? s->parent : s->first;
-    /* What they wait for is stored in one go; they are there already. */
-    if (kd_state_begin(&s->d->state, s->diag) != 0)
-        kd_daemon_fatal(s->d, s->diag);
-    for (size_t i = 0; i < s->n; i++) {
-        kd_job_record *j = s->drafts[i].record;
-        s->drafts[i].record = NULL;
-        kd_daemon_introduce(s->d, j);
-    }
-    if (kd_state_commit(&s->d->state, s->diag) != 0)
-        kd_daemon_fatal(s->d, s->diag);
-    return 0;
+}
+
+/* Tells the core. What they wait for is stored in one go; they are there already. */
+static void introduce(kd_daemon *d, struct submission *const *list, size_t n)
+{
+    kd_diag diag = {0};
+    if (kd_state_begin(&d->state, &diag) != 0)
+        kd_daemon_fatal(d, &diag);
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < list[i]->n; k++) {
+            kd_job_record *j = list[i]->drafts[k].record;
+            list[i]->drafts[k].record = NULL;
+            kd_daemon_introduce(d, j, i + 1 < n || k + 1 < list[i]->n);
+        }
+    if (kd_state_commit(&d->state, &diag) != 0)
+        kd_daemon_fatal(d, &diag);
 }
 
 /* ---- the answer */
 
-static void answer(struct submission *s, kd_rpc_call *call, bool existed, const char *resolved,
-                   const kd_job *spec)
+static void answer(struct submission *s, bool existed, const char *resolved, const kd_job *spec)
 {
     Distill__V1__SubmitReply reply = DISTILL__V1__SUBMIT_REPLY__INIT;
     char id[KD_ID_TEXT] = "";
@@ -630,7 +645,7 @@ static void answer(struct submission *s, kd_rpc_call *call, bool existed, const 
     reply.n_notes = (size_t)s->n_notes;
     reply.queue_position = view.queue_position;
     reply.children = children;
-    kd_answer(call, &reply);
+    kd_answer(s->call, &reply);
     free(children);
     free(ids);
 }
@@ -655,51 +670,141 @@ static int check_key(const char *key, kd_diag *diag)
                            "blanks");
 }
 
-void kd_submit(kd_daemon *d, kd_rpc_call *call, const Distill__V1__SubmitRequest *r)
+/* Everything but storing. The call is answered where nothing is to be stored; n_jobs: that there
+ * will be once those before it are stored. */
+static int draft(struct submission *s, size_t n_jobs)
 {
-    kd_diag diag = {0};
-    struct submission *s = kd_xalloc(sizeof *s);
-    *s = (struct submission){.d = d, .r = r, .verified = -1, .diag = &diag};
+    kd_daemon *d = s->d;
+    const Distill__V1__SubmitRequest *r = s->r;
     digest_of_request(r, s->digest);
     kd_job_record *known = r->dry_run ? NULL : find_key(d, r->key);
-    size_t n_jobs = 0;
-    for (kd_job_record *o = d->jobs; o; o = o->next)
-        n_jobs++;
-    int rc = r->dry_run ? 0 : check_key(r->key, &diag);
+    int rc = r->dry_run ? 0 : check_key(r->key, s->diag);
     if (rc == 0 && known && strcmp(known->row.text_digest, s->digest) != 0)
-        rc = kd_fail(&diag, -KD_EEXIST, "the key %.64s belongs to another job", r->key);
+        rc = kd_fail(s->diag, -KD_EEXIST, "the key %.64s belongs to another job", r->key);
     if (rc == 0 && known) {
         s->parent = known;
         s->first = known->row.is_sweep ? kd_sweep_next(d, known, NULL) : known;
-        answer(s, call, true, known->row.resolved, &known->spec);
-        free(s);
-        return;
+        answer(s, true, known->row.resolved, &known->spec);
+        return 0;
     }
-    if (rc == 0 && !r->dry_run && kd_room_check(&d->room, 0, &diag) != 0)
-        rc = kd_fail_at(&diag, -KD_ELIMIT, "the job is not taken");
+    if (rc == 0 && !r->dry_run && kd_room_check(&d->room, 0, s->diag) != 0)
+        rc = kd_fail_at(s->diag, -KD_ELIMIT, "the job is not taken");
     if (rc == 0)
         rc = make_drafts(s);
-    if (rc == 0 && n_jobs + s->n + 1 > MAX_JOBS && !r->dry_run)
-        rc = kd_fail(&diag, -KD_ELIMIT,
+    if (rc == 0 && r->dry_run) {
+        if (s->is_sweep)
+            note(s, "a sweep of %zu jobs; the first one is shown", s->n);
+        answer(s, false, s->drafts[0].resolved, s->drafts[0].spec);
+        return 0;
+    }
+    if (rc == 0 && n_jobs + s->n + 1 > MAX_JOBS)
+        rc = kd_fail(s->diag, -KD_ELIMIT,
                      "%zu jobs are stored and %zu would be more than %d; remove finished ones with "
                      "`distill rm`",
                      n_jobs, s->n, MAX_JOBS);
-    if (rc == 0 && s->is_sweep && r->dry_run)
-        note(s, "a sweep of %zu jobs; the first one is shown", s->n);
-    if (rc == 0 && !r->dry_run)
-        rc = store(s);
-    if (rc == 0)
-        answer(s, call, false, s->drafts[0].resolved, s->drafts[0].spec);
-    else
-        kd_rpc_finish_diag(call, &diag);
-    for (size_t i = 0; i < s->n && rc != 0; i++)
+    return rc == 0 ? make_jobs(s) : rc;
+}
+
+static void refuse(struct submission *s, const kd_diag *diag)
+{
+    kd_rpc_finish_diag(s->call, diag);
+    undo(s);
+    for (size_t i = 0; i < s->n; i++)
         for (int k = 0; k <= s->drafts[i].spec->n_teachers; k++)
             if (kd_job_is_ref(k < s->drafts[i].spec->n_teachers
                                   ? s->drafts[i].spec->teachers[k].model.weights
                                   : s->drafts[i].spec->student.weights)) {
-                kd_blobs_drop_unused(d, s->drafts[i].spec);
+                kd_blobs_drop_unused(s->d, s->drafts[i].spec);
                 break;
             }
-    clear(s);
-    free(s);
+}
+
+/* All of them are stored, or those that can be are and the others are told why they cannot. */
+static void submit_all(kd_daemon *d, struct submission *const *list, size_t n)
+{
+    struct submission **well = kd_xalloc(n * sizeof *well);
+    kd_diag diag = {0};
+    size_t n_jobs = 0, n_well = 0;
+    for (const kd_job_record *o = d->jobs; o; o = o->next)
+        n_jobs++;
+    for (size_t i = 0; i < n; i++) {
+        list[i]->rc = draft(list[i], n_jobs);
+        if (list[i]->rc != 0 || !list[i]->n || !list[i]->drafts[0].record)
+            continue;
+        n_jobs += list[i]->n + list[i]->is_sweep;
+        well[n_well++] = list[i];
+    }
+    int rc = n_well ? store_records(d, well, n_well, &diag) : 0;
+    for (size_t i = 0; i < n_well && rc != 0; i++) {
+        well[i]->rc = rc;
+        well[i]->why = diag;
+    }
+    for (size_t i = 0; i < n_well && rc == 0; i++)
+        enlist(well[i]);
+    if (n_well && rc == 0)
+        introduce(d, well, n_well);
+    for (size_t i = 0; i < n_well && rc == 0; i++)
+        answer(well[i], false, well[i]->drafts[0].resolved, well[i]->drafts[0].spec);
+    /* Last, since the others' files are named now. */
+    for (size_t i = 0; i < n; i++)
+        if (list[i]->rc != 0)
+            refuse(list[i], &list[i]->why);
+    free(well);
+}
+
+/* ---- those that wait */
+
+struct kd_waiting_submit {
+    struct kd_waiting_submit *next;
+    kd_rpc_call *call;
+    Distill__V1__SubmitRequest *r;
+};
+
+void kd_submit_add(kd_daemon *d, kd_rpc_call *call, Distill__V1__SubmitRequest *r)
+{
+    struct kd_waiting_submit *w = kd_xalloc(sizeof *w);
+    *w = (struct kd_waiting_submit){.call = kd_rpc_call_ref(call), .r = r};
+    *d->submits_end = w;
+    d->submits_end = &w->next;
+}
+
+static bool has_key(struct submission *const *list, size_t n, const char *key)
+{
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(list[i]->r->key, key) == 0)
+            return true;
+    return false;
+}
+
+void kd_submit_run(kd_daemon *d)
+{
+    while (d->submits) {
+        struct submission *list[BATCH];
+        struct kd_waiting_submit *taken = d->submits, **end = &d->submits;
+        size_t n = 0;
+        /* The same key again is answered with the job that the first one makes. */
+        while (*end && n < BATCH && !has_key(list, n, (*end)->r->key)) {
+            struct submission *s = kd_xalloc(sizeof *s);
+            *s = (struct submission){.d = d, .call = (*end)->call, .r = (*end)->r, .verified = -1};
+            s->diag = &s->why;
+            list[n++] = s;
+            end = &(*end)->next;
+        }
+        d->submits = *end;
+        *end = NULL;
+        if (!d->submits)
+            d->submits_end = &d->submits;
+        submit_all(d, list, n);
+        for (size_t i = 0; i < n; i++) {
+            clear(list[i]);
+            free(list[i]);
+        }
+        while (taken) {
+            struct kd_waiting_submit *next = taken->next;
+            kd_rpc_call_unref(taken->call);
+            kd_wire_free((ProtobufCMessage *)taken->r);
+            free(taken);
+            taken = next;
+        }
+    }
 }

@@ -122,7 +122,8 @@ static void summarise(kd_daemon *d, kd_job_record *j, struct summary *s)
 
 static void do_submit(kd_daemon *d, struct job_call *c)
 {
-    kd_submit(d, c->call, (const Distill__V1__SubmitRequest *)c->m);
+    kd_submit_add(d, c->call, (Distill__V1__SubmitRequest *)c->m);
+    c->m = NULL;
 }
 
 static void do_upload(kd_daemon *d, struct job_call *c)
