@@ -171,34 +171,9 @@ static void stage_close(kd_runner *r)
 static void session_close(kd_runner *r)
 {
     stage_close(r);
-    if (!r->session)
-        return;
-    kd_cache_free(r->session->cache);
-    kd_data_free(r->session->data);
-    free(r->session);
+    kd_session_free(r->session);
     r->session = NULL;
     atomic_store(&r->bad_images, 0);
-}
-
-static void set_rule(kd_session *ss)
-{
-    const kd_augment_spec *a = &ss->job.data.augment;
-    ss->rule = (kd_view_rule){.flip = a->flip,
-                              .crop_pad = a->crop_pad,
-                              .resized_crop = a->resized_crop,
-                              .resized_crop_ratio = a->resized_crop_ratio,
-                              .rotate = a->rotate,
-                              .brightness = a->brightness,
-                              .contrast = a->contrast,
-                              .saturation = a->saturation,
-                              .randaugment_n = a->randaugment_n,
-                              .randaugment_m = a->randaugment_m,
-                              .cutout = a->cutout,
-                              .mixup = a->mixup,
-                              .cutmix = a->cutmix,
-                              .mix_probability = a->mix_probability,
-                              .size = ss->size,
-                              .seed = ss->job.data.seed};
 }
 
 static int session_open(kd_runner *r, const Distill__V1__Prepare *p, const char **problem,
@@ -207,54 +182,14 @@ static int session_open(kd_runner *r, const Distill__V1__Prepare *p, const char 
     if (r->session && strcmp(r->session->job_id, p->job) == 0)
         return 0;
     session_close(r);
-    kd_session *ss = kd_xalloc(sizeof *ss);
-    *problem = "BAD_JOB";
-    int rc = kd_job_load(p->resolved, strlen(p->resolved), "job", NULL, 0, &ss->job, diag);
-    if (rc != 0) {
-        free(ss);
-        return rc;
-    }
-    snprintf(ss->job_id, sizeof ss->job_id, "%s", p->job);
-    const kd_data_spec *d = &ss->job.data;
-    kd_data_config cfg = {.kind = (enum kd_data_kind)d->format,
-                          .path = d->path,
-                          .train = d->train,
-                          .val = d->val,
-                          .test = d->test,
-                          .train_labels = d->train_labels,
-                          .val_labels = d->val_labels,
-                          .test_labels = d->test_labels,
-                          .val_share = d->val_share,
-                          .test_share = d->test_share,
-                          .leakage = (enum kd_data_leakage)d->leakage,
-                          .classes = d->classes,
-                          .unlabelled_path = d->unlabelled.path,
-                          .unlabelled_list = d->unlabelled.list,
-                          .size = d->size,
-                          .max_train = d->max_train,
-                          .seed = d->seed};
-    *problem = "NO_DATA";
-    rc = kd_data_open(&cfg, r->cfg.data_root, NULL, NULL, &ss->data, diag);
-    if (rc == 0 && kd_data_count(ss->data, KD_SPLIT_TRAIN) == 0)
-        rc = kd_fail(diag, -KD_EINVAL, "the training list %s is empty", d->train);
-    if (rc == 0 && kd_data_count(ss->data, KD_SPLIT_VAL) == 0)
-        rc = kd_fail(diag, -KD_EINVAL, "the validation list %s is empty", d->val);
-    if (rc != 0) {
-        kd_data_free(ss->data);
-        free(ss);
-        return rc;
-    }
-    ss->n_train = kd_data_count(ss->data, KD_SPLIT_TRAIN);
-    ss->n_val = kd_data_count(ss->data, KD_SPLIT_VAL);
-    ss->n_test = kd_data_count(ss->data, KD_SPLIT_TEST);
-    ss->n_unlabelled = kd_data_count(ss->data, KD_SPLIT_UNLABELLED);
-    ss->classes = kd_data_classes(ss->data);
-    ss->size = d->size;
-    set_rule(ss);
-    r->session = ss;
-    int ahead = KD_MAX(1, r->cfg.threads / 2);
-    ss->cache = kd_cache_new(ss->data, ss->size, r->cfg.cache_bytes, ahead, on_bad_picture, r);
-    return 0;
+    kd_session_config cfg = {.job_id = p->job,
+                             .text = p->resolved,
+                             .data_root = r->cfg.data_root,
+                             .cache_bytes = r->cfg.cache_bytes,
+                             .threads = r->cfg.threads,
+                             .bad = on_bad_picture,
+                             .arg = r};
+    return kd_session_open(&cfg, &r->session, problem, diag);
 }
 
 static void *take(size_t count, size_t size)

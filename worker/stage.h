@@ -11,24 +11,12 @@
 #ifndef KD_WORKER_STAGE_H
 #define KD_WORKER_STAGE_H
 
-#include "cache.h"
 #include "distill/loss.h"
 #include "engine/optim.h"
 #include "engine/plan.h"
 #include "exchange.h"
-#include "job/job.h"
+#include "session.h"
 #include "wire/limits.h"
-
-/* What stays the same for all stages of a job on this worker. */
-typedef struct kd_session {
-    char job_id[13];
-    kd_job job;
-    kd_data *data;
-    kd_cache *cache;
-    size_t n_train, n_val, n_test, n_unlabelled;
-    int classes, size;
-    kd_view_rule rule;
-} kd_session;
 
 /* A network with its parameters. */
 typedef struct kd_net {
