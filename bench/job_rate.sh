@@ -4,16 +4,22 @@
 # resident memory of a worker).
 #
 #   bench/job_rate.sh [--build DIR] [--workers N] [--clusters N] [--views N|fresh] [--epochs N]
-#                     [--train N] [--size N] [--precision float32|int8]
+#                     [--train N] [--size N] [--precision float32|int8] [--units]
 #
 # Two workers, one cluster, fresh views, 2 epochs of 512 pictures at 224x224 by default. With --views 1 all
 # logits come from the bank after the first epoch. Several clusters run the same job side by side, with nothing
-# in common, and images_s is their sum. The clock runs from the end of the first epoch to the end of the last.
+# in common, and images_s is their sum. --units: besides units_s, the same units on as many threads of one process
+# that knows no network (kd-units). The clock runs from the end of the first epoch to the end of the last.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-build=build/release workers=2 clusters=1 views=fresh epochs=2 train=512 size=224 precision=float32
+build=build/release workers=2 clusters=1 views=fresh epochs=2 train=512 size=224 precision=float32 units=
 while (($#)); do
     case $1 in
+    --units)
+        units=yes
+        shift
+        continue
+        ;;
     --build) build=$2 ;;
     --workers) workers=$2 ;;
     --clusters) clusters=$2 ;;
@@ -58,14 +64,21 @@ for ((c = 1; c <= clusters; c++)); do
     "$build/distill" events "$(<"$dir/job$c")" "${to[@]}" -o json >"$dir/events$c"
 done
 for pid in "${pids[@]}"; do sed -n 's/^VmHWM:[^0-9]*\([0-9]*\) kB/\1/p' "/proc/$pid/status"; done >"$dir/memory"
-python3 - "$train" "$epochs" "$dir/memory" "$dir"/events* <<'PY'
+kill "${pids[@]}"
+wait "${pids[@]}" 2>/dev/null || true
+[[ -z $units ]] || {
+    "$build/distill" fetch "$(<"$dir/job1")" teacher.safetensors -d "$dir/out" --server "127.0.0.1:$(<"$dir/port1")" >/dev/null 2>&1
+    units=$("$build/kd-units" "$dir/job.yaml" "$dir" "$dir/out/teacher.safetensors" "$workers")
+}
+python3 - "$train" "$epochs" "$units" "$dir/memory" "$dir"/events* <<'PY'
 import datetime, json, sys
-train, epochs, memory, rate = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], 0.0
-for path in sys.argv[4:]:
+train, epochs, units, memory, rate = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4], 0.0
+for path in sys.argv[5:]:
     ends = {}
     for e in map(json.loads, open(path)):
         if e["kind"] == "epoch" and e["data"]["stage"] == "distill":
             ends[e["data"]["epoch"]] = datetime.datetime.fromisoformat(e["time"].replace("Z", "+00:00")).timestamp()
     rate += train * (epochs - 1) / (ends[epochs] - ends[1])
-print(json.dumps({"images_s": round(rate, 2), "worker_mb": round(max(map(int, open(memory))) / 1024, 1)}))
+row = {"images_s": round(rate, 2), "worker_mb": round(max(map(int, open(memory))) / 1024, 1)}
+print(json.dumps(row | ({"units_s": float(units)} if units else {})))
 PY

@@ -4,15 +4,16 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-Usage: [KD_BUILD=build/dev] tests/fault/soak.sh MINUTES [--workers N] [--seed N] [--only-workers]
+Usage: [KD_BUILD=build/dev] [LEASE_MS=600] tests/fault/soak.sh MINUTES [--workers N] [--seed N] [--only-workers]
 
 Every 15 s a random worker is killed, or stopped or cut off for up to 9 s; every 60 s the coordinator
 is killed or stopped in good order, and started again (not with --only-workers). Every job must end
 with the digests and the history of an undisturbed one, and the coordinator's memory, descriptors and
 disk must be no more in the last quarter of the time than in the first. The last line tells the work
-done again as the product tells it. Repeat a run with its --seed.
+done again as the product tells it. Repeat a run with its --seed. The lease is three heart-beats.
 END
 }
+LEASE_MS=${LEASE_MS:-600}
 minutes='' n_workers=3 seed=$RANDOM only_workers=no
 while [ $# -gt 0 ]; do
     case $1 in

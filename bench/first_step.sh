@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# From submit to the first step, on workers that have just worked with the same teacher: a job over other
+# pictures' order follows one that is done. Prints one JSON object: first_step_s, the median of the runs.
+#
+#   bench/first_step.sh [--build DIR] [--runs N] [--workers N] [--size N]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+build=build/release runs=5 workers=2 size=224
+while (($#)); do
+    case $1 in
+    --build) build=$2 ;;
+    --runs) runs=$2 ;;
+    --workers) workers=$2 ;;
+    --size) size=$2 ;;
+    *) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2 ;;
+    esac
+    shift 2
+done
+dir=$(mktemp -d)
+trap 'kill $(jobs -p) 2>/dev/null; wait 2>/dev/null; rm -rf "$dir"' EXIT
+"$build/distill" data make flowers "$dir/flowers" --size "$size" --train 128 --val 5 2>/dev/null >&2
+cat >"$dir/job.yaml" <<YAML
+name: first-step
+data: {labelled: {path: flowers, train: train.txt, val: val.txt, classes: classes.txt, size: $size}}
+teacher: {model: mobilenet_v2, fine_tune: {epochs: 0}}
+student: {model: shallow_cnn}
+distill: {epochs: 1, batch: 64, slots: 8, views: 1, optimizer: {name: adam, lr: 1e-3}}
+cluster: {min_workers: $workers, max_workers: $workers}
+YAML
+"$build/distilld" --state-dir "$dir/state" --listen 127.0.0.1:0 --port-file "$dir/port" 2>"$dir/distilld.log" &
+until [[ -s $dir/port ]]; do sleep 0.1; done
+export DISTILL_SERVER=127.0.0.1:$(<"$dir/port")
+for ((i = 1; i <= workers; i++)); do
+    "$build/distill-worker" --name "w$i" --threads 1 --data-root "$dir" 2>"$dir/worker$i.log" &
+done
+python3 - "$build/distill" "$dir/job.yaml" "$runs" <<'PY'
+import json, statistics, subprocess, sys, time
+distill, job, runs = sys.argv[1], sys.argv[2], int(sys.argv[3])
+took = []
+for run in range(runs + 1):
+    begun = time.monotonic()
+    watch = subprocess.Popen([distill, "submit", job, "--set", f"distill.optimizer.lr={1e-3 + run * 1e-6}", "--watch",
+                              "-o", "json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    first = None
+    for line in watch.stdout:
+        event = json.loads(line)
+        progress = event.get("progress") or {}
+        if first is None and progress.get("stage") == "distill" and progress.get("step", 0) >= 1:
+            first = time.monotonic() - begun
+    if watch.wait() != 0 or first is None:
+        sys.exit("first_step: the job failed, or its first step was not seen")
+    took.append(first)
+print(json.dumps({"first_step_s": round(statistics.median(took[1:]), 3)}))
+PY

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# The coordinator's sum path beside raw TCP: workers that compute nothing push a gradient, take sums, publish
+# and take slices through a real exchange with its journal; the peer moves the same bytes. Prints a JSON line for
+# each size and number of workers: ours and peer in MB/s of bytes pushed and pulled by the workers.
+#
+#   bench/sum_path.sh [--build DIR] [--runs N] [--sizes "4 64"] [--workers "2 4 8"]
+#
+# Sizes in MB. Medians of 5 alternating runs.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+build=build/release runs=5 sizes="4 64" counts="2 4 8"
+while (($#)); do
+    case $1 in
+    --build) build=$2 ;;
+    --runs) runs=$2 ;;
+    --sizes) sizes=$2 ;;
+    --workers) counts=$2 ;;
+    *) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2 ;;
+    esac
+    shift 2
+done
+dir=$(mktemp -d)
+trap 'kill $(jobs -p) 2>/dev/null; wait 2>/dev/null; rm -rf "$dir"' EXIT
+ours() { # MB WORKERS STEPS
+    local floats pid pids=()
+    floats=$(python3 -c 'import sys; print(int(float(sys.argv[1]) * 250000))' "$1")
+    rm -f "$dir"/*
+    "$build/sum-server" "$floats" "$2" "$3" "$dir/j" >"$dir/out" &
+    pid=$!
+    until [[ -s $dir/out ]]; do sleep 0.02; done
+    for ((i = 0; i < $2; i++)); do
+        "$build/sum-worker" "127.0.0.1:$(<"$dir/out")" "$floats" "$2" "$i" $(($3 + 1)) &
+        pids+=($!)
+    done
+    wait "$pid" "${pids[@]}" || return 1
+    tail -n 1 "$dir/out"
+}
+for mb in $sizes; do
+    for n in $counts; do
+        steps=$(python3 -c 'import sys; print(max(3, min(60, int(400 / float(sys.argv[1])))))' "$mb") a='' b=''
+        for ((run = 0; run < runs; run++)); do
+            a+=" $(ours "$mb" "$n" "$steps")"
+            b+=" $("$build/raw-tcp" "$(python3 -c 'import sys; print(int(float(sys.argv[1]) * 1e6))' "$mb")" "$n" "$steps")"
+        done
+        python3 - "$mb" "$n" "$steps" "$a" "$b" <<'PY'
+import json, statistics, sys
+mb, n, steps = float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+ours, peer = (2 * mb * n * steps / statistics.median(map(float, s.split())) for s in sys.argv[4:6])
+print(json.dumps({"bench": f"sum-path-{mb:g}MB-{n}", "ours": round(ours, 1), "peer": round(peer, 1), "unit": "MB/s",
+                  "ratio": round(ours / peer, 3), "target": 0.75, "met": ours / peer >= 0.75}), flush=True)
+PY
+    done
+done
