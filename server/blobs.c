@@ -101,6 +101,15 @@ static const kd_model_spec *network(const kd_job *job, int i)
                                   : NULL;
 }
 
+bool kd_blobs_needed(const kd_job *job)
+{
+    const kd_model_spec *m;
+    for (int i = 0; (m = network(job, i)); i++)
+        if (m->weights[0])
+            return true;
+    return false;
+}
+
 static bool has_blob(const kd_daemon *d, const char *digest)
 {
     char path[4200];

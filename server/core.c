@@ -79,6 +79,7 @@ const char *kd_core_held(const struct job *j)
 
 void kd_core_set_state(struct job *j, enum kd_run_state state, const char *reason, kd_actions *out)
 {
+    j->queued.told = 0;
     if (j->state == state && strcmp(j->reason, reason) == 0)
         return;
     j->state = state;
@@ -199,9 +200,14 @@ static void settle_manifest(kd_core *c, struct job *j, kd_actions *out)
 
 static void on_submit(kd_core *c, const kd_core_job_setup *setup, kd_actions *out)
 {
-    struct job *p = realloc(c->jobs, (c->n_jobs + 1) * sizeof *p);
-    KD_BUG_ON(!p || setup->n_stages > KD_CORE_STAGES);
-    c->jobs = p;
+    if (c->n_jobs == c->cap_jobs) {
+        size_t cap = c->cap_jobs ? 2 * c->cap_jobs : 16;
+        struct job *p = realloc(c->jobs, cap * sizeof *p);
+        KD_BUG_ON(!p);
+        c->jobs = p;
+        c->cap_jobs = cap;
+    }
+    KD_BUG_ON(setup->n_stages > KD_CORE_STAGES);
     struct job *j = &c->jobs[c->n_jobs++];
     *j = (struct job){.id = setup->id,
                       .state = KD_RUN_QUEUED,

@@ -136,7 +136,7 @@ typedef struct kd_event {
     uint64_t process, other; /* NodeChunk.process */
     uint32_t slot, first_chunk, min_workers, max_workers;
     bool worker_only, stop, agrees;
-    bool more; /* another event follows at once: nobody is given work before it */
+    bool more;                 /* another event follows at once: nobody is given work before it */
     bool drained, quarantined; /* of a member that joins: it was before its stream was lost */
     kd_core_step step;
     kd_core_stage_info info;

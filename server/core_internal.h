@@ -43,9 +43,16 @@ struct dispute {
     kd_member_id first, other, third; /* third 0 = nobody yet */
 };
 
+/* What a queued job was last told that it waits for. */
+struct queued {
+    size_t need, fit, of;
+    size_t told; /* 0 = its reason is another one */
+};
+
 struct job {
     kd_job_id id;
     enum kd_run_state state;
+    struct queued queued;
     uint32_t min_workers, max_workers, n_stages, stage;
     int priority;
     double audit;
@@ -88,7 +95,7 @@ struct kd_core {
     struct member *members; /* in order of joining */
     size_t n_members;
     struct job *jobs; /* in order of submission */
-    size_t n_jobs;
+    size_t n_jobs, cap_jobs;
 };
 
 /* ---- core.c */

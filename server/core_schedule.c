@@ -266,6 +266,23 @@ static size_t lower_workers(const kd_core *c, const struct job *j)
     return n;
 }
 
+/* Thousands may be queued, and each event looks at all of them: what was told is not put into words
+ * again. */
+static void tell_queued(const kd_core *c, struct job *j, size_t fit, size_t idle, kd_actions *out)
+{
+    struct queued now = {j->min_workers, fit, fit < j->min_workers ? c->n_members : idle, true};
+    char text[KD_CORE_TEXT];
+    if (memcmp(&now, &j->queued, sizeof now) == 0)
+        return;
+    if (fit < j->min_workers)
+        snprintf(text, sizeof text, "needs %u worker(s), %zu of %zu connected can serve it",
+                 j->min_workers, fit, c->n_members);
+    else
+        snprintf(text, sizeof text, "needs %u worker(s), %zu idle", j->min_workers, idle);
+    kd_core_set_state(j, KD_RUN_QUEUED, text, out);
+    j->queued = now;
+}
+
 /* What one job takes of the idle workers. Returns false when later ones must not have the rest. */
 static bool schedule_job(kd_core *c, struct job *j, kd_actions *out)
 {
@@ -287,15 +304,9 @@ static bool schedule_job(kd_core *c, struct job *j, kd_actions *out)
         idle += m->state == IDLE;
     }
     if (j->state == KD_RUN_QUEUED && needs_workers && idle < j->min_workers) {
-        char text[KD_CORE_TEXT];
-        if (fit < j->min_workers)
-            snprintf(text, sizeof text, "needs %u worker(s), %zu of %zu connected can serve it",
-                     j->min_workers, fit, c->n_members);
-        else
-            snprintf(text, sizeof text, "needs %u worker(s), %zu idle", j->min_workers, idle);
         if (idle + lower_workers(c, j) >= j->min_workers)
             preempt(c, j, j->min_workers - idle, out);
-        kd_core_set_state(j, KD_RUN_QUEUED, text, out);
+        tell_queued(c, j, fit, idle, out);
         return fit < j->min_workers;
     }
     size_t most = kd_core_most_members(j);

@@ -107,12 +107,15 @@ kd_worker_record *kd_daemon_worker(kd_daemon *d, kd_member_id id)
     return w;
 }
 
-kd_job_record *kd_job_record_new(kd_daemon *d, kd_job_row *row, kd_diag *diag)
+kd_job_record *kd_job_record_new(kd_job_row *row, const kd_job *spec, kd_diag *diag)
 {
-    (void)d;
     kd_job_record *j = kd_xalloc(sizeof *j);
-    int rc =
-        kd_job_load(row->resolved, strlen(row->resolved), "resolved job", NULL, 0, &j->spec, diag);
+    int rc = 0;
+    if (spec)
+        j->spec = *spec;
+    else
+        rc = kd_job_load(row->resolved, strlen(row->resolved), "resolved job", NULL, 0, &j->spec,
+                         diag);
     if (rc != 0) {
         free(j);
         return NULL;
@@ -519,7 +522,7 @@ static int restore_job(void *arg, const kd_job_row *row, const kd_stage_row *sta
     mine.text = copy_text(row->text);
     mine.label = copy_text(row->label);
     mine.values = copy_text(row->values);
-    kd_job_record *j = kd_job_record_new(d, &mine, &diag);
+    kd_job_record *j = kd_job_record_new(&mine, NULL, &diag);
     if (!j || j->n_stages != n_stages) {
         kd_err("a stored job cannot be read and is left alone: job=%012llx %s",
                (unsigned long long)row->id, diag.msg);

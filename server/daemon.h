@@ -147,7 +147,9 @@ struct kd_daemon {
     kd_job_record *jobs;
     kd_worker_record *workers;
     kd_watcher *watchers;
-    struct kd_waiting_submit *submits, **submits_end; /* in order of coming */
+    struct kd_submission *submits, **submits_end; /* in order of coming */
+    size_t submits_waiting;                       /* of that list */
+    atomic_int submits_coming, submits_open;      /* being read; not answered yet */
     uint64_t next_member;
     int64_t started_wall_ms;
     kd_time_ms started;
@@ -185,8 +187,9 @@ kd_worker_record *kd_daemon_worker(kd_daemon *d, kd_member_id id);
 /* Stops the process after an error it cannot go on from (the database is gone). */
 void kd_daemon_fatal(kd_daemon *d, const kd_diag *diag);
 
-/* Makes a record from a stored or new job; takes row's strings. NULL with diag on failure. */
-kd_job_record *kd_job_record_new(kd_daemon *d, kd_job_row *row, kd_diag *diag);
+/* Makes a record from a stored or new job; takes row's strings. spec: what its resolved text loads
+ * to, NULL = not loaded yet. NULL with diag on failure. */
+kd_job_record *kd_job_record_new(kd_job_row *row, const kd_job *spec, kd_diag *diag);
 void kd_job_record_free(kd_job_record *j);
 /* How many workers it wants: as its file says, or as it was scaled since. */
 uint32_t kd_job_min_workers(const kd_job_record *j);
@@ -318,14 +321,16 @@ int kd_blob_add_piece(kd_daemon *d, const Distill__V1__BlobChunk *m, const uint8
  * does not ask for uploads. */
 int kd_blobs_bind(kd_daemon *d, Distill__V1__NamedBlob *const *uploaded, size_t n, kd_job *job,
                   bool dry, kd_diag *diag) KD_MUST_CHECK;
+/* Whether the job starts from any file. */
+bool kd_blobs_needed(const kd_job *job);
 /* Unlinks those of the job's blobs that no stored job names. */
 void kd_blobs_drop_unused(kd_daemon *d, const kd_job *job);
 /* At start: second names of artefacts that no job came to name. */
 void kd_blobs_drop_strays(kd_daemon *d);
 
-/* submit.c: the call Submit. It waits until kd_submit_run, which stores what has come together in
- * one transaction and answers; takes r. */
-void kd_submit_add(kd_daemon *d, kd_rpc_call *call, Distill__V1__SubmitRequest *r);
+/* submit.c: the call Submit, on any thread; takes r. It waits for kd_submit_run on the loop, which
+ * stores what has come together in one transaction and answers. */
+void kd_submit(kd_daemon *d, kd_rpc_call *call, Distill__V1__SubmitRequest *r);
 void kd_submit_run(kd_daemon *d);
 
 /* wishes.c: what users want of jobs and workers. Stored when these return; `who` asks. Of a sweep

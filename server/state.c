@@ -572,22 +572,13 @@ int kd_state_take_stage(kd_state *s, kd_job_id id, uint32_t stage, const kd_stag
     return rc;
 }
 
-int kd_state_add_event(kd_state *s, kd_job_id id, kd_event_row *row, kd_diag *diag)
+int kd_state_add_event(kd_state *s, kd_job_id id, const kd_event_row *row, kd_diag *diag)
 {
-    sqlite3_stmt *st = NULL;
-    row->time_ms = kd_clock_wall_ms();
-    int rc = kd_sql_query(&s->sql, &st, diag,
-                          "INSERT INTO events SELECT ?1, coalesce(max(seq), 0) + 1, ?2, ?3, ?4, ?5,"
-                          " ?6, ?7 FROM events WHERE job = ?1 RETURNING seq",
-                          "iisssis", (int64_t)id, row->time_ms, row->kind, row->text, row->worker,
-                          (int64_t)row->state, row->data ? row->data : "");
-    /* To its end, so that it is committed; where that had to be tried again the row comes again. */
-    while (rc == 0 && (rc = kd_sql_step(&s->sql, st, diag)) == 1) {
-        row->seq = (uint64_t)sqlite3_column_int64(st, 0);
-        rc = 0;
-    }
-    kd_sql_end(st);
-    return rc;
+    return kd_sql_run(&s->sql, NULL, diag,
+                      "INSERT INTO events SELECT ?1, coalesce(max(seq), 0) + 1, ?2, ?3, ?4, ?5,"
+                      " ?6, ?7 FROM events WHERE job = ?1",
+                      "iisssis", (int64_t)id, kd_clock_wall_ms(), row->kind, row->text, row->worker,
+                      (int64_t)row->state, row->data ? row->data : "");
 }
 
 int kd_state_each_event(kd_state *s, kd_job_id id, uint64_t from, int max, kd_state_event_fn fn,

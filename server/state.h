@@ -142,8 +142,9 @@ int kd_state_add_epoch(kd_state *s, kd_job_id id, const kd_epoch_row *row,
 int kd_state_take_stage(kd_state *s, kd_job_id id, uint32_t stage, const kd_stage_row *row,
                         const kd_epoch_row *epochs, size_t n_epochs, const kd_file_row *files,
                         size_t n_files, kd_diag *diag) KD_MUST_CHECK;
-/* Stores an event and returns its number in *out_seq. */
-int kd_state_add_event(kd_state *s, kd_job_id id, kd_event_row *row, kd_diag *diag) KD_MUST_CHECK;
+/* Stores an event with the time of now and the job's next number. */
+int kd_state_add_event(kd_state *s, kd_job_id id, const kd_event_row *row,
+                       kd_diag *diag) KD_MUST_CHECK;
 /* Calls fn for the events seq >= from, at most max; stops when it returns non-zero. */
 typedef int (*kd_state_event_fn)(void *arg, const kd_event_row *row);
 int kd_state_each_event(kd_state *s, kd_job_id id, uint64_t from, int max, kd_state_event_fn fn,

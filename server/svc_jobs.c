@@ -120,12 +120,6 @@ static void summarise(kd_daemon *d, kd_job_record *j, struct summary *s)
     }
 }
 
-static void do_submit(kd_daemon *d, struct job_call *c)
-{
-    kd_submit_add(d, c->call, (Distill__V1__SubmitRequest *)c->m);
-    c->m = NULL;
-}
-
 static void do_upload(kd_daemon *d, struct job_call *c)
 {
     Distill__V1__UploadReply reply = DISTILL__V1__UPLOAD_REPLY__INIT;
@@ -678,7 +672,6 @@ static void do_remove(kd_daemon *d, struct job_call *c)
         else                                                                                       \
             post(arg, call, m, NULL, 0, function);                                                 \
     }
-HANDLER(on_submit, distill__v1__submit_request__descriptor, do_submit)
 HANDLER(on_list, distill__v1__list_request__descriptor, do_list)
 HANDLER(on_get, distill__v1__job_request__descriptor, do_get)
 HANDLER(on_watch, distill__v1__watch_request__descriptor, do_watch)
@@ -692,6 +685,16 @@ HANDLER(on_workers, distill__v1__workers_request__descriptor, do_workers)
 HANDLER(on_fetch, distill__v1__fetch_request__descriptor, do_fetch)
 HANDLER(on_digests, distill__v1__job_request__descriptor, do_digests)
 HANDLER(on_info, distill__v1__info_request__descriptor, do_info)
+
+static void on_submit(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)
+{
+    ProtobufCMessage *m = NULL;
+    kd_diag diag = {0};
+    if (kd_wire_unpack(&distill__v1__submit_request__descriptor, bytes, len, &m, &diag) != 0)
+        kd_rpc_finish_diag(call, &diag);
+    else
+        kd_submit(arg, call, (Distill__V1__SubmitRequest *)m);
+}
 
 static void on_upload(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)
 {

@@ -196,6 +196,8 @@ void kd_file_drop_temporaries(const char *path)
 
 int kd_file_mkdirs(const char *path, kd_diag *diag)
 {
+    if (mkdir(path, 0700) == 0)
+        return 0; /* what it stands in is there, as it mostly is */
     char *copy = strdup(path);
     if (!copy)
         return kd_fail(diag, -KD_ENOMEM, "no memory for the path %s", path);

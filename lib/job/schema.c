@@ -1,5 +1,6 @@
 #include "schema.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -290,38 +291,94 @@ const kd_key kd_schema[] = {
 const int kd_schema_count = (int)KD_COUNT(kd_schema);
 _Static_assert(KD_COUNT(kd_schema) <= KD_KEYS_MAX, "arrays of one entry a row have this size");
 
+static bool is_key(int row, const char *key, size_t len)
+{
+    return strncmp(kd_schema[row].key, key, len) == 0 && kd_schema[row].key[len] == '\0';
+}
+
 int kd_schema_find(const char *key, size_t len)
 {
     for (int i = 0; i < kd_schema_count; i++)
-        if (strlen(kd_schema[i].key) == len && memcmp(kd_schema[i].key, key, len) == 0)
+        if (is_key(i, key, len))
             return i;
     return -1;
+}
+
+static int find_parent(int row)
+{
+    const char *key = kd_schema[row].key, *dot = strrchr(key, '.');
+    return dot ? kd_schema_find(key, (size_t)(dot - key)) : -1;
+}
+
+static int find_sibling(int row)
+{
+    const kd_key *k = &kd_schema[row];
+    size_t prefix = (size_t)(strrchr(k->key, '.') + 1 - k->key), len = strcspn(k->only, "=");
+    for (int i = 0; i < kd_schema_count; i++) {
+        const char *key = kd_schema[i].key;
+        if (strncmp(key, k->key, prefix) == 0 && strncmp(key + prefix, k->only, len) == 0 &&
+            key[prefix + len] == '\0')
+            return i;
+    }
+    KD_BUG_ON(true && "a key without the sibling that it applies with");
+}
+
+/* Rows are asked for their relatives again and again. Racing writers store the same. */
+static int remembered(atomic_int *known, int row, int (*find)(int row))
+{
+    int found = atomic_load_explicit(&known[row], memory_order_relaxed);
+    if (found)
+        return found - 2;
+    found = find(row);
+    atomic_store_explicit(&known[row], found + 2, memory_order_relaxed);
+    return found;
 }
 
 int kd_schema_parent(int row)
 {
-    const char *dot = strrchr(kd_schema[row].key, '.');
-    return dot ? kd_schema_find(kd_schema[row].key, (size_t)(dot - kd_schema[row].key)) : -1;
+    static atomic_int known[KD_KEYS_MAX];
+    return remembered(known, row, find_parent);
 }
 
-bool kd_schema_choice_text(const char *choices, int n, char *out, size_t size)
+int kd_schema_sibling(const kd_key *k)
+{
+    static atomic_int known[KD_KEYS_MAX];
+    return remembered(known, (int)(k - kd_schema), find_sibling);
+}
+
+/* The n-th of the words between bars; NULL: there are no so many. */
+static const char *choice_at(const char *choices, int n, size_t *out_len)
 {
     for (; n > 0 && choices; n--)
         if ((choices = strchr(choices, '|')))
             choices++;
-    if (!choices)
-        return false;
-    snprintf(out, size, "%.*s", (int)strcspn(choices, "|"), choices);
-    return true;
+    *out_len = choices ? strcspn(choices, "|") : 0;
+    return choices;
+}
+
+static int choice_of(const char *choices, const char *word, size_t len)
+{
+    for (int i = 0; choices; i++) {
+        size_t n = strcspn(choices, "|");
+        if (n == len && memcmp(choices, word, n) == 0)
+            return i;
+        choices = choices[n] ? choices + n + 1 : NULL;
+    }
+    return -1;
+}
+
+bool kd_schema_choice_text(const char *choices, int n, char *out, size_t size)
+{
+    size_t len;
+    const char *word = choice_at(choices, n, &len);
+    if (word)
+        snprintf(out, size, "%.*s", (int)len, word);
+    return word != NULL;
 }
 
 int kd_schema_choice(const char *choices, const char *word)
 {
-    char one[KD_JOB_WORD];
-    for (int i = 0; kd_schema_choice_text(choices, i, one, sizeof one); i++)
-        if (strcmp(one, word) == 0)
-            return i;
-    return -1;
+    return choice_of(choices, word, strlen(word));
 }
 
 bool kd_schema_each(const kd_key *k)
@@ -341,31 +398,20 @@ char *kd_schema_field(kd_job *job, const kd_key *k, int inst)
     return (char *)job + (kd_schema_const_field(job, k, inst) - (const char *)job);
 }
 
-int kd_schema_sibling(const kd_key *k)
-{
-    const char *equals = strchr(k->only, '='), *dot = strrchr(k->key, '.');
-    char key[128];
-    int n = snprintf(key, sizeof key, "%.*s.%.*s", (int)(dot - k->key), k->key,
-                     (int)(equals - k->only), k->only);
-    int row = kd_schema_find(key, (size_t)n);
-    KD_BUG_ON(row < 0);
-    return row;
-}
-
 bool kd_schema_applies(const kd_key *k, const kd_job *job, int inst)
 {
     if (!k->only)
         return true;
-    const char *equals = strchr(k->only, '=');
+    const char *only = strchr(k->only, '=') + 1;
     const kd_key *sibling = &kd_schema[kd_schema_sibling(k)];
-    char word[KD_JOB_WORD];
-    const char *field = kd_schema_const_field(job, sibling, inst);
+    const char *word = kd_schema_const_field(job, sibling, inst);
+    size_t len;
     int chosen;
     if (sibling->type == KD_KEY_WORD)
-        return kd_schema_choice(equals + 1, field) >= 0;
-    memcpy(&chosen, field, sizeof chosen);
-    return kd_schema_choice_text(sibling->choices, chosen, word, sizeof word) &&
-           kd_schema_choice(equals + 1, word) >= 0;
+        return kd_schema_choice(only, word) >= 0;
+    memcpy(&chosen, word, sizeof chosen);
+    word = choice_at(sibling->choices, chosen, &len);
+    return word && choice_of(only, word, len) >= 0;
 }
 
 size_t kd_schema_size(const kd_key *k)

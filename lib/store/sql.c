@@ -155,19 +155,38 @@ void kd_sql_end(sqlite3_stmt *st)
     sqlite3_finalize(st); /* repeats the last step's error, which was reported then */
 }
 
+/* Where the statement of this text is kept or may be; NULL: there is no place left. */
+static sqlite3_stmt **kept_place(kd_sql *s, const char *sql)
+{
+    for (int i = 0; i < KD_SQL_KEPT; i++)
+        if (!s->kept[i] || strcmp(sqlite3_sql(s->kept[i]), sql) == 0)
+            return &s->kept[i];
+    return NULL;
+}
+
 int kd_sql_run(kd_sql *s, int *out_changes, kd_diag *diag, const char *sql, const char *format, ...)
 {
-    sqlite3_stmt *st = NULL;
+    sqlite3_stmt **place = kept_place(s, sql), *st = place ? *place : NULL;
+    int rc;
     va_list ap;
     va_start(ap, format);
-    int rc = prepare(s, &st, diag, sql, format, ap);
+    if (!st)
+        rc = prepare(s, &st, diag, sql, format, ap);
+    else if ((rc = bind(st, format, ap)) != SQLITE_OK)
+        rc = sql_fail(s, sql, rc, diag);
     va_end(ap);
     bool alone = sqlite3_get_autocommit(s->db);
     if (rc == 0 && alone && KD_FAILPOINT_FAILS("sql.run"))
         rc = kd_fail(diag, -KD_EIO, "database: %s in: %.*s", strerror(errno), SHOWN_SQL, sql);
     while (rc == 0 && (rc = kd_sql_step(s, st, diag)) == 1)
         rc = 0; /* rows of a pragma or RETURNING are of no interest here */
-    kd_sql_end(st);
+    if (place && st) {
+        *place = st;
+        sqlite3_reset(st); /* repeats the last step's error, which was reported then */
+        sqlite3_clear_bindings(st);
+    } else {
+        kd_sql_end(st);
+    }
     if (alone)
         KD_FAILPOINT("sql.ran");
     if (rc == 0 && out_changes)
@@ -268,6 +287,10 @@ int kd_sql_open(const char *path, const char *const *migrations, int n_migration
 
 void kd_sql_close(kd_sql *s)
 {
+    for (int i = 0; i < KD_SQL_KEPT; i++) {
+        sqlite3_finalize(s->kept[i]);
+        s->kept[i] = NULL;
+    }
     /* A statement still open would keep the file open with it: a leak of ours. */
     int rc = sqlite3_close(s->db);
     KD_BUG_ON(rc != SQLITE_OK);

@@ -8,8 +8,11 @@
 
 #include <sqlite3.h>
 
+#define KD_SQL_KEPT 32
+
 typedef struct kd_sql {
     sqlite3 *db;
+    sqlite3_stmt *kept[KD_SQL_KEPT]; /* statements of kd_sql_run, prepared once; by their text */
     /* May be NULL. Asked before a transaction (full false), and after a statement that commits by
      * itself found the disk full: true = it is tried again. */
     bool (*make_room)(void *arg, bool full);

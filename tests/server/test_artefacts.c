@@ -39,7 +39,7 @@ static int setup(void **state)
     f->d.state.lock_fd = -1;
     kd_assert_ok(kd_state_open(f->dir, &f->d.state, &f->diag), &f->diag);
     kd_job_row row = {.id = JOB, .resolved = kd_xstrdup(g_job)};
-    f->d.jobs = kd_job_record_new(&f->d, &row, &f->diag);
+    f->d.jobs = kd_job_record_new(&row, NULL, &f->diag);
     assert_non_null(f->d.jobs);
     assert_int_equal(f->d.jobs->stages[EVALUATE].kind, KD_STAGE_EVALUATE);
     snprintf(path, sizeof path, "%s/jobs/%012llx", f->dir, (unsigned long long)JOB);
