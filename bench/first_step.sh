@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From submit to the first step, on workers that have just worked with the same teacher: a job over other
-# pictures' order follows one that is done. Prints one JSON object: first_step_s, the median of the runs.
+# From submit to the first step and its evaluation on 5 pictures, on workers that have just worked for a job with the
+# same teacher and data. Prints one JSON object: first_step_s, the median of the runs.
 #
 #   bench/first_step.sh [--build DIR] [--runs N] [--workers N] [--size N]
 set -euo pipefail
@@ -24,7 +24,7 @@ name: first-step
 data: {labelled: {path: flowers, train: train.txt, val: val.txt, classes: classes.txt, size: $size}}
 teacher: {model: mobilenet_v2, fine_tune: {epochs: 0}}
 student: {model: shallow_cnn}
-distill: {epochs: 1, batch: 64, slots: 8, views: 1, optimizer: {name: adam, lr: 1e-3}}
+distill: {epochs: 1, batch: 64, slots: 8, views: 1, eval_every: 1, optimizer: {name: adam, lr: 1e-3}}
 cluster: {min_workers: $workers, max_workers: $workers}
 YAML
 "$build/distilld" --state-dir "$dir/state" --listen 127.0.0.1:0 --port-file "$dir/port" 2>"$dir/distilld.log" &
@@ -44,8 +44,8 @@ for run in range(runs + 1):
     first = None
     for line in watch.stdout:
         event = json.loads(line)
-        progress = event.get("progress") or {}
-        if first is None and progress.get("stage") == "distill" and progress.get("step", 0) >= 1:
+        data = event.get("data") or {}
+        if first is None and event.get("kind") == "epoch" and data["stage"] == "distill" and data["step"] >= 1:
             first = time.monotonic() - begun
     if watch.wait() != 0 or first is None:
         sys.exit("first_step: the job failed, or its first step was not seen")

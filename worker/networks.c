@@ -11,17 +11,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int new_vector(kd_net *net, uint64_t seed, kd_diag *diag)
+static int new_vector(kd_net *net, kd_diag *diag)
 {
-    net->vector = aligned_alloc(64, (net->graph->vector_len * sizeof(float) + 63) / 64 * 64);
+    size_t bytes = (net->graph->vector_len * sizeof(float) + 63) / 64 * 64;
+    net->vector = aligned_alloc(64, bytes);
     if (!net->vector)
         return kd_fail(diag, -KD_ENOMEM, "no memory for %zu parameters", net->graph->vector_len);
-    kd_graph_init(net->graph, seed, net->vector);
+    memset(net->vector, 0, bytes);
     return 0;
 }
 
-static int build(const kd_session *ss, const kd_model_spec *m, uint64_t seed, kd_net *net,
-                 kd_diag *diag)
+static int build(const kd_session *ss, const kd_model_spec *m, kd_net *net, kd_diag *diag)
 {
     net->size = m->size ? m->size : ss->size;
     net->preprocess = m->preprocess;
@@ -38,7 +38,7 @@ static int build(const kd_session *ss, const kd_model_spec *m, uint64_t seed, kd
                            .channels = 3,
                            .classes = ss->classes};
     int rc = kd_model_build(&cfg, &net->graph, diag);
-    return rc == 0 ? new_vector(net, seed, diag) : rc;
+    return rc == 0 ? new_vector(net, diag) : rc;
 }
 
 void kd_net_clear(kd_net *n)
@@ -116,6 +116,8 @@ static int load_weights(const kd_stage_config *cfg, kd_stage *s, const kd_model_
         rc = new_head ? other_classes(cfg->session, m->weights, diag)
                       : check_classes(cfg->session, &info, m->weights, diag);
     }
+    if (rc == 0 && new_head)
+        kd_graph_init_head(s->net.graph, s->train->seed, s->net.vector);
     kd_model_file_info_clear(&info);
     return rc;
 }
@@ -161,9 +163,11 @@ int kd_net_new(const kd_stage_config *cfg, kd_stage *s, const char **out_problem
     *out_problem = "BAD_MODEL";
     if (strcmp(m->model, "onnx") == 0)
         return read_onnx(cfg, s, m, out_problem, diag);
-    int rc = build(cfg->session, m, s->train->seed, &s->net, diag);
+    int rc = build(cfg->session, m, &s->net, diag);
     if (rc == 0 && cfg->weights)
-        rc = load_weights(cfg, s, m, out_problem, diag);
+        return load_weights(cfg, s, m, out_problem, diag);
+    if (rc == 0)
+        kd_graph_init(s->net.graph, s->train->seed, s->net.vector);
     return rc;
 }
 

@@ -138,43 +138,52 @@ const kd_param *kd_graph_param(const kd_graph *g, const char *name)
     return NULL;
 }
 
+static void init_param(const kd_param *p, uint64_t seed, float *w)
+{
+    kd_rng r;
+    kd_rng_init(&r, seed, KD_RNG_INIT, XXH64(p->name, strlen(p->name), 0), 0);
+    double fan_in = (double)p->fan_in, fan_out = (double)p->fan_out, bound = 0, sd = 0;
+    switch (p->init) {
+    case KD_INIT_ZERO:
+    case KD_INIT_ONE:
+        for (size_t k = 0; k < p->count; k++)
+            w[k] = p->init == KD_INIT_ONE ? 1 : 0;
+        return;
+    case KD_INIT_HE_NORMAL:
+        sd = sqrt(2 / fan_in);
+        break;
+    case KD_INIT_HE_NORMAL_OUT:
+        sd = sqrt(2 / fan_out);
+        break;
+    case KD_INIT_NORMAL_001:
+        sd = 0.01;
+        break;
+    case KD_INIT_GLOROT_UNIFORM:
+        bound = sqrt(6 / (fan_in + fan_out));
+        break;
+    case KD_INIT_TORCH_UNIFORM:
+        bound = 1 / sqrt(fan_in);
+        break;
+    case KD_INIT_UNIFORM_OUT:
+        bound = 1 / sqrt(fan_out);
+        break;
+    }
+    for (size_t k = 0; k < p->count; k++)
+        w[k] =
+            sd > 0 ? (float)(sd * kd_rng_normal(&r)) : (float)(bound * (2 * kd_rng_double(&r) - 1));
+}
+
 void kd_graph_init(const kd_graph *g, uint64_t seed, float *vector)
 {
-    for (int i = 0; i < g->n_params; i++) {
-        const kd_param *p = &g->params[i];
-        float *w = vector + p->offset;
-        kd_rng r;
-        kd_rng_init(&r, seed, KD_RNG_INIT, XXH64(p->name, strlen(p->name), 0), 0);
-        double fan_in = (double)p->fan_in, fan_out = (double)p->fan_out, bound = 0, sd = 0;
-        switch (p->init) {
-        case KD_INIT_ZERO:
-        case KD_INIT_ONE:
-            for (size_t k = 0; k < p->count; k++)
-                w[k] = p->init == KD_INIT_ONE ? 1 : 0;
-            continue;
-        case KD_INIT_HE_NORMAL:
-            sd = sqrt(2 / fan_in);
-            break;
-        case KD_INIT_HE_NORMAL_OUT:
-            sd = sqrt(2 / fan_out);
-            break;
-        case KD_INIT_NORMAL_001:
-            sd = 0.01;
-            break;
-        case KD_INIT_GLOROT_UNIFORM:
-            bound = sqrt(6 / (fan_in + fan_out));
-            break;
-        case KD_INIT_TORCH_UNIFORM:
-            bound = 1 / sqrt(fan_in);
-            break;
-        case KD_INIT_UNIFORM_OUT:
-            bound = 1 / sqrt(fan_out);
-            break;
-        }
-        for (size_t k = 0; k < p->count; k++)
-            w[k] = sd > 0 ? (float)(sd * kd_rng_normal(&r))
-                          : (float)(bound * (2 * kd_rng_double(&r) - 1));
-    }
+    for (int i = 0; i < g->n_params; i++)
+        init_param(&g->params[i], seed, vector + g->params[i].offset);
+}
+
+void kd_graph_init_head(const kd_graph *g, uint64_t seed, float *vector)
+{
+    for (int i = 0; i < g->n_params; i++)
+        if (g->params[i].head)
+            init_param(&g->params[i], seed, vector + g->params[i].offset);
 }
 
 uint64_t kd_graph_macs(const kd_graph *g)

@@ -186,6 +186,8 @@ const kd_param *kd_graph_param(const kd_graph *g, const char *name); /* NULL if 
  * grouped weights [out,in/groups,k,k] have fan_in in/groups*k*k and fan_out out*k*k. vector
  * [vector_len] is overwritten. */
 void kd_graph_init(const kd_graph *g, uint64_t seed, float *vector);
+/* The same for the parameters of the head alone. */
+void kd_graph_init_head(const kd_graph *g, uint64_t seed, float *vector);
 /* Multiply-adds of one forward image: those of convolutions and dense layers, as everybody counts
  * them; the others have none that would show. */
 uint64_t kd_graph_macs(const kd_graph *g);

@@ -135,10 +135,9 @@ static int fill(const kd_st_file *f, const void *bytes, size_t len, const char *
     if (rc)
         return rc;
     snprintf(out->model, sizeof out->model, "%.*s", (int)sizeof out->model - 1, model ? model : "");
-    out->vector = malloc((out->graph->vector_len ? out->graph->vector_len : 1) * sizeof(float));
+    out->vector = calloc(out->graph->vector_len ? out->graph->vector_len : 1, sizeof(float));
     if (!out->vector)
         return kd_fail(diag, -KD_ENOMEM, "no memory for reading %s", name);
-    kd_graph_init(out->graph, 0, out->vector);
     bool new_head;
     rc = kd_model_load(out->graph, bytes, len, name, out->vector, &new_head, diag);
     if (!rc && new_head)
