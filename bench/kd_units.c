@@ -4,6 +4,7 @@
 #include "engine/plan.h"
 #include "kd/clock.h"
 #include "kd/file.h"
+#include "kd/memory.h"
 #include "pool.h"
 #include "stage.h"
 #include "tree.h"
@@ -94,6 +95,7 @@ static void run_step(struct bench *b)
 
 int main(int argc, char **argv)
 {
+    kd_memory_for_chunks();
     kd_engine_mend_blas(argv);
     kd_diag diag = {0};
     char *text, *teacher;

@@ -5,6 +5,7 @@
 #include "exchange.h"
 
 #include "kd/file.h"
+#include "kd/memory.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -126,6 +127,7 @@ static int serve(struct bench *b, kd_rpc *rpc, kd_diag *diag)
 
 int main(int argc, char **argv)
 {
+    kd_memory_for_chunks();
     if (argc != 5) {
         fputs("Usage: sum-server FLOATS WORKERS STEPS JOURNAL-PREFIX\n", stderr);
         return 2;
@@ -139,7 +141,7 @@ int main(int argc, char **argv)
     while (slots < workers)
         slots *= 2;
     b.steps = strtoull(argv[3], NULL, 10);
-    uint32_t chunk = (uint32_t)KD_MIN(KD_MAX((floats + 15) / 16, (uint64_t)KD_MIN_CHUNK_FLOATS),
+    uint32_t chunk = (uint32_t)KD_MIN(KD_MAX((floats + 15) / 16, (uint64_t)1 << 15),
                                       (uint64_t)KD_MAX_CHUNK_FLOATS);
     kd_exchange_config cfg = {.slots = slots,
                               .chunk_floats = chunk,

@@ -4,6 +4,7 @@
 #include "wire/limits.h"
 
 #include "kd/hash.h"
+#include "kd/memory.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -120,6 +121,7 @@ static bool step(struct bench *b, uint64_t t)
 
 int main(int argc, char **argv)
 {
+    kd_memory_for_chunks();
     if (argc != 6) {
         fputs("Usage: sum-worker HOST:PORT FLOATS WORKERS INDEX STEPS\n", stderr);
         return 2;
@@ -134,7 +136,7 @@ int main(int argc, char **argv)
     while (slots < b.workers)
         slots *= 2;
     b.node = slots + b.index;
-    b.chunk_floats = (uint32_t)KD_MIN(KD_MAX((b.floats + 15) / 16, (size_t)KD_MIN_CHUNK_FLOATS),
+    b.chunk_floats = (uint32_t)KD_MIN(KD_MAX((b.floats + 15) / 16, (size_t)1 << 15),
                                       (size_t)KD_MAX_CHUNK_FLOATS);
     b.chunks = (uint32_t)((b.floats + b.chunk_floats - 1) / b.chunk_floats);
     b.gradient = kd_xalloc(b.floats * sizeof *b.gradient);

@@ -2,6 +2,7 @@
 #include "daemon.h"
 #include "kd/failpoint.h"
 #include "kd/log.h"
+#include "kd/memory.h"
 
 #include <signal.h>
 #include <sys/resource.h>
@@ -18,6 +19,7 @@ static void raise_descriptors(void)
 
 int main(int argc, char **argv)
 {
+    kd_memory_for_chunks();
     KD_FAILPOINTS_START();
     kd_log_set_name("distilld");
     kd_daemon_config cfg;

@@ -3,10 +3,12 @@
 #include "engine/plan.h"
 #include "kd/failpoint.h"
 #include "kd/log.h"
+#include "kd/memory.h"
 
 int main(int argc, char **argv)
 {
     kd_engine_mend_blas(argv);
+    kd_memory_for_chunks();
     KD_FAILPOINTS_START();
     kd_log_set_name("distill-worker");
     kd_worker_config cfg;
