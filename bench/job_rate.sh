@@ -67,7 +67,7 @@ for pid in "${pids[@]}"; do sed -n 's/^VmHWM:[^0-9]*\([0-9]*\) kB/\1/p' "/proc/$
 kill "${pids[@]}"
 wait "${pids[@]}" 2>/dev/null || true
 [[ -z $units ]] || {
-    "$build/distill" fetch "$(<"$dir/job1")" teacher.safetensors -d "$dir/out" --server "127.0.0.1:$(<"$dir/port1")" >/dev/null 2>&1
+    "$build/distill" fetch "$(<"$dir/job1")" teacher.safetensors -O "$dir/out" --server "127.0.0.1:$(<"$dir/port1")" >/dev/null 2>&1
     units=$("$build/kd-units" "$dir/job.yaml" "$dir" "$dir/out/teacher.safetensors" "$workers")
 }
 python3 - "$train" "$epochs" "$units" "$dir/memory" "$dir"/events* <<'PY'

@@ -23,7 +23,8 @@ die() {
     exit 2
 }
 
-# name | at least (at most, with a <) | unit | ours | peer. PEER stands for the peer's Python.
+# name | at least (at most, with a <) | unit | ours | peer. PEER stands for the peer's Python. Without a peer it is
+# the figure itself that is compared.
 rows=(
     "student-step|1|images/s|$build/kd-bench student-step|PEER student-step"
     "cheap-step|2|images/s|$build/kd-bench cheap-step|PEER cheap-step"
@@ -36,6 +37,9 @@ rows=(
     "whole-step-int8|5|images/s|job images_s --views fresh --precision int8|PEER whole-step"
     "stored-logits-step|4|images/s|job images_s --views 1 --epochs 4|PEER stored-logits-step"
     "one-job|0.97|images/s|job images_s --views 1 --epochs 4|job images_s --views 1 --epochs 4 --clusters 2 --workers 1"
+    "exchange|0.96|images/s|job images_s --views 1 --epochs 4|job units_s --views 1 --epochs 4 --units"
+    "submits|2000|jobs/s|of jobs_s bench/submits.sh|"
+    "first-step|<1.5|s|of first_step_s bench/first_step.sh --runs 3|"
     "worker-memory|<0.33|MB|job worker_mb --views fresh|PEER whole-step memory"
 )
 names=()
@@ -55,7 +59,7 @@ while (($#)); do
         python=build/torch/bin/python
         ;;
     --list)
-        printf '%s\n' "${names[@]}" full-bank-step
+        printf '%s\n' "${names[@]}" full-bank-step sum-path
         exit 0
         ;;
     -h | --help)
@@ -64,7 +68,7 @@ while (($#)); do
         ;;
     -*) die "unknown flag $1; --help shows them" ;;
     *)
-        [[ " ${names[*]} full-bank-step " == *" $1 "* ]] || die "there is no row $1; --list shows them"
+        [[ " ${names[*]} full-bank-step sum-path " == *" $1 "* ]] || die "there is no row $1; --list shows them"
         wanted+=("$1")
         ;;
     esac
@@ -73,13 +77,16 @@ done
 [[ $runs =~ ^[1-9][0-9]?$ ]] || die "--runs wants a number from 1 to 99"
 "$python" -c 'import torch' 2>/dev/null || die "$python has no PyTorch: apt install python3-torch, or --newest"
 cmake --preset release >/dev/null
-cmake --build --preset release --target distilld distill-worker distill kd-bench >/dev/null
+cmake --build --preset release --target distilld distill-worker distill kd-bench kd-units submit-rate sum-server \
+    sum-worker raw-tcp >/dev/null
 export OMP_NUM_THREADS=1
 
-# job FIELD FLAGS...: of a real job.
-job() {
-    bench/job_rate.sh --build "$build" "${@:2}" | python3 -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1"
+# of FIELD SCRIPT FLAGS...: what a script of this folder printed.
+of() {
+    "$2" --build "$build" "${@:3}" | python3 -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1"
 }
+# job FIELD FLAGS...: of a real job.
+job() { of "$1" bench/job_rate.sh "${@:2}"; }
 PEER() { "$python" bench/peer.py "$@" 2>/dev/null; }
 is_wanted() { ((${#wanted[@]} == 0)) || [[ " ${wanted[*]} " == *" $1 "* ]]; }
 
@@ -90,25 +97,27 @@ for row in "${rows[@]}"; do
     is_wanted "$name" || continue
     a='' b=''
     for ((i = 1; i <= runs; i++)); do
-        a+=" $($ours)" b+=" $($peer)"
+        a+=" $($ours)"
+        [[ -z $peer ]] || b+=" $($peer)"
         printf '%s: run %d of %d done\n' "$name" "$i" "$runs" >&2
     done
     python3 - "$name" "$target" "$unit" "$a" "$b" <<'PY' | tee -a "$table"
 import json, statistics, sys
 name, target, unit = sys.argv[1:4]
-ours, peer = (statistics.median(map(float, s.split())) for s in sys.argv[4:6])
+ours, peer = (statistics.median(map(float, s.split())) if s.split() else None for s in sys.argv[4:6])
 most, target = target.startswith("<"), float(target.lstrip("<"))
-ratio = ours / peer
-print(json.dumps({"bench": name, "ours": round(ours, 2), "peer": round(peer, 2), "unit": unit,
-                  "ratio": round(ratio, 3), "target": target, "met": ratio <= target if most else ratio >= target}),
-      flush=True)
+value = ours / peer if peer else ours
+print(json.dumps({"bench": name, "ours": round(ours, 2), "peer": peer and round(peer, 2), "unit": unit,
+                  "ratio": round(value, 3) if peer else None, "target": target,
+                  "met": value <= target if most else value >= target}), flush=True)
 PY
 done
+! is_wanted sum-path || bench/sum_path.sh --runs "$runs" --build "$build" | tee -a "$table"
 ! is_wanted full-bank-step || bench/full_bank.sh --runs "$runs" --build "$build" | tee -a "$table"
 [[ -z $markdown ]] || python3 - "$table" >"$markdown" <<'PY'
 import json, sys
 print("| bench | ours | peer | unit | ratio | target | met |\n|---|---|---|---|---|---|---|")
 for r in map(json.loads, open(sys.argv[1])):
-    print("|", " | ".join([f"`{r['bench']}`", f"{r['ours']:g}", f"{r['peer']:g}", r["unit"], f"{r['ratio']:g}",
-                           f"{r['target']:g}", "yes" if r["met"] else "no"]), "|")
+    print("|", " | ".join([f"`{r['bench']}`", f"{r['ours']:g}", "" if r["peer"] is None else f"{r['peer']:g}",
+                           r["unit"], "" if r["ratio"] is None else f"{r['ratio']:g}", f"{r['target']:g}", "yes" if r["met"] else "no"]), "|")
 PY
