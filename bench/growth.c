@@ -77,7 +77,11 @@ static int make_list(const char *dir, size_t n)
         return 1;
     snprintf(path, sizeof path, "%s/val.txt", dir);
     FILE *val = fopen(path, "w");
-    return !val || fprintf(val, "p%02d.png\t0\n", FILES - 1) < 0 || fclose(val) != 0;
+    if (!val || fprintf(val, "p%02d.png\t0\n", FILES - 1) < 0 || fclose(val) != 0)
+        return 1;
+    snprintf(path, sizeof path, "%s/classes.txt", dir);
+    FILE *classes = fopen(path, "w");
+    return !classes || fputs("a\nb\nc\nd\ne\n", classes) < 0 || fclose(classes) != 0;
 }
 
 static int grow_images(size_t n, const char *dir)
