@@ -20,8 +20,17 @@ static enum kd_color state_color(const char *state)
     return KD_CYAN;
 }
 
-static int print(kd_cli *cli, const Distill__V1__WorkersReply *reply)
+static const kd_opt g_opts[] = {
+    {"quiet", 'q', NULL, "print names only"},
+};
+
+static int print(kd_cli *cli, const Distill__V1__WorkersReply *reply, bool quiet)
 {
+    if (quiet) {
+        for (size_t i = 0; i < reply->n_workers; i++)
+            kd_out_clean(cli, "%s", reply->workers[i]->name);
+        return kd_out_flush(cli);
+    }
     if (cli->json) {
         json_t *all = json_array();
         for (size_t i = 0; i < reply->n_workers; i++)
@@ -63,7 +72,6 @@ static int print(kd_cli *cli, const Distill__V1__WorkersReply *reply)
 
 static int run(kd_cli *cli, const kd_args *args)
 {
-    (void)args;
     kd_conn conn;
     int rc = kd_conn_start(cli, NULL, &conn);
     if (rc != KD_EXIT_OK)
@@ -73,7 +81,7 @@ static int run(kd_cli *cli, const kd_args *args)
     rc = kd_conn_ask(&conn, "Workers", &request, NULL, &distill__v1__workers_reply__descriptor,
                      &reply);
     if (rc == KD_EXIT_OK)
-        rc = print(cli, (const Distill__V1__WorkersReply *)reply);
+        rc = print(cli, (const Distill__V1__WorkersReply *)reply, kd_args_has(args, "quiet"));
     kd_wire_free(reply);
     kd_conn_close(&conn);
     return rc;
@@ -83,6 +91,8 @@ const kd_verb kd_verb_workers = {
     .name = "workers",
     .operands = "",
     .summary = "list the workers and what they do",
+    .opts = g_opts,
+    .n_opts = KD_COUNT(g_opts),
     .help =
         "Workers whose NUMERICS differ may not train one job together: their bits would differ.\n"
         "SLOW counts units of a worker that were given to others as well, since it took too long.\n"

@@ -7,13 +7,14 @@ usage() {
     cat <<'USAGE'
 Usage: [KD_BUILD=DIR] tests/peers.sh [PART...]
 
-Needs python3-venv and PyPI once: numpy, onnx, onnxruntime, opencv-python-headless and safetensors are installed into
-build/peers, never into the system. Builds what it needs in KD_BUILD (default build/dev, configured
+Needs python3-venv and PyPI once: numpy, onnx, onnxruntime, opencv-python-headless, safetensors, jsonschema and
+ruamel.yaml are installed into build/peers, never into the system. Builds what it needs in KD_BUILD (default build/dev, configured
 if it is not there). Parts, all of them without arguments:
 
   nodes     the node tests of the onnx package for the operators that we read
   random    random models in the manner of PyTorch and TensorFlow, ours against ONNX Runtime
   exports   networks of ours in the onnx checker, ONNX Runtime and OpenCV's DNN
+  schema    job files against `distill explain --json-schema`
   NAME      tests/peers/test_NAME.sh, which gets KD_BUILD and PEERS_PYTHON; exit code 77 = skipped
 
 Exit code 0 only if no part failed.
@@ -29,7 +30,7 @@ esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 KD_BUILD=${KD_BUILD:-build/dev}
 venv=build/peers
-packages=(numpy onnx onnxruntime opencv-python-headless safetensors)
+packages=(numpy onnx onnxruntime opencv-python-headless safetensors jsonschema ruamel.yaml)
 export KD_BUILD
 
 step() { printf '== %s\n' "$*"; }
@@ -39,7 +40,7 @@ die() {
 }
 
 # ---- the parts that there are
-own=(nodes random exports)
+own=(nodes random exports schema)
 scripts=()
 for f in tests/peers/test_*.sh; do
     [[ -x $f ]] && f=${f#tests/peers/test_} && scripts+=("${f%.sh}")
@@ -69,7 +70,7 @@ export PEERS_PYTHON=$PWD/$venv/bin/python
 
 step "build ($KD_BUILD)"
 [[ -f $KD_BUILD/build.ninja ]] || cmake --preset dev >/dev/null || die "cmake could not configure"
-cmake --build "$KD_BUILD" --target kd_onnx_run >/dev/null || die "the build failed"
+cmake --build "$KD_BUILD" --target kd_onnx_run distill >/dev/null || die "the build failed"
 tool=$KD_BUILD/tests/kd_onnx_run
 
 # ---- all parts run, then the outcome
@@ -81,6 +82,7 @@ for p in "${parts[@]}"; do
     case $p in
     nodes) "$PEERS_PYTHON" -W ignore tests/peers/onnx_nodes.py "$tool" "$folder" ;;
     random) "$PEERS_PYTHON" tests/peers/onnx_random.py "$tool" "$folder" ;;
+    schema) "$PEERS_PYTHON" tests/peers/job_schema.py "$KD_BUILD/distill" ;;
     exports) "$PEERS_PYTHON" tests/peers/onnx_export.py "$tool" "$folder" ;;
     *) "tests/peers/test_$p.sh" ;;
     esac

@@ -82,8 +82,7 @@ void kd_schema_expected(const kd_key *k, char *out, size_t size)
     }
 }
 
-/* What a key is without being written. */
-static void default_text(const kd_key *k, char *out, size_t size)
+void kd_schema_default(const kd_key *k, char *out, size_t size)
 {
     if (k->type == KD_KEY_SOON)
         snprintf(out, size, "not built yet");
@@ -184,7 +183,7 @@ static void print_items(kd_buf *b, const kd_items *list)
 static void print_row(kd_buf *b, const kd_key *k, int wide_key, int wide_def)
 {
     char value[160], def[80];
-    default_text(k, def, sizeof def);
+    kd_schema_default(k, def, sizeof def);
     value_text(k, value, sizeof value);
     kd_buf_printf(b, "%-*s  %-*s  %s", wide_key, k->key, wide_def, def, k->meaning);
     if (value[0])
@@ -203,7 +202,7 @@ int kd_job_schema(char **out_text)
     int wide[2] = {3, 7}; /* of the headings */
     kd_buf_init(&b, 64u << 10);
     for (int i = 0; i < kd_schema_count; i++) {
-        default_text(&kd_schema[i], def, sizeof def);
+        kd_schema_default(&kd_schema[i], def, sizeof def);
         if (repeated(&kd_schema[i]))
             continue;
         wide[0] = KD_MAX(wide[0], (int)strlen(kd_schema[i].key));

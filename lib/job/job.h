@@ -228,6 +228,12 @@ int kd_job_resolved(const kd_job *job, char **out_json, kd_diag *diag) KD_MUST_C
 int kd_job_notes(const kd_job *job, char notes[][256], int max);
 /* Prints the schema as a table: key, type, range, default, meaning (for `distill help job`). */
 int kd_job_schema(char **out_text) KD_MUST_CHECK;
+/* One key in words: meaning, value, default, what stands below it; key NULL: the keys of the file
+ * itself. -KD_ENOENT names the nearest key. Caller frees. */
+int kd_job_explain(const char *key, char **out_text, kd_diag *diag) KD_MUST_CHECK;
+/* The schema as JSON Schema (draft 2020-12), for editors. It says what the table says: what depends
+ * on other keys or on the data is checked by kd_job_load alone. Caller frees. */
+int kd_job_json_schema(char **out_text) KD_MUST_CHECK;
 /* Weights that another job made: `job:ID` or `job:ID/NAME`, no file of the submitting machine. */
 #define KD_JOB_REF "job:"
 bool kd_job_is_ref(const char *weights);

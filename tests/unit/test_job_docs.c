@@ -6,6 +6,7 @@
 #include "kd/file.h"
 
 #include <dirent.h>
+#include <jansson.h>
 #include <stdio.h>
 
 static void load_all(const char *text, size_t len, const char *file)
@@ -38,6 +39,45 @@ static void test_job_docs_examples(void **state)
     }
     assert_true(n >= 12);
     free(text);
+}
+
+/* Every key is explained, and stands in the JSON Schema below its mapping. */
+static void test_job_docs_explained(void **state)
+{
+    (void)state;
+    char *table = NULL, *more = NULL, *text = NULL, *schema = NULL;
+    kd_diag diag = {0};
+    assert_int_equal(kd_job_schema(&table), 0);
+    assert_int_equal(kd_job_json_schema(&schema), 0);
+    json_t *root = json_loads(schema, 0, NULL);
+    assert_non_null(root);
+    int keys = 0;
+    for (char *line = strtok_r(table, "\n", &more); line; line = strtok_r(NULL, "\n", &more)) {
+        char *key = line, *part, *rest = NULL;
+        line[strcspn(line, " ")] = '\0';
+        if (!key[0] || strcmp(key, "KEY") == 0 || strcmp(key, "compress") == 0 ||
+            strstr(key, "weights_digest"))
+            continue;
+        kd_assert_ok(kd_job_explain(key, &text, &diag), &diag);
+        assert_true(strncmp(text, key, strlen(key)) == 0);
+        free(text);
+        const json_t *at = root;
+        for (part = strtok_r(key, ".", &rest); part; part = strtok_r(NULL, ".", &rest)) {
+            const json_t *one = json_array_get(json_object_get(at, "anyOf"), 0);
+            at = json_object_get(json_object_get(one ? one : at, "properties"), part);
+            assert_non_null(at);
+        }
+        keys++;
+    }
+    assert_true(keys > 100);
+    kd_assert_fails(kd_job_explain("distill.los.temperature", &text, &diag), KD_ENOENT, &diag,
+                    "did you mean distill.loss.temperature?");
+    kd_assert_ok(kd_job_explain(NULL, &text, &diag), &diag);
+    assert_non_null(strstr(text, "student"));
+    free(text);
+    json_decref(root);
+    free(schema);
+    free(table);
 }
 
 /* The page tells of every key of the schema by its last part. */
@@ -105,6 +145,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_job_docs_examples),
         cmocka_unit_test(test_job_docs_complete),
+        cmocka_unit_test(test_job_docs_explained),
         cmocka_unit_test(test_job_docs_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
