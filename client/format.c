@@ -78,21 +78,10 @@ char *kd_fmt_figure(double v, char out[KD_FMT])
     return out;
 }
 
-static bool split_time(int64_t ms, bool local, struct tm *tm)
+static bool local_time(int64_t ms, struct tm *tm)
 {
     time_t t = (time_t)(ms / 1000);
-    return (local ? localtime_r(&t, tm) : gmtime_r(&t, tm)) != NULL;
-}
-
-char *kd_fmt_iso(int64_t ms, char out[KD_FMT])
-{
-    struct tm tm;
-    char text[32];
-    out[0] = '\0';
-    if (ms > 0 && split_time(ms, false, &tm) &&
-        strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &tm))
-        snprintf(out, KD_FMT, "%s.%03dZ", text, (int)(ms % 1000));
-    return out;
+    return localtime_r(&t, tm) != NULL;
 }
 
 char *kd_fmt_clock(int64_t ms, int64_t now_ms, char out[KD_FMT])
@@ -100,7 +89,7 @@ char *kd_fmt_clock(int64_t ms, int64_t now_ms, char out[KD_FMT])
     struct tm tm, now;
     char text[32];
     snprintf(out, KD_FMT, "-");
-    if (ms <= 0 || !split_time(ms, true, &tm) || !split_time(now_ms, true, &now))
+    if (ms <= 0 || !local_time(ms, &tm) || !local_time(now_ms, &now))
         return out;
     bool today = tm.tm_yday == now.tm_yday && tm.tm_year == now.tm_year;
     if (strftime(text, sizeof text, today ? "%H:%M:%S" : "%Y-%m-%d %H:%M:%S", &tm))

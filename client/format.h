@@ -19,8 +19,6 @@ char *kd_fmt_count(uint64_t n, char out[KD_FMT]);
 char *kd_fmt_percent(double fraction, char out[KD_FMT]);
 /* Four significant digits without exponent where that is readable: 0.4123, 12.35, 1834. */
 char *kd_fmt_figure(double v, char out[KD_FMT]);
-/* Unix milliseconds as 2024-05-01T12:00:00.123Z; 0 gives "". */
-char *kd_fmt_iso(int64_t ms, char out[KD_FMT]);
 /* Unix milliseconds as local time of day 12:01:07.114, or with the date when that is not
  * `now_ms`'s. */
 char *kd_fmt_clock(int64_t ms, int64_t now_ms, char out[KD_FMT]);

@@ -66,7 +66,7 @@ static int on_event(const Distill__V1__Event *e, void *arg)
         if (strcmp(e->kind, kinds[i]) != 0)
             continue;
         bool warning = strcmp(e->kind, "warning") == 0;
-        snprintf(text, sizeof text, "%s %.100s%s%.480s", kd_fmt_iso(e->time_ms, t), e->worker,
+        snprintf(text, sizeof text, "%s %.100s%s%.480s", kd_clock_iso(e->time_ms, t), e->worker,
                  e->worker[0] ? ": " : "", e->text);
         note(list, warning ? "warning" : "event", text);
     }

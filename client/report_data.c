@@ -124,7 +124,7 @@ static kd_score epoch_score(const Distill__V1__EpochRecord *e)
     if (!s.there)
         return s;
     s.loss = e->val_loss;
-    if (kd_view_taught(e)) {
+    if (kd_epoch_taught(e)) {
         s.agreement = (double)e->val_agree / e->val_samples;
         s.kl = e->val_kl;
     }

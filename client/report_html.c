@@ -2,6 +2,7 @@
 #include "report_page.h"
 
 #include "format.h"
+#include "kd/clock.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -27,7 +28,7 @@ static void foot(kd_page *p)
 {
     char t[KD_FMT];
     (void)kd_buf_printf(p->out, "</main>\n<footer>Made by distill " KD_VERSION " on %s",
-                        kd_fmt_iso(p->report->now_ms, t));
+                        kd_clock_iso(p->report->now_ms, t));
     if (p->report->server_version[0]) {
         (void)kd_buf_str(p->out, " from coordinator version ");
         kd_html_text(p->out, p->report->server_version);

@@ -2,6 +2,7 @@
 #include "report_page.h"
 
 #include "format.h"
+#include "kd/clock.h"
 #include "kd/stats.h"
 #include "views.h"
 
@@ -184,7 +185,7 @@ static bool curves_init(curves *c, const Distill__V1__StageRecord *s)
     for (size_t i = 0; i < n; i++) {
         const Distill__V1__EpochRecord *e = s->epochs[i];
         bool val = e->val_samples > 0 && e->val_correct <= e->val_samples;
-        bool taught = kd_view_taught(e);
+        bool taught = kd_epoch_taught(e);
         c->column[COLUMN_X][i] = c->by_step ? (double)e->step : e->epoch;
         c->column[COLUMN_TRAIN_LOSS][i] = e->epoch ? e->train_loss : NAN;
         c->column[COLUMN_TRAIN_ACCURACY][i] =
@@ -608,9 +609,9 @@ static void times(kd_page *p, const Distill__V1__JobSummary *s)
     (void)kd_buf_str(p->out, "<dl class=\"facts\">");
     fact(p->out, "job", s->job);
     fact(p->out, "sweep", s->sweep);
-    fact(p->out, "submitted", kd_fmt_iso(s->submitted_ms, a));
-    fact(p->out, "started", kd_fmt_iso(s->started_ms, a));
-    fact(p->out, "finished", kd_fmt_iso(s->finished_ms, a));
+    fact(p->out, "submitted", kd_clock_iso(s->submitted_ms, a));
+    fact(p->out, "started", kd_clock_iso(s->started_ms, a));
+    fact(p->out, "finished", kd_clock_iso(s->finished_ms, a));
     if (s->started_ms)
         fact(p->out, s->finished_ms ? "took" : "running for",
              kd_fmt_age(s->started_ms, s->finished_ms ? s->finished_ms : p->report->now_ms, a));

@@ -75,7 +75,7 @@ static void csv_row(kd_buf *out, const kd_report_job *j, const Distill__V1__Stag
 {
     const Distill__V1__JobSummary *m = j->detail->summary;
     bool val = e->val_samples > 0 && e->val_correct <= e->val_samples;
-    bool taught = kd_view_taught(e);
+    bool taught = kd_epoch_taught(e);
     double lo = NAN, hi = NAN;
     if (val)
         kd_wilson(e->val_correct, e->val_samples, &lo, &hi);

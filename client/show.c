@@ -173,7 +173,7 @@ static void print_epochs(const kd_cli *cli, const Distill__V1__StageRecord *s)
     int best = kd_view_best(s);
     bool taught = false, rate = false;
     for (size_t i = 0; i < s->n_epochs; i++) {
-        taught = taught || kd_view_taught(s->epochs[i]);
+        taught = taught || kd_epoch_taught(s->epochs[i]);
         rate = rate || s->epochs[i]->learning_rate > 0;
     }
     snprintf(spec, sizeof spec,
@@ -199,7 +199,7 @@ static void print_epochs(const kd_cli *cli, const Distill__V1__StageRecord *s)
             for (int k = 0; k < 4; k++)
                 kd_table_add(&t, color, "-");
         }
-        if (taught && kd_view_taught(e)) {
+        if (taught && kd_epoch_taught(e)) {
             kd_table_add(&t, color, "%s", kd_fmt_percent((double)e->val_agree / e->val_samples, a));
             kd_table_add(&t, color, "%s", kd_fmt_figure(e->val_kl, a));
         } else if (taught) {

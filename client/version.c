@@ -33,13 +33,11 @@ static int run(kd_cli *cli, const kd_args *args)
     int rc = kd_args_has(args, "check-server") ? ask(cli, &info) : KD_EXIT_OK;
     if (cli->json) {
         json_t *o = json_pack("{s:s, s:i}", "version", KD_VERSION, "protocol", (int)KD_PROTOCOL);
-        if (info)
-            json_object_set_new(o, "server",
-                                json_pack("{s:s, s:o, s:i, s:I, s:o, s:o}", "address", cli->server,
-                                          "version", kd_json_text(info->version), "protocol",
-                                          (int)info->protocol, "epoch", (json_int_t)info->epoch,
-                                          "started", kd_json_time(info->started_ms), "state_dir",
-                                          kd_json_text(info->state_dir)));
+        if (info) {
+            json_t *server = kd_json_info(info);
+            json_object_set_new(server, "address", kd_json_text(cli->server));
+            json_object_set_new(o, "server", server);
+        }
         int printed = kd_json_print(cli, o, false);
         rc = rc == KD_EXIT_OK ? printed : rc;
     } else {

@@ -9,24 +9,6 @@
 
 #include "progress.h"
 
-const char *kd_state_word(Distill__V1__JobState state)
-{
-    switch ((int)state) {
-    case DISTILL__V1__JOB_STATE__JOB_STATE_QUEUED:
-        return "queued";
-    case DISTILL__V1__JOB_STATE__JOB_STATE_RUNNING:
-        return "running";
-    case DISTILL__V1__JOB_STATE__JOB_STATE_SUCCEEDED:
-        return "succeeded";
-    case DISTILL__V1__JOB_STATE__JOB_STATE_FAILED:
-        return "failed";
-    case DISTILL__V1__JOB_STATE__JOB_STATE_CANCELLED:
-        return "cancelled";
-    default:
-        return "unknown";
-    }
-}
-
 bool kd_state_ended(Distill__V1__JobState state)
 {
     return state == DISTILL__V1__JOB_STATE__JOB_STATE_SUCCEEDED ||
@@ -179,12 +161,6 @@ int kd_view_best(const Distill__V1__StageRecord *s)
             best = (int)i;
     }
     return best;
-}
-
-bool kd_view_taught(const Distill__V1__EpochRecord *e)
-{
-    return e->val_samples > 0 && e->val_kl >= 0 && e->val_agree <= e->val_samples &&
-           (e->val_kl > 0 || e->val_agree > 0);
 }
 
 static double real_of(const json_t *o, const char *key)

@@ -5,9 +5,8 @@
 
 #include "distill.pb-c.h"
 #include "output.h"
+#include "json/json.h"
 
-/* "queued", ... "unknown" */
-const char *kd_state_word(Distill__V1__JobState state);
 /* Of a job in its state: "paused" and "pausing" too. */
 const char *kd_summary_word(const Distill__V1__JobSummary *s);
 enum kd_color kd_summary_color(const Distill__V1__JobSummary *s);
@@ -30,7 +29,5 @@ int kd_view_end(const kd_cli *cli, const Distill__V1__JobDetail *d, bool hints);
 /* The best record by validation: what the coordinator marks, else the one with the most right
  * answers, the first of equals; -1 if none was validated. */
 int kd_view_best(const Distill__V1__StageRecord *s);
-/* Does the record tell agreement and KL with a teacher? (All zero: a coordinator that does not.) */
-bool kd_view_taught(const Distill__V1__EpochRecord *e);
 
 #endif

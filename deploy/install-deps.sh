@@ -5,9 +5,11 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-Usage: deploy/install-deps.sh [--test] [--fuzz] [--models] [--list]
+Usage: deploy/install-deps.sh [--test] [--web] [--fuzz] [--models] [--list]
 
-  --test    also what the tests need: clang-format, clang-tidy, Python with gRPC, ip and nft
+  --test    also what the tests need: clang-format, clang-tidy, Python with gRPC, ip and nft, curl
+  --web     also what the tests of dashboard and metrics need, which are skipped without: Chromium
+            with its driver, Prometheus (Debian starts it as a service)
   --fuzz    also what tests/fuzz/campaign.sh needs: clang with libFuzzer
   --models  also what tests/models/run.sh needs: the model checker Spin
   --list    print the packages instead of installing them
@@ -21,11 +23,14 @@ packages=(
     libopenblas-dev libdnnl-dev
     libjpeg-dev libspng-dev zlib1g-dev
     libsqlite3-dev libyaml-dev libjansson-dev libxxhash-dev libcmocka-dev
+    libmicrohttpd-dev libjs-chart.js
 )
 test_packages=(
     clang-format clang-tidy python3 python3-grpcio python3-protobuf
     iproute2 nftables
+    curl
 )
+web_packages=(chromium chromium-driver python3-selenium prometheus)
 # The compiler, its sanitizers and libFuzzer, OpenMP for it, and the symbolizer of its reports.
 fuzz_packages=(clang-14 libclang-rt-14-dev libomp-14-dev llvm-14)
 model_packages=(spin)
@@ -34,6 +39,7 @@ list=no
 while (($#)); do
     case $1 in
     --test) packages+=("${test_packages[@]}") ;;
+    --web) packages+=("${web_packages[@]}") ;;
     --fuzz) packages+=("${fuzz_packages[@]}") ;;
     --models) packages+=("${model_packages[@]}") ;;
     --list) list=yes ;;

@@ -420,3 +420,18 @@ size_t kd_bank_count(kd_bank *b)
     pthread_mutex_unlock(&b->mu);
     return n;
 }
+
+kd_bank_totals kd_bank_store_totals(kd_bank_store *s)
+{
+    kd_bank_totals t = {0};
+    pthread_mutex_lock(&s->mu);
+    for (kd_bank *b = s->banks; b; b = b->next) {
+        pthread_mutex_lock(&b->mu);
+        t.banks++;
+        t.records += b->count;
+        t.bytes += b->end;
+        pthread_mutex_unlock(&b->mu);
+    }
+    pthread_mutex_unlock(&s->mu);
+    return t;
+}

@@ -45,5 +45,10 @@ int kd_bank_put(kd_bank *b, const uint8_t *records, size_t len, uint32_t *out_ne
                 bool *out_differs, kd_diag *diag) KD_MUST_CHECK;
 void kd_bank_sync(kd_bank_store *s); /* fsync what was appended; its failure ends the process */
 size_t kd_bank_count(kd_bank *b);
+/* Of the banks that were used since the start. */
+typedef struct kd_bank_totals {
+    uint64_t banks, records, bytes;
+} kd_bank_totals;
+kd_bank_totals kd_bank_store_totals(kd_bank_store *s);
 
 #endif

@@ -31,6 +31,7 @@ struct checkpoint {
     char version_digest[33];
     uint64_t floats, size;
     bool may_be_last; /* networks are made of it */
+    kd_time_ms began;
     kd_step_totals sums;
     kd_diag diag;
     int rc;
@@ -111,6 +112,7 @@ static void start_write(kd_daemon *d, kd_job_record *j, kd_stage_record *s)
         return;
     s->writes = n->next;
     n->work.data = n;
+    n->began = kd_clock_ms();
     j->saving = true;
     d->writes_running++;
     KD_BUG_ON(uv_queue_work(&d->loop, &n->work, write_checkpoint, checkpoint_written) != 0);
@@ -218,6 +220,8 @@ static void checkpoint_written(uv_work_t *work, int status)
                                 &n->diag) != 0 ||
             kd_state_commit(&d->state, &n->diag) != 0)
             kd_daemon_fatal(d, &n->diag);
+        d->counts.checkpoints++;
+        kd_histogram_add(&d->counts.checkpoint_seconds, (double)(kd_clock_ms() - n->began) / 1000);
         s->pending_sums = n->sums;
         kd_bank_sync(d->bank);
         kd_daemon_event(d, &(kd_event){.kind = KD_EV_SAVED,

@@ -1,4 +1,4 @@
-#include "daemon.h"
+#include "http.h"
 #include "sweep.h"
 
 #include "kd/failpoint.h"
@@ -145,6 +145,7 @@ void kd_job_record_free(kd_job_record *j)
         kd_wire_free((ProtobufCMessage *)j->stages[i].info);
         kd_stage_row_clear(&j->stages[i].row);
         free(j->stages[i].trained);
+        free(j->stages[i].meter);
     }
     kd_job_row_clear(&j->row);
     free(j->epochs);
@@ -488,6 +489,7 @@ static void on_tick(uv_timer_t *timer)
     kd_time_ms now = kd_clock_ms();
     kd_cluster_tick(d, now);
     kd_watch_tick(d, now);
+    kd_http_tick(d->http, now);
     tell_refused(d, now);
     kd_room_tick(&d->room, now);
     kd_stage_tick(d, now);
@@ -575,6 +577,13 @@ static int restore_job(void *arg, const kd_job_row *row, const kd_stage_row *sta
     return 0;
 }
 
+static int write_port(const char *path, int port, kd_diag *diag)
+{
+    char text[16];
+    int n = snprintf(text, sizeof text, "%d\n", port);
+    return kd_file_write(path, text, (size_t)n, diag);
+}
+
 static int start_server(kd_daemon *d, const kd_daemon_config *cfg, kd_rpc_method *methods,
                         size_t n_methods, kd_diag *diag)
 {
@@ -591,9 +600,19 @@ static int start_server(kd_daemon *d, const kd_daemon_config *cfg, kd_rpc_method
         KD_FAILPOINT("start.serving");
     if (rc != 0 || !cfg->port_file)
         return rc;
-    char text[16];
-    int n = snprintf(text, sizeof text, "%d\n", kd_rpc_server_port(d->server));
-    return kd_file_write(cfg->port_file, text, (size_t)n, diag);
+    return write_port(cfg->port_file, kd_rpc_server_port(d->server), diag);
+}
+
+static int start_http(kd_daemon *d, const kd_daemon_config *cfg, kd_diag *diag)
+{
+    if (!cfg->http)
+        return 0;
+    int rc = kd_http_start(d, cfg->http, cfg->insecure, &d->http, diag);
+    if (rc != 0)
+        return rc;
+    kd_info("serving HTTP: address=%s port=%d%s", cfg->http, kd_http_port(d->http),
+            cfg->insecure ? " everybody who reaches it may read" : "");
+    return cfg->http_port_file ? write_port(cfg->http_port_file, kd_http_port(d->http), diag) : 0;
 }
 
 static void close_handles(kd_daemon *d)
@@ -610,9 +629,11 @@ static void shut_down(kd_daemon *d)
 {
     kd_cluster_close(d, "the coordinator is stopping");
     while (d->watchers) {
-        kd_rpc_finish(d->watchers->call, -KD_EUNAVAIL, "the coordinator is stopping");
-        kd_watch_drop(d, d->watchers->call);
+        const kd_watcher *w = d->watchers;
+        w->sink->finish(w->to, -KD_EUNAVAIL, "the coordinator is stopping");
+        kd_watch_drop(d, w->to);
     }
+    kd_http_close(d->http);
     /* Checkpoints under way are finished: they are work that need not be done again. */
     while (d->writes_running)
         uv_run(&d->loop, UV_RUN_ONCE);
@@ -623,6 +644,7 @@ static void shut_down(kd_daemon *d)
         for (int i = 0; i < j->n_stages; i++)
             if (j->stages[i].exchange)
                 kd_stage_close(d, j, (uint32_t)i);
+    kd_http_free(d->http); /* its last requests were answered by the tasks above */
     pthread_mutex_lock(&d->task_mu);
     d->tasks_closed = true;
     pthread_mutex_unlock(&d->task_mu);
@@ -680,8 +702,10 @@ int kd_daemon_run(const kd_daemon_config *cfg, kd_diag *diag)
             if (j->row.state <= KD_RUN_RUNNING && !j->row.is_sweep)
                 kd_daemon_introduce(d, j, true);
         kd_daemon_event(d, &(kd_event){.kind = KD_EV_TICK});
-        rc = start_server(d, cfg, methods, n, diag);
+        rc = start_http(d, cfg, diag);
     }
+    if (rc == 0)
+        rc = start_server(d, cfg, methods, n, diag);
     if (rc == 0) {
         kd_info("listening: address=%s port=%d state_dir=%s epoch=%llu version=%s", cfg->listen,
                 kd_rpc_server_port(d->server), cfg->state_dir, (unsigned long long)d->state.epoch,

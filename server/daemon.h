@@ -17,6 +17,7 @@
 #include "core.h"
 #include "exchange.h"
 #include "job/job.h"
+#include "meter.h"
 #include "room.h"
 #include "rpc/rpc.h"
 #include "state.h"
@@ -27,6 +28,7 @@
 #include <uv.h>
 
 typedef struct kd_daemon kd_daemon;
+typedef struct kd_http kd_http;
 
 typedef struct kd_stage_record {
     kd_stage_row row;
@@ -45,6 +47,7 @@ typedef struct kd_stage_record {
     bool fault_own;                   /* of the coordinator */
     uint64_t fault_redone;            /* steps computed again because of it */
     uint64_t lost;                    /* newest version whose checkpoint could not be written */
+    kd_meter *meter;                  /* owned; NULL before its first step in this process */
     double last_loss;
     double rate;  /* samples a second, smoothed */
     void *writes; /* checkpoints.c: those that wait for the one being written */
@@ -86,6 +89,8 @@ typedef struct kd_worker_record {
     bool joined; /* hello accepted */
     kd_time_ms seen;
     int64_t seen_wall_ms;
+    uint64_t resident_bytes;
+    uint32_t descriptors;
     uint64_t units;
     kd_time_ms units_at;
     double units_rate;
@@ -102,9 +107,18 @@ typedef struct kd_aside {
     bool drained, quarantined;
 } kd_aside;
 
+/* Where the events of a job go: a call's stream, or one over HTTP. */
+typedef struct kd_watch_sink {
+    int (*send)(void *to, const Distill__V1__Event *e);
+    size_t (*queued)(void *to);                           /* bytes that its reader has not taken */
+    void (*finish)(void *to, int code, const char *text); /* no more comes; may be said again */
+    void (*drop)(void *to);                               /* the watcher is gone */
+} kd_watch_sink;
+
 typedef struct kd_watcher {
     struct kd_watcher *next;
-    kd_rpc_call *call; /* reference held */
+    const kd_watch_sink *sink;
+    void *to;
     kd_job_id job;
     uint64_t next_seq;
     bool follow, progress;
@@ -135,6 +149,8 @@ struct kd_daemon {
     int writes_running; /* checkpoint writes on libuv's pool */
     kd_rpc *rpc;
     kd_rpc_server *server;
+    kd_http *http; /* NULL = not wanted */
+    kd_counts counts;
     uint64_t refused; /* connections, as last told to the log */
     kd_time_ms refused_told;
     kd_state state;
@@ -168,7 +184,9 @@ struct kd_daemon {
 typedef struct kd_daemon_config {
     const char *state_dir, *listen, *port_file; /* port_file NULL = none */
     uint32_t heartbeat_ms, lease_ms;
-    uint64_t min_free; /* bytes kept for checkpoints and the database */
+    uint64_t min_free;                 /* bytes kept for checkpoints and the database */
+    const char *http, *http_port_file; /* NULL = no HTTP; no file */
+    bool insecure;                     /* HTTP for everybody who reaches it */
 } kd_daemon_config;
 /* options.c: flags and environment into *cfg, whose texts are borrowed. -1 = run with it; else the
  * exit code, with everything said. */
@@ -303,8 +321,10 @@ void kd_result_export(kd_daemon *d, kd_job_record *j, uint32_t stage);
 
 /* watch.c */
 void kd_watch_add(kd_daemon *d, kd_watcher *w);
-void kd_watch_drop(kd_daemon *d, kd_rpc_call *call);
+void kd_watch_drop(kd_daemon *d, const void *to);
 void kd_watch_tick(kd_daemon *d, kd_time_ms now);
+/* The event of a row, whose texts it borrows. */
+void kd_watch_fill(Distill__V1__Event *e, const kd_event_row *row);
 /* Sends what was stored of a job in a transaction that is over now. */
 void kd_watch_fed(kd_daemon *d, const kd_job_record *j);
 /* Stores an event, logs it and sends it to who watches. worker "" = none, data NULL = none. */

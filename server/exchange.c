@@ -118,11 +118,18 @@ static kd_rpc_shared *pack_slice(const kd_exchange *x, uint64_t version, uint32_
     return packed;
 }
 
+static void send_slice(kd_exchange *x, kd_rpc_call *call, uint32_t chunk,
+                       const kd_rpc_shared *packed)
+{
+    x->io.out[KD_IO_PARAMETERS] += kd_xc_chunk_len(x, chunk) * sizeof(float);
+    kd_rpc_reply_shared(call, packed);
+}
+
 void kd_xc_answer_slice(kd_exchange *x, kd_rpc_call *call, uint64_t version, uint32_t chunk,
                         const float *vector)
 {
     kd_rpc_shared *packed = pack_slice(x, version, chunk, vector);
-    kd_rpc_reply_shared(call, packed);
+    send_slice(x, call, chunk, packed);
     kd_rpc_shared_free(packed);
 }
 
@@ -137,6 +144,7 @@ void kd_xc_answer_sum(kd_exchange *x, kd_rpc_call *call, uint32_t chunk)
     m.scale = x->scale;
     m.crc32c = kd_crc32c(0, sum, len);
     x->sums_left = true;
+    x->io.out[KD_IO_GRADIENTS] += len;
     kd_xc_answer(call, &m, sum, len);
 }
 
@@ -160,6 +168,7 @@ void kd_xc_answer_state(kd_exchange *x, kd_rpc_call *call, uint32_t chunk, bool 
     m.chunk = chunk;
     m.with_state = true;
     m.crc32c = kd_crc32c(0, both, bytes);
+    x->io.out[KD_IO_STATE] += bytes;
     kd_xc_answer(call, &m, both, bytes);
     free(both);
 }
@@ -170,6 +179,7 @@ void kd_xc_answer_values(kd_exchange *x, kd_rpc_call *call)
     size_t bytes = (size_t)x->cfg.batch * x->cfg.columns * sizeof(float);
     m.step = x->version;
     m.crc32c = kd_crc32c(0, x->values.rows, bytes);
+    x->io.out[KD_IO_VALUES] += bytes;
     kd_xc_answer(call, &m, x->values.rows, bytes);
 }
 
@@ -206,7 +216,7 @@ void kd_xc_serve_waiters(kd_exchange *x, enum want want, uint32_t chunk, uint64_
             break;
         case WANT_SLICE:
             slice = slice ? slice : pack_slice(x, version, chunk, vector);
-            kd_rpc_reply_shared(w.call, slice);
+            send_slice(x, w.call, chunk, slice);
             break;
         case WANT_STATE:
         case WANT_BASE:

@@ -56,12 +56,40 @@ typedef struct kd_exchange_snapshot {
     float *vector, *state;
 } kd_exchange_snapshot;
 
+/* Payload bytes that came and went, and pushed chunks by what became of them. */
+enum kd_exchange_kind {
+    KD_IO_GRADIENTS,
+    KD_IO_PARAMETERS,
+    KD_IO_STATE, /* of optimisers */
+    KD_IO_VALUES,
+    KD_IO_EVALUATION,
+    KD_IO_KINDS
+};
+enum kd_push_end {
+    KD_PUSH_TAKEN,
+    KD_PUSH_DUPLICATE, /* known already */
+    KD_PUSH_LATE,      /* of the step before */
+    KD_PUSH_REFUSED,   /* of another step, of a worker whose numbers are wrong, or damaged */
+    KD_PUSH_ENDS
+};
+typedef struct kd_exchange_io {
+    uint64_t in[KD_IO_KINDS], out[KD_IO_KINDS], pushes[KD_PUSH_ENDS];
+} kd_exchange_io;
+
+/* How a step went; borrowed. */
+typedef struct kd_exchange_course {
+    kd_time_ms since;          /* it began */
+    const kd_time_ms *done_ms; /* [slots] when each unit was done */
+    kd_time_ms left;           /* all of its sums had left; 0 = the journal had them */
+    const kd_exchange_io *io;  /* since the exchange was made */
+} kd_exchange_course;
+
 typedef struct kd_exchange_events {
-    /* version became whole; totals of the step that led there, and how it went: when it began and
-     * when each unit was done [slots]. `generation`, here and below: of the opening. */
+    /* version became whole; totals of the step that led there, and how it went. `generation`, here
+     * and below: of the opening. */
     void (*committed)(void *arg, const kd_exchange_config *cfg, uint64_t generation,
-                      uint64_t version, const kd_step_totals *totals, kd_time_ms since,
-                      const kd_time_ms *done_ms);
+                      uint64_t version, const kd_step_totals *totals,
+                      const kd_exchange_course *course);
     void (*snapshot)(void *arg, kd_exchange_snapshot *snap); /* takes the buffers */
     /* All units of an evaluation are in: rows [val_samples][KD_EVAL_COLUMNS], borrowed. */
     void (*evaluated)(void *arg, const kd_exchange_config *cfg, uint64_t generation,

@@ -101,7 +101,9 @@ struct kd_exchange {
         uint32_t missing;
     } values;
     bool checkpoint_next; /* decided for version T+1 */
-    bool sums_left;       /* a sum of T has been sent: the decision stands */
+    kd_time_ms left_ms;   /* all sums of T have left, 0 = not yet */
+    kd_exchange_io io;
+    bool sums_left; /* a sum of T has been sent: the decision stands */
     bool checkpoint_wanted;
     struct gathered gathered;
     struct waiter *waiters;

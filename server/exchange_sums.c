@@ -44,6 +44,7 @@ void kd_xc_clear_tree(kd_exchange *x)
     memset(x->values.have, 0, x->cfg.slots * sizeof *x->values.have);
     x->values.missing = x->cfg.slots;
     x->sums_missing = x->cfg.chunks;
+    x->left_ms = 0;
     x->scale = 1;
     memset(x->logged, 0, x->cfg.chunks * sizeof *x->logged);
     memset(x->served, 0, x->cfg.chunks * sizeof *x->served);
@@ -153,6 +154,8 @@ void kd_xc_release_sums(kd_exchange *x)
         KD_FAILPOINT("exchange.sum");
         kd_xc_serve_waiters(x, WANT_SUM, k, x->version, NULL);
     }
+    if (!x->blocked && x->sums_missing == 0 && x->left_ms == 0)
+        x->left_ms = x->ev.now(x->ev.arg);
     if (x->journal && x->cfg.journal_bytes && !x->checkpoint_wanted &&
         kd_journal_bytes(x->journal) > x->cfg.journal_bytes / 2)
         x->checkpoint_wanted = true;
@@ -354,9 +357,11 @@ void kd_exchange_push(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Node
     const char *diverged = NULL;
     uint64_t first = 0;
     uint32_t slot = UINT32_MAX;
+    enum kd_push_end ended = KD_PUSH_REFUSED;
     /* Before the lock, which is for what others must not see half done. */
     bool whole = kd_crc32c(0, payload, len) == head->crc32c;
     pthread_mutex_lock(&x->mu);
+    x->io.in[KD_IO_GRADIENTS] += len;
     if (!kd_xc_usable(x, call, head->chunk))
         goto out;
     if (head->node == 0 || head->node >= 2 * x->cfg.slots) {
@@ -387,6 +392,8 @@ void kd_exchange_push(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Node
     int rc = late ? 0 : take_node(x, head, payload, &duplicate, &diverged);
     reply.duplicate = duplicate;
     if (rc == 0)
+        ended = late ? KD_PUSH_LATE : duplicate ? KD_PUSH_DUPLICATE : KD_PUSH_TAKEN;
+    if (rc == 0)
         kd_xc_answer(call, &reply, NULL, 0);
     else
         kd_rpc_finish(call, rc, "no memory for a tree buffer");
@@ -394,6 +401,7 @@ void kd_exchange_push(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Node
     if (diverged)
         x->ev.divergence(x->ev.arg, &x->cfg, diverged, head->step, slot, first, head->process);
 out:
+    x->io.pushes[ended]++;
     pthread_mutex_unlock(&x->mu);
 }
 
@@ -413,6 +421,7 @@ static void answer_old_sum(kd_exchange *x, kd_rpc_call *call, const Distill__V1_
         m.step = req->step;
         m.chunk = req->chunk;
         m.crc32c = kd_crc32c(0, sum, len);
+        x->io.out[KD_IO_GRADIENTS] += len;
         kd_xc_answer(call, &m, sum, len);
     }
     free(sum);

@@ -53,6 +53,7 @@ static void version_whole(kd_exchange *x)
     x->since = x->ev.now(x->ev.arg);
     kd_step_totals totals = x->totals[1].t;
     memcpy(x->last_done_ms, x->done_ms, x->cfg.slots * sizeof *x->done_ms);
+    const kd_exchange_course course = {since, x->last_done_ms, x->left_ms, &x->io};
     if (step) {
         kd_xc_clear_tree(x);
         kd_xc_choose_audits(x);
@@ -73,8 +74,7 @@ static void version_whole(kd_exchange *x)
     x->next_state = NULL;
     kd_xc_decide_checkpoint(x);
     if (step)
-        x->ev.committed(x->ev.arg, &x->cfg, x->opening, x->version, &totals, since,
-                        x->last_done_ms);
+        x->ev.committed(x->ev.arg, &x->cfg, x->opening, x->version, &totals, &course);
     if (saved)
         x->ev.snapshot(x->ev.arg, &snap);
     if (step)
@@ -123,6 +123,8 @@ void kd_exchange_publish(kd_exchange *x, kd_rpc_call *call, const Distill__V1__S
     size_t vectors = head->with_state ? x->cfg.state_vectors : 0;
     if (!kd_xc_payload_ok(call, len, bytes * (1 + vectors), whole))
         goto out;
+    x->io.in[KD_IO_PARAMETERS] += bytes;
+    x->io.in[KD_IO_STATE] += len - bytes;
     uint32_t crc = vectors ? kd_crc32c(0, payload, bytes) : head->crc32c;
     bool there = head->version != want || x->have[head->chunk];
     if (there && head->version == want && crc != x->slice_crc[head->chunk])
@@ -229,6 +231,7 @@ void kd_exchange_push_values(kd_exchange *x, kd_rpc_call *call, const Distill__V
     }
     if (!kd_xc_payload_ok(call, len, floats * sizeof(float), whole))
         goto out;
+    x->io.in[KD_IO_VALUES] += len;
     if (!x->values.rows)
         x->values.rows = calloc((size_t)x->cfg.batch * x->cfg.columns, sizeof(float));
     if (!x->values.rows) {
@@ -291,6 +294,7 @@ void kd_exchange_gather(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Ga
     uint32_t n = KD_MIN(x->cfg.eval_unit, x->cfg.val_samples - first);
     if (!kd_xc_payload_ok(call, len, (size_t)n * KD_EVAL_COLUMNS * sizeof(float), whole))
         goto out;
+    x->io.in[KD_IO_EVALUATION] += len;
     if (!kd_xc_is_border(&x->cfg, head->version) || head->version > kd_xc_collected(x) ||
         head->version < x->gathered.version) {
         kd_rpc_finish(call, -KD_ESTALE, "that version is not evaluated now");

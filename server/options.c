@@ -12,6 +12,7 @@ static const char g_usage[] =
     "\n"
     "Usage: distilld [--state-dir DIR] [--listen HOST:PORT] [--port-file FILE]\n"
     "                [--heartbeat-ms N] [--lease-ms N] [--min-free SIZE]\n"
+    "                [--http ADDRESS:PORT] [--http-port-file FILE] [--insecure]\n"
     "                [--log-level err|warn|info|debug]\n"
     "\n"
     "  --state-dir DIR     jobs, checkpoints and logits live here   (DISTILLD_STATE_DIR, "
@@ -25,6 +26,10 @@ static const char g_usage[] =
     "  --min-free SIZE     bytes kept free on the disk of DIR for checkpoints and the database, "
     "as\n"
     "                      64M or 2G: jobs wait and nothing is taken in below it (64M)\n"
+    "  --http ADDRESS:PORT dashboard, /metrics, /healthz, /readyz and a JSON API that only reads\n"
+    "                      (DISTILLD_HTTP, off); the address has to be a loopback's\n"
+    "  --http-port-file FILE  writes its port there\n"
+    "  --insecure          lets --http be read by everybody who reaches the address\n"
     "  --version, --help\n"
     "\n"
     "Exit codes: 0 stopped by a signal, 1 failure, 2 usage, 65 what is stored is damaged,\n"
@@ -76,12 +81,16 @@ int kd_daemon_options(int argc, char **argv, kd_daemon_config *cfg)
                                             {"heartbeat-ms", required_argument, NULL, 'b'},
                                             {"lease-ms", required_argument, NULL, 'e'},
                                             {"min-free", required_argument, NULL, 'f'},
+                                            {"http", required_argument, NULL, 'w'},
+                                            {"http-port-file", required_argument, NULL, 'P'},
+                                            {"insecure", no_argument, NULL, 'i'},
                                             {"log-level", required_argument, NULL, 'v'},
                                             {"version", no_argument, NULL, 'V'},
                                             {"help", no_argument, NULL, 'h'},
                                             {NULL, 0, NULL, 0}};
     *cfg = (kd_daemon_config){.state_dir = env_or("DISTILLD_STATE_DIR", "distilld-state"),
                               .listen = env_or("DISTILLD_LISTEN", "127.0.0.1:7070"),
+                              .http = env_or("DISTILLD_HTTP", NULL),
                               .heartbeat_ms = 1000,
                               .lease_ms = 5000,
                               .min_free = 64u << 20};
@@ -107,6 +116,15 @@ int kd_daemon_options(int argc, char **argv, kd_daemon_config *cfg)
         case 'f':
             if (!bytes("--min-free", optarg, &cfg->min_free))
                 return 2;
+            break;
+        case 'w':
+            cfg->http = *optarg ? optarg : NULL;
+            break;
+        case 'P':
+            cfg->http_port_file = optarg;
+            break;
+        case 'i':
+            cfg->insecure = true;
             break;
         case 'v': {
             int level = kd_log_level_of(optarg);

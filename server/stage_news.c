@@ -14,8 +14,9 @@ struct news {
     bool agrees;
     const char *what;
     char text[KD_CORE_TEXT];
-    kd_time_ms since;
     kd_time_ms *done_ms; /* owned */
+    kd_exchange_course course;
+    kd_exchange_io io;
 };
 
 static struct news *new_news(const kd_exchange_config *cfg, uint64_t version)
@@ -53,6 +54,8 @@ static void count_lost(kd_daemon *d, kd_job_record *j, uint32_t stage, const str
     kd_time_ms from = s->last_commit ? s->last_commit : s->fault_at;
     double usual = s->rate > 0 ? n->totals.samples / s->rate * 1000 : 0;
     double lost = KD_MAX((double)(now - from) - usual, 0.0), took = (double)(now - s->fault_at);
+    d->counts.recoveries[s->fault_own]++;
+    kd_histogram_add(&d->counts.recovery_seconds, took / 1000);
     s->row.lost_ms_all += lost;
     s->row.lost_ms_workers += s->fault_own ? 0 : lost;
     snprintf(data, sizeof data,
@@ -86,6 +89,9 @@ static void loop_committed(kd_daemon *d, void *arg)
             s->rate = s->rate > 0 ? 0.9 * s->rate + 0.1 * rate : rate;
         }
         s->last_commit = now;
+        if (!s->meter)
+            s->meter = kd_xalloc(sizeof *s->meter);
+        kd_meter_step(s->meter, n->version, &n->totals, &n->course, s->info->slots, now);
         kd_stage_count_step(s, n->version, &n->totals);
         j->phase = "training";
         kd_daemon_event(d, &(kd_event){.kind = KD_EV_COMMITTED,
@@ -94,7 +100,7 @@ static void loop_committed(kd_daemon *d, void *arg)
                                        .generation = n->generation,
                                        .version = n->version,
                                        .step = {.version = n->version - 1,
-                                                .since = n->since,
+                                                .since = n->course.since,
                                                 .whole = true,
                                                 .done_ms = n->done_ms}});
     }
@@ -102,15 +108,16 @@ static void loop_committed(kd_daemon *d, void *arg)
 }
 
 static void on_committed(void *arg, const kd_exchange_config *cfg, uint64_t generation,
-                         uint64_t version, const kd_step_totals *totals, kd_time_ms since,
-                         const kd_time_ms *done_ms)
+                         uint64_t version, const kd_step_totals *totals,
+                         const kd_exchange_course *course)
 {
     struct news *n = new_news(cfg, version);
     n->generation = generation;
     n->totals = *totals;
-    n->since = since;
     n->done_ms = kd_xalloc(cfg->slots * sizeof *n->done_ms);
-    memcpy(n->done_ms, done_ms, cfg->slots * sizeof *n->done_ms);
+    memcpy(n->done_ms, course->done_ms, cfg->slots * sizeof *n->done_ms);
+    n->io = *course->io;
+    n->course = (kd_exchange_course){course->since, n->done_ms, course->left, &n->io};
     if (!kd_daemon_post(arg, loop_committed, n))
         free_news(n);
 }

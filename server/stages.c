@@ -422,6 +422,8 @@ void kd_stage_manifest(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t 
     s->row.samples = s->pending_sums.samples;
     memcpy(s->row.term_sums, s->pending_sums.terms, sizeof s->row.term_sums);
     kd_stage_store(d, j, stage);
+    if (s->meter)
+        s->meter->saved = kd_clock_ms();
     if (s->exchange)
         kd_exchange_manifest(s->exchange, version);
     kd_diag diag = {0};

@@ -90,6 +90,7 @@ void kd_cluster_drop(kd_daemon *d, kd_worker_record *w, int code, const char *wh
     *at = w->next;
     if (w->joined) {
         kd_info("worker lost: worker=%s why=%s", w->name, why);
+        d->counts.lost[code == -KD_ETIMEOUT ? 0 : code == -KD_ECANCELED ? 1 : 2]++;
         const char *state;
         kd_job_id job = kd_core_member_job(d->core, w->id, &state);
         bool drained = strcmp(state, "draining") == 0 || strcmp(state, "drained") == 0;
@@ -236,6 +237,8 @@ static void add_counts(kd_daemon *d, kd_worker_record *w, kd_job_id job, uint32_
 static void on_heartbeat(kd_daemon *d, kd_worker_record *w, const Distill__V1__Heartbeat *h)
 {
     kd_time_ms now = kd_clock_ms();
+    w->resident_bytes = h->resident_bytes;
+    w->descriptors = h->descriptors;
     if (w->units_at && now > w->units_at && h->units_done >= w->units) {
         double rate = (double)(h->units_done - w->units) * 1000 / (double)(now - w->units_at);
         w->units_rate = 0.7 * w->units_rate + 0.3 * rate;

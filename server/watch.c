@@ -50,29 +50,24 @@ bool kd_watch_progress(kd_daemon *d, kd_job_record *j, Distill__V1__Progress *p)
     return true;
 }
 
-static int send_event(kd_watcher *w, const Distill__V1__Event *e)
+void kd_watch_fill(Distill__V1__Event *e, const kd_event_row *row)
 {
-    kd_buf buf;
-    kd_buf_init(&buf, KD_MAX_CONTROL_BYTES);
-    int rc = kd_wire_pack(e, &buf);
-    if (rc == 0)
-        rc = kd_rpc_send(w->call, &(struct iovec){buf.data, buf.len}, 1);
-    kd_buf_clear(&buf);
-    return rc;
+    distill__v1__event__init(e);
+    e->seq = row->seq;
+    e->time_ms = row->time_ms;
+    e->kind = (char *)row->kind;
+    e->text = row->text;
+    e->worker = (char *)row->worker;
+    e->state = wire_state(row->state);
+    e->data = row->data ? row->data : "";
 }
 
 static int send_row(void *arg, const kd_event_row *row)
 {
     kd_watcher *w = arg;
-    Distill__V1__Event e = DISTILL__V1__EVENT__INIT;
-    e.seq = row->seq;
-    e.time_ms = row->time_ms;
-    e.kind = (char *)row->kind;
-    e.text = row->text;
-    e.worker = (char *)row->worker;
-    e.state = wire_state(row->state);
-    e.data = row->data ? row->data : "";
-    int rc = send_event(w, &e);
+    Distill__V1__Event e;
+    kd_watch_fill(&e, row);
+    int rc = w->sink->send(w->to, &e);
     if (rc == 0)
         w->next_seq = row->seq + 1;
     return rc;
@@ -84,11 +79,11 @@ static void feed(kd_daemon *d, kd_watcher *w)
     kd_diag diag = {0};
     kd_job_record *j = kd_daemon_job(d, w->job);
     if (!j) {
-        kd_rpc_finish(w->call, -KD_ENOENT, "the job was removed");
+        w->sink->finish(w->to, -KD_ENOENT, "the job was removed");
         return;
     }
     for (;;) {
-        if (kd_rpc_queued(w->call) > HIGH_WATER)
+        if (w->sink->queued(w->to) > HIGH_WATER)
             return; /* the tick goes on */
         uint64_t from = w->next_seq;
         int rc = kd_state_each_event(&d->state, w->job, from, BATCH, send_row, w, &diag);
@@ -100,7 +95,7 @@ static void feed(kd_daemon *d, kd_watcher *w)
             break;
     }
     if (!w->follow || j->row.state >= KD_RUN_SUCCEEDED)
-        kd_rpc_finish(w->call, 0, "");
+        w->sink->finish(w->to, 0, "");
 }
 
 void kd_watch_add(kd_daemon *d, kd_watcher *w)
@@ -110,16 +105,16 @@ void kd_watch_add(kd_daemon *d, kd_watcher *w)
     feed(d, w);
 }
 
-void kd_watch_drop(kd_daemon *d, kd_rpc_call *call)
+void kd_watch_drop(kd_daemon *d, const void *to)
 {
     kd_watcher **at = &d->watchers;
-    while (*at && (*at)->call != call)
+    while (*at && (*at)->to != to)
         at = &(*at)->next;
     kd_watcher *w = *at;
     if (!w)
         return;
     *at = w->next;
-    kd_rpc_call_unref(w->call);
+    w->sink->drop(w->to);
     free(w);
 }
 
@@ -130,7 +125,7 @@ void kd_watch_tick(kd_daemon *d, kd_time_ms now)
         kd_job_record *j = kd_daemon_job(d, w->job);
         Distill__V1__Progress p;
         if (!w->progress || now - w->last_progress < PROGRESS_MS || !j ||
-            kd_rpc_queued(w->call) > HIGH_WATER || !kd_watch_progress(d, j, &p))
+            w->sink->queued(w->to) > HIGH_WATER || !kd_watch_progress(d, j, &p))
             continue;
         w->last_progress = now;
         Distill__V1__Event e = DISTILL__V1__EVENT__INIT;
@@ -138,7 +133,7 @@ void kd_watch_tick(kd_daemon *d, kd_time_ms now)
         e.kind = "progress";
         e.state = wire_state(j->row.state);
         e.progress = &p;
-        (void)send_event(w, &e); /* the next one will do */
+        (void)w->sink->send(w->to, &e); /* the next one will do */
     }
 }
 

@@ -5,6 +5,7 @@
 #include "kd/failpoint.h"
 #include "kd/hash.h"
 #include "kd/log.h"
+#include "kd/process.h"
 #include "rpc/rpc.h"
 #include "runner.h"
 #include "wire/wire.h"
@@ -149,6 +150,9 @@ static void on_beat(uv_timer_t *timer)
     h.bank_hits = s.bank_hits;
     h.teacher_seconds = s.teacher_seconds;
     h.phase = (char *)s.phase;
+    kd_process_now p = kd_process_look();
+    h.resident_bytes = p.resident_bytes;
+    h.descriptors = p.descriptors;
     Distill__V1__WorkerMessage m = DISTILL__V1__WORKER_MESSAGE__INIT;
     m.kind_case = DISTILL__V1__WORKER_MESSAGE__KIND_HEARTBEAT;
     m.heartbeat = &h;

@@ -30,12 +30,12 @@ static void post(struct world *w, const kd_event *ev)
 /* ---- what the exchange tells */
 
 static void x_committed(void *arg, const kd_exchange_config *cfg, uint64_t generation,
-                        uint64_t version, const kd_step_totals *totals, kd_time_ms since,
-                        const kd_time_ms *done_ms)
+                        uint64_t version, const kd_step_totals *totals,
+                        const kd_exchange_course *course)
 {
     struct world *w = arg;
     kd_time_ms *copy = kd_xalloc(cfg->slots * sizeof *copy);
-    memcpy(copy, done_ms, cfg->slots * sizeof *copy);
+    memcpy(copy, course->done_ms, cfg->slots * sizeof *copy);
     SAY(w, "committed %llu", (unsigned long long)version);
     if (totals->samples != (double)cfg->slots)
         sim_broken(w, "no sample is lost", "step %llu counts %g of %u units",
@@ -49,7 +49,7 @@ static void x_committed(void *arg, const kd_exchange_config *cfg, uint64_t gener
                         .job = JOB,
                         .generation = generation,
                         .version = version,
-                        .step = {.version = version - 1, .since = since, .done_ms = copy}});
+                        .step = {.version = version - 1, .since = course->since, .done_ms = copy}});
 }
 
 static void forget(struct checkpoint *c)

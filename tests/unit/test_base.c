@@ -482,6 +482,15 @@ static void test_clock_runs_forward(void **state)
     assert_true(kd_clock_wall_ms() > 1600000000000); /* after 2020 */
 }
 
+static void test_clock_iso(void **state)
+{
+    char o[KD_CLOCK_ISO];
+    (void)state;
+    assert_string_equal(kd_clock_iso(0, o), "");
+    assert_string_equal(kd_clock_iso(1714564800123, o), "2024-05-01T12:00:00.123Z");
+    assert_string_equal(kd_clock_iso(INT64_MAX, o), "");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -501,6 +510,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_file_beneath, setup, teardown),
         cmocka_unit_test_setup_teardown(test_file_remove_tree, setup, teardown),
         cmocka_unit_test(test_clock_runs_forward),
+        cmocka_unit_test(test_clock_iso),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,36 @@
+/* HTTP beside gRPC: health, Prometheus metrics, a JSON API that only reads, live streams and the
+ * dashboard, by libmicrohttpd.
+ *
+ *   GET /healthz /readyz             for probes: 200, or 503 with the reason
+ *   GET /metrics                     Prometheus text format 0.0.4
+ *   GET /api/v1/...                  JSON, field names as `distill ... -o json` (http_api.c)
+ *   GET /api/v1/stream, .../jobs/ID/stream   server-sent events (http_stream.c)
+ *   GET / and its files              the dashboard's files, part of the program (web/)
+ *
+ * How it meets the loop. One thread of libmicrohttpd does all sockets. It answers health and files
+ * by itself; every other request is suspended and queued as a task, the loop builds the answer in
+ * memory and resumes it. So the loop never waits for a socket, and HTTP never touches its records.
+ * Streams are filled by the loop and emptied by that thread, each through a buffer of its own.
+ *
+ * Bounds: connections, streams, bytes of a request's head, bytes queued to a stream, seconds
+ * without progress. A request with a body, or another method than GET and HEAD, is refused.
+ *
+ * Threads: kd_http_* are the loop's. */
+#ifndef KD_SERVER_HTTP_H
+#define KD_SERVER_HTTP_H
+
+#include "daemon.h"
+
+/* listen: ADDRESS:PORT, port 0 = any free one. Anything but a loopback address needs `insecure`,
+ * which lets everybody in. -KD_EINVAL bad or forbidden address, -KD_EEXIST it is in use. */
+int kd_http_start(kd_daemon *d, const char *listen, bool insecure, kd_http **out,
+                  kd_diag *diag) KD_MUST_CHECK;
+int kd_http_port(const kd_http *h);
+/* Every few milliseconds; h may be NULL. */
+void kd_http_tick(kd_http *h, kd_time_ms now);
+/* Ends all streams; from now on requests are refused. Tasks that wait have to be run before the
+ * free. NULL allowed in both. */
+void kd_http_close(kd_http *h);
+void kd_http_free(kd_http *h);
+
+#endif

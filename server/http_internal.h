@@ -1,0 +1,107 @@
+/* What http.c (listener, who is let in, answers), http_api.c (what is answered) and http_stream.c
+ * share. */
+#ifndef KD_SERVER_HTTP_INTERNAL_H
+#define KD_SERVER_HTTP_INTERNAL_H
+
+#include "http.h"
+
+#include <microhttpd.h>
+
+#define KD_HTTP_CONNECTIONS 64   /* open at once */
+#define KD_HTTP_STREAMS 16       /* of them, live ones */
+#define KD_HTTP_HEAD (16u << 10) /* bytes of a request's line and header, and of buffers */
+#define KD_HTTP_BODY (16u << 20) /* bytes of an answer made in memory */
+#define KD_HTTP_QUEUE (2u << 20) /* bytes that wait for a stream's reader */
+#define KD_HTTP_TIMEOUT_S 30     /* without a byte in or out */
+#define KD_HTTP_LOOP_MS 10000    /* the loop stands still: not healthy */
+
+/* Who may ask. */
+enum kd_http_role {
+    KD_HTTP_PROBE, /* anybody: says no more than that it runs */
+    KD_HTTP_READER /* may see everything, changes nothing */
+};
+
+typedef struct kd_http_stream kd_http_stream;
+typedef struct kd_http_request kd_http_request;
+
+typedef struct kd_http_route {
+    const char *path; /* one segment may be `*`: a job, by its id or the beginning of it */
+    enum kd_http_role role;
+    /* On the loop: fills the answer. NULL: answered at once by `here`. */
+    void (*answer)(kd_daemon *d, kd_http_request *r);
+    void (*here)(kd_http_request *r);
+} kd_http_route;
+
+/* One request; its connection's thread owns it but for the time it is suspended, the loop then. */
+struct kd_http_request {
+    kd_http *http;
+    struct MHD_Connection *connection;
+    const kd_http_route *route;
+    char job[KD_ID_TEXT]; /* from the path */
+    uint64_t from, limit; /* from the query: ?from= and ?limit=, 0 = not given */
+    bool head;
+    int status;
+    const char *type; /* of the content, static */
+    kd_buf body;
+    int fd; /* instead of a body, -1 = none */
+    uint64_t size;
+    kd_http_stream *stream; /* likewise; a reference */
+};
+
+struct kd_http {
+    kd_daemon *daemon;
+    struct MHD_Daemon *mhd;
+    bool insecure;
+    _Atomic kd_time_ms beat; /* the loop's last tick */
+    _Atomic int ready;       /* enum kd_http_ready */
+    pthread_mutex_t mu;      /* guards closing, with the queueing of a request */
+    bool closing;
+    /* the loop's */
+    kd_http_stream *streams;
+    size_t n_streams;
+    kd_time_ms looked;
+};
+enum kd_http_ready { KD_HTTP_STARTING, KD_HTTP_READY, KD_HTTP_NO_ROOM, KD_HTTP_STOPPING };
+
+/* ---- http.c */
+/* Fills r's answer with text; cut when it is too long. */
+void kd_http_say(kd_http_request *r, int status, const char *type, const char *text);
+/* An error for programs: {"error": text}. */
+void kd_http_refuse(kd_http_request *r, int status, const char *text);
+
+/* ---- http_gate.c */
+/* The one place that decides whether a request is let in with the role its route wants. Returns 0,
+ * or the status that refuses it, with a sentence. */
+int kd_http_authorise(const kd_http_request *r, enum kd_http_role role, const char **out_why);
+bool kd_http_is_loopback(const struct sockaddr *a);
+/* ADDRESS:PORT or [ADDRESS]:PORT. */
+int kd_http_resolve(const char *listen, struct sockaddr_storage *out, kd_diag *diag) KD_MUST_CHECK;
+
+/* ---- http_api.c */
+extern const kd_http_route kd_http_api[];
+extern const size_t kd_http_n_api;
+/* Of ListReply and WorkersReply, into a json_t *; NULL without memory. */
+void kd_http_take_list(void *out, const void *message);
+void kd_http_take_workers(void *out, const void *message);
+
+/* ---- http_stream.c */
+/* Loop. A stream of a job's events from from_seq on, or (j NULL) of what the first page shows. NULL
+ * when there are too many. The caller has one reference of two. */
+kd_http_stream *kd_http_stream_new(kd_http *h, kd_job_record *j, uint64_t from_seq);
+/* Connection's thread: the answer that lives as long as the stream; takes over the reference. */
+struct MHD_Response *kd_http_stream_response(kd_http_stream *s, struct MHD_Connection *connection);
+/* Its client is gone; drops that reference. */
+void kd_http_stream_leave(kd_http_stream *s);
+void kd_http_stream_tick(kd_http *h, kd_time_ms now);
+void kd_http_stream_end_all(kd_http *h);
+
+/* ---- assets */
+typedef struct kd_http_asset {
+    const char *path, *type, *etag;
+    const unsigned char *bytes;
+    size_t len;
+} kd_http_asset;
+extern const kd_http_asset kd_http_assets[];
+extern const size_t kd_http_n_assets;
+
+#endif

@@ -1,0 +1,329 @@
+/* Live streams: server-sent events (WHATWG HTML, "Server-sent events").
+ *
+ * Of a job: `event` with what `distill events -o json` prints, its number as the id, so that a
+ * browser which comes back goes on there; `progress` with a snapshot; `end` when the job is over.
+ * Of the whole: `jobs` and `workers`, when they have changed.
+ *
+ * A reader that takes nothing for KD_HTTP_TIMEOUT_S is cut off. Until then stored events wait in
+ * the database, and snapshots are left out. */
+#include "http_internal.h"
+#include "reading.h"
+
+#include "kd/hash.h"
+#include "json/json.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#define LOOK_MS 1000  /* between two looks at the whole */
+#define BEAT_MS 10000 /* a sign of life, by which a client that is gone is seen */
+#define LISTED 200    /* jobs of the whole */
+
+struct kd_http_stream {
+    /* the loop's */
+    kd_http_stream *next;
+    kd_http *http;
+    bool whole; /* else a watcher of a job feeds it */
+    kd_digest told_jobs, told_workers;
+    kd_time_ms sent, stuck; /* stuck: since when its reader takes nothing, 0 = it does */
+    uint64_t taken_then;
+    char job[KD_ID_TEXT];
+
+    pthread_mutex_t mu; /* guards what follows */
+    int refs;
+    struct MHD_Connection *connection; /* NULL before and after its answer */
+    kd_buf out;
+    size_t at;      /* of out, taken */
+    uint64_t taken; /* in all */
+    bool waits;     /* its connection is suspended until there is more */
+    bool over;
+};
+
+/* Under the lock, which it releases. */
+static void release(kd_http_stream *s)
+{
+    bool last = --s->refs == 0;
+    pthread_mutex_unlock(&s->mu);
+    if (!last)
+        return;
+    kd_buf_clear(&s->out);
+    pthread_mutex_destroy(&s->mu);
+    free(s);
+}
+
+/* Under the lock. */
+static void wake(kd_http_stream *s)
+{
+    if (!s->waits)
+        return;
+    s->waits = false;
+    MHD_resume_connection(s->connection);
+}
+
+/* ---- the connection's thread */
+
+static ssize_t give(void *arg, uint64_t position, char *bytes, size_t most)
+{
+    kd_http_stream *s = arg;
+    (void)position;
+    pthread_mutex_lock(&s->mu);
+    size_t n = KD_MIN(s->out.len - s->at, most);
+    ssize_t rc = (ssize_t)n;
+    if (n > 0) {
+        memcpy(bytes, s->out.data + s->at, n);
+        s->at += n;
+        s->taken += n;
+        if (s->at == s->out.len)
+            s->out.len = s->at = 0;
+    } else if (s->over) {
+        rc = MHD_CONTENT_READER_END_OF_STREAM;
+    } else {
+        s->waits = true;
+        MHD_suspend_connection(s->connection);
+    }
+    pthread_mutex_unlock(&s->mu);
+    return rc;
+}
+
+static void on_free(void *arg)
+{
+    kd_http_stream_leave(arg);
+}
+
+void kd_http_stream_leave(kd_http_stream *s)
+{
+    pthread_mutex_lock(&s->mu);
+    s->connection = NULL;
+    s->over = true;
+    release(s);
+}
+
+struct MHD_Response *kd_http_stream_response(kd_http_stream *s, struct MHD_Connection *connection)
+{
+    struct MHD_Response *m =
+        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 4096, give, s, on_free);
+    if (!m) {
+        kd_http_stream_leave(s);
+        return NULL;
+    }
+    pthread_mutex_lock(&s->mu);
+    s->connection = connection;
+    pthread_mutex_unlock(&s->mu);
+    return m;
+}
+
+/* ---- the loop */
+
+static size_t queued(void *arg)
+{
+    kd_http_stream *s = arg;
+    pthread_mutex_lock(&s->mu);
+    size_t n = s->out.len - s->at;
+    pthread_mutex_unlock(&s->mu);
+    return n;
+}
+
+/* id 0 = none; json is dropped. */
+static int push(kd_http_stream *s, const char *event, uint64_t id, json_t *json)
+{
+    char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
+    json_decref(json);
+    if (!text)
+        return -KD_ENOMEM;
+    pthread_mutex_lock(&s->mu);
+    int rc = s->over ? -KD_ECANCELED : 0;
+    if (rc == 0 && s->out.len + strlen(text) > KD_HTTP_QUEUE)
+        rc = -KD_ELIMIT;
+    if (rc == 0 && id)
+        rc = kd_buf_printf(&s->out, "id: %llu\n", (unsigned long long)id);
+    if (rc == 0)
+        rc = kd_buf_printf(&s->out, "event: %s\ndata: %s\n\n", event, text);
+    wake(s);
+    pthread_mutex_unlock(&s->mu);
+    free(text);
+    s->sent = kd_clock_ms();
+    return rc;
+}
+
+static void end(kd_http_stream *s)
+{
+    pthread_mutex_lock(&s->mu);
+    s->over = true;
+    wake(s);
+    pthread_mutex_unlock(&s->mu);
+}
+
+static int send_event(void *to, const Distill__V1__Event *e)
+{
+    kd_http_stream *s = to;
+    bool progress = e->progress != NULL;
+    return push(s, progress ? "progress" : "event", e->seq, kd_json_event(s->job, e));
+}
+
+static void finish(void *to, int code, const char *text)
+{
+    kd_http_stream *s = to;
+    /* Told again and again until it is dropped. */
+    pthread_mutex_lock(&s->mu);
+    bool over = s->over;
+    pthread_mutex_unlock(&s->mu);
+    if (over)
+        return;
+    (void)push(s, "end", 0, json_pack("{s:i, s:s}", "code", code, "text", text));
+    end(s);
+}
+
+static void drop(void *to)
+{
+    (void)to; /* kd_http_stream_tick lets go of it */
+}
+
+static const kd_watch_sink g_sink = {send_event, queued, finish, drop};
+
+kd_http_stream *kd_http_stream_new(kd_http *h, kd_job_record *j, uint64_t from_seq)
+{
+    if (h->n_streams >= KD_HTTP_STREAMS)
+        return NULL;
+    kd_http_stream *s = kd_xalloc(sizeof *s);
+    s->http = h;
+    s->whole = !j;
+    s->refs = 2;
+    s->sent = kd_clock_ms();
+    pthread_mutex_init(&s->mu, NULL);
+    kd_buf_init(&s->out, 2 * KD_HTTP_QUEUE);
+    s->next = h->streams;
+    h->streams = s;
+    h->n_streams++;
+    if (!j)
+        return s;
+    kd_id_text(j->row.id, s->job);
+    kd_watcher *w = kd_xalloc(sizeof *w);
+    *w = (kd_watcher){.sink = &g_sink,
+                      .to = s,
+                      .job = j->row.id,
+                      .next_seq = from_seq,
+                      .follow = true,
+                      .progress = true};
+    kd_watch_add(h->daemon, w);
+    return s;
+}
+
+/* ---- the whole */
+
+/* Sends what differs from what was sent last. */
+static void push_changed(kd_http_stream *s, const char *event, kd_digest *told, json_t *json)
+{
+    char *text = json_dumps(json, JSON_COMPACT);
+    kd_digest now = kd_digest_of(text ? text : "", text ? strlen(text) : 0);
+    free(text);
+    if (kd_digest_equal(&now, told))
+        return;
+    if (push(s, event, 0, json_incref(json)) == 0)
+        *told = now;
+}
+
+static void tell_whole(kd_http_stream *s, json_t *jobs, json_t *workers)
+{
+    if (queued(s) > 0)
+        return; /* the next one will do */
+    push_changed(s, "jobs", &s->told_jobs, jobs);
+    push_changed(s, "workers", &s->told_workers, workers);
+}
+
+static void look(kd_http *h, kd_time_ms now)
+{
+    json_t *jobs = NULL, *workers = NULL;
+    if (now - h->looked < LOOK_MS)
+        return;
+    h->looked = now;
+    for (kd_http_stream *s = h->streams; s; s = s->next) {
+        if (!s->whole)
+            continue;
+        if (!jobs)
+            kd_tell_list(h->daemon, LISTED, kd_http_take_list, &jobs);
+        if (!workers)
+            kd_tell_workers(h->daemon, kd_http_take_workers, &workers);
+        tell_whole(s, jobs, workers);
+    }
+    json_decref(jobs);
+    json_decref(workers);
+}
+
+/* ---- life */
+
+/* Without a word for a while: a comment, which clients skip. */
+static void beat(kd_http_stream *s, kd_time_ms now)
+{
+    if (now - s->sent < BEAT_MS)
+        return;
+    s->sent = now;
+    pthread_mutex_lock(&s->mu);
+    if (s->out.len == 0)
+        (void)kd_buf_str(&s->out, ":\n\n");
+    wake(s);
+    pthread_mutex_unlock(&s->mu);
+}
+
+/* Cuts the connection of a reader that takes nothing, or a byte now and then. */
+static void cut_slow(kd_http_stream *s, kd_time_ms now)
+{
+    pthread_mutex_lock(&s->mu);
+    bool idle = s->out.len == 0 || s->taken - s->taken_then > KD_HTTP_HEAD;
+    if (idle || !s->stuck) {
+        s->stuck = idle ? 0 : now;
+        s->taken_then = s->taken;
+    } else if (now - s->stuck > KD_HTTP_TIMEOUT_S * 1000 && s->connection) {
+        const union MHD_ConnectionInfo *info =
+            MHD_get_connection_info(s->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+        s->over = true;
+        if (info)
+            shutdown(info->connect_fd, SHUT_RDWR);
+    }
+    pthread_mutex_unlock(&s->mu);
+}
+
+/* Its client has gone: nobody else knows of it. */
+static bool is_left(kd_http_stream *s)
+{
+    pthread_mutex_lock(&s->mu);
+    bool left = s->refs == 1;
+    pthread_mutex_unlock(&s->mu);
+    return left;
+}
+
+static void let_go(kd_http *h, kd_http_stream **at)
+{
+    kd_http_stream *s = *at;
+    *at = s->next;
+    h->n_streams--;
+    kd_watch_drop(h->daemon, s);
+    pthread_mutex_lock(&s->mu);
+    release(s);
+}
+
+void kd_http_stream_tick(kd_http *h, kd_time_ms now)
+{
+    for (kd_http_stream **at = &h->streams; *at;) {
+        if (is_left(*at)) {
+            let_go(h, at);
+            continue;
+        }
+        beat(*at, now);
+        cut_slow(*at, now);
+        at = &(*at)->next;
+    }
+    look(h, now);
+}
+
+void kd_http_stream_end_all(kd_http *h)
+{
+    for (kd_http_stream **at = &h->streams; *at;) {
+        end(*at);
+        if (is_left(*at))
+            let_go(h, at);
+        else
+            at = &(*at)->next;
+    }
+}

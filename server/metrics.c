@@ -1,0 +1,209 @@
+/* Metrics of workers and of the coordinator itself. */
+#include "metrics.h"
+#include "http_internal.h"
+
+#include "kd/file.h"
+#include "kd/process.h"
+
+#include <math.h>
+#include <string.h>
+
+#define G KD_METRIC_GAUGE
+#define C KD_METRIC_COUNTER
+
+/* ---- workers */
+
+struct worker_metric {
+    const char *name, *type, *help;
+    double (*of)(const kd_daemon *d, const kd_worker_record *w);
+};
+
+static double units_rate_of(const kd_daemon *d, const kd_worker_record *w)
+{
+    (void)d;
+    return w->units_rate;
+}
+
+static double units_of(const kd_daemon *d, const kd_worker_record *w)
+{
+    (void)d;
+    return (double)w->units;
+}
+
+static double silence_of(const kd_daemon *d, const kd_worker_record *w)
+{
+    (void)d;
+    return (double)(kd_clock_ms() - w->seen) / 1000;
+}
+
+static double slow_of(const kd_daemon *d, const kd_worker_record *w)
+{
+    return (double)kd_core_member_slow(d->core, w->id);
+}
+
+static double threads_of(const kd_daemon *d, const kd_worker_record *w)
+{
+    (void)d;
+    return w->threads;
+}
+
+static double memory_of(const kd_daemon *d, const kd_worker_record *w)
+{
+    (void)d;
+    return w->resident_bytes ? (double)w->resident_bytes : NAN;
+}
+
+static double descriptors_of(const kd_daemon *d, const kd_worker_record *w)
+{
+    (void)d;
+    return w->descriptors ? (double)w->descriptors : NAN;
+}
+
+static const struct worker_metric g_worker_metrics[] = {
+    {"distill_worker_units_per_second", G, "Units (slots of a step) a second, smoothed.",
+     units_rate_of},
+    {"distill_worker_units_total", C, "Units since the worker started.", units_of},
+    {"distill_worker_last_heartbeat_seconds", G, "Since the worker's last sign of life.",
+     silence_of},
+    {"distill_worker_slow_units_total", C,
+     "Units that were given to others since this worker was slow, since it connected.", slow_of},
+    {"distill_worker_threads", G, "Units that the worker runs at once.", threads_of},
+    {"distill_worker_resident_memory_bytes", G, "Memory of the worker's process.", memory_of},
+    {"distill_worker_open_fds", G, "Descriptors that the worker has open.", descriptors_of},
+};
+
+static void write_worker_states(const kd_daemon *d, kd_buf *b)
+{
+    static const char *const states[] = {"idle",     "preparing", "ready",      "working",
+                                         "draining", "drained",   "quarantined"};
+    kd_metric_family(b, "distill_workers", G, "Connected workers by state.");
+    for (size_t i = 0; i < KD_COUNT(states); i++) {
+        size_t n = 0;
+        for (const kd_worker_record *w = d->workers; w; w = w->next) {
+            const char *state;
+            (void)kd_core_member_job(d->core, w->id, &state);
+            n += w->joined && strcmp(state, states[i]) == 0;
+        }
+        kd_metric_by_word(b, "distill_workers", "state", states[i], (double)n);
+    }
+    kd_metric_family(b, "distill_worker_info", G, "What a worker is, with the value 1.");
+    for (const kd_worker_record *w = d->workers; w; w = w->next) {
+        if (!w->joined)
+            continue;
+        (void)kd_buf_str(b, "distill_worker_info{");
+        kd_metric_label(b, "worker", w->name);
+        const char *const more[][2] = {{",address", w->address},   {",cpu", w->cpu},
+                                       {",blas", w->blas},         {",isa", w->isa},
+                                       {",numerics", w->numerics}, {",version", w->version}};
+        for (size_t i = 0; i < KD_COUNT(more); i++)
+            kd_metric_label(b, more[i][0], more[i][1]);
+        (void)kd_buf_str(b, "} 1\n");
+    }
+}
+
+static void write_workers(const kd_daemon *d, kd_buf *b)
+{
+    write_worker_states(d, b);
+    for (size_t i = 0; i < KD_COUNT(g_worker_metrics); i++) {
+        const struct worker_metric *m = &g_worker_metrics[i];
+        kd_metric_family(b, m->name, m->type, m->help);
+        for (const kd_worker_record *w = d->workers; w; w = w->next) {
+            double v = w->joined ? m->of(d, w) : NAN;
+            if (!isnan(v))
+                kd_metric_by_word(b, m->name, "worker", w->name, v);
+        }
+    }
+    static const char *const why[] = {"silent", "closed", "refused"};
+    kd_metric_family(
+        b, "distill_workers_lost_total", C,
+        "Workers whose stream ended: silent for a lease, closed, or ended by the coordinator.");
+    for (size_t i = 0; i < KD_COUNT(why); i++)
+        kd_metric_by_word(b, "distill_workers_lost_total", "reason", why[i],
+                          (double)d->counts.lost[i]);
+}
+
+/* ---- the coordinator */
+
+static size_t count_tasks(kd_daemon *d)
+{
+    size_t n = 0;
+    pthread_mutex_lock(&d->task_mu);
+    for (const kd_task *t = d->tasks; t; t = t->next)
+        n++;
+    pthread_mutex_unlock(&d->task_mu);
+    return n;
+}
+
+static void write_faults(const kd_daemon *d, kd_buf *b)
+{
+    kd_metric_family(b, "distill_recoveries_total", C,
+                     "Faults after which a step was committed again.");
+    kd_metric_by_word(b, "distill_recoveries_total", "of", "worker",
+                      (double)d->counts.recoveries[0]);
+    kd_metric_by_word(b, "distill_recoveries_total", "of", "coordinator",
+                      (double)d->counts.recoveries[1]);
+    kd_metric_family(b, "distill_recovery_seconds", "histogram",
+                     "From a fault to the next committed step.");
+    kd_metric_histogram(b, "distill_recovery_seconds", "", &d->counts.recovery_seconds);
+    kd_metric_single(b, "distill_checkpoints_total", C, (double)d->counts.checkpoints,
+                     "Checkpoints written.");
+    kd_metric_family(b, "distill_checkpoint_seconds", "histogram",
+                     "Time to write one, beside the steps.");
+    kd_metric_histogram(b, "distill_checkpoint_seconds", "", &d->counts.checkpoint_seconds);
+}
+
+static void write_store(kd_daemon *d, kd_buf *b)
+{
+    kd_bank_totals bank = kd_bank_store_totals(d->bank);
+    int64_t left = kd_file_free_bytes(d->state.dir);
+    kd_metric_single(b, "distill_state_dir_free_bytes", G, left < 0 ? NAN : (double)left,
+                     "Free bytes on the disk of the state folder.");
+    kd_metric_single(b, "distill_state_dir_min_free_bytes", G, (double)d->room.min_free,
+                     "Free bytes below which nothing new is taken (--min-free).");
+    kd_metric_single(b, "distill_logit_bank_records", G, (double)bank.records,
+                     "Logits in the banks that were used since the start.");
+    kd_metric_single(b, "distill_logit_bank_bytes", G, (double)bank.bytes, "Their size on disk.");
+    kd_metric_family(b, "distill_logit_bytes_total", C,
+                     "Payload bytes of logits from and to workers.");
+    kd_metric_by_word(b, "distill_logit_bytes_total", "dir", "in",
+                      (double)d->counts.logit_bytes[0]);
+    kd_metric_by_word(b, "distill_logit_bytes_total", "dir", "out",
+                      (double)d->counts.logit_bytes[1]);
+}
+
+static void write_process(kd_daemon *d, kd_buf *b)
+{
+    kd_process_now p = kd_process_look();
+    kd_metric_family(b, "distill_build_info", G, "Version and protocol, with the value 1.");
+    (void)kd_buf_printf(b, "distill_build_info{version=\"" KD_VERSION "\",protocol=\"%u\"} 1\n",
+                        KD_PROTOCOL);
+    kd_metric_single(b, "distill_epoch", G, (double)d->state.epoch, "Starts on this state folder.");
+    kd_metric_single(b, "distill_loop_tasks", G, (double)count_tasks(d),
+                     "Tasks that wait for the loop.");
+    kd_metric_single(b, "distill_http_streams", G, (double)d->http->n_streams,
+                     "Open live streams.");
+    kd_metric_single(b, "distill_refused_connections_total", C,
+                     (double)kd_rpc_refused_connections(),
+                     "gRPC connections that were closed for want of descriptors.");
+    kd_metric_single(b, "process_start_time_seconds", G, (double)d->started_wall_ms / 1000,
+                     "Start of the coordinator, Unix time.");
+    kd_metric_single(b, "process_cpu_seconds_total", C, p.cpu_seconds,
+                     "CPU time of the coordinator.");
+    kd_metric_single(b, "process_resident_memory_bytes", G, (double)p.resident_bytes,
+                     "Memory of the coordinator.");
+    kd_metric_single(b, "process_virtual_memory_bytes", G, (double)p.virtual_bytes,
+                     "Address space of the coordinator.");
+    kd_metric_single(b, "process_open_fds", G, p.descriptors,
+                     "Descriptors that the coordinator has open.");
+    kd_metric_single(b, "process_max_fds", G, p.max_descriptors,
+                     "Descriptors that it may have open.");
+}
+
+void kd_metrics_write(kd_daemon *d, kd_buf *out)
+{
+    write_process(d, out);
+    kd_metrics_jobs(d, out);
+    write_workers(d, out);
+    write_faults(d, out);
+    write_store(d, out);
+}
