@@ -55,6 +55,21 @@ static bool same_shape(const kd_node *a, const kd_node *b)
     return a->h == b->h && a->w == b->w && a->c == b->c;
 }
 
+/* The value that the addition `node` adds to t's, -1 if it is no addition that t can do: of one
+ * shape, to what an earlier task gives. */
+static int addend_of(const fusing *f, const kd_plan *p, const kd_task *t, int node)
+{
+    const kd_graph *g = f->g;
+    if (node < 0 || g->nodes[node].op != KD_OP_ADD)
+        return -1;
+    const int first = input_of(f, &g->nodes[node], 0);
+    const int other = first == t->result ? input_of(f, &g->nodes[node], 1) : first;
+    if (!same_shape(&g->nodes[other], &g->nodes[t->result]))
+        return -1;
+    const int value = f->value[other];
+    return value >= 0 && p->values[value].producer >= 0 ? value : -1;
+}
+
 /* convolution + batch norm + residual, each only when nobody else reads what is in between. */
 static void fuse_inference_conv(fusing *f, kd_plan *p, kd_task *t)
 {
@@ -65,18 +80,21 @@ static void fuse_inference_conv(fusing *f, kd_plan *p, kd_task *t)
         absorb(f, t, next);
         next = only_user(f, t->result);
     }
-    if (next < 0 || g->nodes[next].op != KD_OP_ADD)
-        return;
-    const int first = input_of(f, &g->nodes[next], 0);
-    const int other_node = first == t->result ? input_of(f, &g->nodes[next], 1) : first;
-    if (!same_shape(&g->nodes[other_node], &g->nodes[t->result]))
-        return; /* broadcast */
-    const int other = f->value[other_node];
-    /* Only a value that an earlier task gives can be added by this one. */
-    if (other >= 0 && p->values[other].producer >= 0) {
-        t->residual = other;
+    t->residual = addend_of(f, p, t, next);
+    if (t->residual >= 0)
         absorb(f, t, next);
-    }
+}
+
+/* In every use: the sums that a batch norm needs cost one pass over memory, everything behind them
+ * another one. */
+static void fuse_batch_norm(fusing *f, kd_plan *p, kd_task *t)
+{
+    const int next = only_user(f, t->result);
+    t->in[1] = addend_of(f, p, t, next);
+    if (t->in[1] < 0)
+        return;
+    p->values[t->in[1]].last_use = t->index;
+    absorb(f, t, next);
 }
 
 /* max-pool(act(x)) = act(max-pool(x)) for a rising act, bit for bit and in the gradient too, where
@@ -119,9 +137,12 @@ static void fuse_pool(fusing *f, const kd_plan *p, kd_task *t)
     absorb(f, t, pool);
 }
 
-/* In training: the activation does without its input, the producer without its output. */
+/* In training: the activation does without its input, the producer without its output; or it is
+ * the batch norm's, which has the one and never reads the other. */
 static bool may_overwrite(const fusing *f, const kd_task *t, int act)
 {
+    if (f->g->nodes[t->node].op == KD_OP_BATCH_NORM && kd_batch_norm_takes(&f->g->nodes[act]))
+        return true;
     return kd_act_by_output(&f->g->nodes[act]) && f->g->nodes[t->node].op != KD_OP_SOFTMAX;
 }
 
@@ -132,7 +153,7 @@ static void fuse_activation(fusing *f, const kd_plan *p, kd_task *t)
         return;
     if (p->training && !may_overwrite(f, t, next))
         return;
-    if (p->training && move_behind_pool(f, t, next))
+    if (p->training && f->g->nodes[t->node].op != KD_OP_BATCH_NORM && move_behind_pool(f, t, next))
         return;
     t->act = next;
     absorb(f, t, next);
@@ -161,6 +182,8 @@ static void make_task(fusing *f, kd_plan *p, int n)
         fuse_inference_conv(f, p, t);
     if (node->op == KD_OP_CONV)
         fuse_pool(f, p, t);
+    if (node->op == KD_OP_BATCH_NORM)
+        fuse_batch_norm(f, p, t);
     if (node->op != KD_OP_INPUT && node->op != KD_OP_CONST && !kd_act_is(node->op))
         fuse_activation(f, p, t);
     if (t->residual >= 0)
@@ -315,7 +338,7 @@ static int prepare_tasks(kd_plan *p, kd_diag *diag)
         int rc = p->training ? place_input_gradients(p, t, diag) : 0;
         if (!rc)
             rc = kd_task_op(p->graph, t)->prepare(p, t, diag);
-        if (!rc && t->act >= 0 && (p->training || !t->act_inside))
+        if (!rc && t->act >= 0 && (p->training ? !t->act_back_inside : !t->act_inside))
             rc = kd_act_prepare(p, t, diag);
         if (rc)
             return kd_fail_at(diag, rc, "%s '%s'", kd_task_op(p->graph, t)->name, node->name);
