@@ -215,7 +215,7 @@ static int new_trained(const kd_stage_config *cfg, kd_stage *s, const char **pro
     for (int i = 0; i < cfg->threads && rc == 0; i++)
         rc = make_context(s, &s->contexts[i], diag);
     if (rc == 0)
-        rc = kd_stage_make_teachers(s, diag);
+        rc = kd_stage_make_teachers(s, cfg, diag);
     if (rc == 0)
         kd_stage_set_banks(s, cfg->numerics);
     return rc;

@@ -43,6 +43,7 @@ typedef struct kd_value {
     bool wants_grad; /* a trained parameter stands before it */
     float scale;     /* of an 8-bit value: what 1 stands for; 0 = float32 */
     bool positive;   /* 8-bit without a sign */
+    bool narrow;     /* bfloat16: written and read by convolutions alone */
     dnnl_memory_desc_t md;
     int block, d_block;
     dnnl_memory_t mem, d_mem; /* d_mem NULL unless wants_grad in a train plan */
@@ -117,6 +118,7 @@ struct kd_plan {
     dnnl_engine_t engine;
     dnnl_stream_t stream;
     const float *input; /* the image(s) of the forward that runs now, borrowed */
+    bool bfloat16;      /* convolutions work on bfloat16 */
     const float *fixed; /* the vector that an int8 plan is made for, while it is made */
     bool is_fixed;      /* it takes no other */
     float *watch;       /* kd_plan_watch */

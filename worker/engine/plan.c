@@ -308,6 +308,25 @@ static void choose_int8(kd_plan *p, const float *largest)
     }
 }
 
+/* ---- bfloat16: which values */
+
+static bool is_plain_conv(const kd_plan *p, const kd_task *t)
+{
+    return p->graph->nodes[t->node].op == KD_OP_CONV && t->pool < 0;
+}
+
+/* In training others read what convolutions leave: batch norm, activations in place, gradients. */
+static void choose_bfloat16(kd_plan *p)
+{
+    for (int i = 0; i < p->n_tasks && !p->training; i++) {
+        const kd_task *t = &p->tasks[i];
+        bool all = is_plain_conv(p, t) && t->result != p->output;
+        for (int k = i + 1; k < p->n_tasks && all; k++)
+            all = !reads(&p->tasks[k], t->result) || is_plain_conv(p, &p->tasks[k]);
+        p->values[t->result].narrow = all;
+    }
+}
+
 /* ---- preparing: tasks -> primitives and blocks */
 
 /* Readers run backward from the last to the first: the last one writes a value's gradient, the
@@ -441,8 +460,8 @@ static int allocate(kd_plan *p, kd_diag *diag)
 /* ---- the plan */
 
 /* fixed, largest: of an 8-bit plan, else NULL. */
-static int make(const kd_graph *graph, int batch, enum kd_plan_use use, const float *fixed,
-                const float *largest, kd_plan **out, kd_diag *diag)
+static int make(const kd_graph *graph, int batch, enum kd_plan_use use, bool bfloat16,
+                const float *fixed, const float *largest, kd_plan **out, kd_diag *diag)
 {
     if (batch < 1 || batch > MAX_BATCH)
         return kd_fail(diag, -KD_EINVAL, "A plan's batch is 1 to %d, not %d.", MAX_BATCH, batch);
@@ -471,6 +490,9 @@ static int make(const kd_graph *graph, int batch, enum kd_plan_use use, const fl
     p->fixed = fixed;
     if (!rc && fixed)
         choose_int8(p, largest);
+    p->bfloat16 = bfloat16;
+    if (!rc && bfloat16)
+        choose_bfloat16(p);
     if (!rc)
         rc = prepare_tasks(p, diag);
     if (!rc)
@@ -494,13 +516,19 @@ static int make(const kd_graph *graph, int batch, enum kd_plan_use use, const fl
 int kd_plan_new(const kd_graph *graph, int batch, enum kd_plan_use use, kd_plan **out,
                 kd_diag *diag)
 {
-    return make(graph, batch, use, NULL, NULL, out, diag);
+    return make(graph, batch, use, false, NULL, NULL, out, diag);
+}
+
+int kd_plan_new_bfloat16(const kd_graph *graph, int batch, enum kd_plan_use use, kd_plan **out,
+                         kd_diag *diag)
+{
+    return make(graph, batch, use, true, NULL, NULL, out, diag);
 }
 
 int kd_plan_new_int8(const kd_graph *graph, int batch, const float *vector, const float *largest,
                      kd_plan **out, kd_diag *diag)
 {
-    return make(graph, batch, KD_PLAN_INFER, vector, largest, out, diag);
+    return make(graph, batch, KD_PLAN_INFER, false, vector, largest, out, diag);
 }
 
 int kd_plan_int8_tasks(const kd_plan *p)
@@ -513,7 +541,7 @@ int kd_plan_int8_tasks(const kd_plan *p)
 
 void kd_plan_watch(kd_plan *p, float *largest)
 {
-    KD_BUG_ON(p->training || p->is_fixed);
+    KD_BUG_ON(p->training || p->is_fixed || p->bfloat16);
     p->watch = largest;
 }
 
@@ -692,7 +720,7 @@ const char *kd_plan_find_nonfinite(const kd_plan *p)
     for (int i = 0; i < p->n_tasks && p->clock >= 0; i++) {
         const kd_task *t = &p->tasks[i];
         const kd_value *v = &p->values[t->result];
-        if (v->scale > 0 || p->blocks[v->block].last < p->clock)
+        if (v->scale > 0 || v->narrow || p->blocks[v->block].last < p->clock)
             continue;
         const float *x = kd_plan_data(p, v->block);
         const size_t floats = dnnl_memory_desc_get_size(&v->md) / sizeof(float);
