@@ -115,6 +115,7 @@ typedef struct kd_train_spec {
     kd_optimizer_spec optimizer;
     kd_loss_spec loss;      /* teacher and scratch: ce 1, the rest 0 */
     bool batch_norm_frozen; /* else trained */
+    bool bfloat16;          /* operands of convolutions; else float32 */
     enum kd_freeze freeze;
     int views;        /* N >= 1; 0 = fresh, a new view every epoch */
     int eval_every;   /* steps between evaluations; 0 = at each epoch's end */

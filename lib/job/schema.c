@@ -260,6 +260,8 @@ const kd_key kd_schema[] = {
     OPTIMIZER("distill", distill.optimizer),
     TRAINING("distill", distill, "10", "64", "8", "1"),
     FROZEN("distill", distill),
+    CHOICE("distill.precision", FLAG, "float32|bfloat16", "float32", NULL, distill.bfloat16,
+           "of the convolutions' operands, the twin's too; sums, parameters and all else are float32"),
     STOPPING("distill", distill, "0", "0", "0"),
 
     MAP_IF("scratch", KD_KEY_STORED, scratch,
