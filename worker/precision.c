@@ -76,15 +76,16 @@ int kd_stage_measure_precision(kd_stage *s, int teacher, enum kd_precision *out,
     double *times = malloc(n * sizeof *times);
     int rc = reference && times ? 0 : kd_fail(diag, -KD_ENOMEM, "no memory to compare precisions");
     double best = 0;
-    size_t at = 0;
+    why[0] = '\0';
     for (size_t i = 0; rc == 0 && i < KD_COUNT(candidates); i++) {
         const char *name = kd_precision_name(candidates[i]);
+        const size_t at = strlen(why);
         kd_plan *p = NULL;
         struct trial t;
         kd_diag none = {0};
         rc = kd_stage_teacher_plan(s, teacher, candidates[i], &p, &none);
         if (rc == -KD_EUNSUP && i > 0) {
-            at += (size_t)snprintf(why + at, size - at, "; no %s on this machine", name);
+            snprintf(why + at, size - at, "; no %s on this machine", name);
             rc = 0;
             continue;
         }
@@ -94,11 +95,10 @@ int kd_stage_measure_precision(kd_stage *s, int teacher, enum kd_precision *out,
         if (rc != 0)
             break;
         if (i == 0)
-            at += (size_t)snprintf(why + at, size - at, "%s %.2f ms an image", name, t.ms);
+            snprintf(why + at, size - at, "%s %.2f ms an image", name, t.ms);
         else
-            at += (size_t)snprintf(why + at, size - at,
-                                   "; %s %.2f ms, %.1f %% of %zu pictures alike, KL %.4f", name,
-                                   t.ms, 100 * t.agree, n, t.kl);
+            snprintf(why + at, size - at, "; %s %.2f ms, %.1f %% of %zu pictures alike, KL %.4f",
+                     name, t.ms, 100 * t.agree, n, t.kl);
         const bool fits = t.agree >= LEAST_AGREE && t.kl < MOST_KL;
         if (i == 0 || (fits && t.ms * WORTH < best)) {
             best = t.ms;

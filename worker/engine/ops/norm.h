@@ -44,9 +44,11 @@ typedef struct kd_norm {
     const float *x, *r;        /* r may be NULL */
     float *y;                  /* forward */
     const float *d_y;          /* backward */
-    float *g;                  /* g is left here; may be d_y's memory; NULL = not wanted */
-    float *d_x;                /* may be d_y's memory; NULL = not wanted */
-    float *d_gamma, *d_beta;   /* [groups * channels] */
+    /* g is left here; may be d_y's memory. NULL = not wanted, where d_x can do without: with PLAIN,
+     * with CLAMP if there is no r, or with statistics that are not the batch's own. */
+    float *g;
+    float *d_x;              /* may be d_y's memory; NULL = not wanted */
+    float *d_gamma, *d_beta; /* [groups * channels] */
 } kd_norm;
 
 /* False if the layout is of another kind. */
