@@ -15,6 +15,23 @@ typedef int32_t bits __attribute__((vector_size(64), aligned(4), may_alias));
 #define STORE(p, k, v) (*(vector *)((p) + (k)*LANES) = (v))
 #define SELECT(mask, a, b) ((vector)(((mask) & (bits)(a)) | (~(mask) & (bits)(b))))
 
+/* A copy of the loop for each activation. */
+#define EACH_ACT(act, CALL)                                                                        \
+    switch (act) {                                                                                 \
+    case KD_NORM_PLAIN:                                                                            \
+        CALL(KD_NORM_PLAIN);                                                                       \
+        break;                                                                                     \
+    case KD_NORM_CLAMP:                                                                            \
+        CALL(KD_NORM_CLAMP);                                                                       \
+        break;                                                                                     \
+    case KD_NORM_HARD_SWISH:                                                                       \
+        CALL(KD_NORM_HARD_SWISH);                                                                  \
+        break;                                                                                     \
+    case KD_NORM_SILU:                                                                             \
+        CALL(KD_NORM_SILU);                                                                        \
+        break;                                                                                     \
+    }
+
 /* What the loops read for each lane. */
 typedef struct {
     float *mean, *scale, *shift; /* z = (x - mean) scale + shift */

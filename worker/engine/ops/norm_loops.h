@@ -109,22 +109,12 @@ INLINE void NORM_NAME(normalise_as)(const kd_norm *n, const tables *t, enum kd_n
 }
 
 NORM_TARGET static void NORM_NAME(normalise)(const kd_norm *n, const tables *t, const float *x,
-                                             const float *r, float *y, int64_t rows, int64_t lanes)
-{
-#define CASE(ACT)                                                                                  \
-    case ACT:                                                                                      \
-        if (r)                                                                                     \
-            NORM_NAME(normalise_as)(n, t, ACT, true, x, r, y, rows, lanes);                        \
-        else                                                                                       \
-            NORM_NAME(normalise_as)(n, t, ACT, false, x, r, y, rows, lanes);                       \
-        break;
-    switch (n->act) {
-        CASE(KD_NORM_PLAIN)
-        CASE(KD_NORM_CLAMP)
-        CASE(KD_NORM_HARD_SWISH)
-        CASE(KD_NORM_SILU)
-    }
-#undef CASE
+                                             const float *r, float *y, int64_t rows, int64_t lanes){
+#define CALL(ACT)                                                                                  \
+    r ? NORM_NAME(normalise_as)(n, t, ACT, true, x, r, y, rows, lanes)                             \
+      : NORM_NAME(normalise_as)(n, t, ACT, false, x, r, y, rows, lanes)
+    EACH_ACT(n->act, CALL)
+#undef CALL
 }
 
 /* sums: of g and g (x - mean), added to. frozen: d_x, which then needs no sums, is written. */
@@ -166,22 +156,13 @@ INLINE void NORM_NAME(reduce_as)(const kd_norm *n, const tables *t, enum kd_norm
 }
 
 NORM_TARGET static void NORM_NAME(reduce)(const kd_norm *n, const tables *t, const place *at,
-                                          int64_t rows, int64_t lanes, double *sum, double *product)
-{
-#define CASE(ACT)                                                                                  \
-    case ACT:                                                                                      \
-        if (at->r)                                                                                 \
-            NORM_NAME(reduce_as)(n, t, ACT, true, at, rows, lanes, sum, product);                  \
-        else                                                                                       \
-            NORM_NAME(reduce_as)(n, t, ACT, false, at, rows, lanes, sum, product);                 \
-        break;
-    switch (n->act) {
-        CASE(KD_NORM_PLAIN)
-        CASE(KD_NORM_CLAMP)
-        CASE(KD_NORM_HARD_SWISH)
-        CASE(KD_NORM_SILU)
-    }
-#undef CASE
+                                          int64_t rows, int64_t lanes, double *sum,
+                                          double *product){
+#define CALL(ACT)                                                                                  \
+    at->r ? NORM_NAME(reduce_as)(n, t, ACT, true, at, rows, lanes, sum, product)                   \
+          : NORM_NAME(reduce_as)(n, t, ACT, false, at, rows, lanes, sum, product)
+    EACH_ACT(n->act, CALL)
+#undef CALL
 }
 
 /* d_x = scale (g - means of g - (x - mean) slope), g from d_y or, where it was kept, from there. */
