@@ -22,15 +22,19 @@ static const struct bench {
     const char *name, *model;
     enum kd_plan_use use;
     int size, channels, batch, classes;
-    bool int8;
+    enum { FLOAT32, BFLOAT16, INT8 } precision;
 } benches[] = {
-    {"student-step", "shallow_cnn", KD_PLAN_TRAIN, 224, 3, 8, 5, false},
-    {"cheap-step", "cheap_cnn", KD_PLAN_TRAIN, 224, 3, 8, 5, false},
-    {"fine-tune-step", "mobilenet_v2", KD_PLAN_TRAIN, 224, 3, 8, 5, false},
-    {"resnet18-step", "resnet18", KD_PLAN_TRAIN, 224, 3, 8, 5, false},
-    {"mlp-step", "mlp", KD_PLAN_TRAIN, 28, 1, 64, 10, false},
-    {"teacher-infer", "mobilenet_v2", KD_PLAN_INFER, 224, 3, 1, 5, false},
-    {"teacher-int8", "mobilenet_v2", KD_PLAN_INFER, 224, 3, 1, 5, true},
+    {"student-step", "shallow_cnn", KD_PLAN_TRAIN, 224, 3, 8, 5, FLOAT32},
+    {"cheap-step", "cheap_cnn", KD_PLAN_TRAIN, 224, 3, 8, 5, FLOAT32},
+    {"fine-tune-step", "mobilenet_v2", KD_PLAN_TRAIN, 224, 3, 8, 5, FLOAT32},
+    {"resnet18-step", "resnet18", KD_PLAN_TRAIN, 224, 3, 8, 5, FLOAT32},
+    {"student-bfloat16-step", "shallow_cnn", KD_PLAN_TRAIN, 224, 3, 8, 5, BFLOAT16},
+    {"fine-tune-bfloat16-step", "mobilenet_v2", KD_PLAN_TRAIN, 224, 3, 8, 5, BFLOAT16},
+    {"resnet18-bfloat16-step", "resnet18", KD_PLAN_TRAIN, 224, 3, 8, 5, BFLOAT16},
+    {"mlp-step", "mlp", KD_PLAN_TRAIN, 28, 1, 64, 10, FLOAT32},
+    {"teacher-infer", "mobilenet_v2", KD_PLAN_INFER, 224, 3, 1, 5, FLOAT32},
+    {"teacher-bfloat16", "mobilenet_v2", KD_PLAN_INFER, 224, 3, 1, 5, BFLOAT16},
+    {"teacher-int8", "mobilenet_v2", KD_PLAN_INFER, 224, 3, 1, 5, INT8},
 };
 
 static float *numbers(size_t n, uint64_t seed)
@@ -65,7 +69,9 @@ static double run(const struct bench *b)
     kd_plan *p = NULL;
     const size_t n = (size_t)b->batch;
     check(kd_model_build(&cfg, &g, &diag), &diag);
-    check(kd_plan_new(g, b->batch, b->use, &p, &diag), &diag);
+    check((b->precision == BFLOAT16 ? kd_plan_new_bfloat16 : kd_plan_new)(g, b->batch, b->use, &p,
+                                                                          &diag),
+          &diag);
     float *w = numbers(g->vector_len, 0), *grad = numbers(g->vector_len, 0);
     float *state = kd_xalloc(2 * g->vector_len * sizeof *state);
     kd_graph_init(g, 1, w);
@@ -88,7 +94,7 @@ static double run(const struct bench *b)
     const bool train = b->use != KD_PLAN_INFER;
     if (!train)
         check(kd_plan_load(p, w, &diag), &diag);
-    if (b->int8) {
+    if (b->precision == INT8) {
         float *largest = kd_xalloc((size_t)g->n_nodes * sizeof *largest);
         kd_plan_watch(p, largest);
         check(kd_plan_forward(p, input, logits, &diag), &diag);

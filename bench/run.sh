@@ -32,6 +32,7 @@ rows=(
     "resnet18-step|1.3|images/s|$build/kd-bench resnet18-step|PEER resnet18-step"
     "mlp-step|3|images/s|$build/kd-bench mlp-step|PEER mlp-step"
     "teacher-infer|2|images/s|$build/kd-bench teacher-infer|PEER teacher-infer"
+    "teacher-bfloat16|2|images/s|$build/kd-bench teacher-bfloat16|PEER teacher-infer"
     "teacher-int8|6|images/s|$build/kd-bench teacher-int8|PEER teacher-infer"
     "whole-step|5|images/s|job images_s --views fresh|PEER whole-step"
     "whole-step-int8|5|images/s|job images_s --views fresh --precision int8|PEER whole-step"

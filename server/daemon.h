@@ -73,6 +73,10 @@ typedef struct kd_job_record {
     bool export_waits; /* for room for result.json */
     uint32_t export_stage;
     bool told_no_room; /* for the files that its workers send */
+    struct {
+        uint64_t process; /* 0 = nobody measures */
+        kd_time_ms until; /* then another one may */
+    } choosing[KD_MAX_TEACHERS];
 } kd_job_record;
 
 typedef struct kd_worker_record {
@@ -313,6 +317,10 @@ int kd_artefact_write(kd_daemon *d, kd_job_record *j, uint32_t stage, const char
 void kd_artefact_drop_pieces(kd_daemon *d, const kd_job_record *j);
 int kd_artefact_add_piece(kd_daemon *d, const Distill__V1__ArtefactPiece *m, const uint8_t *piece,
                           size_t len, Distill__V1__UploadReply *reply, kd_diag *diag) KD_MUST_CHECK;
+
+/* choices.c: what a job leaves to a measurement. reply's text lives as long as the program. */
+int kd_choice_make(kd_daemon *d, const Distill__V1__Choice *m, Distill__V1__ChoiceReply *reply,
+                   kd_diag *diag) KD_MUST_CHECK;
 
 /* result.c: result.json, the last artefact of a job. Where the disk is full, the tick tries again.
  */

@@ -524,6 +524,12 @@ int kd_state_set_job(kd_state *s, kd_job_id id, int state, const char *reason, i
                       (int64_t)id);
 }
 
+int kd_state_set_resolved(kd_state *s, kd_job_id id, const char *resolved, kd_diag *diag)
+{
+    return kd_sql_run(&s->sql, NULL, diag, "UPDATE jobs SET resolved = ? WHERE id = ?", "si",
+                      resolved, (int64_t)id);
+}
+
 int kd_state_set_wishes(kd_state *s, kd_job_id id, bool paused, uint32_t min_workers,
                         uint32_t max_workers, kd_diag *diag)
 {

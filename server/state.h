@@ -132,6 +132,8 @@ typedef int (*kd_state_job_fn)(void *arg, const kd_job_row *row, const kd_stage_
 int kd_state_each_job(kd_state *s, kd_state_job_fn fn, void *arg, kd_diag *diag) KD_MUST_CHECK;
 int kd_state_set_job(kd_state *s, kd_job_id id, int state, const char *reason, int64_t started_ms,
                      int64_t finished_ms, const char *result, kd_diag *diag) KD_MUST_CHECK;
+int kd_state_set_resolved(kd_state *s, kd_job_id id, const char *resolved,
+                          kd_diag *diag) KD_MUST_CHECK;
 int kd_state_set_wishes(kd_state *s, kd_job_id id, bool paused, uint32_t min_workers,
                         uint32_t max_workers, kd_diag *diag) KD_MUST_CHECK;
 int kd_state_set_stage(kd_state *s, kd_job_id id, uint32_t stage, const kd_stage_row *row,

@@ -283,6 +283,46 @@ static void on_get_blob(kd_rpc_call *call, const uint8_t *bytes, size_t len, voi
     }
 }
 
+/* ---- choices */
+
+struct choice_task {
+    kd_rpc_call *call;
+    Distill__V1__Choice *m;
+};
+
+static void loop_decide(kd_daemon *d, void *arg)
+{
+    struct choice_task *t = arg;
+    Distill__V1__ChoiceReply reply = DISTILL__V1__CHOICE_REPLY__INIT;
+    kd_diag diag = {0};
+    if (kd_choice_make(d, t->m, &reply, &diag) == 0)
+        kd_answer(t->call, &reply);
+    else
+        kd_rpc_finish_diag(t->call, &diag);
+    kd_rpc_call_unref(t->call);
+    kd_wire_free((ProtobufCMessage *)t->m);
+    free(t);
+}
+
+static void on_decide(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)
+{
+    kd_diag diag = {0};
+    ProtobufCMessage *m = NULL;
+    if (kd_wire_unpack(&distill__v1__choice__descriptor, bytes, len, &m, &diag) != 0) {
+        kd_rpc_finish_diag(call, &diag);
+        return;
+    }
+    struct choice_task *t = kd_xalloc(sizeof *t);
+    t->call = kd_rpc_call_ref(call);
+    t->m = (Distill__V1__Choice *)m;
+    if (!kd_daemon_post(arg, loop_decide, t)) {
+        kd_rpc_finish(call, -KD_EUNAVAIL, "the coordinator is stopping");
+        kd_rpc_call_unref(call);
+        kd_wire_free(m);
+        free(t);
+    }
+}
+
 /* ---- artefacts */
 
 struct piece_task {
@@ -348,6 +388,7 @@ const kd_rpc_method kd_exchange_methods[] = {
     UNARY("PushValues", KD_MAX_BULK_BYTES, on_push_values, NULL),
     UNARY("AwaitValues", KD_MAX_CONTROL_BYTES, on_await_values, on_wait_closed),
     UNARY("GetBlob", KD_MAX_CONTROL_BYTES, on_get_blob, NULL),
+    UNARY("Decide", KD_MAX_CONTROL_BYTES, on_decide, NULL),
     UNARY("PutArtefact", KD_MAX_BULK_BYTES, on_put_artefact, NULL),
 };
 const size_t kd_n_exchange_methods = KD_COUNT(kd_exchange_methods);

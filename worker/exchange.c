@@ -5,6 +5,7 @@
 
 #include "distill.pb-c.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -290,6 +291,30 @@ int kd_exchange_put_artefact(kd_rpc_channel *ch, const char *job, uint32_t stage
         rc = tell(ch, "/distill.v1.Exchange/PutArtefact", &m, from, piece, diag);
         at += piece;
     }
+    return rc;
+}
+
+int kd_exchange_decide(kd_rpc_channel *ch, const kd_stage_ref *ref, uint32_t teacher,
+                       const char *value, const char *why, char out[16], bool *out_measure,
+                       kd_diag *diag)
+{
+    Distill__V1__Choice m = DISTILL__V1__CHOICE__INIT;
+    m.job = (char *)ref->job;
+    m.process = ref->process;
+    m.teacher = teacher;
+    m.value = (char *)value;
+    m.why = (char *)why;
+    kd_rpc_result r;
+    ProtobufCMessage *reply = NULL;
+    int rc = call(ch, "/distill.v1.Exchange/Decide", &m, NULL, 0, &r, diag);
+    if (rc == 0)
+        rc = kd_wire_unpack(&distill__v1__choice_reply__descriptor, r.bytes, r.len, &reply, diag);
+    if (rc == 0) {
+        snprintf(out, 16, "%.15s", ((Distill__V1__ChoiceReply *)reply)->value);
+        *out_measure = ((Distill__V1__ChoiceReply *)reply)->measure;
+    }
+    kd_wire_free(reply);
+    free(r.bytes);
     return rc;
 }
 

@@ -364,6 +364,29 @@ static int fetch_finished(kd_runner *r, const Distill__V1__Prepare *p, enum kd_s
     return 0;
 }
 
+/* What the job goes by; waits while another worker measures. */
+static int decide(void *arg, int teacher, const char *value, const char *why, bool *out_measure,
+                  kd_diag *diag)
+{
+    kd_runner *r = arg;
+    kd_stage_ref ref = {.stage = r->stage_index, .process = r->cfg.process};
+    snprintf(ref.job, sizeof ref.job, "%s", r->stage_job);
+    for (;;) {
+        char chosen[16] = "";
+        *out_measure = false;
+        const int rc = kd_exchange_decide(r->cfg.channel, &ref, (uint32_t)teacher, value, why,
+                                          chosen, out_measure, diag);
+        enum kd_precision *to = &r->session->job.teachers[teacher].precision;
+        if (rc == 0 && (*to = kd_precision_of(chosen)) != KD_PRECISION_AUTO)
+            *out_measure = false;
+        if ((rc != 0 && !kd_err_retry(rc)) || *out_measure || *to != KD_PRECISION_AUTO)
+            return rc;
+        if (atomic_load(&r->cancel))
+            return -KD_ECANCELED;
+        usleep(FILE_RETRY_MS * 1000);
+    }
+}
+
 /* Networks, plans, buffers and the composition of an epoch. *out_own: the failure is this worker's
  * alone. */
 static int make_stage(kd_runner *r, const Distill__V1__Prepare *p, enum kd_stage_kind kind,
@@ -376,7 +399,9 @@ static int make_stage(kd_runner *r, const Distill__V1__Prepare *p, enum kd_stage
                            .kind = kind,
                            .threads = r->cfg.threads,
                            .numerics = r->cfg.numerics,
-                           .finished = finished};
+                           .finished = finished,
+                           .decide = decide,
+                           .arg = r};
     *problem = "NO_BLOB";
     int rc = 0;
     if (model && model->weights_digest[0])

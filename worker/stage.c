@@ -150,9 +150,13 @@ static int make_plans(kd_stage *s, struct context *c, kd_diag *diag)
 {
     bool frozen = s->train->batch_norm_frozen || s->train->freeze == KD_FREEZE_BACKBONE;
     int rc = kd_plan_new(s->net.graph, 1, KD_PLAN_INFER, &c->infer, diag);
-    if (rc == 0 && s->train->epochs > 0)
-        rc = kd_plan_new(s->net.graph, (int)s->shape.slot_batch,
-                         frozen ? KD_PLAN_TRAIN_FROZEN_BN : KD_PLAN_TRAIN, &c->train, diag);
+    if (rc != 0 || s->train->epochs == 0)
+        return rc;
+    rc = (s->train->bfloat16 ? kd_plan_new_bfloat16 : kd_plan_new)(
+        s->net.graph, (int)s->shape.slot_batch, frozen ? KD_PLAN_TRAIN_FROZEN_BN : KD_PLAN_TRAIN,
+        &c->train, diag);
+    if (rc == -KD_EUNSUP && s->train->bfloat16)
+        return kd_fail_at(diag, rc, "bfloat16 on this worker's processor");
     return rc;
 }
 
@@ -215,7 +219,7 @@ static int new_trained(const kd_stage_config *cfg, kd_stage *s, const char **pro
     for (int i = 0; i < cfg->threads && rc == 0; i++)
         rc = make_context(s, &s->contexts[i], diag);
     if (rc == 0)
-        rc = kd_stage_make_teachers(s, diag);
+        rc = kd_stage_make_teachers(s, cfg, diag);
     if (rc == 0)
         kd_stage_set_banks(s, cfg->numerics);
     return rc;

@@ -45,6 +45,12 @@ typedef struct kd_stage_config {
     size_t weights_len;
     const kd_finished *finished;
     size_t n_finished;
+    /* Where the job leaves a teacher's precision to a measurement. With a value of "" it blocks
+     * until the job's choice stands in session->job, or *out_measure says that it is this worker's
+     * to make, who calls again with it and why. */
+    int (*decide)(void *arg, int teacher, const char *value, const char *why, bool *out_measure,
+                  kd_diag *diag);
+    void *arg;
 } kd_stage_config;
 
 /* code in diag: -KD_EINVAL for what is wrong with the job itself; *out_problem

@@ -73,6 +73,16 @@ int kd_stage_to_input(const kd_session *ss, const kd_net *net, const uint8_t *rg
 /* teachers.c */
 void kd_stage_set_banks(kd_stage *s, const char *numerics);
 /* Their plans in every context; 8-bit ones are calibrated first. */
-int kd_stage_make_teachers(kd_stage *s, kd_diag *diag);
+int kd_stage_make_teachers(kd_stage *s, const kd_stage_config *cfg, kd_diag *diag) KD_MUST_CHECK;
+/* A plan of a teacher that is ready to run. */
+int kd_stage_teacher_plan(kd_stage *s, int teacher, enum kd_precision precision, kd_plan **out,
+                          kd_diag *diag) KD_MUST_CHECK;
+/* The i-th of n clean training pictures, evenly spread, the same for every worker, into
+ * contexts[0].image as the teacher sees it. */
+int kd_stage_training_picture(kd_stage *s, int teacher, size_t i, size_t n,
+                              kd_diag *diag) KD_MUST_CHECK;
+/* precision.c: why [size], for people. */
+int kd_stage_measure_precision(kd_stage *s, int teacher, enum kd_precision *out, char *why,
+                               size_t size, kd_diag *diag) KD_MUST_CHECK;
 
 #endif

@@ -47,23 +47,26 @@ void kd_stage_set_banks(kd_stage *s, const char *numerics)
     }
 }
 
-/* largest: of each node's output over clean training pictures, evenly spread: the same for every
- * worker. */
-static int calibrate(kd_stage *s, const kd_net *t, float *largest, kd_diag *diag)
+int kd_stage_training_picture(kd_stage *s, int teacher, size_t i, size_t n, kd_diag *diag)
 {
     struct context *c = &s->contexts[0];
     const kd_session *ss = s->session;
-    const size_t n = KD_MIN(ss->n_train, (size_t)CALIBRATION);
+    kd_view_mix mix;
+    kd_stage_make_view(s, c, (uint32_t)(i * ss->n_train / n), KD_VIEW_CLEAN, &mix);
+    return kd_stage_to_input(ss, s->teachers[teacher], c->view, c->small, c->image, diag);
+}
+
+/* largest: of each node's output over clean training pictures. */
+static int calibrate(kd_stage *s, int teacher, float *largest, kd_diag *diag)
+{
+    struct context *c = &s->contexts[0];
+    const size_t n = KD_MIN(s->session->n_train, (size_t)CALIBRATION);
     kd_plan *p = NULL;
-    int rc = kd_plan_new(t->graph, 1, KD_PLAN_INFER, &p, diag);
-    if (rc == 0)
-        rc = kd_plan_load(p, t->vector, diag);
+    int rc = kd_stage_teacher_plan(s, teacher, KD_FLOAT32, &p, diag);
     if (rc == 0)
         kd_plan_watch(p, largest);
     for (size_t i = 0; i < n && rc == 0; i++) {
-        kd_view_mix mix;
-        kd_stage_make_view(s, c, (uint32_t)(i * ss->n_train / n), KD_VIEW_CLEAN, &mix);
-        rc = kd_stage_to_input(ss, t, c->view, c->small, c->image, diag);
+        rc = kd_stage_training_picture(s, teacher, i, n, diag);
         if (rc == 0)
             rc = kd_plan_forward(p, c->image, c->logits, diag);
     }
@@ -71,8 +74,45 @@ static int calibrate(kd_stage *s, const kd_net *t, float *largest, kd_diag *diag
     return rc;
 }
 
+/* Without weights yet, but in 8 bits: they tell the scales, as largest does. */
+static int new_plan(const kd_net *t, enum kd_precision precision, const float *largest,
+                    kd_plan **out, kd_diag *diag)
+{
+    switch (precision) {
+    case KD_INT8:
+        return kd_plan_new_int8(t->graph, 1, t->vector, largest, out, diag);
+    case KD_BFLOAT16:
+        return kd_plan_new_bfloat16(t->graph, 1, KD_PLAN_INFER, out, diag);
+    case KD_FLOAT32:
+    case KD_PRECISION_AUTO:
+        break;
+    }
+    return kd_plan_new(t->graph, 1, KD_PLAN_INFER, out, diag);
+}
+
+int kd_stage_teacher_plan(kd_stage *s, int teacher, enum kd_precision precision, kd_plan **out,
+                          kd_diag *diag)
+{
+    const kd_net *t = s->teachers[teacher];
+    float *largest = kd_xalloc((size_t)t->graph->n_nodes * sizeof *largest);
+    kd_plan *p = NULL;
+    int rc = precision == KD_INT8 ? calibrate(s, teacher, largest, diag) : 0;
+    if (rc == 0)
+        rc = new_plan(t, precision, largest, &p, diag);
+    free(largest);
+    if (rc == 0 && precision != KD_INT8)
+        rc = kd_plan_load(p, t->vector, diag);
+    if (rc != 0) {
+        kd_plan_free(p);
+        return rc;
+    }
+    *out = p;
+    return 0;
+}
+
 /* Other scales are another teacher: to the bank, and to the other workers of the job. */
-static void name_precision(kd_stage *s, int teacher, bool int8, const float *largest, size_t bytes)
+static void name_precision(kd_stage *s, int teacher, enum kd_precision precision,
+                           const float *largest, size_t bytes)
 {
     const kd_digest scales = kd_digest_of(largest, bytes);
     char hex[33];
@@ -80,10 +120,10 @@ static void name_precision(kd_stage *s, int teacher, bool int8, const float *lar
     for (int k = 0; k < 2; k++) {
         char *to = s->banks[teacher][k].precision;
         const size_t size = sizeof s->banks[teacher][k].precision;
-        if (int8)
+        if (precision == KD_INT8)
             snprintf(to, size, "int8-%.16s", hex);
         else
-            snprintf(to, size, "float32");
+            snprintf(to, size, "%s", kd_precision_name(precision));
     }
 }
 
@@ -98,24 +138,40 @@ static void tell_precision(const kd_plan *p, int teacher)
                 teacher + 1);
 }
 
-int kd_stage_make_teachers(kd_stage *s, kd_diag *diag)
+/* The job's choice, made here if nobody has made it. */
+static int settle_precision(kd_stage *s, const kd_stage_config *cfg, int teacher, kd_diag *diag)
+{
+    bool measure = false;
+    char why[512];
+    enum kd_precision chosen;
+    int rc = cfg->decide(cfg->arg, teacher, "", "", &measure, diag);
+    if (rc != 0 || !measure)
+        return rc;
+    rc = kd_stage_measure_precision(s, teacher, &chosen, why, sizeof why, diag);
+    if (rc == 0)
+        rc = cfg->decide(cfg->arg, teacher, kd_precision_name(chosen), why, &measure, diag);
+    return rc;
+}
+
+int kd_stage_make_teachers(kd_stage *s, const kd_stage_config *cfg, kd_diag *diag)
 {
     int rc = 0;
     for (int i = 0; i < s->shape.n_teachers && rc == 0; i++) {
         const kd_net *t = s->teachers[i];
-        const bool int8 = s->session->job.teachers[i].precision == KD_INT8;
+        const enum kd_precision *precision = &s->session->job.teachers[i].precision;
         const size_t bytes = (size_t)t->graph->n_nodes * sizeof(float);
         float *largest = kd_xalloc(bytes);
-        if (int8)
-            rc = calibrate(s, t, largest, diag);
-        name_precision(s, i, int8, largest, bytes);
+        if (*precision == KD_PRECISION_AUTO)
+            rc = settle_precision(s, cfg, i, diag);
+        if (rc == 0 && *precision == KD_INT8)
+            rc = calibrate(s, i, largest, diag);
+        name_precision(s, i, *precision, largest, bytes);
         for (int k = 0; k < s->threads && rc == 0; k++) {
             struct context *c = &s->contexts[k];
-            rc = int8 ? kd_plan_new_int8(t->graph, 1, t->vector, largest, &c->teachers[i], diag)
-                      : kd_plan_new(t->graph, 1, KD_PLAN_INFER, &c->teachers[i], diag);
-            c->teacher_loaded[i] = int8;
+            rc = new_plan(t, *precision, largest, &c->teachers[i], diag);
+            c->teacher_loaded[i] = *precision == KD_INT8;
         }
-        if (int8 && rc == 0)
+        if (*precision == KD_INT8 && rc == 0)
             tell_precision(s->contexts[0].teachers[i], i);
         free(largest);
     }

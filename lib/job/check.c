@@ -26,6 +26,7 @@ void kd_load_derive(kd_job *j)
     j->distill.seed = j->scratch_train.seed = j->seed;
     j->scratch_train.batch_norm_frozen = j->distill.batch_norm_frozen;
     j->scratch_train.freeze = j->distill.freeze;
+    j->scratch_train.bfloat16 = j->distill.bfloat16;
 }
 
 /* ---- one training run */

@@ -3,6 +3,24 @@
 #include <stdio.h>
 #include <string.h>
 
+static const char *const precisions[] = {[KD_FLOAT32] = "float32",
+                                         [KD_INT8] = "int8",
+                                         [KD_BFLOAT16] = "bfloat16",
+                                         [KD_PRECISION_AUTO] = "auto"};
+
+const char *kd_precision_name(enum kd_precision p)
+{
+    return precisions[p];
+}
+
+enum kd_precision kd_precision_of(const char *name)
+{
+    int p = 0;
+    while (p < KD_PRECISION_AUTO && strcmp(precisions[p], name) != 0)
+        p++;
+    return (enum kd_precision)p;
+}
+
 const char *kd_stage_name(enum kd_stage_kind kind)
 {
     static const char *const teachers[KD_MAX_TEACHERS] = {"teacher", "teacher2", "teacher3",

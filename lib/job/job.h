@@ -55,7 +55,10 @@ typedef struct kd_loss_spec {
 } kd_loss_spec;
 
 enum kd_padding { KD_PAD_TF, KD_PAD_TORCH };
-enum kd_precision { KD_FLOAT32, KD_INT8 };
+/* AUTO: left to a measurement; the job's workers agree on one of the others when its students
+ * begin.
+ */
+enum kd_precision { KD_FLOAT32, KD_INT8, KD_BFLOAT16, KD_PRECISION_AUTO };
 /* u8 -> float: unit x/255; symmetric x/127.5-1; imagenet (x/255-mean)/std per channel. */
 enum kd_preprocess { KD_PRE_UNIT, KD_PRE_SYMMETRIC, KD_PRE_IMAGENET };
 
@@ -112,6 +115,7 @@ typedef struct kd_train_spec {
     kd_optimizer_spec optimizer;
     kd_loss_spec loss;      /* teacher and scratch: ce 1, the rest 0 */
     bool batch_norm_frozen; /* else trained */
+    bool bfloat16;          /* operands of convolutions; else float32 */
     enum kd_freeze freeze;
     int views;        /* N >= 1; 0 = fresh, a new view every epoch */
     int eval_every;   /* steps between evaluations; 0 = at each epoch's end */
@@ -203,6 +207,9 @@ enum kd_stage_kind {
 };
 #define KD_MAX_STAGES 16
 /* teacher, teacher2, ..., distill, scratch, evaluate, export */
+/* "float32", "int8", "bfloat16", "auto"; and the other way, AUTO for any other word. */
+const char *kd_precision_name(enum kd_precision p);
+enum kd_precision kd_precision_of(const char *name);
 const char *kd_stage_name(enum kd_stage_kind kind);
 /* Number of the teacher that a stage makes, -1 = another stage. */
 int kd_stage_teacher(enum kd_stage_kind kind);

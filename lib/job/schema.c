@@ -197,8 +197,10 @@ const kd_key kd_schema[] = {
          "share in an ensemble, divided by the sum of all"),
     BOOL("teacher.allow_label_smoothing", "false", NULL, teachers[0].allow_label_smoothing,
          "take a teacher trained with label smoothing at a temperature above 1"),
-    CHOICE("teacher.precision", CHOICE, "float32|int8", "float32", NULL, teachers[0].precision,
-           "of its convolutions when it labels; int8 is some two times quicker and nearly the same"),
+    CHOICE("teacher.precision", CHOICE, "float32|int8|bfloat16|auto", "float32", NULL,
+           teachers[0].precision,
+           "of its convolutions when it labels; int8 is some two times quicker and nearly the same; "
+           "auto = the quickest that agrees with float32 on training pictures, measured once"),
     MAP_IF("teacher.fine_tune", KD_KEY_STORED, teachers[0].fine_tune,
            "train the teacher on this data first"),
     NUMBER("teacher.fine_tune.seed", SEED, 0, 0x1p63, "=seed", teachers[0].train.seed,
@@ -258,6 +260,8 @@ const kd_key kd_schema[] = {
     OPTIMIZER("distill", distill.optimizer),
     TRAINING("distill", distill, "10", "64", "8", "1"),
     FROZEN("distill", distill),
+    CHOICE("distill.precision", FLAG, "float32|bfloat16", "float32", NULL, distill.bfloat16,
+           "of the convolutions' operands, the twin's too; sums, parameters and all else are float32"),
     STOPPING("distill", distill, "0", "0", "0"),
 
     MAP_IF("scratch", KD_KEY_STORED, scratch,

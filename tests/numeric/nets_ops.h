@@ -43,6 +43,17 @@ OPS_NET(bn_silu, return kd_graph_silu(g, ops_batch_norm(g, x));)
 OPS_NET(bn_sigmoid, return kd_graph_sigmoid(g, ops_batch_norm(g, x));)
 OPS_NET(bn_hard_swish, return kd_graph_hard_swish(g, ops_batch_norm(g, x));)
 OPS_NET(conv_bn_silu, return kd_graph_silu(g, ops_batch_norm(g, ops_conv(g, x, "op", 20)));)
+OPS_NET(bn_relu6, return kd_graph_relu6(g, ops_batch_norm(g, x));)
+OPS_NET(bn_clip, return kd_graph_clip(g, ops_batch_norm(g, x), -0.3F, 0.7F);)
+OPS_NET(bn_clip_above_zero, return kd_graph_clip(g, ops_batch_norm(g, x), 0.2F, INFINITY);)
+OPS_NET(bn_sum, return kd_graph_add(g, ops_batch_norm(g, ops_conv(g, x, "op", c)), x);)
+OPS_NET(bn_sum_relu,
+        return kd_graph_relu(g, kd_graph_add(g, ops_batch_norm(g, ops_conv(g, x, "op", c)), x));)
+OPS_NET(bn_sum_silu,
+        return kd_graph_silu(g, kd_graph_add(g, x, ops_batch_norm(g, ops_conv(g, x, "op", c))));)
+OPS_NET(bn_sum_tanh,
+        return kd_graph_tanh(g, kd_graph_add(g, x, ops_batch_norm(g, ops_conv(g, x, "op", c))));)
+OPS_NET(bn_sum_itself, return kd_graph_relu(g, kd_graph_add(g, x, ops_batch_norm(g, x)));)
 OPS_NET(depthwise_bn_silu,
         x = kd_graph_conv(g, x, "op", c, 3, 2, ref_pad1, c, false, KD_INIT_HE_NORMAL);
         return kd_graph_silu(g, ops_batch_norm(g, x));)
@@ -249,6 +260,14 @@ static const ops_net ops_nets[] = {OPS_ROW(sigmoid),
                                    OPS_ROW(bn_sigmoid),
                                    OPS_ROW(bn_hard_swish),
                                    OPS_ROW(conv_bn_silu),
+                                   OPS_ROW(bn_relu6),
+                                   OPS_ROW(bn_clip),
+                                   OPS_ROW(bn_clip_above_zero),
+                                   OPS_ROW(bn_sum),
+                                   OPS_ROW(bn_sum_relu),
+                                   OPS_ROW(bn_sum_silu),
+                                   OPS_ROW(bn_sum_tanh),
+                                   OPS_ROW(bn_sum_itself),
                                    OPS_ROW(depthwise_bn_silu),
                                    OPS_ROW(silu_of_input),
                                    OPS_ROW(silu_twice),

@@ -45,17 +45,21 @@ static void test_plan_folded_as_unfolded(void **state)
     }
 }
 
-/* The inverted residual becomes convolutions only: fusing must not quietly stop. */
+/* The inverted residual becomes convolutions only, in training convolutions and batch norms: fusing
+ * must not quietly stop. */
 static void test_plan_fuses_inverted_residual(void **state)
 {
     (void)state;
     ref_net net = ref_net_make(REF_INVERTED_RESIDUAL);
     kd_plan *infer = plan_of(&net, 1, KD_PLAN_INFER), *train = plan_of(&net, 1, KD_PLAN_TRAIN);
-    int convs = 0;
-    for (int i = 0; i < net.g->n_nodes; i++)
+    int convs = 0, norms = 0;
+    for (int i = 0; i < net.g->n_nodes; i++) {
         convs += net.g->nodes[i].op == KD_OP_CONV;
+        norms += net.g->nodes[i].op == KD_OP_BATCH_NORM;
+    }
     /* and the input, the average, the flatten and the head; "pre" and "linear" stay two */
     assert_int_equal(infer->n_tasks, convs + 4);
+    assert_int_equal(train->n_tasks, convs + norms + 4);
     assert_true(kd_plan_arena_bytes(infer) < kd_plan_arena_bytes(train));
     for (int i = 0; i < infer->n_tasks; i++)
         if (infer->tasks[i].residual >= 0)

@@ -121,39 +121,51 @@ static kd_graph *battery_rich(kd_diag *diag)
 
 enum { BATTERY_BATCH = 4, BATTERY_CLASSES = 10, BATTERY_PICTURE = 33 * 33 * 3 };
 
-static int battery_run(const kd_graph *g, enum kd_plan_use use, const float *vector,
-                       const float *input, float *gradient, kd_hasher *h, kd_diag *diag)
+/* A plan's logits and, in training, its gradient. Takes the plan. vector NULL: it is loaded. */
+static int battery_plan(kd_plan *p, const kd_graph *g, bool train, const float *vector,
+                        const float *input, float *gradient, kd_hasher *h, kd_diag *diag)
 {
-    float logits[BATTERY_BATCH * BATTERY_CLASSES], *largest = NULL;
-    kd_plan *p = NULL;
-    if (use == KD_PLAN_INFER)
-        largest = kd_xalloc((size_t)g->n_nodes * sizeof *largest);
-    int rc = kd_plan_new(g, BATTERY_BATCH, use, &p, diag);
-    if (!rc)
-        rc = kd_plan_load(p, vector, diag);
-    if (!rc && largest)
-        kd_plan_watch(p, largest);
+    float logits[BATTERY_BATCH * BATTERY_CLASSES];
+    int rc = vector ? kd_plan_load(p, vector, diag) : 0;
     if (!rc)
         rc = kd_plan_forward(p, input, logits, diag);
     if (!rc)
         kd_hasher_add(h, logits, sizeof logits);
-    if (!rc && largest) {
-        kd_plan_free(p);
-        p = NULL;
-        rc = kd_plan_new_int8(g, BATTERY_BATCH, vector, largest, &p, diag);
-        if (rc == 0)
-            rc = kd_plan_forward(p, input, logits, diag);
-        if (rc == 0)
-            kd_hasher_add(h, logits, sizeof logits);
-        else if (rc == -KD_EUNSUP)
-            rc = 0; /* a machine may have no 8-bit kernels, and compute the rest */
-    }
-    if (!rc && use != KD_PLAN_INFER) {
+    if (!rc && train)
         rc = kd_plan_backward(p, logits, 1, gradient, diag);
-        if (!rc)
-            kd_hasher_add(h, gradient, g->vector_len * sizeof *gradient);
-    }
+    if (!rc && train)
+        kd_hasher_add(h, gradient, g->vector_len * sizeof *gradient);
     kd_plan_free(p);
+    return rc;
+}
+
+/* A machine may have no kernels for narrow numbers, and compute the rest. */
+static int unless_missing(int rc)
+{
+    return rc == -KD_EUNSUP ? 0 : rc;
+}
+
+static int battery_run(const kd_graph *g, enum kd_plan_use use, const float *vector,
+                       const float *input, float *gradient, kd_hasher *h, kd_diag *diag)
+{
+    const bool train = use != KD_PLAN_INFER;
+    float *largest = kd_xalloc((size_t)g->n_nodes * sizeof *largest);
+    kd_plan *p = NULL;
+    int rc = kd_plan_new(g, BATTERY_BATCH, use, &p, diag), made;
+    if (!rc && !train)
+        kd_plan_watch(p, largest);
+    if (!rc)
+        rc = battery_plan(p, g, train, vector, input, gradient, h, diag);
+    if (!rc && !train) {
+        made = kd_plan_new_int8(g, BATTERY_BATCH, vector, largest, &p, diag);
+        rc =
+            made ? unless_missing(made) : battery_plan(p, g, train, NULL, input, gradient, h, diag);
+    }
+    if (!rc) {
+        made = kd_plan_new_bfloat16(g, BATTERY_BATCH, use, &p, diag);
+        rc = made ? unless_missing(made)
+                  : battery_plan(p, g, train, vector, input, gradient, h, diag);
+    }
     free(largest);
     return rc;
 }

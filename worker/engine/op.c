@@ -266,6 +266,12 @@ int kd_plan_staging(kd_plan *p, size_t bytes, kd_diag *diag)
 int kd_plan_make_value(kd_plan *p, kd_task *t, const dnnl_memory_desc_t *md, int share,
                        kd_diag *diag)
 {
+    return kd_plan_make_value_sharing(p, t, md, share, -1, diag);
+}
+
+int kd_plan_make_value_sharing(kd_plan *p, kd_task *t, const dnnl_memory_desc_t *md, int share,
+                               int d_share, kd_diag *diag)
+{
     kd_value *v = &p->values[t->result];
     const bool is_output = t->result == p->output;
     const int first = kd_tick_forward(t), back = kd_tick_backward(p, t);
@@ -283,6 +289,11 @@ int kd_plan_make_value(kd_plan *p, kd_task *t, const dnnl_memory_desc_t *md, int
     if (rc || !p->training || !v->wants_grad)
         return rc;
     const int d_first = is_output ? p->n_tasks : kd_tick_backward(p, &p->tasks[v->last_use]);
+    if (d_share >= 0) {
+        v->d_block = d_share;
+        kd_plan_extend(p, d_share, d_first, back);
+        return kd_plan_memory(p, md, d_share, &v->d_mem, diag);
+    }
     return kd_plan_new_memory(p, md, d_first, back, &v->d_mem, &v->d_block, diag);
 }
 

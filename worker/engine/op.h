@@ -43,6 +43,7 @@ typedef struct kd_value {
     bool wants_grad; /* a trained parameter stands before it */
     float scale;     /* of an 8-bit value: what 1 stands for; 0 = float32 */
     bool positive;   /* 8-bit without a sign */
+    bool narrow;     /* bfloat16: written and read by convolutions alone */
     dnnl_memory_desc_t md;
     int block, d_block;
     dnnl_memory_t mem, d_mem; /* d_mem NULL unless wants_grad in a train plan */
@@ -52,12 +53,13 @@ typedef struct kd_task {
     int index;
     int node;              /* whose operator this is */
     int result;            /* value written */
-    int in[2];             /* values read, -1 = none */
+    int in[2];             /* values read, -1 = none; of a batch norm, 1 is added behind it */
     int residual;          /* value added before the activation, -1 = none */
     int bn;                /* batch norm folded into the weights, -1 = none */
     int pool;              /* max pool that the convolution does besides, -1 = none */
     int act;               /* node of the activation on the result, -1 = none */
     bool act_inside;       /* the operator applies act forward itself */
+    bool act_back_inside;  /* and its gradient */
     bool int8;             /* a convolution of 8-bit values */
     dnnl_memory_t d_in[2]; /* where backward writes the inputs' gradients, NULL = not wanted */
     bool d_in_adds[2];     /* the plan adds it to the value's gradient afterwards */
@@ -116,6 +118,7 @@ struct kd_plan {
     dnnl_engine_t engine;
     dnnl_stream_t stream;
     const float *input; /* the image(s) of the forward that runs now, borrowed */
+    bool bfloat16;      /* convolutions work on bfloat16 */
     const float *fixed; /* the vector that an int8 plan is made for, while it is made */
     bool is_fixed;      /* it takes no other */
     float *watch;       /* kd_plan_watch */
@@ -166,6 +169,10 @@ int kd_plan_staging(kd_plan *p, size_t bytes, kd_diag *diag);
  * content dies with this task. */
 int kd_plan_make_value(kd_plan *p, kd_task *t, const dnnl_memory_desc_t *md, int share,
                        kd_diag *diag) KD_MUST_CHECK;
+/* The same; d_share >= 0: its gradient lives in that block, where t's backward then leaves an
+ * input's gradient. */
+int kd_plan_make_value_sharing(kd_plan *p, kd_task *t, const dnnl_memory_desc_t *md, int share,
+                               int d_share, kd_diag *diag) KD_MUST_CHECK;
 /* Primitive descriptor from an operation descriptor, with the caller's scratchpad and these
  * post-ops (NULL = none). */
 int kd_plan_desc_create(kd_plan *p, const void *op_desc, dnnl_post_ops_t post,
@@ -221,6 +228,8 @@ bool kd_act_by_output(const kd_node *act);
 /* Makes t->act_prims, in place on the result. */
 int kd_act_prepare(kd_plan *p, kd_task *t, kd_diag *diag) KD_MUST_CHECK;
 int kd_act_run(kd_plan *p, kd_prim *const prims[2], kd_diag *diag) KD_MUST_CHECK;
+/* In ops/batch_norm.c: whether a batch norm can apply this activation and its gradient itself. */
+bool kd_batch_norm_takes(const kd_node *act);
 /* In ops/conv.c: the layout of its input a convolution would choose for itself. */
 int kd_conv_wish(kd_plan *p, const kd_task *t, dnnl_memory_desc_t *out,
                  kd_diag *diag) KD_MUST_CHECK;

@@ -55,6 +55,21 @@ static bool same_shape(const kd_node *a, const kd_node *b)
     return a->h == b->h && a->w == b->w && a->c == b->c;
 }
 
+/* The value that the addition `node` adds to t's, -1 if it is no addition that t can do: of one
+ * shape, to what an earlier task gives. */
+static int addend_of(const fusing *f, const kd_plan *p, const kd_task *t, int node)
+{
+    const kd_graph *g = f->g;
+    if (node < 0 || g->nodes[node].op != KD_OP_ADD)
+        return -1;
+    const int first = input_of(f, &g->nodes[node], 0);
+    const int other = first == t->result ? input_of(f, &g->nodes[node], 1) : first;
+    if (!same_shape(&g->nodes[other], &g->nodes[t->result]))
+        return -1;
+    const int value = f->value[other];
+    return value >= 0 && p->values[value].producer >= 0 ? value : -1;
+}
+
 /* convolution + batch norm + residual, each only when nobody else reads what is in between. */
 static void fuse_inference_conv(fusing *f, kd_plan *p, kd_task *t)
 {
@@ -65,18 +80,21 @@ static void fuse_inference_conv(fusing *f, kd_plan *p, kd_task *t)
         absorb(f, t, next);
         next = only_user(f, t->result);
     }
-    if (next < 0 || g->nodes[next].op != KD_OP_ADD)
-        return;
-    const int first = input_of(f, &g->nodes[next], 0);
-    const int other_node = first == t->result ? input_of(f, &g->nodes[next], 1) : first;
-    if (!same_shape(&g->nodes[other_node], &g->nodes[t->result]))
-        return; /* broadcast */
-    const int other = f->value[other_node];
-    /* Only a value that an earlier task gives can be added by this one. */
-    if (other >= 0 && p->values[other].producer >= 0) {
-        t->residual = other;
+    t->residual = addend_of(f, p, t, next);
+    if (t->residual >= 0)
         absorb(f, t, next);
-    }
+}
+
+/* In every use: the sums that a batch norm needs cost one pass over memory, everything behind them
+ * another one. */
+static void fuse_batch_norm(fusing *f, kd_plan *p, kd_task *t)
+{
+    const int next = only_user(f, t->result);
+    t->in[1] = addend_of(f, p, t, next);
+    if (t->in[1] < 0)
+        return;
+    p->values[t->in[1]].last_use = t->index;
+    absorb(f, t, next);
 }
 
 /* max-pool(act(x)) = act(max-pool(x)) for a rising act, bit for bit and in the gradient too, where
@@ -119,9 +137,12 @@ static void fuse_pool(fusing *f, const kd_plan *p, kd_task *t)
     absorb(f, t, pool);
 }
 
-/* In training: the activation does without its input, the producer without its output. */
+/* In training: the activation does without its input, the producer without its output; or it is
+ * the batch norm's, which has the one and never reads the other. */
 static bool may_overwrite(const fusing *f, const kd_task *t, int act)
 {
+    if (f->g->nodes[t->node].op == KD_OP_BATCH_NORM && kd_batch_norm_takes(&f->g->nodes[act]))
+        return true;
     return kd_act_by_output(&f->g->nodes[act]) && f->g->nodes[t->node].op != KD_OP_SOFTMAX;
 }
 
@@ -132,7 +153,7 @@ static void fuse_activation(fusing *f, const kd_plan *p, kd_task *t)
         return;
     if (p->training && !may_overwrite(f, t, next))
         return;
-    if (p->training && move_behind_pool(f, t, next))
+    if (p->training && f->g->nodes[t->node].op != KD_OP_BATCH_NORM && move_behind_pool(f, t, next))
         return;
     t->act = next;
     absorb(f, t, next);
@@ -161,6 +182,8 @@ static void make_task(fusing *f, kd_plan *p, int n)
         fuse_inference_conv(f, p, t);
     if (node->op == KD_OP_CONV)
         fuse_pool(f, p, t);
+    if (node->op == KD_OP_BATCH_NORM)
+        fuse_batch_norm(f, p, t);
     if (node->op != KD_OP_INPUT && node->op != KD_OP_CONST && !kd_act_is(node->op))
         fuse_activation(f, p, t);
     if (t->residual >= 0)
@@ -285,6 +308,25 @@ static void choose_int8(kd_plan *p, const float *largest)
     }
 }
 
+/* ---- bfloat16: which values */
+
+static bool is_plain_conv(const kd_plan *p, const kd_task *t)
+{
+    return p->graph->nodes[t->node].op == KD_OP_CONV && t->pool < 0;
+}
+
+/* In training others read what convolutions leave: batch norm, activations in place, gradients. */
+static void choose_bfloat16(kd_plan *p)
+{
+    for (int i = 0; i < p->n_tasks && !p->training; i++) {
+        const kd_task *t = &p->tasks[i];
+        bool all = is_plain_conv(p, t) && t->result != p->output;
+        for (int k = i + 1; k < p->n_tasks && all; k++)
+            all = !reads(&p->tasks[k], t->result) || is_plain_conv(p, &p->tasks[k]);
+        p->values[t->result].narrow = all;
+    }
+}
+
 /* ---- preparing: tasks -> primitives and blocks */
 
 /* Readers run backward from the last to the first: the last one writes a value's gradient, the
@@ -315,7 +357,7 @@ static int prepare_tasks(kd_plan *p, kd_diag *diag)
         int rc = p->training ? place_input_gradients(p, t, diag) : 0;
         if (!rc)
             rc = kd_task_op(p->graph, t)->prepare(p, t, diag);
-        if (!rc && t->act >= 0 && (p->training || !t->act_inside))
+        if (!rc && t->act >= 0 && (p->training ? !t->act_back_inside : !t->act_inside))
             rc = kd_act_prepare(p, t, diag);
         if (rc)
             return kd_fail_at(diag, rc, "%s '%s'", kd_task_op(p->graph, t)->name, node->name);
@@ -418,8 +460,8 @@ static int allocate(kd_plan *p, kd_diag *diag)
 /* ---- the plan */
 
 /* fixed, largest: of an 8-bit plan, else NULL. */
-static int make(const kd_graph *graph, int batch, enum kd_plan_use use, const float *fixed,
-                const float *largest, kd_plan **out, kd_diag *diag)
+static int make(const kd_graph *graph, int batch, enum kd_plan_use use, bool bfloat16,
+                const float *fixed, const float *largest, kd_plan **out, kd_diag *diag)
 {
     if (batch < 1 || batch > MAX_BATCH)
         return kd_fail(diag, -KD_EINVAL, "A plan's batch is 1 to %d, not %d.", MAX_BATCH, batch);
@@ -448,6 +490,9 @@ static int make(const kd_graph *graph, int batch, enum kd_plan_use use, const fl
     p->fixed = fixed;
     if (!rc && fixed)
         choose_int8(p, largest);
+    p->bfloat16 = bfloat16;
+    if (!rc && bfloat16)
+        choose_bfloat16(p);
     if (!rc)
         rc = prepare_tasks(p, diag);
     if (!rc)
@@ -471,13 +516,19 @@ static int make(const kd_graph *graph, int batch, enum kd_plan_use use, const fl
 int kd_plan_new(const kd_graph *graph, int batch, enum kd_plan_use use, kd_plan **out,
                 kd_diag *diag)
 {
-    return make(graph, batch, use, NULL, NULL, out, diag);
+    return make(graph, batch, use, false, NULL, NULL, out, diag);
+}
+
+int kd_plan_new_bfloat16(const kd_graph *graph, int batch, enum kd_plan_use use, kd_plan **out,
+                         kd_diag *diag)
+{
+    return make(graph, batch, use, true, NULL, NULL, out, diag);
 }
 
 int kd_plan_new_int8(const kd_graph *graph, int batch, const float *vector, const float *largest,
                      kd_plan **out, kd_diag *diag)
 {
-    return make(graph, batch, KD_PLAN_INFER, vector, largest, out, diag);
+    return make(graph, batch, KD_PLAN_INFER, false, vector, largest, out, diag);
 }
 
 int kd_plan_int8_tasks(const kd_plan *p)
@@ -490,7 +541,7 @@ int kd_plan_int8_tasks(const kd_plan *p)
 
 void kd_plan_watch(kd_plan *p, float *largest)
 {
-    KD_BUG_ON(p->training || p->is_fixed);
+    KD_BUG_ON(p->training || p->is_fixed || p->bfloat16);
     p->watch = largest;
 }
 
@@ -669,7 +720,7 @@ const char *kd_plan_find_nonfinite(const kd_plan *p)
     for (int i = 0; i < p->n_tasks && p->clock >= 0; i++) {
         const kd_task *t = &p->tasks[i];
         const kd_value *v = &p->values[t->result];
-        if (v->scale > 0 || p->blocks[v->block].last < p->clock)
+        if (v->scale > 0 || v->narrow || p->blocks[v->block].last < p->clock)
             continue;
         const float *x = kd_plan_data(p, v->block);
         const size_t floats = dnnl_memory_desc_get_size(&v->md) / sizeof(float);

@@ -27,6 +27,11 @@ void kd_plan_free(kd_plan *p); /* NULL allowed */
  * lacks one. */
 int kd_plan_new_int8(const kd_graph *graph, int batch, const float *vector, const float *largest,
                      kd_plan **out, kd_diag *diag) KD_MUST_CHECK;
+/* A plan whose convolutions read bfloat16 (rounded to the nearest even) and sum in float32; in an
+ * infer plan what stands between two of them is bfloat16 too. Vector, gradients, logits and all
+ * other operators are float32. -KD_EUNSUP if this machine's oneDNN lacks one. */
+int kd_plan_new_bfloat16(const kd_graph *graph, int batch, enum kd_plan_use use, kd_plan **out,
+                         kd_diag *diag) KD_MUST_CHECK;
 /* Convolutions of a plan that work on 8 bits. */
 int kd_plan_int8_tasks(const kd_plan *p);
 /* From now on each forward of a float32 infer plan raises largest [graph->n_nodes] (borrowed; begin

@@ -1,15 +1,19 @@
+#include <math.h>
 #include <string.h>
 
 #include "engine/op.h"
+#include "norm.h"
 
-/* y = gamma (x - mean) / sqrt(var + eps) + beta (Ioffe & Szegedy 2015). On the batch's own
- * statistics the variance is the biased one; the "gradient" of the running variance is the unbiased
- * one, as PyTorch's running_var. Frozen and in inference: on the running statistics. */
+/* Batch norm with the addition (t->in[1]) and the activation that the plan put behind it. On the
+ * batch's own statistics the "gradient" of the running variance is the unbiased one, as PyTorch's
+ * running_var. Frozen and in inference: on the running statistics. */
 typedef struct {
-    kd_prim *forward, *backward;
-    int gamma, beta, mean, var, d_gamma, d_beta; /* blocks of [c] */
-    bool own;                                    /* the batch's own statistics */
-    double correction;                           /* count / (count - 1) */
+    kd_norm norm; /* but for what lies in the arena */
+    int gamma, beta, mean, var, d_gamma, d_beta, scratch, scratch_back; /* blocks */
+    dnnl_memory_t x, r, d_x, d_r;                                       /* NULL = none */
+    kd_prim *reorder_x, *reorder_r, *reorder_d_x, *reorder_d_r;
+    bool keeps_g;      /* over d_y, when d_r is not there to take it */
+    double correction; /* count / (count - 1) */
 } state;
 
 static int check(const kd_graph *g, const kd_node *node, kd_diag *diag)
@@ -26,51 +30,104 @@ static int check(const kd_graph *g, const kd_node *node, kd_diag *diag)
     return 0;
 }
 
-static int channel_memory(kd_plan *p, int c, int first, int last, int *out_block,
-                          dnnl_memory_t *out, kd_diag *diag)
+static void set_act(kd_norm *n, const kd_node *act)
 {
-    dnnl_memory_desc_t md;
-    const dnnl_dims_t dims = {c};
-    KD_BUG_ON(dnnl_memory_desc_init_by_tag(&md, 1, dims, dnnl_f32, dnnl_a) != dnnl_success);
-    return kd_plan_new_memory(p, &md, first, last, out, out_block, diag);
+    switch (act->op) {
+    case KD_OP_RELU:
+        n->act = KD_NORM_CLAMP;
+        n->low = 0;
+        n->high = INFINITY;
+        break;
+    case KD_OP_RELU6:
+        n->act = KD_NORM_CLAMP;
+        n->low = 0;
+        n->high = 6;
+        break;
+    case KD_OP_CLIP:
+        n->act = KD_NORM_CLAMP;
+        n->low = act->alpha;
+        n->high = act->beta;
+        break;
+    case KD_OP_HARD_SWISH:
+        n->act = KD_NORM_HARD_SWISH;
+        break;
+    case KD_OP_SILU:
+        n->act = KD_NORM_SILU;
+        break;
+    default:
+        break;
+    }
 }
 
-static int prepare_backward(kd_plan *p, kd_task *t, state *s, unsigned flags,
-                            dnnl_primitive_desc_t hint, dnnl_memory_t gamma, dnnl_memory_t beta,
-                            dnnl_memory_t mean, dnnl_memory_t var, kd_diag *diag)
+/* Padding is 0 and must stay so: act(0) = 0. */
+bool kd_batch_norm_takes(const kd_node *act)
 {
-    const kd_node *node = &p->graph->nodes[t->node];
-    const kd_value *in = &p->values[t->in[0]], *v = &p->values[t->result];
-    const int back = kd_tick_backward(p, t);
-    dnnl_batch_normalization_desc_t desc;
-    dnnl_primitive_desc_t pd = NULL;
-    dnnl_memory_t d_x = t->d_in[0], d_gamma, d_beta;
-    int rc = channel_memory(p, node->c, back, back, &s->d_gamma, &d_gamma, diag);
+    kd_norm n = {.act = KD_NORM_PLAIN};
+    set_act(&n, act);
+    return n.act != KD_NORM_PLAIN && n.low <= 0 && n.high >= 0;
+}
+
+/* ---- preparing */
+
+static int channels_block(kd_plan *p, const state *s, int first, int last, int *out, kd_diag *diag)
+{
+    const size_t count = (size_t)(s->norm.shape.groups * s->norm.shape.channels);
+    *out = kd_plan_block(p, count * sizeof(float), first, last, diag);
+    return KD_MIN(*out, 0);
+}
+
+static int prepare_channels(kd_plan *p, const kd_task *t, state *s, kd_diag *diag)
+{
+    const bool own = s->norm.own;
+    const int tick = kd_tick_forward(t), back = kd_tick_backward(p, t);
+    const int first = own ? tick : 0, last = own ? back : KD_TICK_EVER;
+    int rc = channels_block(p, s, 0, KD_TICK_EVER, &s->gamma, diag);
     if (!rc)
-        rc = channel_memory(p, node->c, back, back, &s->d_beta, &d_beta, diag);
-    if (!rc && !d_x)
-        rc = kd_plan_new_memory(p, &in->md, back, back, &d_x, NULL, diag);
+        rc = channels_block(p, s, 0, KD_TICK_EVER, &s->beta, diag);
     if (!rc)
-        rc = kd_onednn(dnnl_batch_normalization_backward_desc_init(&desc, dnnl_backward, &in->md,
-                                                                   &in->md, node->eps, flags),
-                       "batch norm's gradient", diag);
+        rc = channels_block(p, s, first, last, &s->mean, diag);
     if (!rc)
-        rc = kd_plan_desc_create(p, &desc, NULL, hint, &pd, diag);
-    if (rc)
-        return rc;
-    rc = kd_plan_prim(p, pd, back, back, &s->backward, diag);
-    if (!rc) {
-        kd_prim_arg(s->backward, DNNL_ARG_SRC, in->mem);
-        kd_prim_arg(s->backward, DNNL_ARG_DIFF_DST, v->d_mem);
-        kd_prim_arg(s->backward, DNNL_ARG_MEAN, mean);
-        kd_prim_arg(s->backward, DNNL_ARG_VARIANCE, var);
-        kd_prim_arg(s->backward, DNNL_ARG_SCALE, gamma);
-        kd_prim_arg(s->backward, DNNL_ARG_SHIFT, beta); /* unread, but oneDNN insists */
-        kd_prim_arg(s->backward, DNNL_ARG_DIFF_SRC, d_x);
-        kd_prim_arg(s->backward, DNNL_ARG_DIFF_SCALE, d_gamma);
-        kd_prim_arg(s->backward, DNNL_ARG_DIFF_SHIFT, d_beta);
+        rc = channels_block(p, s, first, last, &s->var, diag);
+    if (!rc && p->training)
+        rc = channels_block(p, s, back, back, &s->d_gamma, diag);
+    if (!rc && p->training)
+        rc = channels_block(p, s, back, back, &s->d_beta, diag);
+    const size_t bytes = kd_norm_scratch(&s->norm.shape);
+    if (!rc)
+        rc = KD_MIN(s->scratch = kd_plan_block(p, bytes, tick, tick, diag), 0);
+    if (!rc && p->training)
+        rc = KD_MIN(s->scratch_back = kd_plan_block(p, bytes, back, back, diag), 0);
+    return rc;
+}
+
+/* d_y's memory becomes that of an input's gradient, the addend's first: then it is already there.
+ * Nobody may have written to that gradient yet. */
+static int shared_gradient(const kd_plan *p, const kd_task *t, const dnnl_memory_desc_t *md)
+{
+    for (int k = 1; k >= 0; k--) {
+        if (!t->d_in[k] || t->d_in_adds[k])
+            continue;
+        const kd_value *in = &p->values[t->in[k]];
+        if (kd_desc_equal(md, &in->md))
+            return in->d_block;
     }
-    dnnl_primitive_desc_destroy(pd);
+    return -1;
+}
+
+static int prepare_backward(kd_plan *p, const kd_task *t, state *s, const dnnl_memory_desc_t *md,
+                            kd_diag *diag)
+{
+    const int back = kd_tick_backward(p, t);
+    int rc = 0;
+    if (t->d_in[0])
+        rc = kd_plan_into(p, md, &p->values[t->in[0]].md, t->d_in[0], back, &s->d_x,
+                          &s->reorder_d_x, diag);
+    if (!rc && t->d_in[1])
+        rc = kd_plan_into(p, md, &p->values[t->in[1]].md, t->d_in[1], back, &s->d_r,
+                          &s->reorder_d_r, diag);
+    /* Where g is not cheap to have again. */
+    s->keeps_g = s->norm.act == KD_NORM_SILU || s->norm.act == KD_NORM_HARD_SWISH ||
+                 (s->r && s->norm.act != KD_NORM_PLAIN);
     return rc;
 }
 
@@ -80,53 +137,45 @@ static int prepare(kd_plan *p, kd_task *t, kd_diag *diag)
     if (!s)
         return kd_fail(diag, -KD_ENOMEM, "Out of memory for a batch norm.");
     const kd_node *node = &p->graph->nodes[t->node];
-    const kd_value *in = &p->values[t->in[0]];
-    const int tick = kd_tick_forward(t), back = kd_tick_backward(p, t);
+    const kd_value *in = &p->values[t->in[0]], *r = t->in[1] >= 0 ? &p->values[t->in[1]] : NULL;
+    const int tick = kd_tick_forward(t), last = p->training ? kd_tick_backward(p, t) : tick;
     const double count = (double)p->n * node->h * node->w;
-    s->own = p->use == KD_PLAN_TRAIN;
-    if (s->own && count < 2)
+    s->norm.own = p->use == KD_PLAN_TRAIN;
+    s->norm.eps = (double)node->eps;
+    if (s->norm.own && count < 2)
         return kd_fail(diag, -KD_EINVAL,
                        "Batch norm '%s' has one value a channel to take a variance of; "
                        "use a larger batch or frozen batch norm.",
                        node->name);
-    s->correction = s->own ? count / (count - 1) : 1;
-    const unsigned flags =
-        dnnl_use_scale | dnnl_use_shift | (s->own ? 0U : (unsigned)dnnl_use_global_stats);
-    const int stats_first = s->own ? tick : 0, stats_last = s->own ? back : KD_TICK_EVER;
-    dnnl_memory_t gamma, beta, mean, var;
-    int rc = channel_memory(p, node->c, 0, KD_TICK_EVER, &s->gamma, &gamma, diag);
-    if (!rc)
-        rc = channel_memory(p, node->c, 0, KD_TICK_EVER, &s->beta, &beta, diag);
-    if (!rc)
-        rc = channel_memory(p, node->c, stats_first, stats_last, &s->mean, &mean, diag);
-    if (!rc)
-        rc = channel_memory(p, node->c, stats_first, stats_last, &s->var, &var, diag);
-    dnnl_batch_normalization_desc_t desc;
-    dnnl_primitive_desc_t pd = NULL;
-    if (!rc)
-        rc = kd_onednn(dnnl_batch_normalization_forward_desc_init(
-                           &desc, p->training ? dnnl_forward_training : dnnl_forward_inference,
-                           &in->md, node->eps, flags),
-                       "batch norm", diag);
-    if (!rc)
-        rc = kd_plan_desc_create(p, &desc, NULL, NULL, &pd, diag);
-    if (rc)
-        return rc;
-    rc = kd_plan_make_value(p, t, &in->md, -1, diag);
-    if (!rc)
-        rc = kd_plan_prim(p, pd, tick, tick, &s->forward, diag);
-    if (!rc) {
-        kd_prim_arg(s->forward, DNNL_ARG_SRC, in->mem);
-        kd_prim_arg(s->forward, DNNL_ARG_DST, p->values[t->result].mem);
-        kd_prim_arg(s->forward, DNNL_ARG_SCALE, gamma);
-        kd_prim_arg(s->forward, DNNL_ARG_SHIFT, beta);
-        kd_prim_arg(s->forward, DNNL_ARG_MEAN, mean);
-        kd_prim_arg(s->forward, DNNL_ARG_VARIANCE, var);
+    s->correction = s->norm.own ? count / (count - 1) : 1;
+    if (t->act >= 0 && kd_batch_norm_takes(&p->graph->nodes[t->act])) {
+        set_act(&s->norm, &p->graph->nodes[t->act]);
+        t->act_inside = t->act_back_inside = true;
     }
-    if (!rc && p->training)
-        rc = prepare_backward(p, t, s, flags, pd, gamma, beta, mean, var, diag);
-    dnnl_primitive_desc_destroy(pd);
-    return rc;
+    dnnl_memory_desc_t md = in->md;
+    if (!kd_norm_shape_of(&md, &s->norm.shape)) {
+        md = kd_plan_desc(p, node->c, node->h, node->w, dnnl_nchw);
+        KD_BUG_ON(!kd_norm_shape_of(&md, &s->norm.shape));
+    }
+    int rc = kd_plan_make_value_sharing(p, t, &md, -1, shared_gradient(p, t, &md), diag);
+    if (!rc)
+        rc = prepare_channels(p, t, s, diag);
+    if (!rc)
+        rc = kd_plan_as(p, &in->md, in->mem, &md, tick, last, &s->x, &s->reorder_x, diag);
+    if (!rc && r)
+        rc = kd_plan_as(p, &r->md, r->mem, &md, tick, last, &s->r, &s->reorder_r, diag);
+    return rc || !p->training ? rc : prepare_backward(p, t, s, &md, diag);
+}
+
+/* ---- running */
+
+static void load_channels(const kd_plan *p, const state *s, int block, const float *vector,
+                          int param)
+{
+    float *to = kd_plan_data(p, block);
+    const kd_param *from = &p->graph->params[param];
+    memset(to, 0, (size_t)(s->norm.shape.groups * s->norm.shape.channels) * sizeof *to);
+    memcpy(to, vector + from->offset, from->count * sizeof *to);
 }
 
 static int load(kd_plan *p, const kd_task *t, const float *vector, kd_diag *diag)
@@ -134,46 +183,79 @@ static int load(kd_plan *p, const kd_task *t, const float *vector, kd_diag *diag
     (void)diag;
     const state *s = t->state;
     const kd_node *node = &p->graph->nodes[t->node];
-    const kd_param *params = p->graph->params;
-    const size_t bytes = (size_t)node->c * sizeof(float);
-    memcpy(kd_plan_data(p, s->gamma), vector + params[node->weight].offset, bytes);
-    memcpy(kd_plan_data(p, s->beta), vector + params[node->bias].offset, bytes);
-    if (s->own)
+    load_channels(p, s, s->gamma, vector, node->weight);
+    load_channels(p, s, s->beta, vector, node->bias);
+    if (s->norm.own)
         return 0;
-    memcpy(kd_plan_data(p, s->mean), vector + params[node->mean].offset, bytes);
-    memcpy(kd_plan_data(p, s->var), vector + params[node->var].offset, bytes);
+    load_channels(p, s, s->mean, vector, node->mean);
+    load_channels(p, s, s->var, vector, node->var);
     return 0;
+}
+
+static kd_norm in_arena(const kd_plan *p, const state *s, int scratch)
+{
+    kd_norm n = s->norm;
+    n.gamma = kd_plan_data(p, s->gamma);
+    n.beta = kd_plan_data(p, s->beta);
+    n.mean = kd_plan_data(p, s->mean);
+    n.var = kd_plan_data(p, s->var);
+    n.scratch = kd_plan_data(p, scratch);
+    n.x = kd_memory_data(s->x);
+    n.r = s->r ? kd_memory_data(s->r) : NULL;
+    return n;
 }
 
 static int forward(kd_plan *p, const kd_task *t, kd_diag *diag)
 {
     const state *s = t->state;
-    return kd_prim_run(p, s->forward, diag);
+    int rc = kd_prim_run(p, s->reorder_x, diag);
+    if (!rc)
+        rc = kd_prim_run(p, s->reorder_r, diag);
+    if (rc)
+        return rc;
+    kd_norm n = in_arena(p, s, s->scratch);
+    n.y = kd_plan_data(p, p->values[t->result].block);
+    kd_norm_forward(&n);
+    return 0;
+}
+
+static void write_statistics(const kd_plan *p, const kd_task *t, float weight, float *gradient)
+{
+    const state *s = t->state;
+    const kd_node *node = &p->graph->nodes[t->node];
+    float *g_mean = gradient + p->graph->params[node->mean].offset;
+    float *g_var = gradient + p->graph->params[node->var].offset;
+    const float *mean = kd_plan_data(p, s->mean), *var = kd_plan_data(p, s->var);
+    for (int c = 0; c < node->c; c++) {
+        g_mean[c] = s->norm.own ? weight * mean[c] : 0;
+        g_var[c] = s->norm.own ? (float)((double)weight * s->correction * (double)var[c]) : 0;
+    }
 }
 
 static int backward(kd_plan *p, const kd_task *t, float stat_weight, float *gradient, kd_diag *diag)
 {
     const state *s = t->state;
     const kd_node *node = &p->graph->nodes[t->node];
-    const kd_param *params = p->graph->params;
-    const int rc = kd_prim_run(p, s->backward, diag);
+    kd_norm n = in_arena(p, s, s->scratch_back);
+    float *d_y = kd_plan_data(p, p->values[t->result].d_block);
+    n.d_y = d_y;
+    n.d_x = s->d_x ? kd_memory_data(s->d_x) : NULL;
+    n.d_gamma = kd_plan_data(p, s->d_gamma);
+    n.d_beta = kd_plan_data(p, s->d_beta);
+    if (s->d_r && (s->norm.act != KD_NORM_PLAIN || kd_memory_data(s->d_r) != d_y))
+        n.g = kd_memory_data(s->d_r);
+    else if (s->keeps_g)
+        n.g = d_y;
+    kd_norm_backward(&n);
+    int rc = kd_prim_run(p, s->reorder_d_x, diag);
+    if (!rc)
+        rc = kd_prim_run(p, s->reorder_d_r, diag);
     if (rc)
         return rc;
     const size_t bytes = (size_t)node->c * sizeof(float);
-    memcpy(gradient + params[node->weight].offset, kd_plan_data(p, s->d_gamma), bytes);
-    memcpy(gradient + params[node->bias].offset, kd_plan_data(p, s->d_beta), bytes);
-    float *g_mean = gradient + params[node->mean].offset;
-    float *g_var = gradient + params[node->var].offset;
-    if (!s->own) {
-        memset(g_mean, 0, bytes);
-        memset(g_var, 0, bytes);
-        return 0;
-    }
-    const float *mean = kd_plan_data(p, s->mean), *var = kd_plan_data(p, s->var);
-    for (int c = 0; c < node->c; c++) {
-        g_mean[c] = stat_weight * mean[c];
-        g_var[c] = (float)((double)stat_weight * s->correction * (double)var[c]);
-    }
+    memcpy(gradient + p->graph->params[node->weight].offset, n.d_gamma, bytes);
+    memcpy(gradient + p->graph->params[node->bias].offset, n.d_beta, bytes);
+    write_statistics(p, t, stat_weight, gradient);
     return 0;
 }
 

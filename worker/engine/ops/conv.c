@@ -4,8 +4,9 @@
 #include "conv.h"
 #include "engine/graph_internal.h"
 
-/* 2-d convolution (cross-correlation, as PyTorch). Forward and both backwards may each want their
- * own layouts; the value's layout is forward's and the others adapt with reorders where they must.
+/* 2-d convolution (cross-correlation, as PyTorch). Forward and both backwards
+ * may each want their own layouts; the value's layout is forward's and the
+ * others adapt with reorders where they must.
  */
 typedef struct {
     dnnl_memory_t plain; /* weights as in the vector, bound at each use */
@@ -23,9 +24,10 @@ typedef struct {
     int scratch;     /* block; -1 = the weights' gradient is oneDNN's */
 } state;
 
-/* Winograd's F(4x4,3x3) does a quarter of the multiplications (Lavin & Gray 2015); its transforms
- * pay off from about these sizes on, measured with oneDNN 2.6 on AVX-512: 2 to 2.8 times as fast.
- * Its results are off by four times as much as direct sums, 6e-7 of their size. */
+/* Winograd's F(4x4,3x3) does a quarter of the multiplications (Lavin & Gray
+ * 2015); its transforms pay off from about these sizes on, measured with
+ * oneDNN 2.6 on AVX-512: 2 to 2.8 times as fast. Its results are off by four
+ * times as much as direct sums, 6e-7 of their size. */
 #define WINOGRAD_TILE 4
 #define WINOGRAD_TILES 24
 #define WINOGRAD_CHANNELS 32
@@ -35,7 +37,7 @@ bool kd_conv_winograd_pays(const kd_plan *p, const kd_task *t)
     const kd_node *node = &p->graph->nodes[t->node], *from = &p->graph->nodes[t->in[0]];
     const int tiles_h = (node->h + WINOGRAD_TILE - 1) / WINOGRAD_TILE;
     const int tiles_w = (node->w + WINOGRAD_TILE - 1) / WINOGRAD_TILE;
-    return node->kernel_h == 3 && node->kernel_w == 3 && node->stride_h == 1 &&
+    return !p->bfloat16 && node->kernel_h == 3 && node->kernel_w == 3 && node->stride_h == 1 &&
            node->stride_w == 1 && node->dilation_h == 1 && node->dilation_w == 1 &&
            node->groups == 1 && from->c >= WINOGRAD_CHANNELS && node->c >= WINOGRAD_CHANNELS &&
            (int64_t)p->n * tiles_h * tiles_w >= WINOGRAD_TILES;
@@ -96,9 +98,11 @@ static int check(const kd_graph *g, const kd_node *node, kd_diag *diag)
     }
     if (!fits)
         return kd_fail(diag, -KD_EINVAL,
-                       "Convolution '%s' (%dx%d, stride %dx%d, dilation %dx%d, groups %d, padding "
+                       "Convolution '%s' (%dx%d, stride %dx%d, dilation %dx%d, "
+                       "groups %d, padding "
                        "%d,%d,%d,%d) "
-                       "of [%d,%d,%d] cannot give [%d,%d,%d] or has parameters of another size.",
+                       "of [%d,%d,%d] cannot give [%d,%d,%d] or has parameters of "
+                       "another size.",
                        node->name, node->kernel_h, node->kernel_w, node->stride_h, node->stride_w,
                        node->dilation_h, node->dilation_w, node->groups, node->pad[0], node->pad[1],
                        node->pad[2], node->pad[3], in->h, in->w, in->c, node->h, node->w, node->c);
@@ -128,12 +132,32 @@ static int post_ops(const kd_plan *p, const kd_task *t, dnnl_post_ops_t *out, kd
     return rc ? rc : kd_conv_act_post_ops(p, t, *out, diag);
 }
 
+/* Operands of a plan in bfloat16; sums, gradients of weights and the vector
+ * stay float32. */
+static dnnl_data_type_t operand(const kd_plan *p)
+{
+    return p->bfloat16 ? dnnl_bf16 : dnnl_f32;
+}
+
+static dnnl_memory_desc_t as_type(dnnl_memory_desc_t md, dnnl_data_type_t type)
+{
+    md.data_type = type;
+    return md;
+}
+
+static kd_conv_geometry geometry(const kd_plan *p, const kd_task *t)
+{
+    kd_conv_geometry geo = kd_conv_geometry_of(p, t, dnnl_f32);
+    geo.weights_any.data_type = operand(p);
+    return geo;
+}
+
 /* Forward descriptor for these layouts of input and output. */
 static int forward_desc(kd_plan *p, const kd_task *t, dnnl_alg_kind_t alg,
                         const dnnl_memory_desc_t *src, const dnnl_memory_desc_t *dst,
                         dnnl_primitive_desc_t *out, kd_diag *diag)
 {
-    const kd_conv_geometry geo = kd_conv_geometry_of(p, t, dnnl_f32);
+    const kd_conv_geometry geo = geometry(p, t);
     dnnl_post_ops_t post;
     int rc = post_ops(p, t, &post, diag);
     dnnl_convolution_desc_t desc;
@@ -150,15 +174,21 @@ static int forward_desc(kd_plan *p, const kd_task *t, dnnl_alg_kind_t alg,
     return rc;
 }
 
-static dnnl_memory_desc_t any_like(const kd_plan *p, int node)
+static dnnl_memory_desc_t any_like(const kd_plan *p, int node, dnnl_data_type_t type)
 {
     const kd_node *n = &p->graph->nodes[node];
-    return kd_plan_desc(p, n->c, n->h, n->w, dnnl_format_tag_any);
+    return as_type(kd_plan_desc(p, n->c, n->h, n->w, dnnl_format_tag_any), type);
+}
+
+static dnnl_data_type_t result_type(const kd_plan *p, const kd_task *t)
+{
+    return p->values[t->result].narrow ? dnnl_bf16 : dnnl_f32;
 }
 
 int kd_conv_wish(kd_plan *p, const kd_task *t, dnnl_memory_desc_t *out, kd_diag *diag)
 {
-    const dnnl_memory_desc_t src = any_like(p, t->in[0]), dst = any_like(p, t->result);
+    const dnnl_memory_desc_t src = any_like(p, t->in[0], operand(p)),
+                             dst = any_like(p, t->result, result_type(p, t));
     dnnl_primitive_desc_t pd;
     const int rc = forward_desc(p, t, dnnl_convolution_direct, &src, &dst, &pd, diag);
     if (rc == -KD_EUNSUP)
@@ -166,12 +196,13 @@ int kd_conv_wish(kd_plan *p, const kd_task *t, dnnl_memory_desc_t *out, kd_diag 
                        p->graph->nodes[t->node].name);
     if (rc)
         return rc;
-    *out = kd_desc_query(pd, dnnl_query_src_md);
+    *out = as_type(kd_desc_query(pd, dnnl_query_src_md), dnnl_f32);
     dnnl_primitive_desc_destroy(pd);
     return 0;
 }
 
-/* Of two descriptors (either may be NULL) keeps the better one, the first on a tie. */
+/* Of two descriptors (either may be NULL) keeps the better one, the first on a
+ * tie. */
 static dnnl_primitive_desc_t better(dnnl_primitive_desc_t a, dnnl_primitive_desc_t b)
 {
     if (!b)
@@ -186,21 +217,25 @@ static dnnl_primitive_desc_t better(dnnl_primitive_desc_t a, dnnl_primitive_desc
     return a;
 }
 
-/* The input as it comes and the output as the implementation likes it; where that would be a slow
- * implementation, both as it likes them. Same rule on every machine, no measuring: the choice is
- * part of the bits. */
+/* The input as it comes and the output as the implementation likes it; where
+ * that would be a slow implementation, both as it likes them. Same rule on
+ * every machine, no measuring: the choice is part of the bits. */
 static int choose_forward(kd_plan *p, const kd_task *t, dnnl_primitive_desc_t *out, kd_diag *diag)
 {
-    const dnnl_memory_desc_t src = any_like(p, t->in[0]), any = any_like(p, t->result);
-    const dnnl_memory_desc_t *dst = t->residual >= 0 ? &p->values[t->residual].md : &any;
+    const dnnl_data_type_t type = result_type(p, t);
+    const dnnl_memory_desc_t src = any_like(p, t->in[0], operand(p)),
+                             any = any_like(p, t->result, type),
+                             given_src = as_type(p->values[t->in[0]].md, operand(p)),
+                             dst =
+                                 t->residual >= 0 ? as_type(p->values[t->residual].md, type) : any;
     dnnl_primitive_desc_t given = NULL, free_choice = NULL;
     int rc;
     if (kd_conv_winograd_pays(p, t)) {
-        rc = forward_desc(p, t, dnnl_convolution_winograd, &src, dst, out, diag);
+        rc = forward_desc(p, t, dnnl_convolution_winograd, &src, &dst, out, diag);
         if (rc != -KD_EUNSUP)
             return rc;
     }
-    rc = forward_desc(p, t, dnnl_convolution_direct, &p->values[t->in[0]].md, dst, &given, diag);
+    rc = forward_desc(p, t, dnnl_convolution_direct, &given_src, &dst, &given, diag);
     if (rc && rc != -KD_EUNSUP)
         return rc;
     if (rc || kd_desc_quality(given) < 2) {
@@ -217,15 +252,16 @@ static int choose_forward(kd_plan *p, const kd_task *t, dnnl_primitive_desc_t *o
                           p->graph->nodes[t->node].name);
 }
 
-/* The sum is made in place: the residual's memory becomes the result's, unless the convolution
- * itself still reads it. */
+/* The sum is made in place: the residual's memory becomes the result's, unless
+ * the convolution itself still reads it. */
 int kd_conv_residual_block(const kd_plan *p, const kd_task *t, const dnnl_memory_desc_t *result)
 {
     if (t->residual < 0)
         return -1;
     const kd_value *r = &p->values[t->residual];
     dnnl_memory_desc_t alike = r->md;
-    alike.data_type = result->data_type; /* the same size: see kd_value.positive */
+    if (r->scale > 0)
+        alike.data_type = result->data_type; /* the same size: see kd_value.positive */
     const bool free = r->last_use == t->index && t->residual != t->in[0] &&
                       t->residual != p->output && p->blocks[r->block].last != KD_TICK_EVER;
     return free && kd_desc_equal(&alike, result) ? r->block : -1;
@@ -273,11 +309,12 @@ static int backward_desc(kd_plan *p, const kd_conv_geometry *geo, dnnl_alg_kind_
                          dnnl_primitive_desc_t hint, dnnl_primitive_desc_t *out, kd_diag *diag)
 {
     dnnl_convolution_desc_t desc;
+    const dnnl_memory_desc_t d_weights = as_type(geo->weights_any, dnnl_f32);
     const dnnl_status_t status =
         of_weights
             ? dnnl_dilated_convolution_backward_weights_desc_init(
-                  &desc, alg, x, &geo->weights_any, geo->has_bias ? &geo->bias : NULL, y,
-                  geo->stride, geo->dilate, geo->pad_before, geo->pad_after)
+                  &desc, alg, x, &d_weights, geo->has_bias ? &geo->bias : NULL, y, geo->stride,
+                  geo->dilate, geo->pad_before, geo->pad_after)
             : dnnl_dilated_convolution_backward_data_desc_init(&desc, alg, x, &geo->weights_any, y,
                                                                geo->stride, geo->dilate,
                                                                geo->pad_before, geo->pad_after);
@@ -285,14 +322,15 @@ static int backward_desc(kd_plan *p, const kd_conv_geometry *geo, dnnl_alg_kind_
     return rc ? rc : kd_plan_desc_try(p, &desc, NULL, hint, out, diag);
 }
 
-/* Descriptor of a backward: Winograd's where it pays; else with the layouts of the forward's input
- * x and output y, then, if that is slow, with its own. */
+/* Descriptor of a backward: Winograd's where it pays; else with the layouts of
+ * the forward's input x and output y, then, if that is slow, with its own. */
 static int choose_backward(kd_plan *p, const kd_task *t, const kd_conv_geometry *geo,
                            bool of_weights, dnnl_primitive_desc_t hint, dnnl_primitive_desc_t *out,
                            kd_diag *diag)
 {
     dnnl_primitive_desc_t best = NULL;
-    const dnnl_memory_desc_t any_x = any_like(p, t->in[0]), any_y = any_like(p, t->result);
+    const dnnl_memory_desc_t any_x = any_like(p, t->in[0], of_weights ? operand(p) : dnnl_f32),
+                             any_y = any_like(p, t->result, operand(p));
     if (kd_conv_winograd_pays(p, t)) {
         const int rc = backward_desc(p, geo, dnnl_convolution_winograd, of_weights, &any_x, &any_y,
                                      hint, out, diag);
@@ -300,8 +338,8 @@ static int choose_backward(kd_plan *p, const kd_task *t, const kd_conv_geometry 
             return rc;
     }
     for (int own = 0; own < 2; own++) {
-        const dnnl_memory_desc_t x = own ? any_x : p->values[t->in[0]].md;
-        const dnnl_memory_desc_t y = own ? any_y : p->values[t->result].md;
+        const dnnl_memory_desc_t x = own ? any_x : as_type(p->values[t->in[0]].md, any_x.data_type);
+        const dnnl_memory_desc_t y = own ? any_y : as_type(p->values[t->result].md, operand(p));
         dnnl_primitive_desc_t pd = NULL;
         int rc =
             backward_desc(p, geo, dnnl_convolution_direct, of_weights, &x, &y, hint, &pd, diag);
@@ -401,7 +439,7 @@ static int prepare(kd_plan *p, kd_task *t, kd_diag *diag)
     if (!s)
         return kd_fail(diag, -KD_ENOMEM, "Out of memory for a convolution.");
     const kd_node *node = &p->graph->nodes[t->node];
-    const kd_conv_geometry geo = kd_conv_geometry_of(p, t, dnnl_f32);
+    const kd_conv_geometry geo = geometry(p, t);
     s->bias = s->d_bias = s->scratch = -1;
     t->act_inside = t->act >= 0;
     dnnl_primitive_desc_t pd;
@@ -425,8 +463,8 @@ static int prepare(kd_plan *p, kd_task *t, kd_diag *diag)
     return rc;
 }
 
-/* conv then batch norm is a convolution with weights w s and bias (b - mean) s + beta,
- * s = gamma / sqrt(var + eps), a factor an output channel. */
+/* conv then batch norm is a convolution with weights w s and bias (b - mean) s
+ * + beta, s = gamma / sqrt(var + eps), a factor an output channel. */
 int kd_conv_fold(const kd_plan *p, const kd_task *t, const float *vector, float *folded,
                  float *bias, kd_diag *diag)
 {
