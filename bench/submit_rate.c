@@ -95,7 +95,7 @@ int main(int argc, char **argv)
     if (rc == 0)
         rc = kd_rpc_new(1, &rpc, &diag);
     if (rc == 0)
-        rc = kd_rpc_channel_new(rpc, argv[1], KD_MAX_CONTROL_BYTES, &r.channel, &diag);
+        rc = kd_rpc_channel_new(rpc, argv[1], NULL, KD_MAX_CONTROL_BYTES, &r.channel, &diag);
     int code = rc == 0 ? measure(&r, atoi(argv[4])) : 1;
     if (rc != 0)
         fprintf(stderr, "submit-rate: %s\n", diag.msg);

@@ -147,7 +147,7 @@ int main(int argc, char **argv)
     b.ref = (kd_stage_ref){.job = "000000000001", .generation = 1, .process = b.index + 1};
     int rc = kd_rpc_new(1, &rpc, &diag);
     if (rc == 0)
-        rc = kd_rpc_channel_new(rpc, argv[1], KD_MAX_BULK_BYTES, &b.channel, &diag);
+        rc = kd_rpc_channel_new(rpc, argv[1], NULL, KD_MAX_BULK_BYTES, &b.channel, &diag);
     for (uint64_t t = 1; rc == 0 && t <= strtoull(argv[5], NULL, 10); t++)
         if (!step(&b, t))
             rc = kd_fail(&diag, -KD_EINTERNAL, "step %llu failed", (unsigned long long)t);

@@ -3,6 +3,7 @@
 
 #include "args.h"
 #include "kd/log.h"
+#include "login/login.h"
 #include "output.h"
 
 #include <errno.h>
@@ -34,17 +35,23 @@ const kd_exit_row kd_exit_codes[] = {
 const int kd_n_exit_codes = KD_COUNT(kd_exit_codes);
 
 const kd_verb *const kd_verbs[] = {
-    &kd_verb_submit, &kd_verb_jobs,   &kd_verb_show,    &kd_verb_watch,      &kd_verb_logs,
-    &kd_verb_events, &kd_verb_wait,   &kd_verb_pause,   &kd_verb_resume,     &kd_verb_scale,
-    &kd_verb_cancel, &kd_verb_rm,     &kd_verb_fetch,   &kd_verb_report,     &kd_verb_continue,
-    &kd_verb_retry,  &kd_verb_replay, &kd_verb_verify,  &kd_verb_predict,    &kd_verb_workers,
-    &kd_verb_drain,  &kd_verb_data,   &kd_verb_explain, &kd_verb_completion, &kd_verb_version,
-    &kd_verb_help,
+    &kd_verb_submit,  &kd_verb_jobs,   &kd_verb_show,   &kd_verb_watch,   &kd_verb_logs,
+    &kd_verb_events,  &kd_verb_wait,   &kd_verb_pause,  &kd_verb_resume,  &kd_verb_scale,
+    &kd_verb_cancel,  &kd_verb_rm,     &kd_verb_fetch,  &kd_verb_report,  &kd_verb_continue,
+    &kd_verb_retry,   &kd_verb_replay, &kd_verb_verify, &kd_verb_predict, &kd_verb_workers,
+    &kd_verb_drain,   &kd_verb_login,  &kd_verb_whoami, &kd_verb_token,   &kd_verb_certificates,
+    &kd_verb_revoke,  &kd_verb_audit,  &kd_verb_data,   &kd_verb_explain, &kd_verb_completion,
+    &kd_verb_version, &kd_verb_help,
 };
 const int kd_n_verbs = KD_COUNT(kd_verbs);
 
 const kd_opt kd_global_opts[] = {
-    {"server", 0, "HOST:PORT", "the coordinator; else DISTILL_SERVER, else " KD_CLI_DEFAULT_SERVER},
+    {"server", 0, "HOST:PORT",
+     "the coordinator; else DISTILL_SERVER, else that of `distill login`, "
+     "else " KD_CLI_DEFAULT_SERVER},
+    {"credentials", 0, "DIR",
+     "certificate and key; else DISTILL_CREDENTIALS, else where `distill login` puts them"},
+    {"insecure", 0, NULL, "plain text, also to other machines (so does DISTILL_INSECURE=1)"},
     {"output", 'o', "table|json", "tables for people, or JSON for programs"},
     {"no-color", 0, NULL, "no colours (so does NO_COLOR in the environment)"},
     {"help", 'h', NULL, "show the help of the verb"},
@@ -125,7 +132,16 @@ static int apply_globals(kd_cli *cli, const kd_verb *verb, const kd_args *args)
     kd_diag diag = {0};
     const char *flag = kd_args_value(args, "server");
     const char *env = getenv("DISTILL_SERVER");
-    const char *server = flag ? flag : env && *env ? env : KD_CLI_DEFAULT_SERVER;
+    const char *insecure = getenv("DISTILL_INSECURE");
+    char joined[KD_LOGIN_SERVER];
+    kd_login_folder(kd_args_value(args, "credentials"), "DISTILL_CREDENTIALS", "distill", false,
+                    cli->credentials, &cli->credentials_chosen);
+    cli->insecure =
+        kd_args_has(args, "insecure") || (insecure && *insecure && strcmp(insecure, "0") != 0);
+    const char *server = flag                                        ? flag
+                         : env && *env                               ? env
+                         : kd_login_server(cli->credentials, joined) ? joined
+                                                                     : KD_CLI_DEFAULT_SERVER;
     if (kd_args_has(args, "no-color"))
         cli->color_out = cli->color_err = false;
     if (kd_args_server(server, cli->server, sizeof cli->server, &diag) != 0)
@@ -152,7 +168,8 @@ static int find_verb(int argc, char **argv)
         const char *w = argv[i];
         if (w[0] != '-' || w[1] == '\0')
             return i;
-        if (strcmp(w, "--server") == 0 || strcmp(w, "--output") == 0 || strcmp(w, "-o") == 0)
+        if (strcmp(w, "--server") == 0 || strcmp(w, "--output") == 0 || strcmp(w, "-o") == 0 ||
+            strcmp(w, "--credentials") == 0)
             i++;
     }
     return argc;

@@ -42,6 +42,9 @@ extern const int kd_n_exit_codes;
 typedef struct kd_cli {
     char server[KD_CLI_SERVER_MAX];           /* host:port */
     char server_flag[KD_CLI_SERVER_MAX + 16]; /* " --server host:port" if it was a flag, else "" */
+    char credentials[4096];                   /* folder of the login, see login/login.h */
+    bool credentials_chosen;                  /* by flag or environment */
+    bool insecure;                            /* plain text, also to other machines */
     bool json;             /* -o json; a verb with an `output` flag of its own reads that itself */
     bool tty_out, tty_err; /* a terminal that understands control sequences */
     bool color_out, color_err; /* likewise, and neither NO_COLOR nor --no-color */
@@ -64,7 +67,8 @@ extern const kd_verb kd_verb_submit, kd_verb_jobs, kd_verb_show, kd_verb_watch, 
     kd_verb_events, kd_verb_wait, kd_verb_cancel, kd_verb_rm, kd_verb_workers, kd_verb_fetch,
     kd_verb_data, kd_verb_version, kd_verb_help, kd_verb_report, kd_verb_continue, kd_verb_replay,
     kd_verb_predict, kd_verb_pause, kd_verb_resume, kd_verb_scale, kd_verb_drain, kd_verb_verify,
-    kd_verb_explain, kd_verb_completion, kd_verb_retry;
+    kd_verb_explain, kd_verb_completion, kd_verb_retry, kd_verb_login, kd_verb_whoami,
+    kd_verb_token, kd_verb_certificates, kd_verb_revoke, kd_verb_audit;
 extern const kd_verb *const kd_verbs[]; /* in the order of `distill help` */
 extern const int kd_n_verbs;
 const kd_verb *kd_verb_find(const char *name); /* NULL if there is none */

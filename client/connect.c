@@ -16,9 +16,20 @@ int kd_conn_open(kd_cli *cli, kd_conn *out)
 {
     kd_diag diag = {0};
     *out = (kd_conn){.cli = cli};
-    int rc = kd_rpc_new(1, &out->rpc, &diag);
+    int rc = kd_login_choose(cli->credentials, cli->credentials_chosen, cli->insecure, cli->server,
+                             &out->login, &diag);
+    if (rc < 0) {
+        kd_error(cli, "%s", diag.msg);
+        if (rc == -KD_EAUTH || rc == -KD_ENOENT)
+            kd_hint(cli, "`distill login TOKEN --server HOST:PORT` gets a certificate");
+        return KD_EXIT_AUTH;
+    }
+    kd_rpc_tls tls = kd_login_tls(&out->login);
+    bool secure = rc == 1;
+    rc = kd_rpc_new(1, &out->rpc, &diag);
     if (rc == 0)
-        rc = kd_rpc_channel_new(out->rpc, cli->server, KD_MAX_BULK_BYTES, &out->channel, &diag);
+        rc = kd_rpc_channel_new(out->rpc, cli->server, secure ? &tls : NULL, KD_MAX_BULK_BYTES,
+                                &out->channel, &diag);
     if (rc == 0)
         return KD_EXIT_OK;
     kd_error(cli, "%s", diag.msg);
@@ -36,8 +47,24 @@ int kd_conn_start(kd_cli *cli, const char *job, kd_conn *out)
     return rc;
 }
 
+/* While the old one is good nothing depends on it; that it fails is worth a word. */
+static void renew(kd_conn *c)
+{
+    kd_diag diag = {0};
+    if (!c->login.dir || !kd_login_is_due(&c->login) || c->renewal_failed)
+        return;
+    if (kd_login_renew(c->channel, &c->login, &diag) == 0) {
+        kd_rpc_tls tls = kd_login_tls(&c->login);
+        kd_rpc_channel_set_tls(c->channel, &tls);
+    } else {
+        c->renewal_failed = true;
+        kd_hint(c->cli, "your certificate ends soon and could not be renewed: %s", diag.msg);
+    }
+}
+
 void kd_conn_close(kd_conn *c)
 {
+    kd_login_clear(&c->login);
     if (c->channel)
         kd_rpc_channel_free(c->channel);
     if (c->rpc)
@@ -111,7 +138,7 @@ static int call(kd_conn *c, const char *method, const struct iovec *parts, int n
                 kd_failure *why)
 {
     char path[64];
-    snprintf(path, sizeof path, "/distill.v1.Jobs/%s", method);
+    snprintf(path, sizeof path, "/distill.v1.%s%s", strchr(method, '/') ? "" : "Jobs/", method);
     waiter *w = kd_xalloc(sizeof *w);
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);
@@ -148,6 +175,7 @@ static int call(kd_conn *c, const char *method, const struct iovec *parts, int n
         *out_bytes = w->result.bytes;
         *out_len = w->result.len;
         w->result.bytes = NULL;
+        renew(c);
     } else {
         *why = (kd_failure){.code = rc, .grpc_status = w->result.grpc_status};
         snprintf(why->text, sizeof why->text, "%s", w->result.text);
@@ -250,7 +278,7 @@ bool kd_conn_passing(const kd_failure *why)
 
 int kd_conn_exit(int code, int grpc_status, bool reached)
 {
-    if (grpc_status == 16) /* UNAUTHENTICATED has no code of ours */
+    if (grpc_status == 16) /* UNAUTHENTICATED */
         return KD_EXIT_AUTH;
     switch (code) {
     case 0:
@@ -258,6 +286,7 @@ int kd_conn_exit(int code, int grpc_status, bool reached)
     case -KD_ENOENT:
         return KD_EXIT_NO_JOB;
     case -KD_EPERM:
+    case -KD_EAUTH:
         return KD_EXIT_AUTH;
     case -KD_EEXIST:
     case -KD_ESTATE:
@@ -291,8 +320,13 @@ int kd_conn_report(const kd_conn *c, const kd_failure *why, const char *job)
             kd_error(cli, "%s", text);
         else
             kd_error(cli, "cannot reach coordinator %s: %s", cli->server, text);
-        kd_hint(cli, "start one with `distilld --state-dir DIR`, or name another with --server "
-                     "HOST:PORT or DISTILL_SERVER");
+        if (strstr(text, "certificate") || strstr(text, "TLS"))
+            kd_hint(cli,
+                    "`distill login TOKEN --server HOST:PORT` with a token from its admin gets "
+                    "a certificate and its CA");
+        else
+            kd_hint(cli, "start one with `distilld --state-dir DIR`, or name another with --server "
+                         "HOST:PORT or DISTILL_SERVER");
         return rc;
     }
     kd_error(cli, "%s", text);
@@ -324,6 +358,23 @@ int kd_conn_ask(kd_conn *c, const char *method, const void *request, const char 
     if (kd_conn_call(c, method, request, reply, KD_CONN_TIMEOUT_MS, false, out, &why) != 0)
         return kd_conn_report(c, &why, job);
     return KD_EXIT_OK;
+}
+
+int kd_conn_run(kd_cli *cli, const kd_args *args, const char *method, const void *request,
+                const ProtobufCMessageDescriptor *reply,
+                int (*tell)(kd_cli *cli, const kd_args *args, const ProtobufCMessage *reply))
+{
+    kd_conn conn;
+    ProtobufCMessage *got = NULL;
+    int rc = kd_conn_start(cli, NULL, &conn);
+    if (rc != KD_EXIT_OK)
+        return rc;
+    rc = kd_conn_ask(&conn, method, request, NULL, reply, &got);
+    if (rc == KD_EXIT_OK)
+        rc = tell(cli, args, got);
+    kd_wire_free(got);
+    kd_conn_close(&conn);
+    return rc;
 }
 
 int kd_conn_ask_job(kd_conn *c, const char *method, const char *job,

@@ -6,6 +6,7 @@
 
 #include "cli.h"
 #include "distill.pb-c.h"
+#include "login/login.h"
 #include "rpc/rpc.h"
 #include "wire/wire.h"
 
@@ -15,6 +16,8 @@ typedef struct kd_conn {
     kd_cli *cli; /* borrowed */
     kd_rpc *rpc;
     kd_rpc_channel *channel;
+    kd_login login; /* empty with plain text; renewed after a call, when it is time */
+    bool renewal_failed;
     bool reached; /* some call was answered by a coordinator */
 } kd_conn;
 
@@ -32,8 +35,9 @@ int kd_conn_open(kd_cli *cli, kd_conn *out) KD_MUST_CHECK;
 int kd_conn_start(kd_cli *cli, const char *job, kd_conn *out) KD_MUST_CHECK;
 void kd_conn_close(kd_conn *c);
 
-/* Calls distill.v1.Jobs/METHOD. *out as kd_wire_unpack gives it, to be freed with kd_wire_free.
- * wait_ready: wait for the coordinator instead of failing at once. */
+/* Calls distill.v1.Jobs/METHOD, or distill.v1.Access/METHOD for "Access/METHOD". *out as
+ * kd_wire_unpack gives it, to be freed with kd_wire_free. wait_ready: wait for the coordinator
+ * instead of failing at once. */
 int kd_conn_call(kd_conn *c, const char *method, const void *request,
                  const ProtobufCMessageDescriptor *reply, int timeout_ms, bool wait_ready,
                  ProtobufCMessage **out, kd_failure *why) KD_MUST_CHECK;
@@ -44,6 +48,10 @@ int kd_conn_ask(kd_conn *c, const char *method, const void *request, const char 
 /* Likewise where the request is nothing but the job. */
 int kd_conn_ask_job(kd_conn *c, const char *method, const char *job,
                     const ProtobufCMessageDescriptor *reply, ProtobufCMessage **out) KD_MUST_CHECK;
+/* All of a verb that is one such call: tell prints the answer and returns an exit code. */
+int kd_conn_run(kd_cli *cli, const kd_args *args, const char *method, const void *request,
+                const ProtobufCMessageDescriptor *reply,
+                int (*tell)(kd_cli *cli, const kd_args *args, const ProtobufCMessage *reply));
 /* Sends a message whose field 15 is `payload` [len], borrowed during the call. */
 int kd_conn_call_bulk(kd_conn *c, const char *method, const void *head, const void *payload,
                       size_t len, const ProtobufCMessageDescriptor *reply, ProtobufCMessage **out,

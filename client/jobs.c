@@ -85,13 +85,16 @@ static void add_workers(kd_table *t, const Distill__V1__JobSummary *s)
                      s->max_workers);
 }
 
-static void add_row(kd_table *t, const Distill__V1__JobSummary *s, bool priority, int64_t now)
+static void add_row(kd_table *t, const Distill__V1__JobSummary *s, bool owner, bool priority,
+                    int64_t now)
 {
     char a[KD_FMT];
     const Distill__V1__Progress *p = s->progress;
     kd_table_add(t, KD_PLAIN, "%s", s->job);
     kd_table_add(t, KD_PLAIN, "%s%s", s->sweep[0] ? "  " : "", s->label[0] ? s->label : s->name);
     kd_table_add(t, kd_summary_color(s), "%s", kd_summary_word(s));
+    if (owner)
+        kd_table_add(t, KD_PLAIN, "%s", s->owner);
     if (priority)
         kd_table_add(t, KD_PLAIN, "%d", s->priority);
     if (p) {
@@ -137,19 +140,22 @@ static int print(kd_cli *cli, const Distill__V1__ListReply *list, const selectio
         return kd_json_print(cli, json_pack("{s:o}", "jobs", all), false);
     }
     kd_table t;
-    bool priority = false; /* a column only where some job has one */
+    bool priority = false, owner = false; /* columns only where some job has one */
     char spec[128];
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         priority = priority || list->jobs[rows[i]]->priority != 0;
-    snprintf(spec, sizeof spec, "ID|NAME|STATE|%sSTAGE|STEP>|LOSS>|RATE>|ETA>|WORKERS>|AGE>|REASON",
-             priority ? "PRIORITY>|" : "");
+        owner = owner || list->jobs[rows[i]]->owner[0];
+    }
+    snprintf(spec, sizeof spec,
+             "ID|NAME|STATE|%s%sSTAGE|STEP>|LOSS>|RATE>|ETA>|WORKERS>|AGE>|REASON",
+             owner ? "OWNER|" : "", priority ? "PRIORITY>|" : "");
     kd_table_init(&t, w->quiet ? "ID" : spec);
     int64_t now = kd_clock_wall_ms();
     for (size_t i = 0; i < n; i++) {
         if (w->quiet)
             kd_out(cli, "%s", list->jobs[rows[i]]->job);
         else
-            add_row(&t, list->jobs[rows[i]], priority, now);
+            add_row(&t, list->jobs[rows[i]], owner, priority, now);
     }
     if (w->quiet || n == 0)
         kd_table_clear(&t);

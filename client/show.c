@@ -36,6 +36,8 @@ static void print_summary(const kd_cli *cli, const Distill__V1__JobSummary *s)
     char a[KD_FMT], b[KD_FMT], text[256];
     line(cli, "job", KD_BOLD, s->job);
     line(cli, "name", KD_PLAIN, s->name);
+    if (s->owner[0])
+        line(cli, "owner", KD_PLAIN, s->owner);
     line(cli, "state", kd_summary_color(s), kd_summary_word(s));
     if (s->reason[0])
         line(cli, "reason", KD_PLAIN, s->reason);

@@ -24,9 +24,10 @@ static const kd_opt g_opts[] = {
     {"quiet", 'q', NULL, "print names only"},
 };
 
-static int print(kd_cli *cli, const Distill__V1__WorkersReply *reply, bool quiet)
+static int tell(kd_cli *cli, const kd_args *args, const ProtobufCMessage *message)
 {
-    if (quiet) {
+    const Distill__V1__WorkersReply *reply = (const Distill__V1__WorkersReply *)message;
+    if (kd_args_has(args, "quiet")) {
         for (size_t i = 0; i < reply->n_workers; i++)
             kd_out_clean(cli, "%s", reply->workers[i]->name);
         return kd_out_flush(cli);
@@ -72,19 +73,9 @@ static int print(kd_cli *cli, const Distill__V1__WorkersReply *reply, bool quiet
 
 static int run(kd_cli *cli, const kd_args *args)
 {
-    kd_conn conn;
-    int rc = kd_conn_start(cli, NULL, &conn);
-    if (rc != KD_EXIT_OK)
-        return rc;
     Distill__V1__WorkersRequest request = DISTILL__V1__WORKERS_REQUEST__INIT;
-    ProtobufCMessage *reply = NULL;
-    rc = kd_conn_ask(&conn, "Workers", &request, NULL, &distill__v1__workers_reply__descriptor,
-                     &reply);
-    if (rc == KD_EXIT_OK)
-        rc = print(cli, (const Distill__V1__WorkersReply *)reply, kd_args_has(args, "quiet"));
-    kd_wire_free(reply);
-    kd_conn_close(&conn);
-    return rc;
+    return kd_conn_run(cli, args, "Workers", &request, &distill__v1__workers_reply__descriptor,
+                       tell);
 }
 
 const kd_verb kd_verb_workers = {

@@ -127,17 +127,19 @@ static bool weights_name(const char *name)
 }
 
 /* job:ID or job:ID/NAME: the artefact of a job that has succeeded. */
-static int bind_artefact(kd_daemon *d, kd_model_spec *m, bool dry, kd_diag *diag)
+static int bind_artefact(kd_daemon *d, const kd_rpc_call *call, kd_model_spec *m, bool dry,
+                         kd_diag *diag)
 {
     char id[KD_ID_TEXT], name[65];
     const char *ref = m->weights + strlen(KD_JOB_REF), *slash = strchr(ref, '/');
     snprintf(id, sizeof id, "%.*s", slash ? (int)(slash - ref) : (int)sizeof id - 1, ref);
     snprintf(name, sizeof name, "%s", slash ? slash + 1 : "student.safetensors");
-    kd_job_record *j = kd_job_find(d, id, diag);
-    if (!j && has_blob(d, m->weights_digest))
+    kd_diag why = {0};
+    kd_job_record *j = kd_job_find(d, call, id, &why);
+    if (!j && why.code == -KD_ENOENT && has_blob(d, m->weights_digest))
         return 0; /* a resolved job whose source is gone, and the file is not */
     if (!j)
-        return kd_fail_at(diag, -KD_ENOENT, "weights %.100s", m->weights);
+        return kd_fail(diag, why.code, "weights %.100s: %.800s", m->weights, why.msg);
     kd_id_text(j->row.id, id);
     if (j->row.is_sweep)
         return kd_fail(diag, -KD_EINVAL,
@@ -179,14 +181,14 @@ static int bind_upload(kd_daemon *d, Distill__V1__NamedBlob *const *uploaded, si
     return 0;
 }
 
-int kd_blobs_bind(kd_daemon *d, Distill__V1__NamedBlob *const *uploaded, size_t n, kd_job *job,
-                  bool dry, kd_diag *diag)
+int kd_blobs_bind(kd_daemon *d, const kd_rpc_call *call, Distill__V1__NamedBlob *const *uploaded,
+                  size_t n, kd_job *job, bool dry, kd_diag *diag)
 {
     int rc = 0;
     for (int i = 0; i <= job->n_teachers && rc == 0; i++) {
         kd_model_spec *m = i < job->n_teachers ? &job->teachers[i].model : &job->student;
         if (kd_job_is_ref(m->weights))
-            rc = bind_artefact(d, m, dry, diag);
+            rc = bind_artefact(d, call, m, dry, diag);
         else if (m->weights[0] && !dry)
             rc = bind_upload(d, uploaded, n, m, diag);
     }

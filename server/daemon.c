@@ -14,6 +14,8 @@
 
 /* How soon a slow unit or a lost worker is seen. */
 #define TICK_MS 25
+/* How soon a certificate that is over ends what was begun with it. */
+#define LOOK_MS 1000
 
 bool kd_id_parse(const char *text, kd_job_id *out)
 {
@@ -470,14 +472,52 @@ void kd_daemon_event(kd_daemon *d, const kd_event *ev)
 /* Said at most every 10 seconds. */
 static void tell_refused(kd_daemon *d, kd_time_ms now)
 {
-    uint64_t refused = kd_rpc_refused_connections();
-    if (refused == d->refused || (d->refused_told && now - d->refused_told < 10000))
+    uint64_t refused = kd_rpc_refused_connections(), cut = kd_rpc_cut_connections();
+    if ((refused == d->refused && cut == d->cut) ||
+        (d->refused_told && now - d->refused_told < 10000))
         return;
-    kd_warn("connections were refused, since no more descriptors are left: number=%llu; raise the "
-            "limit of open files (ulimit -n, LimitNOFILE=)",
-            (unsigned long long)(refused - d->refused));
+    if (refused != d->refused)
+        kd_warn("connections were refused, since no more descriptors are left: number=%llu; raise "
+                "the limit of open files (ulimit -n, LimitNOFILE=)",
+                (unsigned long long)(refused - d->refused));
+    if (cut != d->cut)
+        kd_warn("connections were cut, since more were open than had shown who they are: "
+                "number=%llu",
+                (unsigned long long)(cut - d->cut));
     d->refused = refused;
+    d->cut = cut;
     d->refused_told = now;
+}
+
+static bool is_over(const kd_rpc_peer *peer, void *arg)
+{
+    return kd_access_is_over(arg, peer->identity);
+}
+
+/* New certificates of our own; streams of callers whose own are over end. */
+static void look_after_certificates(kd_daemon *d, kd_time_ms now, bool reload)
+{
+    kd_diag diag = {0};
+    if (!d->authority || (!reload && now - d->looked < LOOK_MS))
+        return;
+    d->looked = now;
+    int rc = kd_authority_refresh(d->authority, reload, &diag);
+    if (rc < 0)
+        kd_err("the server's certificate stays as it is: %s", diag.msg);
+    if (rc == 1) {
+        kd_rpc_tls tls = kd_authority_tls(d->authority);
+        kd_rpc_server_set_tls(d->server, &tls);
+        kd_access_files_changed(d->access);
+        kd_info("the server has another certificate: serial=%s", d->authority->own.serial);
+    }
+    kd_rpc_server_end_calls(d->server, is_over, d->access, -KD_EAUTH,
+                            "the certificate is over or was revoked");
+}
+
+static void on_reload(uv_signal_t *handle, int number)
+{
+    (void)number;
+    look_after_certificates(handle->data, kd_clock_ms(), true);
 }
 
 static void on_tick(uv_timer_t *timer)
@@ -491,6 +531,8 @@ static void on_tick(uv_timer_t *timer)
     kd_watch_tick(d, now);
     kd_http_tick(d->http, now);
     tell_refused(d, now);
+    kd_access_tick(d->access, now);
+    look_after_certificates(d, now, false);
     kd_room_tick(&d->room, now);
     kd_stage_tick(d, now);
     kd_result_tick(d);
@@ -584,12 +626,42 @@ static int write_port(const char *path, int port, kd_diag *diag)
     return kd_file_write(path, text, (size_t)n, diag);
 }
 
+/* Plain text shows everything to whoever is on the way. */
+static int check_plain(const kd_daemon_config *cfg, kd_diag *diag)
+{
+    if (cfg->insecure || kd_rpc_is_loopback(cfg->listen))
+        return 0;
+    return kd_fail(diag, -KD_EINVAL,
+                   "%.200s can be reached from other machines, and there are no certificates in "
+                   "%.300s/tls: make them with `distilld init --state-dir %.300s`, listen on "
+                   "127.0.0.1, or allow plain text with --insecure",
+                   cfg->listen, cfg->state_dir, cfg->state_dir);
+}
+
+/* Certificates where `distilld init` has made some. */
+static int open_access(kd_daemon *d, const kd_daemon_config *cfg, kd_diag *diag)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%.3000s/tls", cfg->state_dir);
+    int rc = cfg->insecure ? -KD_ENOENT
+                           : kd_authority_open(path, cfg->certificate_life_s, &d->authority, diag);
+    if (rc == -KD_ENOENT && (rc = check_plain(cfg, diag)) == 0 && cfg->insecure &&
+        !kd_rpc_is_loopback(cfg->listen))
+        kd_warn("plain text on %s: whoever reaches it may do everything", cfg->listen);
+    return rc == 0 ? kd_access_open(&d->state, d->authority, &cfg->quotas, &d->access, diag) : rc;
+}
+
 static int start_server(kd_daemon *d, const kd_daemon_config *cfg, kd_rpc_method *methods,
                         size_t n_methods, kd_diag *diag)
 {
-    for (size_t i = 0; i < n_methods; i++)
+    for (size_t i = 0; i < n_methods; i++) {
         methods[i].arg = d;
+        methods[i].rule = kd_access_rule(methods[i].path);
+    }
+    kd_rpc_tls tls = d->authority ? kd_authority_tls(d->authority) : (kd_rpc_tls){0};
     kd_rpc_server_config sc = {.listen = cfg->listen,
+                               .tls = d->authority ? &tls : NULL,
+                               .guard = kd_access_guard(d->access),
                                .methods = methods,
                                .n_methods = n_methods,
                                .max_message = KD_MAX_BULK_BYTES,
@@ -620,6 +692,7 @@ static void close_handles(kd_daemon *d)
     uv_close((uv_handle_t *)&d->tick, NULL);
     uv_close((uv_handle_t *)&d->sigint, NULL);
     uv_close((uv_handle_t *)&d->sigterm, NULL);
+    uv_close((uv_handle_t *)&d->sighup, NULL);
     uv_close((uv_handle_t *)&d->wake, NULL);
     uv_run(&d->loop, UV_RUN_DEFAULT);
     uv_loop_close(&d->loop);
@@ -650,6 +723,28 @@ static void shut_down(kd_daemon *d)
     pthread_mutex_unlock(&d->task_mu);
 }
 
+static kd_rpc_method *all_methods(size_t *out_n)
+{
+    const struct {
+        const kd_rpc_method *rows;
+        size_t n;
+    } services[] = {{kd_jobs_methods, kd_n_jobs_methods},
+                    {kd_access_methods, kd_n_access_methods},
+                    {kd_cluster_methods, kd_n_cluster_methods},
+                    {kd_exchange_methods, kd_n_exchange_methods}};
+    size_t n = 0;
+    for (size_t i = 0; i < KD_COUNT(services); i++)
+        n += services[i].n;
+    kd_rpc_method *all = kd_xalloc(n * sizeof *all);
+    *out_n = n;
+    n = 0;
+    for (size_t i = 0; i < KD_COUNT(services); i++) {
+        memcpy(all + n, services[i].rows, services[i].n * sizeof *all);
+        n += services[i].n;
+    }
+    return all;
+}
+
 int kd_daemon_run(const kd_daemon_config *cfg, kd_diag *diag)
 {
     kd_daemon *d = kd_xalloc(sizeof *d);
@@ -667,14 +762,11 @@ int kd_daemon_run(const kd_daemon_config *cfg, kd_diag *diag)
     uv_timer_init(&d->loop, &d->tick);
     uv_signal_init(&d->loop, &d->sigint);
     uv_signal_init(&d->loop, &d->sigterm);
-    d->wake.data = d->tick.data = d->sigint.data = d->sigterm.data = d;
+    uv_signal_init(&d->loop, &d->sighup);
+    d->wake.data = d->tick.data = d->sigint.data = d->sigterm.data = d->sighup.data = d;
 
-    size_t n = kd_n_jobs_methods + kd_n_cluster_methods + kd_n_exchange_methods;
-    kd_rpc_method *methods = kd_xalloc(n * sizeof *methods);
-    memcpy(methods, kd_jobs_methods, kd_n_jobs_methods * sizeof *methods);
-    memcpy(methods + kd_n_jobs_methods, kd_cluster_methods, kd_n_cluster_methods * sizeof *methods);
-    memcpy(methods + kd_n_jobs_methods + kd_n_cluster_methods, kd_exchange_methods,
-           kd_n_exchange_methods * sizeof *methods);
+    size_t n;
+    kd_rpc_method *methods = all_methods(&n);
 
     char path[4096];
     snprintf(path, sizeof path, "%.3000s/bank", cfg->state_dir);
@@ -694,6 +786,8 @@ int kd_daemon_run(const kd_daemon_config *cfg, kd_diag *diag)
     }
     KD_FAILPOINT("start.restored");
     if (rc == 0)
+        rc = open_access(d, cfg, diag);
+    if (rc == 0)
         rc = kd_rpc_new(2, &d->rpc, diag);
     if (rc == 0) {
         kd_blobs_drop_strays(d);
@@ -707,12 +801,13 @@ int kd_daemon_run(const kd_daemon_config *cfg, kd_diag *diag)
     if (rc == 0)
         rc = start_server(d, cfg, methods, n, diag);
     if (rc == 0) {
-        kd_info("listening: address=%s port=%d state_dir=%s epoch=%llu version=%s", cfg->listen,
-                kd_rpc_server_port(d->server), cfg->state_dir, (unsigned long long)d->state.epoch,
-                KD_VERSION);
+        kd_info("listening: address=%s port=%d state_dir=%s epoch=%llu version=%s tls=%s",
+                cfg->listen, kd_rpc_server_port(d->server), cfg->state_dir,
+                (unsigned long long)d->state.epoch, KD_VERSION, d->authority ? "yes" : "no");
         uv_timer_start(&d->tick, on_tick, TICK_MS, TICK_MS);
         uv_signal_start(&d->sigint, on_signal, SIGINT);
         uv_signal_start(&d->sigterm, on_signal, SIGTERM);
+        uv_signal_start(&d->sighup, on_reload, SIGHUP);
         uv_run(&d->loop, UV_RUN_DEFAULT);
     }
     shut_down(d);
@@ -735,6 +830,8 @@ int kd_daemon_run(const kd_daemon_config *cfg, kd_diag *diag)
     free(d->aside);
     kd_core_free(d->core);
     kd_bank_store_close(d->bank);
+    kd_access_close(d->access);
+    kd_authority_close(d->authority);
     kd_state_close(&d->state);
     kd_room_close(&d->room);
     pthread_mutex_destroy(&d->task_mu);

@@ -7,12 +7,13 @@
  *
  * Files: daemon.c the loop, tasks, and the core's actions; stages.c what a running stage does with
  * disks, stage_info.c what it is made of, stage_news.c what its exchange tells; watch.c events and
- * who reads them; wishes.c what users change of what runs; svc_jobs.c, svc_cluster.c,
+ * who reads them; wishes.c what users change of what runs; svc_jobs.c, svc_access.c, svc_cluster.c,
  * svc_exchange.c the services.
  */
 #ifndef KD_SERVER_DAEMON_H
 #define KD_SERVER_DAEMON_H
 
+#include "access.h"
 #include "bank.h"
 #include "core.h"
 #include "exchange.h"
@@ -148,14 +149,17 @@ struct kd_daemon {
     uv_loop_t loop;
     uv_async_t wake;
     uv_timer_t tick;
-    uv_signal_t sigint, sigterm;
+    uv_signal_t sigint, sigterm, sighup;
     int stopping;
     int writes_running; /* checkpoint writes on libuv's pool */
     kd_rpc *rpc;
     kd_rpc_server *server;
     kd_http *http; /* NULL = not wanted */
     kd_counts counts;
-    uint64_t refused; /* connections, as last told to the log */
+    kd_authority *authority; /* NULL = plain text */
+    kd_access *access;
+    kd_time_ms looked;     /* when certificates were last looked after */
+    uint64_t refused, cut; /* connections, as last told to the log */
     kd_time_ms refused_told;
     kd_state state;
     kd_room room;
@@ -190,10 +194,13 @@ typedef struct kd_daemon_config {
     uint32_t heartbeat_ms, lease_ms;
     uint64_t min_free;                 /* bytes kept for checkpoints and the database */
     const char *http, *http_port_file; /* NULL = no HTTP; no file */
-    bool insecure;                     /* HTTP for everybody who reaches it */
+    bool insecure;                     /* plain text and HTTP, also beyond this machine */
+    int64_t certificate_life_s;
+    kd_quotas quotas;
+    char held[3][1024]; /* texts that came from the configuration file */
 } kd_daemon_config;
-/* options.c: flags and environment into *cfg, whose texts are borrowed. -1 = run with it; else the
- * exit code, with everything said. */
+/* options.c: configuration file, environment and flags into *cfg, whose texts are borrowed from
+ * these and from itself. -1 = run with it; else the exit code, with everything said. */
 int kd_daemon_options(int argc, char **argv, kd_daemon_config *cfg) KD_MUST_CHECK;
 /* Runs until SIGINT or SIGTERM. Returns 0, or an error with diag filled (nothing left running). */
 int kd_daemon_run(const kd_daemon_config *cfg, kd_diag *diag) KD_MUST_CHECK;
@@ -347,8 +354,8 @@ int kd_blob_add_piece(kd_daemon *d, const Distill__V1__BlobChunk *m, const uint8
 /* Puts the digest of every file that the job starts from into it; each has to be here. A file of
  * another job (job:ID/NAME) becomes a blob, so that it outlives that job; `dry` leaves that out and
  * does not ask for uploads. */
-int kd_blobs_bind(kd_daemon *d, Distill__V1__NamedBlob *const *uploaded, size_t n, kd_job *job,
-                  bool dry, kd_diag *diag) KD_MUST_CHECK;
+int kd_blobs_bind(kd_daemon *d, const kd_rpc_call *call, Distill__V1__NamedBlob *const *uploaded,
+                  size_t n, kd_job *job, bool dry, kd_diag *diag) KD_MUST_CHECK;
 /* Whether the job starts from any file. */
 bool kd_blobs_needed(const kd_job *job);
 /* Unlinks those of the job's blobs that no stored job names. */
@@ -374,13 +381,15 @@ kd_worker_record *kd_wish_drain(kd_daemon *d, const char *name, bool undo, const
 /* Whether a user has paused the job, or all jobs of the sweep that are not over. */
 bool kd_wish_paused(kd_daemon *d, const kd_job_record *j);
 
-/* The job that a person means by an id or the beginning of one (at least 4 digits); NULL with diag.
- */
-kd_job_record *kd_job_find(kd_daemon *d, const char *text, kd_diag *diag);
+/* The job that a person means by an id or the beginning of one (at least 4 digits), if the call may
+ * do to it what its method does (call NULL: it may); NULL with diag. */
+kd_job_record *kd_job_find(kd_daemon *d, const kd_rpc_call *call, const char *text, kd_diag *diag);
 
 /* svc_*.c: rows of the method table */
-extern const kd_rpc_method kd_jobs_methods[], kd_cluster_methods[], kd_exchange_methods[];
-extern const size_t kd_n_jobs_methods, kd_n_cluster_methods, kd_n_exchange_methods;
+extern const kd_rpc_method kd_jobs_methods[], kd_access_methods[], kd_cluster_methods[],
+    kd_exchange_methods[];
+extern const size_t kd_n_jobs_methods, kd_n_access_methods, kd_n_cluster_methods,
+    kd_n_exchange_methods;
 /* Ends every control stream (at stop). */
 void kd_cluster_close(kd_daemon *d, const char *why);
 /* Sends a message to a worker; a worker that does not take its messages is dropped. */

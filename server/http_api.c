@@ -42,7 +42,7 @@ static void say_json(kd_http_request *r, json_t *json)
 static kd_job_record *job_of(kd_daemon *d, kd_http_request *r)
 {
     kd_diag diag = {0};
-    kd_job_record *j = kd_job_find(d, r->job, &diag);
+    kd_job_record *j = kd_job_find(d, NULL, r->job, &diag);
     if (!j)
         kd_http_refuse(r, diag.code == -KD_EINVAL ? MHD_HTTP_BAD_REQUEST : MHD_HTTP_NOT_FOUND,
                        diag.msg);
@@ -80,7 +80,7 @@ static void take_info(void *out, const void *message)
 static void answer_jobs(kd_daemon *d, kd_http_request *r)
 {
     json_t *json = NULL;
-    kd_tell_list(d, (uint32_t)KD_MIN(r->limit, 1000u), kd_http_take_list, &json);
+    kd_tell_list(d, NULL, (uint32_t)KD_MIN(r->limit, 1000u), kd_http_take_list, &json);
     say_json(r, json);
 }
 

@@ -242,7 +242,7 @@ static void look(kd_http *h, kd_time_ms now)
         if (!s->whole)
             continue;
         if (!jobs)
-            kd_tell_list(h->daemon, LISTED, kd_http_take_list, &jobs);
+            kd_tell_list(h->daemon, NULL, LISTED, kd_http_take_list, &jobs);
         if (!workers)
             kd_tell_workers(h->daemon, kd_http_take_workers, &workers);
         tell_whole(s, jobs, workers);

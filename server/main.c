@@ -1,10 +1,11 @@
 /* distilld: what happens around the daemon. */
-#include "daemon.h"
+#include "config.h"
 #include "kd/failpoint.h"
 #include "kd/log.h"
 #include "kd/memory.h"
 
 #include <signal.h>
+#include <string.h>
 #include <sys/resource.h>
 
 /* gRPC's listener does not recover from running out of descriptors, so take all there may be. */
@@ -22,6 +23,8 @@ int main(int argc, char **argv)
     kd_memory_for_chunks();
     KD_FAILPOINTS_START();
     kd_log_set_name("distilld");
+    if (argc > 1 && strcmp(argv[1], "init") == 0)
+        return kd_init_run(argc - 1, argv + 1);
     kd_daemon_config cfg;
     int rc = kd_daemon_options(argc, argv, &cfg);
     if (rc >= 0)

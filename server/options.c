@@ -1,156 +1,168 @@
 /* The command line of distilld. */
-#include "daemon.h"
-#include "kd/log.h"
+#include "config.h"
 
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static const char g_usage[] =
+static const char g_head[] =
     "distilld " KD_VERSION " - coordinator of distillation jobs\n"
     "\n"
-    "Usage: distilld [--state-dir DIR] [--listen HOST:PORT] [--port-file FILE]\n"
-    "                [--heartbeat-ms N] [--lease-ms N] [--min-free SIZE]\n"
-    "                [--http ADDRESS:PORT] [--http-port-file FILE] [--insecure]\n"
-    "                [--log-level err|warn|info|debug]\n"
+    "Usage: distilld [--config FILE] [flags]\n"
+    "       distilld init [--state-dir DIR] [--listen HOST:PORT] [--host NAME]... [--config FILE]\n"
     "\n"
-    "  --state-dir DIR     jobs, checkpoints and logits live here   (DISTILLD_STATE_DIR, "
-    "./distilld-state)\n"
-    "  --listen HOST:PORT  one gRPC port for clients and workers    (DISTILLD_LISTEN, "
-    "127.0.0.1:7070)\n"
-    "                      port 0 takes any free one\n"
+    "  init                makes a CA, the coordinator's certificate, one for its admin and a\n"
+    "                      configuration file (`distilld init --help`)\n"
+    "  --config FILE       settings in YAML, by the names of the flags  (DISTILLD_CONFIG)\n"
     "  --port-file FILE    writes the port there once it serves\n"
-    "  --heartbeat-ms N    how often workers report                 (1000)\n"
-    "  --lease-ms N        silence after which a worker is lost     (5000)\n"
-    "  --min-free SIZE     bytes kept free on the disk of DIR for checkpoints and the database, "
-    "as\n"
-    "                      64M or 2G: jobs wait and nothing is taken in below it (64M)\n"
-    "  --http ADDRESS:PORT dashboard, /metrics, /healthz, /readyz and a JSON API that only reads\n"
-    "                      (DISTILLD_HTTP, off); the address has to be a loopback's\n"
-    "  --http-port-file FILE  writes its port there\n"
-    "  --insecure          lets --http be read by everybody who reaches the address\n"
+    "  --http-port-file FILE  the same of --http\n";
+static const char g_tail[] =
     "  --version, --help\n"
     "\n"
-    "Exit codes: 0 stopped by a signal, 1 failure, 2 usage, 65 what is stored is damaged,\n"
-    "75 state folder or port in use.\n";
+    "SIGHUP reads the certificates in DIR/tls again. Exit codes: 0 stopped by a signal, 1 "
+    "failure,\n"
+    "2 usage, 65 what is stored is damaged, 75 state folder or port in use.\n";
 
-/* Says what is wrong where it returns false. */
-static bool number(const char *flag, const char *text, long low, long high, uint32_t *out)
+/* "  --min-free SIZE     meaning" with its further lines below, default and environment last. */
+static void print_setting(const kd_setting *s)
 {
-    char *end;
-    long v = strtol(text, &end, 10);
-    if (*text && !*end && v >= low && v <= high) {
-        *out = (uint32_t)v;
-        return true;
-    }
-    fprintf(stderr, "distilld: %s wants a whole number from %ld to %ld, not \"%s\"\n", flag, low,
-            high, text);
-    return false;
+    char flag[64], more[96] = "";
+    int n =
+        snprintf(flag, sizeof flag, "--%s%s%s", s->key, s->meta ? " " : "", s->meta ? s->meta : "");
+    for (int i = 2; i < n && flag[i] != ' '; i++)
+        if (flag[i] == '_')
+            flag[i] = '-';
+    snprintf(more, sizeof more, " (%s%s%s)", s->env ? s->env : "", s->env ? ", " : "", s->example);
+    printf("  %-19s%s", flag, n > 18 ? "\n                      " : " ");
+    for (const char *p = s->meaning; *p; p++)
+        printf("%c%s", *p, *p == '\n' ? "                      " : "");
+    printf("%s\n", more);
 }
 
-/* Bytes, or with K, M or G behind; likewise. */
-static bool bytes(const char *flag, const char *text, uint64_t *out)
+static void print_usage(void)
 {
-    char *end;
-    unsigned long long v = strtoull(text, &end, 10);
-    static const char units[] = "KMG";
-    const char *at = *end ? strchr(units, *end) : NULL;
-    int shift = at ? 10 * (1 + (int)(at - units)) : 0;
-    if (at)
-        end++;
-    if (*text >= '0' && *text <= '9' && !*end && v <= (1ull << 50) >> shift) {
-        *out = (uint64_t)v << shift;
-        return true;
-    }
-    fprintf(stderr, "distilld: %s wants a size as 64M or 2G, not \"%s\"\n", flag, text);
-    return false;
+    fputs(g_head, stdout);
+    for (size_t i = 0; i < kd_n_settings; i++)
+        print_setting(&kd_settings[i]);
+    fputs(g_tail, stdout);
 }
 
-static const char *env_or(const char *name, const char *other)
+enum { CONFIG = 1000, PORT_FILE, HTTP_PORT_FILE };
+
+/* getopt's table out of the settings: value 1 + number of the setting. */
+static void make_options(struct option *out, char (*names)[32])
 {
-    const char *v = getenv(name);
-    return v && *v ? v : other;
+    size_t n = 0;
+    for (; n < kd_n_settings; n++) {
+        snprintf(names[n], sizeof names[n], "%s", kd_settings[n].key);
+        for (char *p = names[n]; *p; p++)
+            *p = *p == '_' ? '-' : *p;
+        out[n] = (struct option){names[n], kd_settings[n].meta ? required_argument : no_argument,
+                                 NULL, (int)n + 1};
+    }
+    out[n++] = (struct option){"config", required_argument, NULL, CONFIG};
+    out[n++] = (struct option){"port-file", required_argument, NULL, PORT_FILE};
+    out[n++] = (struct option){"http-port-file", required_argument, NULL, HTTP_PORT_FILE};
+    out[n++] = (struct option){"version", no_argument, NULL, 'V'};
+    out[n++] = (struct option){"help", no_argument, NULL, 'h'};
+    out[n] = (struct option){0};
+}
+
+static const char *env_of(const char *name)
+{
+    const char *v = name ? getenv(name) : NULL;
+    return v && *v ? v : NULL;
+}
+
+/* Says what is wrong where it does not return -1. */
+static int put(const kd_setting *s, const char *where, const char *text, kd_daemon_config *cfg)
+{
+    kd_diag diag = {0};
+    if (kd_setting_put(s, text, cfg, &diag) == 0)
+        return -1;
+    fprintf(stderr, "distilld: %s %s\n", where, diag.msg);
+    return 2;
+}
+
+/* The file that --config or the environment names, then the environment. */
+static int read_before_flags(int argc, char **argv, const struct option *options,
+                             kd_daemon_config *cfg)
+{
+    const char *path = env_of("DISTILLD_CONFIG");
+    kd_diag diag = {0};
+    opterr = 0; /* the second reading complains */
+    for (int c; (c = getopt_long(argc, argv, "h", options, NULL)) != -1;)
+        if (c == CONFIG)
+            path = optarg;
+    optind = 0; /* glibc: begin anew */
+    opterr = 1;
+    if (path && kd_config_read(path, cfg, &diag) != 0) {
+        fprintf(stderr, "distilld: %s\n", diag.msg);
+        return 2;
+    }
+    for (size_t i = 0; i < kd_n_settings; i++) {
+        const char *text = env_of(kd_settings[i].env);
+        int rc = text ? put(&kd_settings[i], kd_settings[i].env, text, cfg) : -1;
+        if (rc >= 0)
+            return rc;
+    }
+    return -1;
+}
+
+static int read_flags(int argc, char **argv, const struct option *options, kd_daemon_config *cfg)
+{
+    for (int c; (c = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
+        char where[40];
+        int rc = -1;
+        if (c > 0 && c <= (int)kd_n_settings) {
+            snprintf(where, sizeof where, "--%s", options[c - 1].name);
+            rc = put(&kd_settings[c - 1], where, optarg ? optarg : "true", cfg);
+        } else if (c == PORT_FILE) {
+            cfg->port_file = optarg;
+        } else if (c == HTTP_PORT_FILE) {
+            cfg->http_port_file = optarg;
+        } else if (c == 'V') {
+            puts("distilld " KD_VERSION);
+            rc = 0;
+        } else if (c == 'h') {
+            print_usage();
+            rc = 0;
+        } else if (c != CONFIG) {
+            fputs("Try `distilld --help`.\n", stderr);
+            rc = 2;
+        }
+        if (rc >= 0)
+            return rc;
+    }
+    return -1;
 }
 
 int kd_daemon_options(int argc, char **argv, kd_daemon_config *cfg)
 {
-    static const struct option options[] = {{"state-dir", required_argument, NULL, 's'},
-                                            {"listen", required_argument, NULL, 'l'},
-                                            {"port-file", required_argument, NULL, 'p'},
-                                            {"heartbeat-ms", required_argument, NULL, 'b'},
-                                            {"lease-ms", required_argument, NULL, 'e'},
-                                            {"min-free", required_argument, NULL, 'f'},
-                                            {"http", required_argument, NULL, 'w'},
-                                            {"http-port-file", required_argument, NULL, 'P'},
-                                            {"insecure", no_argument, NULL, 'i'},
-                                            {"log-level", required_argument, NULL, 'v'},
-                                            {"version", no_argument, NULL, 'V'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {NULL, 0, NULL, 0}};
-    *cfg = (kd_daemon_config){.state_dir = env_or("DISTILLD_STATE_DIR", "distilld-state"),
-                              .listen = env_or("DISTILLD_LISTEN", "127.0.0.1:7070"),
-                              .http = env_or("DISTILLD_HTTP", NULL),
+    struct option options[64];
+    char names[64][32];
+    KD_BUG_ON(kd_n_settings + 6 > 64);
+    make_options(options, names);
+    *cfg = (kd_daemon_config){.state_dir = "distilld-state",
+                              .listen = "127.0.0.1:7070",
                               .heartbeat_ms = 1000,
                               .lease_ms = 5000,
-                              .min_free = 64u << 20};
-    for (int c; (c = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
-        switch (c) {
-        case 's':
-            cfg->state_dir = optarg;
-            break;
-        case 'l':
-            cfg->listen = optarg;
-            break;
-        case 'p':
-            cfg->port_file = optarg;
-            break;
-        case 'b':
-            if (!number("--heartbeat-ms", optarg, 10, 60000, &cfg->heartbeat_ms))
-                return 2;
-            break;
-        case 'e':
-            if (!number("--lease-ms", optarg, 100, 600000, &cfg->lease_ms))
-                return 2;
-            break;
-        case 'f':
-            if (!bytes("--min-free", optarg, &cfg->min_free))
-                return 2;
-            break;
-        case 'w':
-            cfg->http = *optarg ? optarg : NULL;
-            break;
-        case 'P':
-            cfg->http_port_file = optarg;
-            break;
-        case 'i':
-            cfg->insecure = true;
-            break;
-        case 'v': {
-            int level = kd_log_level_of(optarg);
-            if (level < 0) {
-                fprintf(stderr, "distilld: --log-level wants err, warn, info or debug\n");
-                return 2;
-            }
-            kd_log_set_level((enum kd_log_level)level);
-            break;
-        }
-        case 'V':
-            puts("distilld " KD_VERSION);
-            return 0;
-        case 'h':
-            fputs(g_usage, stdout);
-            return 0;
-        default:
-            fputs("Try `distilld --help`.\n", stderr);
-            return 2;
-        }
-    }
+                              .min_free = 64u << 20,
+                              .certificate_life_s = KD_CERTIFICATE_LIFE_S,
+                              .quotas = KD_QUOTAS_DEFAULT};
+    int rc = read_before_flags(argc, argv, options, cfg);
+    if (rc < 0)
+        rc = read_flags(argc, argv, options, cfg);
+    if (rc >= 0)
+        return rc;
     if (optind < argc) {
         fprintf(stderr, "distilld: unexpected argument \"%s\"; try `distilld --help`\n",
                 argv[optind]);
         return 2;
     }
+    if (cfg->http && !cfg->http[0])
+        cfg->http = NULL;
     if (cfg->lease_ms < 2 * cfg->heartbeat_ms) {
         fprintf(stderr, "distilld: --lease-ms must be at least twice --heartbeat-ms\n");
         return 2;

@@ -71,6 +71,20 @@ static const char *const g_migrations[] = {
     "ALTER TABLE stages ADD COLUMN steps_redone INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE stages ADD COLUMN lost_ms_workers REAL NOT NULL DEFAULT 0;"
     "ALTER TABLE stages ADD COLUMN lost_ms_all REAL NOT NULL DEFAULT 0;",
+    /* Who may call: one-time and session tokens by the hash of their secret, certificates that were
+     * issued, what was done. Jobs of before belong to nobody. */
+    "ALTER TABLE jobs ADD COLUMN owner TEXT NOT NULL DEFAULT '';"
+    "CREATE TABLE tokens(hash TEXT PRIMARY KEY, role TEXT NOT NULL, name TEXT NOT NULL,"
+    " session INTEGER NOT NULL, created_ms INTEGER NOT NULL, expires_ms INTEGER NOT NULL,"
+    " used_ms INTEGER NOT NULL, used_by TEXT NOT NULL, created_by TEXT NOT NULL,"
+    " revoked INTEGER NOT NULL) WITHOUT ROWID;"
+    "CREATE TABLE certificates(serial TEXT PRIMARY KEY, role TEXT NOT NULL, name TEXT NOT NULL,"
+    " issued_ms INTEGER NOT NULL, not_after_ms INTEGER NOT NULL, revoked_ms INTEGER NOT NULL)"
+    " WITHOUT ROWID;"
+    "CREATE INDEX certificates_by_name ON certificates(name);"
+    "CREATE TABLE audit(n INTEGER PRIMARY KEY AUTOINCREMENT, time_ms INTEGER NOT NULL,"
+    " name TEXT NOT NULL, role TEXT NOT NULL, address TEXT NOT NULL, method TEXT NOT NULL,"
+    " object TEXT NOT NULL, result TEXT NOT NULL, text TEXT NOT NULL);",
 };
 
 void kd_id_text(kd_job_id id, char out[KD_ID_TEXT])
@@ -317,12 +331,13 @@ static int add_job(kd_state *s, const kd_new_job *job, kd_diag *diag)
     int rc = kd_sql_run(
         &s->sql, NULL, diag,
         "INSERT INTO jobs(id, key, name, text_digest, state, reason, submitted_ms, started_ms,"
-        " finished_ms, resolved, is_sweep, sweep, continued, replayed, text, label, vary)"
-        " VALUES(?,?,?,?,?,?,?,0,0,?,?,?,?,?,?,?,?)",
-        "isssisisiiiisss", (int64_t)row->id, row->key, row->name, row->text_digest,
+        " finished_ms, resolved, is_sweep, sweep, continued, replayed, text, label, vary,"
+        " owner)"
+        " VALUES(?,?,?,?,?,?,?,0,0,?,?,?,?,?,?,?,?,?)",
+        "isssisisiiiissss", (int64_t)row->id, row->key, row->name, row->text_digest,
         (int64_t)row->state, row->reason, row->submitted_ms, row->resolved, (int64_t)row->is_sweep,
         (int64_t)row->sweep, (int64_t)row->continued, (int64_t)row->replayed, row->text, row->label,
-        row->values);
+        row->values, row->owner);
     for (int i = 0; i < job->n_stages && rc == 0; i++)
         rc = put_stage(s, row->id, (uint32_t)i, &job->stages[i], diag);
     for (size_t i = 0; i < job->n_epochs && rc == 0; i++)
@@ -469,12 +484,12 @@ static int read_epochs(kd_state *s, kd_job_id id, kd_epoch_row **out, int *n, kd
 int kd_state_each_job(kd_state *s, kd_state_job_fn fn, void *arg, kd_diag *diag)
 {
     sqlite3_stmt *st = NULL;
-    int rc = kd_sql_query(
-        &s->sql, &st, diag,
-        "SELECT id, key, name, text_digest, state, reason, submitted_ms,"
-        " started_ms, finished_ms, resolved, result, is_sweep, sweep, continued,"
-        " replayed, text, label, vary, paused, min_workers, max_workers FROM jobs ORDER BY n",
-        "");
+    int rc = kd_sql_query(&s->sql, &st, diag,
+                          "SELECT id, key, name, text_digest, state, reason, submitted_ms,"
+                          " started_ms, finished_ms, resolved, result, is_sweep, sweep, continued,"
+                          " replayed, text, label, vary, paused, min_workers, max_workers, owner "
+                          "FROM jobs ORDER BY n",
+                          "");
     while (rc == 0 && (rc = kd_sql_step(&s->sql, st, diag)) == 1) {
         kd_job_row row = {.id = (kd_job_id)sqlite3_column_int64(st, 0),
                           .state = sqlite3_column_int(st, 4),
@@ -492,6 +507,7 @@ int kd_state_each_job(kd_state *s, kd_state_job_fn fn, void *arg, kd_diag *diag)
         copy(row.name, sizeof row.name, kd_sql_text(st, 2));
         copy(row.text_digest, sizeof row.text_digest, kd_sql_text(st, 3));
         copy(row.reason, sizeof row.reason, kd_sql_text(st, 5));
+        copy(row.owner, sizeof row.owner, kd_sql_text(st, 21));
         row.resolved = kd_xstrdup(kd_sql_text(st, 9));
         row.result = take_text(st, 10);
         row.text = take_text(st, 15);

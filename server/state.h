@@ -44,6 +44,7 @@ typedef struct kd_job_row {
     kd_job_id sweep;               /* that it belongs to, 0 = none */
     kd_job_id continued, replayed; /* the job that this one goes on from or runs again, 0 = none */
     char key[65], name[64];
+    char owner[65];       /* name of who submitted it, "" = nobody had to say */
     char text_digest[33]; /* of the submitted text and overrides */
     int state;            /* enum kd_run_state */
     char reason[KD_CORE_TEXT];

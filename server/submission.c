@@ -73,7 +73,8 @@ static int resolve_draft(struct kd_submission *s, struct kd_draft *f)
 /* Finds the files that the job starts from; their digests are part of what it resolves to. */
 static int bind_draft(struct kd_submission *s, struct kd_draft *f)
 {
-    int rc = kd_blobs_bind(s->d, s->r->blobs, s->r->n_blobs, f->spec, s->r->dry_run, s->diag);
+    int rc =
+        kd_blobs_bind(s->d, s->call, s->r->blobs, s->r->n_blobs, f->spec, s->r->dry_run, s->diag);
     return rc == 0 ? resolve_draft(s, f) : rc;
 }
 
@@ -128,7 +129,7 @@ static int draft_text(struct kd_submission *s)
 /* The job that is gone on with or run again. */
 static int find_source(struct kd_submission *s, const char *id, const kd_job_record **out)
 {
-    const kd_job_record *j = kd_job_find(s->d, id, s->diag);
+    const kd_job_record *j = kd_job_find(s->d, s->call, id, s->diag);
     char text[KD_ID_TEXT];
     if (!j)
         return s->diag->code;
@@ -354,6 +355,9 @@ static int draft_replay(struct kd_submission *s)
             return kd_fail(s->diag, -KD_ESTATE,
                            "job %012llx went on from job %012llx, which is no longer here",
                            (unsigned long long)j->row.id, (unsigned long long)s->continued);
+        rc = kd_access_job(s->d->access, s->call, s->source->row.owner, s->diag);
+        if (rc != 0)
+            return rc;
     }
     snprintf(s->event, sizeof s->event, ", running job %012llx again",
              (unsigned long long)j->row.id);

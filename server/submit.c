@@ -69,6 +69,7 @@ static int make_record(struct kd_submission *s, kd_job_row *row, const kd_job *s
     row->continued = s->continued;
     row->replayed = s->replayed;
     snprintf(row->name, sizeof row->name, "%s", spec->name);
+    snprintf(row->owner, sizeof row->owner, "%s", kd_access_owner(s->call));
     snprintf(row->text_digest, sizeof row->text_digest, "%s", s->digest);
     *out = kd_job_record_new(row, spec, s->diag);
     if (*out)
@@ -253,6 +254,7 @@ static void answer(struct kd_submission *s, bool existed, const char *resolved, 
         notes[i] = s->notes[i];
     if (s->parent) {
         kd_id_text(s->parent->row.id, id);
+        kd_rpc_call_set_note(s->call, id);
         kd_core_job_view(s->d->core, s->first ? s->first->row.id : s->parent->row.id, &view);
     }
     for (kd_job_record *o = NULL; s->parent && s->parent->row.is_sweep &&
@@ -295,14 +297,16 @@ static int check_key(const char *key, kd_diag *diag)
 }
 
 /* Everything but storing. The call is answered where nothing is to be stored; n_jobs: that there
- * will be once those before it are stored. */
-static int draft(struct kd_submission *s, size_t n_jobs)
+ * will be once those before it are stored, n_own: of the caller's, those that are not over. */
+static int draft(struct kd_submission *s, size_t n_jobs, size_t n_own)
 {
     kd_daemon *d = s->d;
     const Distill__V1__SubmitRequest *r = s->r;
     kd_job_record *known = r->dry_run ? NULL : find_key(d, r->key);
     int rc = r->dry_run ? 0 : check_key(r->key, s->diag);
-    if (rc == 0 && known && strcmp(known->row.text_digest, s->digest) != 0)
+    if (rc == 0 && known &&
+        (strcmp(known->row.text_digest, s->digest) != 0 ||
+         strcmp(known->row.owner, kd_access_owner(s->call)) != 0))
         rc = kd_fail(s->diag, -KD_EEXIST, "the key %.64s belongs to another job", r->key);
     if (rc == 0 && known) {
         s->parent = known;
@@ -327,6 +331,8 @@ static int draft(struct kd_submission *s, size_t n_jobs)
                      "%zu jobs are stored and %zu would be more than %d; remove finished ones with "
                      "`distill rm`",
                      n_jobs, s->n, MAX_JOBS);
+    if (rc == 0)
+        rc = kd_access_more_jobs(d->access, s->call, n_own, s->n, s->diag);
     return rc == 0 ? make_jobs(s) : rc;
 }
 
@@ -344,6 +350,21 @@ static void refuse(struct kd_submission *s, const kd_diag *diag)
             }
 }
 
+/* Jobs of the caller of s that are not over, with those that are about to be stored; of nobody's
+ * where nobody has to say who he is. */
+static size_t count_own(const struct kd_submission *s, struct kd_submission *const *well,
+                        size_t n_well)
+{
+    const char *owner = kd_access_owner(s->call);
+    size_t n = 0;
+    for (const kd_job_record *o = kd_access_required(s->d->access) ? s->d->jobs : NULL; o;
+         o = o->next)
+        n += o->row.state <= KD_RUN_RUNNING && strcmp(o->row.owner, owner) == 0;
+    for (size_t i = 0; i < n_well; i++)
+        n += strcmp(kd_access_owner(well[i]->call), owner) == 0 ? well[i]->n : 0;
+    return n;
+}
+
 /* All of them are stored, or those that can be are and the others are told why they cannot. */
 static void submit_all(kd_daemon *d, struct kd_submission *const *list, size_t n)
 {
@@ -354,7 +375,7 @@ static void submit_all(kd_daemon *d, struct kd_submission *const *list, size_t n
     for (; *end; end = &(*end)->next)
         n_jobs++;
     for (size_t i = 0; i < n; i++) {
-        list[i]->rc = draft(list[i], n_jobs);
+        list[i]->rc = draft(list[i], n_jobs, count_own(list[i], well, n_well));
         if (list[i]->rc != 0 || !list[i]->n || !list[i]->drafts[0].record)
             continue;
         n_jobs += list[i]->n + list[i]->is_sweep;

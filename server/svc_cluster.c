@@ -150,6 +150,16 @@ static void take_offer(kd_daemon *d, kd_worker_record *w, const Distill__V1__Off
     kd_cluster_send(d, w, &c);
 }
 
+/* A worker's name is that of its certificate, or begins with that and a dot: several processes of
+ * one machine. */
+static bool name_is_its_own(const kd_daemon *d, const kd_worker_record *w, const char *name)
+{
+    const char *certified = kd_rpc_call_peer(w->call).identity->name;
+    size_t n = strlen(certified);
+    return !kd_access_required(d->access) ||
+           (strncmp(name, certified, n) == 0 && (name[n] == '\0' || name[n] == '.'));
+}
+
 static void on_hello(kd_daemon *d, kd_worker_record *w, const Distill__V1__Hello *h)
 {
     char text[256];
@@ -169,6 +179,14 @@ static void on_hello(kd_daemon *d, kd_worker_record *w, const Distill__V1__Hello
         kd_cluster_drop(d, w, -KD_EINVAL,
                         "a worker needs a name of 1 to 64 characters from [A-Za-z0-9._-] and 1 to "
                         "4096 threads");
+        return;
+    }
+    if (!name_is_its_own(d, w, h->name)) {
+        const char *certified = kd_rpc_call_peer(w->call).identity->name;
+        snprintf(text, sizeof text,
+                 "the certificate is that of %s: --name must be %s, or begin with \"%s.\"",
+                 certified, certified, certified);
+        kd_cluster_drop(d, w, -KD_EPERM, text);
         return;
     }
     for (kd_worker_record *o = d->workers, *next; o; o = next) {

@@ -1,4 +1,5 @@
 /* Service Jobs: what clients call. Every call is carried to the loop and answered there. */
+#include "loop_call.h"
 #include "reading.h"
 #include "sweep.h"
 
@@ -8,51 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct job_call {
-    kd_rpc_call *call;
-    ProtobufCMessage *m;
-    uint8_t *payload; /* of Upload */
-    size_t payload_len;
-    void (*handle)(kd_daemon *d, struct job_call *c);
-};
-
-static void free_call(struct job_call *c)
-{
-    kd_rpc_call_unref(c->call);
-    kd_wire_free(c->m);
-    free(c->payload);
-    free(c);
-}
-
-static void loop_call(kd_daemon *d, void *arg)
-{
-    struct job_call *c = arg;
-    c->handle(d, c);
-    free_call(c);
-}
-
-static void post(kd_daemon *d, kd_rpc_call *call, ProtobufCMessage *m, const uint8_t *payload,
-                 size_t payload_len, void (*handle)(kd_daemon *, struct job_call *))
-{
-    struct job_call *c = kd_xalloc(sizeof *c);
-    c->call = kd_rpc_call_ref(call);
-    c->m = m;
-    c->handle = handle;
-    if (payload_len) {
-        c->payload = malloc(payload_len);
-        if (c->payload)
-            memcpy(c->payload, payload, payload_len);
-        c->payload_len = c->payload ? payload_len : 0;
-    }
-    if (!kd_daemon_post(d, loop_call, c)) {
-        kd_rpc_finish(call, -KD_EUNAVAIL, "the coordinator is stopping");
-        free_call(c);
-    }
-}
-
 /* ---- finding jobs */
 
-kd_job_record *kd_job_find(kd_daemon *d, const char *text, kd_diag *diag)
+kd_job_record *kd_job_find(kd_daemon *d, const kd_rpc_call *call, const char *text, kd_diag *diag)
 {
     size_t n = strlen(text);
     kd_job_record *found = NULL;
@@ -73,23 +32,32 @@ kd_job_record *kd_job_find(kd_daemon *d, const char *text, kd_diag *diag)
                       "no job %.64s here; a job is named by its id or the first digits of it, at "
                       "least 4 (`distill jobs` lists them)",
                       text);
+    if (found && call && kd_access_job(d->access, call, found->row.owner, diag) != 0)
+        return NULL;
     return found;
 }
 
 static kd_job_record *find_job(kd_daemon *d, kd_rpc_call *call, const char *text)
 {
     kd_diag diag = {0};
-    kd_job_record *j = kd_job_find(d, text, &diag);
-    if (!j)
+    kd_job_record *j = kd_job_find(d, call, text, &diag);
+    char id[KD_ID_TEXT];
+    if (!j) {
+        kd_rpc_call_set_note(call, text);
         kd_rpc_finish_diag(call, &diag);
+        return NULL;
+    }
+    kd_id_text(j->row.id, id);
+    kd_rpc_call_set_note(call, id);
     return j;
 }
 
-static void do_upload(kd_daemon *d, struct job_call *c)
+static void do_upload(kd_daemon *d, kd_loop_call *c)
 {
     Distill__V1__UploadReply reply = DISTILL__V1__UPLOAD_REPLY__INIT;
     kd_diag diag = {0};
-    if (kd_blob_add_piece(d, (Distill__V1__BlobChunk *)c->m, c->payload, c->payload_len, &reply,
+    if (kd_access_upload(d->access, c->call, c->payload_len, &diag) != 0 ||
+        kd_blob_add_piece(d, (Distill__V1__BlobChunk *)c->m, c->payload, c->payload_len, &reply,
                           &diag) != 0)
         kd_rpc_finish_diag(c->call, &diag);
     else
@@ -103,19 +71,19 @@ static void answer(void *call, const void *message)
     kd_answer(call, message);
 }
 
-static void do_list(kd_daemon *d, struct job_call *c)
+static void do_list(kd_daemon *d, kd_loop_call *c)
 {
-    kd_tell_list(d, ((Distill__V1__ListRequest *)c->m)->limit, answer, c->call);
+    kd_tell_list(d, c->call, ((Distill__V1__ListRequest *)c->m)->limit, answer, c->call);
 }
 
-static void do_get(kd_daemon *d, struct job_call *c)
+static void do_get(kd_daemon *d, kd_loop_call *c)
 {
     kd_job_record *j = find_job(d, c->call, ((Distill__V1__JobRequest *)c->m)->job);
     if (j)
         kd_tell_detail(d, j, answer, c->call);
 }
 
-static void do_workers(kd_daemon *d, struct job_call *c)
+static void do_workers(kd_daemon *d, kd_loop_call *c)
 {
     kd_tell_workers(d, answer, c->call);
 }
@@ -148,7 +116,7 @@ static void unref(void *call)
 
 static const kd_watch_sink g_sink = {send_event, queued, finish, unref};
 
-static void do_watch(kd_daemon *d, struct job_call *c)
+static void do_watch(kd_daemon *d, kd_loop_call *c)
 {
     const Distill__V1__WatchRequest *r = (Distill__V1__WatchRequest *)c->m;
     kd_job_record *j = find_job(d, c->call, r->job);
@@ -178,7 +146,7 @@ static void watch_closed(kd_rpc_call *call, bool cancelled, void *arg)
         kd_rpc_call_unref(call);
 }
 
-static void do_fetch(kd_daemon *d, struct job_call *c)
+static void do_fetch(kd_daemon *d, kd_loop_call *c)
 {
     const Distill__V1__FetchRequest *r = (Distill__V1__FetchRequest *)c->m;
     kd_job_record *j = find_job(d, c->call, r->job);
@@ -218,7 +186,7 @@ static int add_digest(void *arg, uint32_t stage, uint64_t version, const char *d
     return 0;
 }
 
-static void do_digests(kd_daemon *d, struct job_call *c)
+static void do_digests(kd_daemon *d, kd_loop_call *c)
 {
     kd_job_record *j = find_job(d, c->call, ((Distill__V1__JobRequest *)c->m)->job);
     kd_diag diag = {0};
@@ -241,14 +209,14 @@ static void do_digests(kd_daemon *d, struct job_call *c)
     free(l.text);
 }
 
-static void do_info(kd_daemon *d, struct job_call *c)
+static void do_info(kd_daemon *d, kd_loop_call *c)
 {
     kd_tell_info(d, answer, c->call);
 }
 
 /* ---- changing */
 
-static void do_cancel(kd_daemon *d, struct job_call *c)
+static void do_cancel(kd_daemon *d, kd_loop_call *c)
 {
     kd_job_record *j = find_job(d, c->call, ((Distill__V1__JobRequest *)c->m)->job);
     if (!j)
@@ -258,7 +226,7 @@ static void do_cancel(kd_daemon *d, struct job_call *c)
         return;
     }
     char text[KD_CORE_TEXT];
-    snprintf(text, sizeof text, "cancelled by %s", kd_rpc_call_peer(c->call).address);
+    snprintf(text, sizeof text, "cancelled by %s", kd_access_who(c->call));
     if (j->row.is_sweep)
         kd_sweep_cancel(d, j, text);
     else
@@ -266,48 +234,47 @@ static void do_cancel(kd_daemon *d, struct job_call *c)
     kd_tell_summary(d, j, answer, c->call);
 }
 
-static void pause_or_resume(kd_daemon *d, struct job_call *c, bool pause)
+static void pause_or_resume(kd_daemon *d, kd_loop_call *c, bool pause)
 {
     kd_job_record *j = find_job(d, c->call, ((Distill__V1__JobRequest *)c->m)->job);
     kd_diag diag = {0};
     if (!j)
         return;
-    if (kd_wish_pause(d, j, pause, kd_rpc_call_peer(c->call).address, &diag) != 0)
+    if (kd_wish_pause(d, j, pause, kd_access_who(c->call), &diag) != 0)
         kd_rpc_finish_diag(c->call, &diag);
     else
         kd_tell_summary(d, j, answer, c->call);
 }
 
-static void do_pause(kd_daemon *d, struct job_call *c)
+static void do_pause(kd_daemon *d, kd_loop_call *c)
 {
     pause_or_resume(d, c, true);
 }
 
-static void do_resume(kd_daemon *d, struct job_call *c)
+static void do_resume(kd_daemon *d, kd_loop_call *c)
 {
     pause_or_resume(d, c, false);
 }
 
-static void do_scale(kd_daemon *d, struct job_call *c)
+static void do_scale(kd_daemon *d, kd_loop_call *c)
 {
     const Distill__V1__ScaleRequest *r = (Distill__V1__ScaleRequest *)c->m;
     kd_job_record *j = find_job(d, c->call, r->job);
     kd_diag diag = {0};
     if (!j)
         return;
-    if (kd_wish_scale(d, j, r->min_workers, r->max_workers, kd_rpc_call_peer(c->call).address,
-                      &diag) != 0)
+    if (kd_wish_scale(d, j, r->min_workers, r->max_workers, kd_access_who(c->call), &diag) != 0)
         kd_rpc_finish_diag(c->call, &diag);
     else
         kd_tell_summary(d, j, answer, c->call);
 }
 
-static void do_drain(kd_daemon *d, struct job_call *c)
+static void do_drain(kd_daemon *d, kd_loop_call *c)
 {
     const Distill__V1__DrainRequest *r = (Distill__V1__DrainRequest *)c->m;
     kd_diag diag = {0};
-    kd_worker_record *w =
-        kd_wish_drain(d, r->worker, r->undo, kd_rpc_call_peer(c->call).address, &diag);
+    kd_rpc_call_set_note(c->call, r->worker);
+    kd_worker_record *w = kd_wish_drain(d, r->worker, r->undo, kd_access_who(c->call), &diag);
     if (w)
         kd_tell_worker(d, w, answer, c->call);
     else
@@ -336,7 +303,7 @@ static int check_removable(const kd_job_record *j, kd_diag *diag)
 }
 
 /* A sweep goes with all of its jobs. */
-static void do_remove(kd_daemon *d, struct job_call *c)
+static void do_remove(kd_daemon *d, kd_loop_call *c)
 {
     kd_job_record *j = find_job(d, c->call, ((Distill__V1__JobRequest *)c->m)->job);
     if (!j)
@@ -376,29 +343,19 @@ static void do_remove(kd_daemon *d, struct job_call *c)
 
 /* ---- the table */
 
-#define HANDLER(name, descriptor, function)                                                        \
-    static void name(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)               \
-    {                                                                                              \
-        ProtobufCMessage *m = NULL;                                                                \
-        kd_diag diag = {0};                                                                        \
-        if (kd_wire_unpack(&descriptor, bytes, len, &m, &diag) != 0)                               \
-            kd_rpc_finish_diag(call, &diag);                                                       \
-        else                                                                                       \
-            post(arg, call, m, NULL, 0, function);                                                 \
-    }
-HANDLER(on_list, distill__v1__list_request__descriptor, do_list)
-HANDLER(on_get, distill__v1__job_request__descriptor, do_get)
-HANDLER(on_watch, distill__v1__watch_request__descriptor, do_watch)
-HANDLER(on_cancel, distill__v1__job_request__descriptor, do_cancel)
-HANDLER(on_pause, distill__v1__job_request__descriptor, do_pause)
-HANDLER(on_resume, distill__v1__job_request__descriptor, do_resume)
-HANDLER(on_scale, distill__v1__scale_request__descriptor, do_scale)
-HANDLER(on_drain, distill__v1__drain_request__descriptor, do_drain)
-HANDLER(on_remove, distill__v1__job_request__descriptor, do_remove)
-HANDLER(on_workers, distill__v1__workers_request__descriptor, do_workers)
-HANDLER(on_fetch, distill__v1__fetch_request__descriptor, do_fetch)
-HANDLER(on_digests, distill__v1__job_request__descriptor, do_digests)
-HANDLER(on_info, distill__v1__info_request__descriptor, do_info)
+KD_LOOP_HANDLER(on_list, distill__v1__list_request__descriptor, do_list)
+KD_LOOP_HANDLER(on_get, distill__v1__job_request__descriptor, do_get)
+KD_LOOP_HANDLER(on_watch, distill__v1__watch_request__descriptor, do_watch)
+KD_LOOP_HANDLER(on_cancel, distill__v1__job_request__descriptor, do_cancel)
+KD_LOOP_HANDLER(on_pause, distill__v1__job_request__descriptor, do_pause)
+KD_LOOP_HANDLER(on_resume, distill__v1__job_request__descriptor, do_resume)
+KD_LOOP_HANDLER(on_scale, distill__v1__scale_request__descriptor, do_scale)
+KD_LOOP_HANDLER(on_drain, distill__v1__drain_request__descriptor, do_drain)
+KD_LOOP_HANDLER(on_remove, distill__v1__job_request__descriptor, do_remove)
+KD_LOOP_HANDLER(on_workers, distill__v1__workers_request__descriptor, do_workers)
+KD_LOOP_HANDLER(on_fetch, distill__v1__fetch_request__descriptor, do_fetch)
+KD_LOOP_HANDLER(on_digests, distill__v1__job_request__descriptor, do_digests)
+KD_LOOP_HANDLER(on_info, distill__v1__info_request__descriptor, do_info)
 
 static void on_submit(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)
 {
@@ -420,7 +377,7 @@ static void on_upload(kd_rpc_call *call, const uint8_t *bytes, size_t len, void 
                             &payload_len, &diag) != 0)
         kd_rpc_finish_diag(call, &diag);
     else
-        post(arg, call, m, payload, payload_len, do_upload);
+        kd_loop_call_post(arg, call, m, payload, payload_len, do_upload);
 }
 
 #define UNARY(method, limit, handler)                                                              \

@@ -6,6 +6,7 @@
 #include "kd/hash.h"
 #include "kd/log.h"
 #include "kd/process.h"
+#include "renew.h"
 #include "rpc/rpc.h"
 #include "runner.h"
 #include "wire/wire.h"
@@ -28,6 +29,8 @@
 
 struct worker {
     const kd_worker_config *cfg;
+    const char *name; /* in lists */
+    char certified[KD_PKI_NAME];
     uv_loop_t loop;
     uv_async_t news;
     uv_timer_t beat, retry;
@@ -35,6 +38,7 @@ struct worker {
     int signals;
     kd_rpc *rpc;
     kd_rpc_channel *channel;
+    kd_renewal *renewal; /* NULL with plain text */
     kd_runner *runner;
     kd_engine_info info;
     char numerics[KD_DIGEST_HEX], incarnation[17];
@@ -115,7 +119,7 @@ static void send_hello(struct worker *w)
     Distill__V1__Hello h = DISTILL__V1__HELLO__INIT;
     h.protocol = KD_PROTOCOL;
     h.version = KD_VERSION;
-    h.name = (char *)w->cfg->name;
+    h.name = (char *)w->name;
     h.incarnation = w->incarnation;
     h.threads = (uint32_t)w->cfg->threads;
     h.cpu = w->info.cpu;
@@ -193,7 +197,7 @@ static void lost_stream(struct worker *w, int code, const char *text)
     kd_runner_reset(w->runner);
     if (w->signals)
         return;
-    if (code == -KD_ESTATE || code == -KD_EINVAL) {
+    if (code == -KD_ESTATE || code == -KD_EINVAL || code == -KD_EPERM) {
         w->final_code = kd_fail(w->diag, code, "the coordinator refuses this worker: %s", text);
         uv_stop(&w->loop);
         return;
@@ -227,7 +231,7 @@ static void on_news(uv_async_t *handle)
     pthread_mutex_unlock(&w->mu);
     if (beat) {
         kd_info("joined: server=%s name=%s coordinator_epoch=%llu heartbeat_ms=%u", w->cfg->server,
-                w->cfg->name, (unsigned long long)epoch, beat);
+                w->name, (unsigned long long)epoch, beat);
         w->welcomed = true;
         w->said_lost = false;
         uv_timer_start(&w->beat, on_beat, 0, beat);
@@ -256,6 +260,28 @@ static void close_handles(struct worker *w)
     uv_close((uv_handle_t *)&w->sigterm, NULL);
     uv_run(&w->loop, UV_RUN_DEFAULT);
     uv_loop_close(&w->loop);
+}
+
+/* The channel, protected as its address and what lies there want it, and the name that goes with
+ * it. */
+static int open_channel(struct worker *w, kd_diag *diag)
+{
+    const kd_worker_config *cfg = w->cfg;
+    kd_login login;
+    int rc = kd_login_choose(cfg->credentials, cfg->credentials_chosen, cfg->insecure, cfg->server,
+                             &login, diag);
+    if (rc < 0)
+        return rc;
+    bool secure = rc == 1;
+    kd_rpc_tls tls = kd_login_tls(&login);
+    memcpy(w->certified, login.who.name, sizeof w->certified);
+    w->name = cfg->name ? cfg->name : secure ? w->certified : cfg->own_name;
+    rc = kd_rpc_channel_new(w->rpc, cfg->server, secure ? &tls : NULL, KD_MAX_BULK_BYTES,
+                            &w->channel, diag);
+    if (rc == 0 && secure)
+        w->renewal = kd_renewal_new(&w->loop, w->channel, &login);
+    kd_login_clear(&login);
+    return rc;
 }
 
 int kd_worker_run(const kd_worker_config *cfg, kd_diag *diag)
@@ -293,7 +319,7 @@ int kd_worker_run(const kd_worker_config *cfg, kd_diag *diag)
         rc = kd_rpc_new(2, &w->rpc, diag);
     }
     if (rc == 0)
-        rc = kd_rpc_channel_new(w->rpc, cfg->server, KD_MAX_BULK_BYTES, &w->channel, diag);
+        rc = open_channel(w, diag);
     if (rc == 0) {
         kd_runner_config rcfg = {.channel = w->channel,
                                  .data_root = root,
@@ -321,11 +347,13 @@ int kd_worker_run(const kd_worker_config *cfg, kd_diag *diag)
      * others. */
     if (w->channel)
         kd_rpc_channel_close(w->channel);
+    kd_renewal_stop(w->renewal);
     kd_runner_free(w->runner);
     kd_rpc_channel_free(w->channel);
     if (w->rpc)
         kd_rpc_free(w->rpc);
     close_handles(w);
+    kd_renewal_free(w->renewal);
     if (root >= 0)
         close(root);
     pthread_mutex_destroy(&w->mu);

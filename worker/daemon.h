@@ -4,20 +4,31 @@
 
 #include "kd/err.h"
 
+#define KD_WORKER_DEFAULT_SERVER "127.0.0.1:7070"
+
 typedef struct kd_worker_config {
-    const char *server, *name, *data_root;
+    const char *server, *name, *data_root; /* name NULL = its certificate's, else own_name */
     int threads;
     size_t cache_bytes;
-    char own_name[65]; /* what `name` points to unless one was given */
+    char own_name[65];       /* host name and process number */
+    char credentials[4096];  /* folder of its login, see login/login.h */
+    bool credentials_chosen; /* by flag or environment */
+    bool insecure;           /* plain text, also to another machine */
+    char joined[300];        /* what `server` points to if it comes from there */
 } kd_worker_config;
 
 /* options.c: flags and environment into *cfg, whose texts are borrowed. -1 = run with it; else the
  * exit code, with everything said. */
 int kd_worker_options(int argc, char **argv, kd_worker_config *cfg) KD_MUST_CHECK;
 
+/* join.c: `distill-worker join`, argv from that word on. Returns an exit code, with everything
+ * said.
+ */
+int kd_worker_join(int argc, char **argv);
+
 /* Runs until SIGINT or SIGTERM (0), or until the coordinator refuses this
  * worker for good
- * (-KD_ESTATE or -KD_EINVAL with its reason in diag). */
+ * (-KD_ESTATE, -KD_EINVAL or -KD_EPERM with its reason in diag). */
 int kd_worker_run(const kd_worker_config *cfg, kd_diag *diag) KD_MUST_CHECK;
 
 #endif

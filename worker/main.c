@@ -5,12 +5,16 @@
 #include "kd/log.h"
 #include "kd/memory.h"
 
+#include <string.h>
+
 int main(int argc, char **argv)
 {
     kd_engine_mend_blas(argv);
     kd_memory_for_chunks();
     KD_FAILPOINTS_START();
     kd_log_set_name("distill-worker");
+    if (argc > 1 && strcmp(argv[1], "join") == 0)
+        return kd_worker_join(argc - 1, argv + 1);
     kd_worker_config cfg;
     int rc = kd_worker_options(argc, argv, &cfg);
     if (rc >= 0)
@@ -20,5 +24,6 @@ int main(int argc, char **argv)
     if (rc == 0)
         return 0;
     kd_err("%s", diag.msg);
-    return rc == -KD_ESTATE || rc == -KD_EINVAL ? 78 : 1;
+    bool refused = rc == -KD_ESTATE || rc == -KD_EINVAL || rc == -KD_EPERM || rc == -KD_EAUTH;
+    return refused ? 78 : 1;
 }

@@ -1,11 +1,13 @@
 /* The command line of distill-worker. */
 #include "daemon.h"
 #include "kd/log.h"
+#include "login/login.h"
 
 #include <getopt.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 static const char g_usage[] =
@@ -13,18 +15,25 @@ static const char g_usage[] =
     "\n"
     "Usage: distill-worker [--server HOST:PORT] [--data-root DIR] [--name "
     "NAME]\n"
-    "                      [--threads N] [--cache-bytes N[K|M|G]] [--log-level "
-    "err|warn|info|debug]\n"
+    "                      [--threads N] [--cache-bytes N[K|M|G]] [--credentials DIR]\n"
+    "                      [--insecure] [--log-level err|warn|info|debug]\n"
+    "       distill-worker join TOKEN [--server HOST:PORT] [--name NAME] [--credentials DIR]\n"
     "\n"
-    "  --server HOST:PORT  the coordinator                        "
-    "(DISTILL_SERVER, 127.0.0.1:7070)\n"
+    "  join                gets a certificate (`distill-worker join --help`)\n"
+    "  --server HOST:PORT  the coordinator        "
+    "(DISTILL_SERVER, that which it joined, 127.0.0.1:7070)\n"
     "  --data-root DIR     data sets of jobs are looked for here  "
     "(DISTILL_DATA_ROOT, .)\n"
-    "  --name NAME         how it is called in lists              (host name "
-    "and process number)\n"
+    "  --name NAME         how it is called in lists              (its certificate's "
+    "name, else host\n"
+    "                      name and process number); with a certificate NAME or NAME.MORE\n"
     "  --threads N         units computed at once                 (as many as "
     "it has CPUs)\n"
     "  --cache-bytes N     decoded pictures kept in memory        (1G)\n"
+    "  --credentials DIR   what join made                         "
+    "(DISTILL_WORKER_CREDENTIALS, see join)\n"
+    "  --insecure          plain text, also to another machine    "
+    "(DISTILL_INSECURE=1)\n"
     "  --version, --help\n"
     "\n"
     "Exit codes: 0 stopped by a signal, 1 failure, 2 usage, 78 refused by the "
@@ -70,18 +79,22 @@ int kd_worker_options(int argc, char **argv, kd_worker_config *cfg)
                                             {"name", required_argument, NULL, 'n'},
                                             {"threads", required_argument, NULL, 't'},
                                             {"cache-bytes", required_argument, NULL, 'c'},
+                                            {"credentials", required_argument, NULL, 'C'},
+                                            {"insecure", no_argument, NULL, 'i'},
                                             {"log-level", required_argument, NULL, 'v'},
                                             {"version", no_argument, NULL, 'V'},
                                             {"help", no_argument, NULL, 'h'},
                                             {NULL, 0, NULL, 0}};
     char host[40] = "worker";
     gethostname(host, sizeof host - 1);
-    *cfg = (kd_worker_config){.server = env_or("DISTILL_SERVER", "127.0.0.1:7070"),
+    *cfg = (kd_worker_config){.server = env_or("DISTILL_SERVER", NULL),
                               .data_root = env_or("DISTILL_DATA_ROOT", "."),
                               .threads = usable_cpus(),
                               .cache_bytes = (size_t)1 << 30};
     snprintf(cfg->own_name, sizeof cfg->own_name, "%.40s-%ld", host, (long)getpid());
-    cfg->name = cfg->own_name;
+    const char *credentials = NULL;
+    const char *insecure = env_or("DISTILL_INSECURE", "0");
+    cfg->insecure = strcmp(insecure, "0") != 0;
     long long v;
     for (int c; (c = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
         switch (c) {
@@ -103,6 +116,12 @@ int kd_worker_options(int argc, char **argv, kd_worker_config *cfg)
             if (!number("--cache-bytes", optarg, 0, 1ll << 42, &v))
                 return 2;
             cfg->cache_bytes = (size_t)v;
+            break;
+        case 'C':
+            credentials = optarg;
+            break;
+        case 'i':
+            cfg->insecure = true;
             break;
         case 'v': {
             int level = kd_log_level_of(optarg);
@@ -131,5 +150,10 @@ int kd_worker_options(int argc, char **argv, kd_worker_config *cfg)
                 argv[optind]);
         return 2;
     }
+    kd_login_folder(credentials, "DISTILL_WORKER_CREDENTIALS", "distill-worker", true,
+                    cfg->credentials, &cfg->credentials_chosen);
+    if (!cfg->server)
+        cfg->server =
+            kd_login_server(cfg->credentials, cfg->joined) ? cfg->joined : KD_WORKER_DEFAULT_SERVER;
     return -1;
 }

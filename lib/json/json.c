@@ -108,6 +108,8 @@ json_t *kd_json_summary(const Distill__V1__JobSummary *s)
     set(o, "priority", json_integer(s->priority));
     set(o, "min_workers", whole(s->min_workers));
     set(o, "max_workers", whole(s->max_workers));
+    if (s->owner[0])
+        set(o, "owner", kd_json_text(s->owner));
     /* What only sweeps and their children have stands in theirs alone. */
     if (s->sweep[0]) {
         set(o, "sweep", kd_json_text(s->sweep));

@@ -43,8 +43,10 @@ int accept4(int listener, __SOCKADDR_ARG address, socklen_t *__restrict len, int
     for (int refused = 0; refused < AT_ONCE; refused++) {
         socklen_t room = len ? *len : 0;
         int fd = (int)syscall(SYS_accept4, listener, address.__sockaddr__, len, flags);
-        if (fd >= 0 && fd < limit)
+        if (fd >= 0 && fd < limit) {
+            kd_rpc_connection_add(fd, limit);
             return fd;
+        }
         if (fd < 0) {
             bool ours = errno == EINTR || errno == EBADF || errno == EINVAL || errno == ENOTSOCK ||
                         errno == EOPNOTSUPP || errno == EFAULT;

@@ -15,13 +15,17 @@ struct kd_rpc_call {
     atomic_int refs;
     kd_rpc_server *server;
     const kd_rpc_method *method; /* NULL: refused from the start */
+    struct kd_rpc_live live;     /* the server's */
+    bool listed;                 /* there */
     size_t max_message;
     char peer[128];
+    kd_pki_identity identity;
     kd_time_ms deadline;
     void *data; /* the handler's */
 
     pthread_mutex_t mu; /* guards all below */
-    grpc_call *call;    /* NULL once it is released */
+    char note[KD_RPC_NOTE];
+    grpc_call *call; /* NULL once it is released */
     int ops;
     bool sending, metadata_sent, closed, cancelled;
     bool finishing; /* the status is decided; no more messages are taken */
@@ -53,7 +57,12 @@ void kd_rpc_call_unref(kd_rpc_call *c)
 
 kd_rpc_peer kd_rpc_call_peer(const kd_rpc_call *c)
 {
-    return (kd_rpc_peer){c->peer, ""};
+    return (kd_rpc_peer){c->peer, &c->identity};
+}
+
+const kd_rpc_method *kd_rpc_call_method(const kd_rpc_call *c)
+{
+    return c->method;
 }
 
 kd_time_ms kd_rpc_call_deadline(const kd_rpc_call *c)
@@ -69,6 +78,21 @@ void kd_rpc_call_set_data(kd_rpc_call *c, void *data)
 void *kd_rpc_call_data(const kd_rpc_call *c)
 {
     return c->data;
+}
+
+void kd_rpc_call_set_note(kd_rpc_call *c, const char *note)
+{
+    pthread_mutex_lock(&c->mu);
+    snprintf(c->note, sizeof c->note, "%s", note);
+    pthread_mutex_unlock(&c->mu);
+}
+
+void kd_rpc_call_note(const kd_rpc_call *c, char out[KD_RPC_NOTE])
+{
+    pthread_mutex_t *mu = (pthread_mutex_t *)&c->mu;
+    pthread_mutex_lock(mu);
+    memcpy(out, c->note, KD_RPC_NOTE);
+    pthread_mutex_unlock(mu);
 }
 
 /* ---- batches; all of these under the lock */
@@ -95,9 +119,9 @@ static void end_op(kd_rpc_call *c)
         kd_outbox_clear(&c->out);
         pthread_mutex_unlock(&c->mu);
         grpc_call_unref(call);
-        kd_rpc_server *s = c->server;
+        kd_rpc_server_call_over(c->server, c->listed ? &c->live : NULL,
+                                c->finishing ? c->finish_code : -KD_ECANCELED, c->finish_text);
         kd_rpc_call_unref(c); /* the transport's */
-        kd_rpc_server_call_over(s);
     }
     kd_rpc_call_unref(c); /* the op's */
 }
@@ -190,14 +214,17 @@ static void on_read(struct kd_op *op, bool ok)
     const kd_rpc_method *m = c->method;
     grpc_byte_buffer *bb = c->received;
     c->received = NULL;
-    bool more = ok && bb != NULL;
+    pthread_mutex_lock(&c->mu);
+    bool deaf = c->finishing; /* the status is decided */
+    pthread_mutex_unlock(&c->mu);
+    bool more = ok && bb != NULL && !deaf;
     if (more)
         take_message(c, bb);
     else if (bb)
         grpc_byte_buffer_destroy(bb);
-    else if (m->kind != KD_RPC_BIDI)
+    else if (!deaf && m->kind != KD_RPC_BIDI)
         kd_rpc_finish(c, -KD_EINVAL, "the call carries no message");
-    else if (m->on_half_close)
+    else if (!deaf && m->on_half_close)
         m->on_half_close(c, m->arg);
     pthread_mutex_lock(&c->mu);
     if (more && m->kind == KD_RPC_BIDI && !c->closed && !c->finishing)
@@ -220,6 +247,19 @@ void kd_rpc_finish(kd_rpc_call *c, int code, const char *text)
     if (!c->finishing && !c->closed) {
         set_finish(c, code, text);
         pump(c);
+    }
+    pthread_mutex_unlock(&c->mu);
+}
+
+void kd_rpc_call_cut(kd_rpc_call *c, int code, const char *text)
+{
+    pthread_mutex_lock(&c->mu);
+    if (c->call && !c->closed) {
+        set_finish(c, code, text);
+        c->finished = true; /* by gRPC, past what waits */
+        kd_outbox_clear(&c->out);
+        grpc_call_cancel_with_status(c->call, (grpc_status_code)kd_err_grpc(code), c->finish_text,
+                                     NULL);
     }
     pthread_mutex_unlock(&c->mu);
 }
@@ -329,7 +369,7 @@ void kd_rpc_call_serve(kd_rpc_server *s, grpc_call *call, gpr_timespec deadline,
     if (!c) {
         grpc_call_cancel_with_status(call, GRPC_STATUS_RESOURCE_EXHAUSTED, "out of memory", NULL);
         grpc_call_unref(call);
-        kd_rpc_server_call_over(s);
+        kd_rpc_server_call_over(s, NULL, 0, "");
         return;
     }
     atomic_init(&c->refs, 2); /* the transport's and this function's */
@@ -345,6 +385,16 @@ void kd_rpc_call_serve(kd_rpc_server *s, grpc_call *call, gpr_timespec deadline,
     char *peer = grpc_call_get_peer(call);
     snprintf(c->peer, sizeof c->peer, "%s", peer ? peer : "");
     gpr_free(peer);
+    kd_rpc_server_identify(s, call, &c->identity);
+    c->live.call = c;
+    kd_diag why = {0};
+    if (code == 0)
+        code = kd_rpc_server_enter(s, &c->live, &why);
+    c->listed = c->method && code == 0;
+    if (c->method && code) {
+        c->method = NULL;
+        text = why.msg;
+    }
 
     /* Early and alone: the only way to hear of a cancelled call. */
     grpc_op op;

@@ -5,16 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-int kd_rpc_channel_new(kd_rpc *rpc, const char *target, size_t max_message, kd_rpc_channel **out,
-                       kd_diag *diag)
+static grpc_channel *make_channel(const char *target, const kd_rpc_tls *tls, size_t max_message)
 {
-    const char *colon = strrchr(target, ':');
-    char *end = NULL;
-    long port = colon ? strtol(colon + 1, &end, 10) : 0;
-    if (!colon || colon == target || strlen(target) > 255 || end == colon + 1 || *end || port < 1 ||
-        port > 65535)
-        return kd_fail(diag, -KD_EINVAL, "%.300s is no server address; HOST:PORT was expected",
-                       target);
     grpc_arg args[KD_RPC_COMMON_ARGS + 8];
     size_t n = kd_rpc_common_args(max_message, args);
     args[n++] = kd_rpc_int_arg(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 200);
@@ -32,10 +24,24 @@ int kd_rpc_channel_new(kd_rpc *rpc, const char *target, size_t max_message, kd_r
     /* With its scheme, so that no host name is taken for one. */
     char uri[300];
     snprintf(uri, sizeof uri, "dns:///%s", target);
-    grpc_channel_credentials *creds = kd_rpc_channel_creds();
-    kd_rpc_channel *ch = kd_xalloc(sizeof *ch);
-    ch->grpc = grpc_channel_create(uri, creds, &channel_args);
+    grpc_channel_credentials *creds = kd_rpc_channel_creds(tls);
+    grpc_channel *made = grpc_channel_create(uri, creds, &channel_args);
     grpc_channel_credentials_release(creds);
+    return made;
+}
+
+int kd_rpc_channel_new(kd_rpc *rpc, const char *target, const kd_rpc_tls *tls, size_t max_message,
+                       kd_rpc_channel **out, kd_diag *diag)
+{
+    const char *colon = strrchr(target, ':');
+    char *end = NULL;
+    long port = colon ? strtol(colon + 1, &end, 10) : 0;
+    if (!colon || colon == target || strlen(target) > 255 || end == colon + 1 || *end || port < 1 ||
+        port > 65535)
+        return kd_fail(diag, -KD_EINVAL, "%.300s is no server address; HOST:PORT was expected",
+                       target);
+    kd_rpc_channel *ch = kd_xalloc(sizeof *ch);
+    ch->grpc = make_channel(target, tls, max_message);
     ch->rpc = rpc;
     ch->target = kd_xstrdup(target);
     ch->max_message = max_message;
@@ -44,6 +50,43 @@ int kd_rpc_channel_new(kd_rpc *rpc, const char *target, size_t max_message, kd_r
     pthread_cond_init(&ch->changed, NULL);
     *out = ch;
     return 0;
+}
+
+static bool has_calls(const kd_rpc_channel *ch, const grpc_channel *grpc)
+{
+    for (const struct kd_rpc_link *l = ch->calls.next; l != &ch->calls; l = l->next)
+        if (l->grpc == grpc)
+            return true;
+    return false;
+}
+
+/* Channels whose last call has ended. Under the lock. */
+static void drop_retired(kd_rpc_channel *ch)
+{
+    for (int i = ch->n_retired; i-- > 0;) {
+        if (has_calls(ch, ch->retired[i]))
+            continue;
+        grpc_channel_destroy(ch->retired[i]);
+        ch->retired[i] = ch->retired[--ch->n_retired];
+    }
+}
+
+void kd_rpc_channel_set_tls(kd_rpc_channel *ch, const kd_rpc_tls *tls)
+{
+    grpc_channel *made = make_channel(ch->target, tls, ch->max_message);
+    pthread_mutex_lock(&ch->mu);
+    drop_retired(ch);
+    if (ch->n_retired == KD_RPC_RETIRED) { /* the oldest one's calls end; their callers try again */
+        for (struct kd_rpc_link *l = ch->calls.next; l != &ch->calls; l = l->next)
+            if (l->grpc == ch->retired[0])
+                grpc_call_cancel(l->call, NULL);
+        grpc_channel_destroy(ch->retired[0]);
+        memmove(ch->retired, ch->retired + 1, --ch->n_retired * sizeof *ch->retired);
+    }
+    ch->retired[ch->n_retired++] = ch->grpc;
+    ch->grpc = made;
+    drop_retired(ch);
+    pthread_mutex_unlock(&ch->mu);
 }
 
 void kd_rpc_channel_close(kd_rpc_channel *ch)
@@ -63,6 +106,7 @@ void kd_rpc_channel_free(kd_rpc_channel *ch)
     pthread_mutex_lock(&ch->mu);
     while (ch->calls.next != &ch->calls)
         pthread_cond_wait(&ch->changed, &ch->mu);
+    drop_retired(ch);
     pthread_mutex_unlock(&ch->mu);
     grpc_channel_destroy(ch->grpc);
     pthread_mutex_destroy(&ch->mu);
@@ -77,7 +121,8 @@ int kd_rpc_link_open(kd_rpc_channel *ch, struct kd_rpc_link *l, const char *path
     bool go = !ch->closing;
     if (go) {
         grpc_slice method = grpc_slice_from_copied_string(path);
-        l->call = grpc_channel_create_call(ch->grpc, NULL, GRPC_PROPAGATE_DEFAULTS, ch->rpc->cq,
+        l->grpc = ch->grpc;
+        l->call = grpc_channel_create_call(l->grpc, NULL, GRPC_PROPAGATE_DEFAULTS, ch->rpc->cq,
                                            method, NULL, kd_rpc_deadline(timeout_ms), NULL);
         grpc_slice_unref(method);
         l->next = &ch->calls;
@@ -95,6 +140,8 @@ void kd_rpc_link_close(kd_rpc_channel *ch, struct kd_rpc_link *l)
     grpc_call_unref(l->call);
     l->prev->next = l->next;
     l->next->prev = l->prev;
+    if (ch->n_retired)
+        drop_retired(ch);
     pthread_cond_broadcast(&ch->changed);
     pthread_mutex_unlock(&ch->mu);
 }

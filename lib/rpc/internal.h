@@ -80,23 +80,56 @@ void kd_rpc_explain(const char *target, int grpc_status, const char *details, bo
                     bool connected, char *out, size_t size);
 
 /* ---- creds.c: the one place that says how a connection is protected */
-grpc_channel_credentials *kd_rpc_channel_creds(void);
-grpc_server_credentials *kd_rpc_server_creds(void);
+/* tls NULL = plain text. */
+grpc_channel_credentials *kd_rpc_channel_creds(const kd_rpc_tls *tls);
+
+/* What a server shows, and whom it has seen. */
+typedef struct kd_rpc_certs kd_rpc_certs;
+kd_rpc_certs *kd_rpc_certs_new(const kd_rpc_tls *tls);
+void kd_rpc_certs_free(kd_rpc_certs *c); /* NULL allowed */
+void kd_rpc_certs_set(kd_rpc_certs *c, const kd_rpc_tls *tls);
+/* c NULL = plain text; else it must outlive the server. */
+grpc_server_credentials *kd_rpc_server_creds(kd_rpc_certs *c);
+/* Who calls, by the certificate that the handshake has verified; role KD_ROLE_NONE if there is
+ * none, or if it is none of ours. */
+void kd_rpc_certs_identify(kd_rpc_certs *c, grpc_call *call, kd_pki_identity *out);
+
+/* ---- young.c: connections that have not shown yet who they are */
+/* One that was just accepted; descriptors below limit are for connections. */
+void kd_rpc_connection_add(int fd, int limit);
+/* The connection that a call came over, as gRPC calls its peer, is as good as others from now on.
+ */
+void kd_rpc_connection_prove(const char *peer);
 
 /* ---- call.c and server.c */
+
+struct kd_rpc_live { /* one call in its server's ring */
+    struct kd_rpc_live *prev, *next;
+    kd_rpc_call *call;
+};
 
 /* Serves an accepted call to its end; the server counts it until kd_rpc_server_call_over. code !=
  * 0: refused at once with code and text, and method is not used. */
 void kd_rpc_call_serve(kd_rpc_server *s, grpc_call *call, gpr_timespec deadline,
                        const kd_rpc_method *method, size_t max_message, int code, const char *text);
-void kd_rpc_server_call_over(kd_rpc_server *s);
+/* Ends the call at once, whatever waits. Any thread. */
+void kd_rpc_call_cut(kd_rpc_call *call, int code, const char *text);
+void kd_rpc_server_identify(kd_rpc_server *s, grpc_call *call, kd_pki_identity *out);
+/* Lists the call, if the guard admits it: 0, or its code and diag. */
+int kd_rpc_server_enter(kd_rpc_server *s, struct kd_rpc_live *live, kd_diag *diag) KD_MUST_CHECK;
+/* live NULL: it was not entered. code and text: its end. */
+void kd_rpc_server_call_over(kd_rpc_server *s, struct kd_rpc_live *live, int code,
+                             const char *text);
 
 /* ---- channel.c and stream.c */
 
 struct kd_rpc_link { /* one running call in its channel's ring */
     struct kd_rpc_link *prev, *next;
     grpc_call *call;
+    grpc_channel *grpc; /* that it was made on */
 };
+
+#define KD_RPC_RETIRED 8
 
 struct kd_rpc_channel {
     kd_rpc *rpc;
@@ -107,6 +140,8 @@ struct kd_rpc_channel {
     pthread_cond_t changed;
     struct kd_rpc_link calls; /* head of the ring */
     bool closing;
+    grpc_channel *retired[KD_RPC_RETIRED]; /* of earlier certificates, with calls running */
+    int n_retired;
 };
 
 /* Makes the call and lists it; -KD_ECANCELED when the channel is being freed. */

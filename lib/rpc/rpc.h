@@ -12,6 +12,7 @@
 
 #include "kd/clock.h"
 #include "kd/err.h"
+#include "pki/pki.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -24,14 +25,24 @@ int kd_rpc_new(int threads, kd_rpc **out, kd_diag *diag) KD_MUST_CHECK;
 /* All servers and channels must be freed before. Drains the queue, joins, grpc_shutdown. */
 void kd_rpc_free(kd_rpc *rpc);
 
+/* ---- TLS */
+/* PEM texts, copied by who takes them; check them first (kd_pki_check), since gRPC finds out only
+ * when somebody connects. */
+typedef struct kd_rpc_tls {
+    const char *ca;          /* has signed the other side's certificate */
+    const char *certificate; /* our own, then those that lead to the CA; NULL = none (clients) */
+    const char *key;         /* of the first of them; NULL likewise */
+} kd_rpc_tls;
+
 /* ---- server */
 typedef struct kd_rpc_server kd_rpc_server;
 typedef struct kd_rpc_call kd_rpc_call; /* one call as its server sees it; reference-counted */
 
 /* Who calls. Valid as long as the call is. */
 typedef struct kd_rpc_peer {
-    const char *address;  /* e.g. ipv4:127.0.0.1:40312; not authenticated */
-    const char *identity; /* subject alternative name of a verified certificate, or "" */
+    const char *address; /* e.g. ipv4:127.0.0.1:40312; not authenticated */
+    /* Of the certificate that TLS has verified; role KD_ROLE_NONE and "" without one. */
+    const kd_pki_identity *identity;
 } kd_rpc_peer;
 
 enum kd_rpc_kind { KD_RPC_UNARY, KD_RPC_SERVER_STREAM, KD_RPC_BIDI };
@@ -52,10 +63,26 @@ typedef struct kd_rpc_method {
     void (*on_half_close)(kd_rpc_call *call, void *arg);
     void (*on_close)(kd_rpc_call *call, bool cancelled, void *arg);
     void *arg;
+    unsigned rule; /* for the server's `admit`, nobody else reads it */
 } kd_rpc_method;
 
+/* Decides who may call what, before anything of the call is read and before its handler hears of
+ * it. On gRPC's threads. */
+typedef struct kd_rpc_guard {
+    /* 0, or a negative -KD_E... that the call is refused with, and diag says why. */
+    int (*admit)(const kd_rpc_call *call, void *arg, kd_diag *diag);
+    /* Once for each call that was admitted, when it is over. code: what it was finished with, or
+     * -KD_ECANCELED; text: the sentence that went with it. */
+    void (*leave)(const kd_rpc_call *call, int code, const char *text, void *arg);
+    void *arg;
+} kd_rpc_guard;
+
 typedef struct kd_rpc_server_config {
-    const char *listen;           /* host:port; port 0 = any free one */
+    const char *listen; /* host:port; port 0 = any free one */
+    /* NULL = plain text. A client's certificate is asked for and verified, but a client without one
+     * is served as well: the guard decides. */
+    const kd_rpc_tls *tls;
+    const kd_rpc_guard *guard;    /* borrowed until free; NULL = everybody may everything */
     const kd_rpc_method *methods; /* borrowed until free */
     size_t n_methods;
     size_t max_message;         /* largest message in either direction */
@@ -71,7 +98,19 @@ int kd_rpc_server_new(kd_rpc *rpc, const kd_rpc_server_config *cfg, kd_rpc_serve
                       kd_diag *diag) KD_MUST_CHECK;
 /* Connections to this process that were closed at once, for want of descriptors. */
 uint64_t kd_rpc_refused_connections(void);
+/* Connections that were cut, since too many had not shown who they are. */
+uint64_t kd_rpc_cut_connections(void);
 int kd_rpc_server_port(const kd_rpc_server *s);
+/* Whether HOST:PORT is on this machine whatever the network does: 127.0.0.0/8, ::1 or localhost.
+ * True as well for what is no address, which nobody reaches. */
+bool kd_rpc_is_loopback(const char *address);
+/* What handshakes from now on show and trust; connections that are there stay. Only for a server
+ * that began with TLS. */
+void kd_rpc_server_set_tls(kd_rpc_server *s, const kd_rpc_tls *tls);
+/* Ends running calls, streams or not, at once: nothing more is taken from them, and what waits to
+ * be sent is dropped. match is called under the server's lock. Returns how many. */
+int kd_rpc_server_end_calls(kd_rpc_server *s, bool (*match)(const kd_rpc_peer *peer, void *arg),
+                            void *arg, int code, const char *text);
 /* Health status: service "" (the whole server) or a full service name. New ones start SERVING. */
 void kd_rpc_server_set_health(kd_rpc_server *s, const char *service, bool serving);
 /* Refuses new calls, waits up to grace_ms for running ones, cancels the rest, waits for every
@@ -83,6 +122,12 @@ void kd_rpc_server_free(kd_rpc_server *s); /* stops first if needed */
 kd_rpc_call *kd_rpc_call_ref(kd_rpc_call *call);
 void kd_rpc_call_unref(kd_rpc_call *call);
 kd_rpc_peer kd_rpc_call_peer(const kd_rpc_call *call);
+const kd_rpc_method *kd_rpc_call_method(const kd_rpc_call *call);
+/* A word on what the call is about, for the guard's `leave`; cut at KD_RPC_NOTE - 1. By the
+ * handler, before it answers. */
+#define KD_RPC_NOTE 72
+void kd_rpc_call_set_note(kd_rpc_call *call, const char *note);
+void kd_rpc_call_note(const kd_rpc_call *call, char out[KD_RPC_NOTE]);
 /* On the scale of kd_clock_ms; INT64_MAX = none. Up to 1 % later than the client's own, which gives
  * up first: gRPC rounds a timeout up to send it in few digits (1000 ms as 1010, 20 s as 20.1). */
 kd_time_ms kd_rpc_call_deadline(const kd_rpc_call *call);
@@ -109,9 +154,12 @@ void kd_rpc_finish_diag(kd_rpc_call *call, const kd_diag *diag);
 
 /* ---- client */
 typedef struct kd_rpc_channel kd_rpc_channel;
-/* Makes no connection yet. target host:port. Reconnects by itself with back-off (0.2 to 5 s). */
-int kd_rpc_channel_new(kd_rpc *rpc, const char *target, size_t max_message, kd_rpc_channel **out,
-                       kd_diag *diag) KD_MUST_CHECK;
+/* Makes no connection yet. target host:port. Reconnects by itself with back-off (0.2 to 5 s). tls
+ * NULL = plain text; else the server's certificate must name the target's host. */
+int kd_rpc_channel_new(kd_rpc *rpc, const char *target, const kd_rpc_tls *tls, size_t max_message,
+                       kd_rpc_channel **out, kd_diag *diag) KD_MUST_CHECK;
+/* For calls and streams from now on; running ones go on over the connection that they have. */
+void kd_rpc_channel_set_tls(kd_rpc_channel *ch, const kd_rpc_tls *tls);
 /* Cancels what is running; further calls and streams are refused with -KD_ECANCELED. */
 void kd_rpc_channel_close(kd_rpc_channel *ch);
 /* Closes, and waits for the callbacks of what was running. Not from a callback. */

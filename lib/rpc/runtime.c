@@ -43,11 +43,12 @@ static void *poll_queue(void *arg)
 }
 
 /* A taken port and a refused connection are told to the caller in our own words; saying them twice
- * would only alarm. */
+ * would only alarm. Handshakes fail at anybody's wish, who could fill the log. */
 static bool is_told_elsewhere(const char *message)
 {
-    static const char *const parts[] = {"No address added", "Failed to add", "onnection refused",
-                                        "ailed to connect", "Address already in use"};
+    static const char *const parts[] = {
+        "No address added",       "Failed to add",    "onnection refused", "ailed to connect",
+        "Address already in use", "Handshake failed", "handshake failed"};
     for (size_t i = 0; i < KD_COUNT(parts); i++)
         if (strstr(message, parts[i]))
             return true;

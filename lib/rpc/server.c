@@ -1,6 +1,7 @@
 /* Listening, accepting and stopping. What happens on a call is in call.c. */
 #include "internal.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <netdb.h>
 #include <stdio.h>
@@ -12,6 +13,8 @@
 #define ACCEPTS 32       /* calls that may arrive before one is re-posted */
 #define MAX_CALLS 16384  /* running at once; further ones are refused */
 #define MAX_STREAMS 4096 /* of one connection; further ones wait at their client */
+#define HANDSHAKE_MS 10000
+#define IDLE_MS 900000
 #define INTERNAL_METHODS (KD_HEALTH_METHODS + KD_REFLECTION_METHODS)
 
 struct accept {
@@ -31,6 +34,8 @@ struct kd_rpc_server {
     kd_rpc_method internal[INTERNAL_METHODS];
     size_t n_internal;
     int port;
+    kd_rpc_certs *certs;       /* NULL = plain text */
+    const kd_rpc_guard *guard; /* may be NULL */
     kd_rpc_health *health;
     kd_rpc_reflection *reflection;
     struct accept accept[ACCEPTS]; /* each belongs to its tag */
@@ -38,7 +43,8 @@ struct kd_rpc_server {
     pthread_mutex_t mu; /* guards all below */
     pthread_cond_t changed;
     bool stopping, shut_down;
-    int accepts, calls; /* outstanding */
+    int accepts, calls;      /* outstanding */
+    struct kd_rpc_live live; /* head of the ring of admitted calls */
     struct kd_op shutdown_op;
 };
 
@@ -109,12 +115,69 @@ static void on_accept(struct kd_op *op, bool ok)
     pthread_mutex_unlock(&s->mu);
 }
 
-void kd_rpc_server_call_over(kd_rpc_server *s)
+void kd_rpc_server_identify(kd_rpc_server *s, grpc_call *call, kd_pki_identity *out)
 {
+    *out = (kd_pki_identity){0};
+    if (s->certs)
+        kd_rpc_certs_identify(s->certs, call, out);
+}
+
+int kd_rpc_server_enter(kd_rpc_server *s, struct kd_rpc_live *live, kd_diag *diag)
+{
+    const kd_rpc_guard *g = s->guard;
+    kd_rpc_peer peer = kd_rpc_call_peer(live->call);
+    int rc = g ? g->admit(live->call, g->arg, diag) : 0;
+    if (rc != 0)
+        return rc;
+    if (!s->certs || peer.identity->role != KD_ROLE_NONE)
+        kd_rpc_connection_prove(peer.address);
     pthread_mutex_lock(&s->mu);
+    live->next = &s->live;
+    live->prev = s->live.prev;
+    live->prev->next = live->next->prev = live;
+    pthread_mutex_unlock(&s->mu);
+    return 0;
+}
+
+void kd_rpc_server_call_over(kd_rpc_server *s, struct kd_rpc_live *live, int code, const char *text)
+{
+    if (live && s->guard)
+        s->guard->leave(live->call, code, text, s->guard->arg);
+    pthread_mutex_lock(&s->mu);
+    if (live) {
+        live->prev->next = live->next;
+        live->next->prev = live->prev;
+    }
     s->calls--;
     pthread_cond_broadcast(&s->changed);
     pthread_mutex_unlock(&s->mu);
+}
+
+int kd_rpc_server_end_calls(kd_rpc_server *s, bool (*match)(const kd_rpc_peer *peer, void *arg),
+                            void *arg, int code, const char *text)
+{
+    pthread_mutex_lock(&s->mu);
+    kd_rpc_call **found = malloc((size_t)(s->calls + 1) * sizeof *found);
+    KD_BUG_ON(!found); /* bounded by max_calls */
+    int n = 0;
+    for (struct kd_rpc_live *l = s->live.next; l != &s->live; l = l->next) {
+        kd_rpc_peer peer = kd_rpc_call_peer(l->call);
+        if (match(&peer, arg))
+            found[n++] = kd_rpc_call_ref(l->call);
+    }
+    pthread_mutex_unlock(&s->mu);
+    for (int i = 0; i < n; i++) {
+        kd_rpc_call_cut(found[i], code, text);
+        kd_rpc_call_unref(found[i]);
+    }
+    free(found);
+    return n;
+}
+
+void kd_rpc_server_set_tls(kd_rpc_server *s, const kd_rpc_tls *tls)
+{
+    KD_BUG_ON(!s->certs);
+    kd_rpc_certs_set(s->certs, tls);
 }
 
 /* ---- life */
@@ -138,6 +201,20 @@ static bool split_address(const char *text, char *host, size_t size, char port[6
     memcpy(host, text, n);
     host[n] = '\0';
     return true;
+}
+
+bool kd_rpc_is_loopback(const char *address)
+{
+    char host[256], port[6];
+    struct in_addr v4;
+    struct in6_addr v6;
+    if (!split_address(address, host, sizeof host, port))
+        return true;
+    if (inet_pton(AF_INET, host, &v4) == 1)
+        return ntohl(v4.s_addr) >> 24 == 127;
+    if (inet_pton(AF_INET6, host, &v6) == 1)
+        return IN6_IS_ADDR_LOOPBACK(&v6);
+    return strcmp(host, "localhost") == 0;
 }
 
 /* gRPC says only that it could not listen; asking the system once more tells why. */
@@ -169,6 +246,7 @@ static void free_parts(kd_rpc_server *s)
 {
     kd_rpc_health_free(s->health);
     kd_rpc_reflection_free(s->reflection);
+    kd_rpc_certs_free(s->certs);
     pthread_mutex_destroy(&s->mu);
     pthread_cond_destroy(&s->changed);
     free(s);
@@ -187,6 +265,9 @@ int kd_rpc_server_new(kd_rpc *rpc, const kd_rpc_server_config *cfg, kd_rpc_serve
     s->n_methods = cfg->n_methods;
     s->max_message = cfg->max_message;
     s->max_calls = cfg->max_calls ? cfg->max_calls : MAX_CALLS;
+    s->certs = cfg->tls ? kd_rpc_certs_new(cfg->tls) : NULL;
+    s->guard = cfg->guard;
+    s->live.prev = s->live.next = &s->live;
     pthread_mutex_init(&s->mu, NULL);
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);
@@ -206,16 +287,19 @@ int kd_rpc_server_new(kd_rpc *rpc, const kd_rpc_server_config *cfg, kd_rpc_serve
         kd_rpc_reflection_methods(s->reflection, s->internal + s->n_internal);
         s->n_internal += KD_REFLECTION_METHODS;
     }
-    grpc_arg args[KD_RPC_COMMON_ARGS + 3];
+    grpc_arg args[KD_RPC_COMMON_ARGS + 5];
     size_t n = kd_rpc_common_args(cfg->max_message, args);
     args[n++] = kd_rpc_int_arg(GRPC_ARG_ALLOW_REUSEPORT, 0);
     args[n++] = kd_rpc_int_arg(GRPC_ARG_MAX_CONCURRENT_STREAMS, MAX_STREAMS);
     args[n++] = kd_rpc_int_arg(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
                                KD_SERVER_MIN_PING_MS);
+    /* Until TLS and HTTP/2 have said hello, and without any call after that. */
+    args[n++] = kd_rpc_int_arg(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, HANDSHAKE_MS);
+    args[n++] = kd_rpc_int_arg(GRPC_ARG_MAX_CONNECTION_IDLE_MS, IDLE_MS);
     grpc_channel_args channel_args = {n, args};
     s->grpc = grpc_server_create(&channel_args, NULL);
     grpc_server_register_completion_queue(s->grpc, rpc->cq, NULL);
-    grpc_server_credentials *creds = kd_rpc_server_creds();
+    grpc_server_credentials *creds = kd_rpc_server_creds(s->certs);
     s->port = grpc_server_add_http2_port(s->grpc, cfg->listen, creds);
     grpc_server_credentials_release(creds);
     if (s->port == 0) {

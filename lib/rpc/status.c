@@ -41,6 +41,23 @@ void kd_rpc_safe_text(const char *text, char *out, size_t size)
     out[used] = '\0';
 }
 
+/* What the words of OpenSSL and gRPC mean for who tries to connect over TLS, or should. */
+static const char *tls_reason(const char *details)
+{
+    static const char *const reasons[][2] = {
+        {"certificate verify failed",
+         "its certificate is of another CA than the one that is trusted here, or over"},
+        {"not in peer certificate",
+         "its certificate does not name this host (`distilld init --host` adds names to it)"},
+        {"wrong version number", "it does not speak TLS"},
+        {"Socket closed", "it closed the connection; it may want a certificate, or not know ours"},
+    };
+    for (size_t i = 0; i < KD_COUNT(reasons); i++)
+        if (strstr(details, reasons[i][0]))
+            return reasons[i][1];
+    return NULL;
+}
+
 /* gRPC's own texts nest: "failed to connect to all addresses; last error: UNKNOWN:
  * ipv4:127.0.0.1:1: Failed to connect to remote host: Connection refused". The end is what helps.
  */
@@ -59,11 +76,14 @@ void kd_rpc_explain(const char *target, int grpc_status, const char *details, bo
                     bool connected, char *out, size_t size)
 {
     char text[KD_MAX_STATUS_TEXT + 1];
+    const char *tls = connected ? NULL : tls_reason(details);
     kd_rpc_safe_text(from_peer ? details : reason_of(details), text, sizeof text);
     if (grpc_status == GRPC_STATUS_OK)
         out[0] = '\0';
     else if (from_peer && text[0])
         snprintf(out, size, "%s", text);
+    else if (grpc_status == GRPC_STATUS_UNAVAILABLE && tls)
+        snprintf(out, size, "cannot reach coordinator %.250s: %s", target, tls);
     else if (grpc_status == GRPC_STATUS_UNAVAILABLE)
         snprintf(out, size, "cannot reach coordinator %.250s: %.300s, is distilld running there?",
                  target, text);

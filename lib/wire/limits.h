@@ -18,6 +18,8 @@
 #define KD_MAX_METADATA (512u << 10)    /* JSON of a network's structure and classes */
 #define KD_MAX_BLOB_BYTES (4ull << 30)  /* uploaded weights */
 #define KD_BLOB_PIECE (1u << 20)        /* payload of one BlobChunk */
+#define KD_MAX_PEM 16384u               /* a certificate, a request for one */
+#define KD_MAX_ACCESS_ROWS 1000u        /* tokens, certificates or audit entries of one answer */
 #define KD_MAX_STATUS_TEXT 900u         /* gRPC status details travel in 8 KiB of headers */
 #define KD_MAX_STATE_VECTORS 3          /* of the optimiser: Adam's two, a moving average */
 #define KD_MAX_ARTEFACT_BYTES (256ull << 20) /* a file that a worker makes */

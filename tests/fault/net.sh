@@ -27,6 +27,8 @@ fi
 NET=kdf$$
 SPACES=()
 HOST=10.77.0.1
+# Plain text, in a network of the test's own.
+export DISTILLD_INSECURE=true DISTILL_INSECURE=1
 WANT=$DIR/want
 TOLD=$DIR/told
 

@@ -18,7 +18,7 @@ int kd_fuzz_worker(const uint8_t *data, size_t len)
     kd_log_set_level(KD_LOG_ERR);
     KD_FUZZ_CHECK(rc == -1 || rc == 0 || rc == 2);
     if (rc == -1) {
-        KD_FUZZ_CHECK(cfg.server && cfg.name && cfg.data_root);
+        KD_FUZZ_CHECK(cfg.server && (cfg.name || cfg.own_name[0]) && cfg.data_root);
         KD_FUZZ_CHECK(cfg.threads >= 1 && cfg.threads <= 256);
         KD_FUZZ_CHECK(cfg.cache_bytes <= (size_t)1 << 42);
     }

@@ -1,8 +1,9 @@
 #!/usr/bin/python3
-"""One unary call of service distill.v1.Jobs as a foreign client makes it: call.py METHOD JSON.
+"""One unary call of a service of distill.v1 as a foreign client makes it: call.py [SERVICE/]METHOD JSON.
 
-The message types come from the server's own reflection; the server is $DISTILL_SERVER. Prints the reply
-as JSON with the field names of the .proto. Exit 0, or 1 with the status on standard error."""
+SERVICE is Jobs unless it is named. The message types come from the server's own reflection; the server is
+$DISTILL_SERVER, called over TLS with the login in $DISTILL_CREDENTIALS if that is set. Prints the reply as
+JSON with the field names of the .proto. Exit 0, or 1 with the status on standard error."""
 import os
 import sys
 
@@ -46,8 +47,21 @@ def field(message, number):
     return found
 
 
-def types(channel):
-    symbol = b"distill.v1.Jobs"
+def connect(options):
+    server, login = os.environ["DISTILL_SERVER"], os.environ.get("DISTILL_CREDENTIALS")
+    if not login:
+        return grpc.insecure_channel(server, options)
+
+    def read(name):
+        with open(os.path.join(login, name), "rb") as f:
+            return f.read()
+
+    own = read("identity.pem")
+    return grpc.secure_channel(server, grpc.ssl_channel_credentials(read("ca.pem"), own, own), options)
+
+
+def types(channel, service):
+    symbol = service.encode()
     request = b"\x22" + varint(len(symbol)) + symbol  # file_containing_symbol
     call = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
     (reply,) = list(call(iter([request]), timeout=20))
@@ -66,13 +80,15 @@ def message_class(pool, descriptor):
 
 def main():
     name, text = sys.argv[1:]
+    service, _, name = name.rpartition("/")
+    service = "distill.v1." + (service or "Jobs")
     options = [("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", 8 << 20)]
-    with grpc.insecure_channel(os.environ["DISTILL_SERVER"], options) as channel:
-        pool = types(channel)
-        method = pool.FindServiceByName("distill.v1.Jobs").FindMethodByName(name)
+    with connect(options) as channel:
+        pool = types(channel, service)
+        method = pool.FindServiceByName(service).FindMethodByName(name)
         request = json_format.Parse(text, message_class(pool, method.input_type)())
         reply = message_class(pool, method.output_type)
-        call = channel.unary_unary("/distill.v1.Jobs/" + name,
+        call = channel.unary_unary(f"/{service}/{name}",
                                    request_serializer=lambda m: m.SerializeToString(),
                                    response_deserializer=reply.FromString)
         try:

@@ -40,6 +40,14 @@ trap finish EXIT
 fail() { echo "FAIL: $*"; exit 1; }
 note() { echo "== $*"; }
 
+# expect CODE TEXT COMMAND...: exit code and a part of what it prints.
+expect() {
+    local code=$1 text=$2 rc=0; shift 2
+    "$@" >"$DIR/out" 2>&1 || rc=$?
+    [ $rc -eq "$code" ] || { cat "$DIR/out"; fail "$*: exit code $rc, $code was expected"; }
+    grep -qF -- "$text" "$DIR/out" || { cat "$DIR/out"; fail "$*: no \"$text\" in its output"; }
+}
+
 # coordinator [STATE]: starts distilld on a free port (the same one after a restart).
 coordinator() {
     local state=${1:-$DIR/state} listen=${DISTILL_SERVER:-$HOST:0}

@@ -2,14 +2,6 @@
 # Bad input gets a clear error and the right exit code; nothing hangs, nothing is lost.
 . tests/integration/cluster.sh
 
-# expect CODE TEXT COMMAND...: exit code and a part of what it prints.
-expect() {
-    local code=$1 text=$2 rc=0; shift 2
-    "$@" >"$DIR/out" 2>&1 || rc=$?
-    [ $rc -eq "$code" ] || { cat "$DIR/out"; fail "$*: exit code $rc, $code was expected"; }
-    grep -qF -- "$text" "$DIR/out" || { cat "$DIR/out"; fail "$*: no \"$text\" in its output"; }
-}
-
 small_data
 small_job >"$DIR/job.yaml"
 export DISTILL_SERVER=127.0.0.1:1

@@ -174,7 +174,7 @@ static void facts(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg
              deadline == INT64_MAX       ? "never"
              : left > 0 && left <= 20202 ? "soon" /* 20 s and gRPC's rounding up, see rpc.h */
                                          : "wrong",
-             kd_rpc_call_peer(call).address, kd_rpc_call_peer(call).identity);
+             kd_rpc_call_peer(call).address, kd_rpc_call_peer(call).identity->name);
     kd_rpc_reply(call, &(struct iovec){text, strlen(text)}, 1);
 }
 
@@ -262,7 +262,8 @@ int rpc_setup(void **state)
                                 .descriptor_set_len = sizeof kd_descriptor_set};
     kd_assert_ok(kd_rpc_server_new(f->rpc, &cfg, &f->server, &diag), &diag);
     snprintf(f->target, sizeof f->target, "127.0.0.1:%d", kd_rpc_server_port(f->server));
-    kd_assert_ok(kd_rpc_channel_new(f->rpc, f->target, MAX_MESSAGE, &f->channel, &diag), &diag);
+    kd_assert_ok(kd_rpc_channel_new(f->rpc, f->target, NULL, MAX_MESSAGE, &f->channel, &diag),
+                 &diag);
     *state = f;
     return 0;
 }

@@ -231,8 +231,8 @@ static void test_rpc_port_taken_and_bad_addresses(void **state)
     kd_assert_fails(kd_rpc_server_new(f->rpc, &cfg, &s, &diag), KD_EINVAL, &diag, "192.0.2.1:0");
     assert_null(s);
     kd_rpc_channel *ch = NULL;
-    kd_assert_fails(kd_rpc_channel_new(f->rpc, "nonsense", 1000, &ch, &diag), KD_EINVAL, &diag,
-                    "HOST:PORT");
+    kd_assert_fails(kd_rpc_channel_new(f->rpc, "nonsense", NULL, 1000, &ch, &diag), KD_EINVAL,
+                    &diag, "HOST:PORT");
     kd_rpc *rpc = NULL;
     kd_assert_fails(kd_rpc_new(0, &rpc, &diag), KD_EINVAL, &diag, "threads");
 }
@@ -353,7 +353,7 @@ static void test_rpc_more_calls_than_are_taken(void **state)
     kd_assert_ok(kd_rpc_server_new(f->rpc, &cfg, &server, &diag), &diag);
     char target[32];
     snprintf(target, sizeof target, "127.0.0.1:%d", kd_rpc_server_port(server));
-    kd_assert_ok(kd_rpc_channel_new(f->rpc, target, MAX_MESSAGE, &channel, &diag), &diag);
+    kd_assert_ok(kd_rpc_channel_new(f->rpc, target, NULL, MAX_MESSAGE, &channel, &diag), &diag);
     atomic_int counts[2] = {0, 0};
     atomic_store(&rpc_seen.opened, 0);
     for (int i = 0; i < 20; i++)

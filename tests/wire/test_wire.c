@@ -207,6 +207,19 @@ static void test_wire_string_limits(void **state)
         {64, 8, DESC(job_detail), "JobDetail.continued"},
         {64, 9, DESC(job_detail), "JobDetail.replayed"},
         {64, 14, DESC(stage_record), "StageRecord.shared"},
+        {64, 18, DESC(job_summary), "JobSummary.owner"},
+        {64, 1, DESC(enroll_request), "EnrollRequest.token"},
+        {KD_MAX_PEM, 2, DESC(enroll_request), "EnrollRequest.csr"},
+        {64, 3, DESC(enroll_request), "EnrollRequest.name"},
+        {64, 4, DESC(enroll_request), "EnrollRequest.suggested"},
+        {KD_MAX_PEM, 1, DESC(renew_request), "RenewRequest.csr"},
+        {KD_MAX_PEM, 1, DESC(certificate_reply), "CertificateReply.certificate"},
+        {16, 1, DESC(create_token_request), "CreateTokenRequest.role"},
+        {64, 2, DESC(create_token_request), "CreateTokenRequest.name"},
+        {128, 1, DESC(create_token_reply), "CreateTokenReply.token"},
+        {64, 1, DESC(revoke_token_request), "RevokeTokenRequest.id"},
+        {64, 1, DESC(revoke_request), "RevokeRequest.who"},
+        {64, 2, DESC(audit_request), "AuditRequest.name"},
     };
     for (size_t i = 0; i < KD_COUNT(rows); i++) {
         char *text = text_of(rows[i].limit + 1);
@@ -238,6 +251,11 @@ static void test_wire_repeated_limits(void **state)
         {KD_MAX_NAMED_WORKERS, 10, DESC(job_detail), "JobDetail.slow"},
         {KD_MAX_NAMED_WORKERS, 11, DESC(job_detail), "JobDetail.quarantined"},
         {8, 15, DESC(stage_record), "StageRecord.terms"},
+        {KD_MAX_ACCESS_ROWS, 1, DESC(list_tokens_reply), "ListTokensReply.tokens"},
+        {KD_MAX_ACCESS_ROWS, 1, DESC(list_certificates_reply),
+         "ListCertificatesReply.certificates"},
+        {KD_MAX_ACCESS_ROWS, 1, DESC(revoke_reply), "RevokeReply.certificates"},
+        {KD_MAX_ACCESS_ROWS, 1, DESC(audit_reply), "AuditReply.entries"},
     };
     for (size_t i = 0; i < KD_COUNT(rows); i++) {
         kd_diag diag = {0};

@@ -33,6 +33,7 @@
     X(ECANCELED, "cancelled", 1, false)                                                            \
     X(EUNSUP, "not supported", 12, false)                                                          \
     X(EPERM, "not permitted", 7, false)                                                            \
+    X(EAUTH, "not authenticated", 16, false)                                                       \
     X(EINTERNAL, "internal error", 13, false)
 
 enum {

@@ -1,0 +1,168 @@
+/* Connections that have not shown yet who they are.
+ *
+ * Whoever reaches the port can open connections and leave them half open: no TLS, no HTTP/2, no
+ * call. gRPC gives each its time (HANDSHAKE_MS in server.c), and in that time they could take all
+ * descriptors. So only so many may be unproven at once; one more, and the oldest of the address
+ * that has the most is cut. A connection is proven by a call with a verified certificate, or by any
+ * call where the server asks for none. Honest ones are proven milliseconds after they were
+ * accepted, so that from another address than the attacker's they are never cut, and from the same
+ * one only if it opens hundreds in these milliseconds.
+ *
+ * A descriptor is gRPC's to close, and its number may be another file by now: it is cut by
+ * shutdown on a duplicate that is still the socket which was accepted. */
+#include "internal.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define MOST_YOUNG 2048
+#define BUCKETS 256
+
+struct address {
+    uint8_t ip[16]; /* IPv4 as ::ffff:a.b.c.d */
+    uint16_t port;  /* network order */
+};
+
+struct young {
+    int fd;
+    ino_t socket;
+    struct address from;
+};
+
+static pthread_mutex_t g_mu = PTHREAD_MUTEX_INITIALIZER; /* guards both below */
+static struct young g_young[MOST_YOUNG];                 /* oldest first */
+static size_t g_n;
+static atomic_ullong g_cut;
+
+uint64_t kd_rpc_cut_connections(void)
+{
+    return atomic_load(&g_cut);
+}
+
+static void map_v4(const void *v4, uint8_t ip[16])
+{
+    static const uint8_t prefix[12] = {[10] = 0xff, [11] = 0xff};
+    memcpy(ip, prefix, sizeof prefix);
+    memcpy(ip + 12, v4, 4);
+}
+
+static bool peer_of(int fd, struct address *out)
+{
+    struct sockaddr_storage a;
+    socklen_t n = sizeof a;
+    if (getpeername(fd, (struct sockaddr *)&a, &n) != 0)
+        return false;
+    if (a.ss_family == AF_INET) {
+        const struct sockaddr_in *v4 = (const struct sockaddr_in *)&a;
+        map_v4(&v4->sin_addr, out->ip);
+        out->port = v4->sin_port;
+        return true;
+    }
+    const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)&a;
+    memcpy(out->ip, &v6->sin6_addr, sizeof out->ip);
+    out->port = v6->sin6_port;
+    return a.ss_family == AF_INET6;
+}
+
+/* "ipv4:127.0.0.1:40312", "ipv6:%5B::1%5D:40312". */
+static bool parse_peer(const char *peer, struct address *out)
+{
+    char host[64];
+    const char *start = strchr(peer, ':'), *colon = strrchr(peer, ':');
+    if (!start || start == colon)
+        return false;
+    start++;
+    const char *end = colon;
+    if (strncmp(start, "%5B", 3) == 0 && end - start >= 6)
+        start += 3, end -= 3;
+    size_t n = (size_t)(end - start);
+    if (n >= sizeof host)
+        return false;
+    memcpy(host, start, n);
+    host[n] = '\0';
+    out->port = htons((uint16_t)strtoul(colon + 1, NULL, 10));
+    uint8_t v4[4];
+    if (inet_pton(AF_INET, host, v4) == 1) {
+        map_v4(v4, out->ip);
+        return true;
+    }
+    return inet_pton(AF_INET6, host, out->ip) == 1;
+}
+
+/* Where a source is counted: IPv4 by address, IPv6 by the /64 that one machine has whole. */
+static unsigned bucket_of(const struct address *a)
+{
+    bool v4 = a->ip[10] == 0xff && a->ip[11] == 0xff;
+    unsigned h = 0;
+    for (int i = v4 ? 12 : 0; i < (v4 ? 16 : 8); i++)
+        h = h * 31 + a->ip[i];
+    return h % BUCKETS;
+}
+
+/* ---- under the lock */
+
+static void take_out(size_t i)
+{
+    memmove(g_young + i, g_young + i + 1, (--g_n - i) * sizeof *g_young);
+}
+
+static void cut(const struct young *y)
+{
+    struct stat st;
+    int fd = dup(y->fd);
+    if (fd < 0)
+        return;
+    if (fstat(fd, &st) == 0 && S_ISSOCK(st.st_mode) && st.st_ino == y->socket &&
+        shutdown(fd, SHUT_RDWR) == 0)
+        atomic_fetch_add(&g_cut, 1);
+    close(fd);
+}
+
+static void cut_one(void)
+{
+    unsigned count[BUCKETS] = {0}, most = 0;
+    for (size_t i = 0; i < g_n; i++)
+        most = KD_MAX(most, ++count[bucket_of(&g_young[i].from)]);
+    size_t i = 0;
+    while (count[bucket_of(&g_young[i].from)] != most)
+        i++;
+    cut(&g_young[i]);
+    take_out(i);
+}
+
+/* ---- */
+
+void kd_rpc_connection_add(int fd, int limit)
+{
+    struct stat st;
+    struct young y = {.fd = fd};
+    if (fstat(fd, &st) != 0 || !peer_of(fd, &y.from))
+        return;
+    y.socket = st.st_ino;
+    size_t room = KD_MIN((size_t)MOST_YOUNG, (size_t)KD_MAX(limit / 2, 1));
+    pthread_mutex_lock(&g_mu);
+    while (g_n >= room)
+        cut_one();
+    g_young[g_n++] = y;
+    pthread_mutex_unlock(&g_mu);
+}
+
+void kd_rpc_connection_prove(const char *peer)
+{
+    struct address from;
+    if (!parse_peer(peer, &from))
+        return;
+    pthread_mutex_lock(&g_mu);
+    for (size_t i = g_n; i-- > 0;)
+        if (g_young[i].from.port == from.port && memcmp(g_young[i].from.ip, from.ip, 16) == 0) {
+            take_out(i);
+            break;
+        }
+    pthread_mutex_unlock(&g_mu);
+}

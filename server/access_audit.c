@@ -1,0 +1,110 @@
+/* The audit: who did what from where, and what came of it.
+ *
+ * Entries come from gRPC's threads and wait in memory until the loop writes them, all in one
+ * transaction, so that refusals by the thousand cost a few writes a second. */
+#include "access_internal.h"
+
+#include "kd/log.h"
+#include "kd/text.h"
+
+#include <stdio.h>
+#include <string.h>
+
+void kd_access_audit(kd_access *a, const kd_rpc_call *call, const char *result, const char *text)
+{
+    kd_rpc_peer peer = kd_rpc_call_peer(call);
+    pthread_mutex_lock(&a->mu);
+    if (a->n_waiting == KD_AUDIT_WAITING) {
+        a->left_out++;
+    } else {
+        kd_audit_row *r = &a->waiting[a->n_waiting++];
+        r->time_ms = kd_clock_wall_ms();
+        snprintf(r->name, sizeof r->name, "%s", peer.identity->name);
+        snprintf(r->role, sizeof r->role, "%s", kd_role_name(peer.identity->role));
+        snprintf(r->address, sizeof r->address, "%.63s", peer.address);
+        snprintf(r->method, sizeof r->method, "%.39s",
+                 kd_access_method_name(kd_rpc_call_method(call)->path));
+        kd_rpc_call_note(call, r->object);
+        snprintf(r->result, sizeof r->result, "%s", result);
+        snprintf(r->text, sizeof r->text, "%.159s", text);
+        /* Both were cut, maybe within a character. */
+        kd_utf8_mend(r->object);
+        kd_utf8_mend(r->text);
+    }
+    pthread_mutex_unlock(&a->mu);
+}
+
+static int add(kd_access *a, const kd_audit_row *r, kd_diag *diag)
+{
+    return kd_sql_run(&a->state->sql, NULL, diag,
+                      "INSERT INTO audit(time_ms, name, role, address, method, object, result, "
+                      "text) VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
+                      "isssssss", r->time_ms, r->name, r->role, r->address, r->method, r->object,
+                      r->result, r->text);
+}
+
+static int store(kd_access *a, const kd_audit_row *rows, size_t n, size_t left_out, kd_diag *diag)
+{
+    int rc = kd_state_begin(a->state, diag);
+    if (rc != 0)
+        return rc;
+    for (size_t i = 0; i < n && rc == 0; i++)
+        rc = add(a, &rows[i], diag);
+    if (left_out && rc == 0) {
+        kd_audit_row r = {.time_ms = rows[n - 1].time_ms, .result = "LEFT OUT"};
+        snprintf(r.text, sizeof r.text, "%zu further entries of that moment", left_out);
+        rc = add(a, &r, diag);
+    }
+    if (rc == 0)
+        rc = kd_sql_run(&a->state->sql, NULL, diag,
+                        "DELETE FROM audit WHERE n <= (SELECT max(n) FROM audit) - ?", "i",
+                        (int64_t)KD_AUDIT_ROWS);
+    if (rc == 0)
+        return kd_state_commit(a->state, diag);
+    kd_state_rollback(a->state);
+    return rc;
+}
+
+void kd_access_flush_audit(kd_access *a)
+{
+    kd_diag diag = {0};
+    pthread_mutex_lock(&a->mu);
+    kd_audit_row *rows = a->waiting;
+    size_t n = a->n_waiting, left_out = a->left_out;
+    a->waiting = a->written;
+    a->n_waiting = a->left_out = 0;
+    pthread_mutex_unlock(&a->mu);
+    a->written = rows;
+    if (n && store(a, rows, n, left_out, &diag) != 0)
+        kd_err("%zu entries of the audit are lost: %s", n + left_out, diag.msg);
+}
+
+static void copy(char *out, size_t size, const char *text)
+{
+    snprintf(out, size, "%s", text);
+}
+
+int kd_access_list_audit(kd_access *a, const char *name, kd_audit_row *out, int max, kd_diag *diag)
+{
+    sqlite3_stmt *st = NULL;
+    kd_access_flush_audit(a);
+    int n = 0,
+        rc = kd_sql_query(&a->state->sql, &st, diag,
+                          "SELECT time_ms, name, role, address, method, object, result, text FROM "
+                          "audit WHERE ? = '' OR name = ? ORDER BY n DESC LIMIT ?",
+                          "ssi", name, name, (int64_t)max);
+    while (rc == 0 && n < max && (rc = kd_sql_step(&a->state->sql, st, diag)) == 1) {
+        kd_audit_row *r = &out[n++];
+        r->time_ms = sqlite3_column_int64(st, 0);
+        copy(r->name, sizeof r->name, kd_sql_text(st, 1));
+        copy(r->role, sizeof r->role, kd_sql_text(st, 2));
+        copy(r->address, sizeof r->address, kd_sql_text(st, 3));
+        copy(r->method, sizeof r->method, kd_sql_text(st, 4));
+        copy(r->object, sizeof r->object, kd_sql_text(st, 5));
+        copy(r->result, sizeof r->result, kd_sql_text(st, 6));
+        copy(r->text, sizeof r->text, kd_sql_text(st, 7));
+        rc = 0;
+    }
+    kd_sql_end(st);
+    return rc < 0 ? rc : n;
+}

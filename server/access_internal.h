@@ -1,0 +1,81 @@
+/* Shared by access.c (what is decided at every call), access_use.c (quotas), access_rows.c (what is
+ * stored) and access_audit.c. */
+#ifndef KD_SERVER_ACCESS_INTERNAL_H
+#define KD_SERVER_ACCESS_INTERNAL_H
+
+#include "access.h"
+#include "rules.h"
+
+#include <pthread.h>
+
+#define KD_AUDIT_WAITING 512 /* entries between two writes; more are counted and left out */
+#define KD_AUDIT_ROWS 100000 /* that are kept */
+#define KD_SESSIONS_MAX 1000 /* open at once */
+#define KD_ACCESS_KEY 72     /* names somebody who uses something: "alice", "at 10.0.0.7" */
+#define KD_ACCESS_BUCKETS 1024
+#define KD_ACCESS_USERS 8192
+
+/* Somebody who calls, and what he uses. */
+struct kd_user {
+    struct kd_user *next; /* in its bucket */
+    char key[KD_ACCESS_KEY];
+    uint32_t streams, calls;
+    double requests, upload; /* left of what may come at once */
+    kd_time_ms at;           /* when these two were right */
+};
+
+struct kd_session {
+    char hash[KD_PKI_SHA256], name[KD_PKI_NAME];
+    enum kd_role role;
+    int64_t expires_ms;
+};
+
+struct kd_access {
+    kd_state *state;
+    kd_authority *authority; /* NULL = plain text */
+    kd_quotas quotas;
+    kd_rpc_guard guard;
+    kd_time_ms flushed, swept; /* when the audit was written, what is over was thrown away */
+    kd_audit_row *written;     /* takes turns with `waiting` */
+
+    pthread_mutex_t mu; /* guards all below */
+    struct kd_user *users[KD_ACCESS_BUCKETS];
+    size_t n_users;
+    char (*revoked)[KD_PKI_SERIAL]; /* sorted */
+    size_t n_revoked;
+    struct kd_session sessions[KD_SESSIONS_MAX];
+    size_t n_sessions;
+    kd_access_files files;
+    kd_audit_row *waiting; /* [KD_AUDIT_WAITING] */
+    size_t n_waiting, left_out;
+};
+
+/* access_use.c; the first two under the lock. */
+/* Takes a call out of its caller's quotas: 0, or -KD_ELIMIT. */
+int kd_access_use(kd_access *a, const kd_rpc_peer *peer, const kd_rule *rule, bool stream,
+                  kd_diag *diag) KD_MUST_CHECK;
+/* And gives it back when it is over. */
+void kd_access_unuse(kd_access *a, const kd_rpc_peer *peer, bool stream);
+void kd_access_forget_users(kd_access *a);
+
+/* access_rows.c */
+/* Fills what memory has of the database. */
+int kd_access_load(kd_access *a, kd_diag *diag) KD_MUST_CHECK;
+/* Throws away tokens and certificates that are long over. */
+int kd_access_sweep_rows(kd_access *a, kd_diag *diag) KD_MUST_CHECK;
+/* Enters a certificate that was issued somewhere else, if it is not there yet. */
+int kd_access_know(kd_access *a, const kd_pki_identity *who, kd_diag *diag) KD_MUST_CHECK;
+
+/* access.c */
+/* "Jobs/Get" of "/distill.v1.Jobs/Get". */
+const char *kd_access_method_name(const char *path);
+void kd_access_add_revoked(kd_access *a, const char *serial);
+void kd_access_add_session(kd_access *a, const kd_token_row *row);
+void kd_access_drop_session(kd_access *a, const char *hash);
+
+/* access_audit.c. Any thread: waits to be stored. */
+void kd_access_audit(kd_access *a, const kd_rpc_call *call, const char *result, const char *text);
+/* The loop: stores what waits. */
+void kd_access_flush_audit(kd_access *a);
+
+#endif

@@ -1,0 +1,113 @@
+#!/usr/bin/env bash
+# From `distilld init` to a login: certificates, tokens that are good once, key files, names, plain text.
+. tests/security/secure.sh
+
+note "plain text is for this machine"
+expect 1 'distilld init' "$BUILD/distilld" --state-dir "$DIR/plain" --listen 0.0.0.0:0
+expect 1 '--insecure' "$BUILD/distilld" --state-dir "$DIR/plain" --listen 0.0.0.0:0
+expect 4 'no certificate for 192.0.2.1:7070' distill jobs --server 192.0.2.1
+expect 78 'no certificate for 192.0.2.1:7070' "$BUILD/distill-worker" --server 192.0.2.1:7070 --data-root "$DIR"
+"$BUILD/distilld" --state-dir "$DIR/plain" --listen 0.0.0.0:0 --insecure --port-file "$DIR/plain-port" >"$DIR/plain.log" 2>&1 &
+PIDS[plain]=$!
+for _ in $(seq 100); do [ ! -s "$DIR/plain-port" ] || break; sleep 0.1; done
+expect 0 'anybody' distill whoami --server "127.0.0.1:$(cat "$DIR/plain-port")"
+expect 5 'runs without certificates' distill token create --role viewer --server "127.0.0.1:$(cat "$DIR/plain-port")"
+stop plain
+says 'whoever reaches it may do everything' <"$DIR/plain.log" || fail "no warning about plain text"
+
+note "init: certificates, an admin, a configuration file that distilld reads"
+secure_coordinator
+[ "$(stat -c %a "$DIR/state/tls/ca.key" "$DIR/state/tls/server.key" "$DIR/state/tls/admin/identity.pem" | sort -u)" = 600 ] ||
+    fail "a key can be read by others"
+openssl verify -CAfile "$DIR/state/tls/ca.pem" -purpose sslserver "$DIR/state/tls/server.pem" >/dev/null ||
+    fail "openssl does not believe the server's certificate"
+openssl x509 -in "$DIR/state/tls/admin/identity.pem" -noout -ext subjectAltName | says 'URI:distilld://admin/admin' ||
+    fail "the admin's certificate names somebody else"
+expect 0 'admin (admin) at' distill whoami
+stop distilld
+cat >"$DIR/conf.yaml" <<YAML
+state_dir: $DIR/state
+listen: $DISTILL_SERVER
+lease_ms: 3000
+YAML
+"$BUILD/distilld" --config "$DIR/conf.yaml" --lease-ms 4000 --port-file "$DIR/port2" >>"$DIR/distilld.log" 2>&1 &
+PIDS[distilld]=$!
+for _ in $(seq 100); do [ ! -s "$DIR/port2" ] || break; sleep 0.1; done
+expect 0 'admin (admin) at' distill whoami
+expect 2 'conf2.yaml:2: unknown key "lisen"' bash -c "printf 'lease_ms: 9000\nlisen: x\n' >$DIR/conf2.yaml; '$BUILD/distilld' --config $DIR/conf2.yaml"
+expect 2 'conf2.yaml:1: lease_ms: wants a whole number' bash -c "echo 'lease_ms: soon' >$DIR/conf2.yaml; '$BUILD/distilld' --config $DIR/conf2.yaml"
+"$BUILD/distilld" --config "$DIR/state/distilld.yaml" --help >/dev/null || fail "the file that init wrote is not read"
+
+note "a token is good once, for who it says, and for this coordinator"
+t=$(token --role viewer)
+expect 0 'you are vera (viewer)' as vera distill login "$t" --name vera
+expect 4 'used already, by vera' as mallory distill login "$t" --name mallory
+t=$(token --role viewer)
+expect 5 "the name vera has been somebody's" as mallory distill login "$t" --name vera
+expect 5 "the name admin has been somebody's" as mallory distill login "$t" --name admin
+expect 0 'you are victor' as victor distill login "$t" --name victor
+t=$(token --role viewer --name wanda)
+expect 4 'the token is for wanda' as mallory distill login "$t" --name mallory
+expect 4 'another CA' as mallory distill login "distill1.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA.${t##*.}"
+expect 0 'you are wanda' as wanda distill login "$t" # nobody has got that secret: the token is still good
+expect 2 'this is no token' as mallory distill login distill1.x.y
+t=$(token --role viewer --ttl 1s)
+sleep 1.2
+expect 4 'is over' as mallory distill login "$t" --name mallory
+id=$(distill token create --role viewer -o json | tee "$DIR/token.json" | pick 'd["id"]')
+expect 0 'is revoked' distill token revoke "$id"
+expect 4 'was revoked' as mallory distill login "$(pick 'd["token"]' <"$DIR/token.json")" --name mallory
+expect 0 'revoked' distill token ls
+[ ! -e "$DIR/logins/mallory/identity.pem" ] || fail "mallory got in"
+
+note "a key that others may read is not used"
+chmod 640 "$DIR/logins/vera/identity.pem"
+expect 4 'chmod 600' as vera distill jobs
+chmod 600 "$DIR/logins/vera/identity.pem"
+expect 0 '' as vera distill jobs
+chmod 644 "$DIR/state/tls/ca.key"
+stop distilld
+expect 1 'chmod 600' "$BUILD/distilld" --state-dir "$DIR/state" --listen 127.0.0.1:0
+chmod 600 "$DIR/state/tls/ca.key"
+
+note "names are added to the server's certificate, and taken without a restart"
+port=${DISTILL_SERVER##*:}
+DISTILL_SERVER=0.0.0.0:$port coordinator
+expect 69 'does not name this host' as vera distill jobs --server "127.0.0.9:$port"
+"$BUILD/distilld" init --state-dir "$DIR/state" --host 127.0.0.9 >/dev/null
+kill -HUP "${PIDS[distilld]}"
+for _ in $(seq 50); do ! says 'another certificate' <"$DIR/distilld.log" || break; sleep 0.1; done
+expect 0 '' as vera distill jobs --server "127.0.0.1:$port"
+
+note "a person's certificate is renewed by using it, and over when nobody does"
+stop distilld
+COORDINATOR_FLAGS=(--certificate-life 21s)
+coordinator
+login dora viewer
+login dave viewer
+serial() { openssl x509 -in "$DIR/logins/$1/identity.pem" -noout -serial; }
+first=$(serial dora)
+for _ in $(seq 60); do
+    expect 0 'dora (viewer)' as dora distill whoami
+    [ "$(serial dora)" = "$first" ] || break
+    sleep 0.5
+done
+[ "$(serial dora)" != "$first" ] || fail "dora's certificate was not renewed"
+for _ in $(seq 60); do
+    openssl x509 -in "$DIR/logins/dave/identity.pem" -noout -checkend 0 >/dev/null || break
+    expect 0 'dora (viewer)' as dora distill whoami
+    sleep 0.5
+done
+expect 4 'the certificate of dave is over' as dave distill whoami
+
+note "without a certificate only health and enrolment are answered"
+needs_grpc
+probe() { /usr/bin/python3 tests/security/probe.py "$DIR/state/tls/ca.pem" "$DISTILL_SERVER" "$@"; }
+expect 0 'grpc.health.v1.Health/Check OK' probe none grpc.health.v1.Health/Check
+expect 0 'Access/WhoAmI OK' probe none Access/WhoAmI
+expect 0 'Access/Enroll UNAUTHENTICATED this coordinator knows no such token' probe none Access/Enroll
+for m in $(sed -n '/^service/,/^}/p' proto/distill.proto | awk '/^service/ {s = $2} /^  rpc/ {sub(/\(.*/, "", $2); print s "/" $2}'); do
+    case $m in Access/WhoAmI | Access/Enroll | Cluster/Control | Jobs/Watch) continue ;; esac
+    expect 0 "$m UNAUTHENTICATED this coordinator wants a certificate" probe none "$m"
+done
+stop distilld
