@@ -84,7 +84,7 @@ static void test_onnx_torch_style(void **state)
     onnx_read r = check_golden("torch_style", &opt);
     assert_false(r.info.nhwc || r.info.softmax || r.new_head);
     assert_int_equal(r.info.size, SIZE);
-    assert_int_equal(r.info.preprocess, -1);
+    assert_false(r.info.file.has_preprocess || r.info.ours);
     assert_param(r.g, "stem.0.weight", KD_PARAM_TRAINED, false);
     assert_param(r.g, "stem.1.weight", KD_PARAM_TRAINED, false);
     assert_param(r.g, "stem.1.running_mean", KD_PARAM_STATISTIC, false);
@@ -561,12 +561,19 @@ static onnx_read write_and_read(const kd_graph *g, const float *vector, int opse
 {
     static const char *const names[] = {"a", "b, or c", "d", "e", "f"};
     const bool named = g->nodes[g->output].c == 5;
-    const kd_onnx_write_options opt = {.opset = opset,
-                                       .model = "test",
-                                       .classes = named ? names : NULL,
-                                       .n_classes = named ? 5 : 0,
-                                       .preprocess = KD_PRE_IMAGENET,
-                                       .digest = "00112233445566778899aabbccddeeff"};
+    const kd_model_file_info info = {.model = "test",
+                                     .classes = named ? (char **)(uintptr_t)names : NULL,
+                                     .n_classes = named ? 5 : 0,
+                                     .has_preprocess = true,
+                                     .preprocess = KD_PRE_IMAGENET,
+                                     .has_padding = true,
+                                     .pad_tf = true,
+                                     .label_smoothing = 0.1,
+                                     .job = "0123456789ab",
+                                     .data = "ffeeddccbbaa99887766554433221100",
+                                     .teacher = "resnet18 0011223344556677",
+                                     .digest = "00112233445566778899aabbccddeeff"};
+    const kd_onnx_write_options opt = {.opset = opset, .info = &info};
     kd_buf b;
     kd_buf_init(&b, 256u << 20);
     kd_diag diag = {0};
@@ -577,12 +584,20 @@ static onnx_read write_and_read(const kd_graph *g, const float *vector, int opse
                                       .use = square ? KD_ONNX_CLASSIFIER : KD_ONNX_ANY};
     kd_assert_ok(kd_onnx_write(g, vector, &opt, &b, &diag), &diag);
     kd_assert_ok(onnx_read_bytes(b.data, b.len, &how, &r), &r.diag);
-    assert_int_equal(r.info.preprocess, KD_PRE_IMAGENET);
-    assert_string_equal(r.info.model, "test");
+    const kd_model_file_info *got = &r.info.file;
+    assert_true(r.info.ours && got->has_preprocess && got->has_padding && got->pad_tf);
+    assert_int_equal(got->preprocess, KD_PRE_IMAGENET);
+    assert_int_equal(got->size, square ? g->nodes[0].h : 0);
+    assert_true(got->label_smoothing == 0.1);
+    assert_string_equal(got->model, "test");
+    assert_string_equal(got->job, info.job);
+    assert_string_equal(got->data, info.data);
+    assert_string_equal(got->teacher, info.teacher);
+    assert_string_equal(got->digest, info.digest);
     if (named) {
-        assert_int_equal(r.info.n_classes, 5);
+        assert_int_equal(got->n_classes, 5);
         for (int i = 0; i < 5; i++)
-            assert_string_equal(r.info.classes[i], names[i]);
+            assert_string_equal(got->classes[i], names[i]);
     }
     kd_buf_clear(&b);
     return r;
@@ -694,7 +709,7 @@ static void test_onnx_write_options(void **state)
     float *vector = kd_xalloc(g->vector_len * sizeof *vector);
     kd_buf b;
     kd_buf_init(&b, 100);
-    kd_onnx_write_options opt = {.opset = 12, .model = "", .preprocess = -1, .digest = ""};
+    kd_onnx_write_options opt = {.opset = 12};
     kd_assert_fails(kd_onnx_write(g, vector, &opt, &b, &diag), KD_EINVAL, &diag, "opset 12");
     opt.opset = 13;
     kd_assert_fails(kd_onnx_write(g, vector, &opt, &b, &diag), KD_ELIMIT, &diag, "100 bytes");
