@@ -82,10 +82,11 @@ static int run(kd_cli *cli, const kd_args *args)
     } else if (v) {
         print_verb(cli, v);
     } else {
-        const char *names[32] = {"job", "exit-codes"};
-        for (int i = 0; i < kd_n_verbs; i++)
-            names[i + 2] = kd_verbs[i]->name;
-        const char *near = kd_args_nearest(topic, names, kd_n_verbs + 2);
+        const char *names[64] = {"job", "exit-codes"};
+        int n = 2;
+        for (int i = 0; i < kd_n_verbs && n < (int)KD_COUNT(names); i++)
+            names[n++] = kd_verbs[i]->name;
+        const char *near = kd_args_nearest(topic, names, n);
         char hint[96] = "";
         if (near)
             snprintf(hint, sizeof hint, "did you mean `distill help %s`?", near);
