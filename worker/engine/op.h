@@ -75,6 +75,11 @@ typedef struct kd_task {
     void *state; /* the operator's own */
 } kd_task;
 
+static inline bool kd_task_reads(const kd_task *t, int value)
+{
+    return t->in[0] == value || t->in[1] == value || t->residual == value;
+}
+
 typedef struct kd_op_impl {
     const char *name;
     int (*check)(const kd_graph *g, const kd_node *node, kd_diag *diag);
@@ -145,6 +150,11 @@ struct kd_plan {
     int staging; /* block for weights on their way into a packed layout, -1 = none */
     kd_prim *logits_out, *d_logits_in;
 };
+
+/* In plan_int8.c: what runs in 8 bits. Everything that could be at first, then without what meets
+ * something that is not, until nothing changes. largest: of each node's output. edges: as in
+ * kd_plan_new_ranged. */
+void kd_plan_choose_int8(kd_plan *p, const float *largest, bool edges);
 
 /* ---- making (during prepare) */
 

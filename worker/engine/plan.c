@@ -255,64 +255,6 @@ static int make_tasks(kd_plan *p, kd_diag *diag)
     return rc;
 }
 
-/* ---- 8 bits: which values and convolutions */
-
-static bool reads(const kd_task *t, int value)
-{
-    return t->in[0] == value || t->in[1] == value || t->residual == value;
-}
-
-/* A value that an 8-bit convolution or the input gives and that only such convolutions read. */
-static bool stays_int8(const kd_plan *p, int value)
-{
-    const kd_value *v = &p->values[value];
-    if (v->producer < 0 || value == p->output)
-        return false;
-    const kd_task *from = &p->tasks[v->producer];
-    bool all = from->int8 || p->graph->nodes[from->node].op == KD_OP_INPUT;
-    for (int i = 0; i < p->n_tasks && all; i++)
-        all = !reads(&p->tasks[i], value) || p->tasks[i].int8;
-    return all && v->last_use >= 0;
-}
-
-/* Everything that could be at first, then without what meets something that is not, until nothing
- * changes. largest: of each node's output. edges: kd_plan_new_ranged. */
-static void choose_int8(kd_plan *p, const float *largest, bool edges)
-{
-    for (int i = 0; i < p->n_tasks; i++) {
-        kd_task *t = &p->tasks[i];
-        const enum kd_op act = t->act >= 0 ? p->graph->nodes[t->act].op : KD_OP_INPUT;
-        kd_value *v = &p->values[t->result];
-        t->int8 = kd_conv_int8_fits(p, t);
-        v->positive = (t->int8 || edges) && (act == KD_OP_RELU || act == KD_OP_RELU6);
-        v->scale = largest[t->result] / (v->positive ? 255 : 127);
-        if (!(v->scale > 0) || !isfinite(v->scale))
-            v->scale = 0;
-        v->edge = edges ? v->scale : 0;
-    }
-    for (bool changed = true; changed;) {
-        changed = false;
-        for (int i = 0; i < p->n_tasks; i++) {
-            kd_task *t = &p->tasks[i];
-            kd_value *v = &p->values[t->result];
-            kd_value *r = t->residual >= 0 ? &p->values[t->residual] : NULL;
-            if (v->scale > 0 && !stays_int8(p, t->result)) {
-                v->scale = 0;
-                changed = true;
-            }
-            /* The residual is summed in the result's place, so both have one size. */
-            if (edges && t->int8 && r && (r->scale > 0) != (v->scale > 0)) {
-                r->scale = v->scale = 0;
-                changed = true;
-            }
-            const bool may = t->int8 && kd_int8_unit(&p->values[t->in[0]]) > 0 &&
-                             (!r || edges || (r->scale > 0 && v->scale > 0));
-            changed = changed || may != t->int8;
-            t->int8 = may;
-        }
-    }
-}
-
 /* ---- bfloat16: which values */
 
 static bool is_plain_conv(const kd_plan *p, const kd_task *t)
@@ -327,7 +269,7 @@ static void choose_bfloat16(kd_plan *p)
         const kd_task *t = &p->tasks[i];
         bool all = is_plain_conv(p, t) && t->result != p->output;
         for (int k = i + 1; k < p->n_tasks && all; k++)
-            all = !reads(&p->tasks[k], t->result) || is_plain_conv(p, &p->tasks[k]);
+            all = !kd_task_reads(&p->tasks[k], t->result) || is_plain_conv(p, &p->tasks[k]);
         p->values[t->result].narrow = all;
     }
 }
@@ -494,7 +436,7 @@ static int make(const kd_graph *graph, int batch, enum kd_plan_use use, bool bfl
         rc = make_tasks(p, diag);
     p->fixed = fixed;
     if (!rc && fixed)
-        choose_int8(p, largest, edges);
+        kd_plan_choose_int8(p, largest, edges);
     p->bfloat16 = bfloat16;
     if (!rc && bfloat16)
         choose_bfloat16(p);
@@ -564,35 +506,6 @@ int kd_plan_new_infer(const kd_graph *graph, int batch, const float *vector, kd_
     else
         *out = p;
     return rc;
-}
-
-int kd_plan_int8_tasks(const kd_plan *p)
-{
-    int n = 0;
-    for (int i = 0; i < p->n_tasks; i++)
-        n += p->tasks[i].int8;
-    return n;
-}
-
-void kd_plan_int8_nodes(const kd_plan *p, kd_int8_node *out)
-{
-    memset(out, 0, (size_t)p->graph->n_nodes * sizeof *out);
-    for (int i = 0; i < p->n_tasks; i++) {
-        const kd_task *t = &p->tasks[i];
-        if (!t->int8)
-            continue;
-        out[t->node].conv = true;
-        for (int k = 0; k < 3; k++) {
-            const int at = k == 0 ? t->in[0] : k == 1 ? t->result : t->residual;
-            const kd_value *v = at >= 0 ? &p->values[at] : NULL;
-            if (!v || (k > 0 && !(v->scale > 0)))
-                continue;
-            out[at] = (kd_int8_node){.conv = out[at].conv,
-                                     .stored = v->scale > 0,
-                                     .unit = kd_int8_unit(v),
-                                     .positive = v->positive};
-        }
-    }
 }
 
 void kd_plan_observe(kd_plan *p, kd_plan_see *see, void *arg)
