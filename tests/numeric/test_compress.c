@@ -149,15 +149,16 @@ static void test_quantise_zoo(void **state)
     (void)state;
     static const struct {
         const char *model;
+        int size;
         int least;    /* convolutions in 8 bits */
         double worst; /* share of the largest logit */
-    } nets[] = {{"shallow_cnn", 1, 0.05},
-                {"cheap_cnn", 4, 0.15},
-                {"mobilenet_v2", 50, 0.9},
-                {"resnet18", 18, 0.2}};
+    } nets[] = {{"shallow_cnn", 64, 1, 0.05},
+                {"cheap_cnn", 64, 4, 0.15},
+                {"mobilenet_v2", 64, 50, 0.9},
+                {"resnet18", 32, 18, 0.2}};
     for (size_t i = 0; i < KD_COUNT(nets); i++)
         for (int m = KD_CALIBRATE_MINMAX; m <= KD_CALIBRATE_KL; m++) {
-            zoo_net n = net_zoo(nets[i].model, 64);
+            zoo_net n = net_zoo(nets[i].model, nets[i].size);
             kd_quantised q = quantised(&n, (enum kd_calibrate)m);
             float *z = net_logits(&n, n.g, n.vector, PICTURES);
             float *y = net_logits(&n, q.graph, q.vector, PICTURES);
