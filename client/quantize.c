@@ -31,7 +31,6 @@ typedef struct calibration {
     kd_pictures found;
     size_t n;
     uint8_t *rgb;
-    kd_cli *cli;
 } calibration;
 
 /* Evenly spread over what was found: folders go class by class. */
@@ -40,7 +39,9 @@ static int picture(void *arg, size_t i, float *input, kd_diag *diag)
     const calibration *c = arg;
     if (kd_cli_signal() != 0)
         return kd_fail(diag, -KD_ECANCELED, "interrupted");
-    return kd_predict_picture(c->p, c->found.paths[i * c->found.n / c->n], c->rgb, input, diag);
+    const char *path = c->found.paths[i * c->found.n / c->n];
+    const int rc = kd_predict_picture(c->p, path, c->rgb, input, diag);
+    return rc == 0 ? 0 : kd_fail_at(diag, rc, "%s", path);
 }
 
 static int read_options(kd_cli *cli, const kd_args *args, kd_quantise_options *q)
@@ -124,7 +125,7 @@ static int start(kd_cli *cli, const kd_args *args)
         rc = kd_predictor_start(cli, "quantize", args, &p);
     if (rc != KD_EXIT_OK)
         return rc;
-    calibration c = {.p = &p, .cli = cli};
+    calibration c = {.p = &p};
     rc = run(cli, args, &p, &c, &q);
     kd_pictures_clear(&c.found);
     free(c.rgb);

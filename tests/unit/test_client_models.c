@@ -347,6 +347,12 @@ static void test_models_quantize(void **state)
     done();
     EXPECT(2, "quantize", g_ours, "--data", g_data, "-o", ours, "--method", "magic");
     done();
+    snprintf(few, sizeof few, "%s/torn.png", g_data);
+    kd_assert_ok(kd_file_write(few, "\x89PNG", 4, &(kd_diag){0}), &(kd_diag){0});
+    EXPECT(1, "quantize", g_ours, "--data", g_data, "--pictures", "43", "-o", ours);
+    has(g_err, "torn.png");
+    done();
+    assert_int_equal(unlink(few), 0);
     EXPECT(2, "quantize", g_ours, "--data", g_data);
     has(g_err, "needs --data and -o");
     done();
