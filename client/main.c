@@ -3,14 +3,12 @@
 #include "engine/plan.h"
 #include "kd/failpoint.h"
 
-#include <string.h>
-
 int main(int argc, char **argv)
 {
     KD_FAILPOINTS_START();
-    /* Only this verb computes; it starts the program again where the BLAS must be told its CPU. */
+    /* Those that compute start the program again where the BLAS must be told its CPU. */
     const char *verb = kd_cli_verb_word(argc, argv);
-    if (verb && strcmp(verb, "predict") == 0)
+    if (verb && kd_verb_computes(verb))
         kd_engine_mend_blas(argv);
     return kd_cli_main(argc, argv);
 }

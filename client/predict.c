@@ -2,38 +2,31 @@
 #include "args.h"
 #include "format.h"
 #include "json.h"
-#include "models/loaded.h"
+#include "lanes.h"
 #include "output.h"
+#include "pictures.h"
 #include "predict_model.h"
 #include "progress.h"
 
-#include <fts.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#define MAX_PICTURES (10u << 20)
-#define MAX_THREADS 256
 #define MAX_TOP 1000
 #define TABLE_TOP (KD_TABLE_COLUMNS - 1)
 
 static const kd_opt g_opts[] = {
     {"output", 'o', "table|json|csv", "a table, one JSON object a line, or one row a guess"},
     {"top", 'n', "N", "so many guesses a picture, the most probable first (3)"},
-    {"size", 0, "N", "pixels a side, where an ONNX model leaves it open"},
-    {"preprocess", 0, "P", "unit, symmetric or imagenet, where the file does not say"},
-    {"classes", 0, "FILE", "names of the classes, one a line, where the file does not say"},
+    KD_PREDICT_FLAGS,
     {"threads", 0, "N", "pictures at once (as many as there are CPUs)"},
 };
 
 enum format { FORMAT_TABLE, FORMAT_JSON, FORMAT_CSV };
 
 typedef struct picture {
-    char *path;
+    const char *path;
     bool done, bad;
     char *why; /* of a bad one */
 } picture;
@@ -41,8 +34,9 @@ typedef struct picture {
 typedef struct run {
     kd_cli *cli;
     kd_predictor model;
-    picture *pictures;
-    size_t n, cap;
+    kd_pictures found;
+    picture *pictures; /* [n] */
+    size_t n;
     kd_prediction *guesses; /* [n][top] */
     int top, threads;
     enum format format;
@@ -54,78 +48,22 @@ typedef struct run {
     kd_diag broken; /* why no thread could begin */
 } run;
 
-/* ---- which pictures */
-
-static bool is_picture(const char *name)
-{
-    static const char *const ends[] = {".jpg", ".jpeg", ".png"};
-    const char *dot = strrchr(name, '.');
-    for (size_t i = 0; dot && i < KD_COUNT(ends); i++)
-        if (strcasecmp(dot, ends[i]) == 0)
-            return true;
-    return false;
-}
-
-static bool add(run *r, const char *path)
-{
-    if (r->n == r->cap) {
-        size_t cap = r->cap ? r->cap * 2 : 256;
-        picture *p = cap <= 2 * MAX_PICTURES ? realloc(r->pictures, cap * sizeof *p) : NULL;
-        if (!p)
-            return false;
-        r->pictures = p;
-        r->cap = cap;
-    }
-    char *copy = strdup(path);
-    if (!copy)
-        return false;
-    r->pictures[r->n++] = (picture){.path = copy};
-    return true;
-}
-
-static int by_name(const FTSENT **a, const FTSENT **b)
-{
-    return strcmp((*a)->fts_name, (*b)->fts_name);
-}
-
-/* Every picture below a folder, in the order of the names; links are not followed. */
-static int add_folder(run *r, const char *path)
-{
-    char *const roots[] = {(char *)path, NULL};
-    size_t before = r->n;
-    FTS *walk = fts_open(roots, FTS_PHYSICAL | FTS_NOCHDIR, by_name);
-    bool ok = walk != NULL;
-    for (FTSENT *e; ok && kd_cli_signal() == 0 && (e = fts_read(walk));)
-        if (e->fts_info == FTS_F && is_picture(e->fts_name))
-            ok = add(r, e->fts_path);
-        else if (e->fts_info == FTS_DNR || e->fts_info == FTS_ERR)
-            kd_say(r->cli, "cannot read %s: %s", e->fts_path, strerror(e->fts_errno));
-    if (walk)
-        fts_close(walk);
-    if (!ok) {
-        kd_error(r->cli, "cannot list %s: too many pictures, or no memory", path);
-        return KD_EXIT_FAILURE;
-    }
-    if (r->n == before) {
-        kd_error(r->cli, "there is no picture (.jpg, .jpeg, .png) below %s", path);
-        return KD_EXIT_FAILURE;
-    }
-    return KD_EXIT_OK;
-}
-
 static int find_pictures(run *r, const kd_args *args)
 {
     int rc = KD_EXIT_OK;
-    for (int i = 1; rc == KD_EXIT_OK && i < args->n_operands; i++) {
-        struct stat st;
-        if (stat(args->operands[i], &st) == 0 && S_ISDIR(st.st_mode))
-            rc = add_folder(r, args->operands[i]);
-        else if (!add(r, args->operands[i]))
-            rc = KD_EXIT_FAILURE;
+    for (int i = 1; rc == KD_EXIT_OK && i < args->n_operands; i++)
+        rc = kd_pictures_add(r->cli, args->operands[i], &r->found);
+    if (rc != KD_EXIT_OK)
+        return rc;
+    r->pictures = calloc(r->found.n + 1, sizeof *r->pictures);
+    if (!r->pictures) {
+        kd_error(r->cli, "no memory for %zu pictures", r->found.n);
+        return KD_EXIT_FAILURE;
     }
-    if (rc == KD_EXIT_OK && kd_cli_signal() != 0)
-        rc = kd_cli_signal_exit();
-    return rc;
+    r->n = r->found.n;
+    for (size_t i = 0; i < r->n; i++)
+        r->pictures[i].path = r->found.paths[i];
+    return KD_EXIT_OK;
 }
 
 /* ---- the threads */
@@ -182,14 +120,6 @@ static bool await(run *r, size_t at)
 
 /* ---- output, in the order of the pictures */
 
-static const char *name_of(const run *r, int index, char number[16])
-{
-    if (r->model.classes)
-        return r->model.classes[index];
-    snprintf(number, 16, "%d", index);
-    return number;
-}
-
 static void print_json(const run *r, size_t at)
 {
     const picture *p = &r->pictures[at];
@@ -199,8 +129,9 @@ static void print_json(const run *r, size_t at)
     for (int k = 0; !p->bad && k < r->top; k++) {
         const kd_prediction *g = &r->guesses[at * (size_t)r->top + (size_t)k];
         (void)json_array_append_new(
-            list, json_pack("{s:o, s:i, s:f}", "class", kd_json_text(name_of(r, g->index, number)),
-                            "index", g->index, "probability", g->probability));
+            list, json_pack("{s:o, s:i, s:f}", "class",
+                            kd_json_text(kd_predictor_class(&r->model, g->index, number)), "index",
+                            g->index, "probability", g->probability));
     }
     json_object_set_new(o, "guesses", list);
     if (p->bad)
@@ -225,7 +156,7 @@ static void print_csv(const run *r, size_t at)
         const kd_prediction *g = &r->guesses[at * (size_t)r->top + (size_t)k];
         csv_field(&b, r->pictures[at].path);
         (void)kd_buf_printf(&b, ",%d,", k + 1);
-        csv_field(&b, name_of(r, g->index, number));
+        csv_field(&b, kd_predictor_class(&r->model, g->index, number));
         (void)kd_buf_printf(&b, ",%d,%.9g\r\n", g->index, g->probability);
     }
     kd_out_text(r->cli, b.data ? b.data : "");
@@ -238,8 +169,8 @@ static void add_table_row(const run *r, kd_table *t, size_t at)
     kd_table_add(t, KD_PLAIN, "%s", r->pictures[at].path);
     for (int k = 0; k < r->top; k++) {
         const kd_prediction *g = &r->guesses[at * (size_t)r->top + (size_t)k];
-        kd_table_add(t, k == 0 ? KD_BOLD : KD_PLAIN, "%s %.1f %%", name_of(r, g->index, number),
-                     g->probability * 100);
+        kd_table_add(t, k == 0 ? KD_BOLD : KD_PLAIN, "%s %.1f %%",
+                     kd_predictor_class(&r->model, g->index, number), g->probability * 100);
     }
 }
 
@@ -295,7 +226,7 @@ static int print_all(run *r)
 
 static int run_threads(run *r)
 {
-    pthread_t threads[MAX_THREADS];
+    pthread_t threads[KD_LANES_MAX];
     int n = 0, wanted = (int)KD_MIN((size_t)r->threads, r->n);
     while (n < wanted && pthread_create(&threads[n], NULL, work, r) == 0)
         n++;
@@ -316,30 +247,16 @@ static int run_threads(run *r)
 
 /* ---- flags */
 
-static int usable_cpus(void)
-{
-    cpu_set_t set;
-    int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-    return KD_MIN(KD_MAX(n, 1), MAX_THREADS);
-}
-
-static int read_flags(run *r, const kd_args *args, kd_predict_options *opt)
+static int read_flags(run *r, const kd_args *args)
 {
     kd_diag diag = {0};
-    uint64_t top, size, threads;
-    const char *pre = kd_args_value(args, "preprocess");
+    uint64_t top, threads;
     const char *format = kd_args_value(args, "output");
     static const char *const formats[] = {"table", "json", "csv"};
     if (kd_args_u64(args, "top", 1, MAX_TOP, 3, &top, &diag) != 0 ||
-        kd_args_u64(args, "size", 1, 4096, 0, &size, &diag) != 0 ||
-        kd_args_u64(args, "threads", 1, MAX_THREADS, (uint64_t)usable_cpus(), &threads, &diag) != 0)
+        kd_args_u64(args, "threads", 1, KD_LANES_MAX, (uint64_t)kd_lanes_cpus(), &threads, &diag) !=
+            0)
         return kd_usage(r->cli, "predict", NULL, "%s", diag.msg);
-    *opt = (kd_predict_options){.size = (int)size,
-                                .preprocess = pre ? kd_preprocess_of(pre) : -1,
-                                .classes = kd_args_value(args, "classes")};
-    if (pre && opt->preprocess < 0)
-        return kd_usage(r->cli, "predict", "--preprocess unit, symmetric or imagenet",
-                        "unknown preprocessing \"%s\"", pre);
     size_t f = 0;
     while (format && f < KD_COUNT(formats) && strcmp(format, formats[f]) != 0)
         f++;
@@ -361,18 +278,12 @@ static int start(kd_cli *cli, const kd_args *args)
              .mu = PTHREAD_MUTEX_INITIALIZER,
              .cond = PTHREAD_COND_INITIALIZER,
              .model = {.preprocess = -1}};
-    kd_predict_options opt;
-    kd_diag diag = {0};
-    int rc = read_flags(&r, args, &opt);
+    int rc = read_flags(&r, args);
+    if (rc == KD_EXIT_OK)
+        rc = kd_predictor_start(cli, "predict", args, &r.model);
     if (rc != KD_EXIT_OK)
         return rc;
-    kd_cli_catch_signals();
-    int opened = kd_predictor_open(args->operands[0], &opt, &r.model, &diag);
-    if (opened != 0) {
-        kd_error(cli, "%s", diag.msg);
-        return opened == -KD_EINVAL ? KD_EXIT_USAGE : KD_EXIT_FAILURE;
-    }
-    r.top = KD_MIN(r.top, r.model.n_classes);
+    r.top = KD_MIN(r.top, r.model.net.n_classes);
     rc = find_pictures(&r, args);
     size_t bytes;
     if (rc == KD_EXIT_OK && kd_mul_size(r.n, (size_t)r.top * sizeof *r.guesses, &bytes))
@@ -383,11 +294,10 @@ static int start(kd_cli *cli, const kd_args *args)
     }
     if (rc == KD_EXIT_OK)
         rc = run_threads(&r);
-    for (size_t i = 0; i < r.n; i++) {
-        free(r.pictures[i].path);
+    for (size_t i = 0; i < r.n; i++)
         free(r.pictures[i].why);
-    }
     free(r.pictures);
+    kd_pictures_clear(&r.found);
     free(r.guesses);
     kd_predictor_clear(&r.model);
     return rc;

@@ -4,80 +4,37 @@
 #include "data/resize.h"
 #include "data/view.h"
 #include "kd/file.h"
-#include "models/loaded.h"
-#include "models/onnx.h"
+#include "output.h"
 
-#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define MAX_CLASS_FILE (16u << 20)
 
 /* ---- the network */
 
-static bool ends_with(const char *s, const char *end)
+/* KD_EXIT_OK, or the exit code after a message. */
+static int read_flags(const kd_cli *cli, const char *verb, const kd_args *args,
+                      kd_predict_options *out)
 {
-    size_t n = strlen(s), m = strlen(end);
-    return n >= m && strcasecmp(s + n - m, end) == 0;
-}
-
-static int open_folder_of(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    char *folder = slash ? strndup(path, slash == path ? 1 : (size_t)(slash - path)) : strdup(".");
-    int fd = folder ? open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
-    free(folder);
-    return fd;
-}
-
-static int open_onnx(const char *path, const uint8_t *bytes, size_t len, int size,
-                     kd_predictor *out, kd_diag *diag)
-{
-    kd_onnx_read_options opt = {.size = size, .folder_fd = open_folder_of(path)};
-    kd_onnx_info info = {0};
-    bool new_head;
-    int rc =
-        kd_onnx_read(bytes, len, path, &opt, &out->graph, &out->vector, &new_head, &info, diag);
-    if (opt.folder_fd >= 0)
-        close(opt.folder_fd);
-    if (rc != 0)
-        return rc;
-    out->preprocess = info.preprocess;
-    out->n_classes = out->graph->nodes[out->graph->output].c;
-    snprintf(out->model, sizeof out->model, "%s", info.model);
-    if (info.classes && info.n_classes == out->n_classes) {
-        out->classes = info.classes;
-        info.classes = NULL;
-    }
-    kd_onnx_info_clear(&info);
-    return 0;
-}
-
-static int open_ours(const char *path, const uint8_t *bytes, size_t len, kd_predictor *out,
-                     kd_diag *diag)
-{
-    kd_loaded l;
-    int rc = kd_loaded_open(bytes, len, path, &l, diag);
-    if (rc != 0)
-        return rc;
-    *out = (kd_predictor){.graph = l.graph,
-                          .vector = l.vector,
-                          .preprocess = l.preprocess,
-                          .classes = l.classes,
-                          .n_classes = l.n_classes};
-    snprintf(out->model, sizeof out->model, "%s", l.model);
-    l.graph = NULL;
-    l.vector = NULL;
-    l.classes = NULL;
-    kd_loaded_clear(&l);
-    return 0;
+    kd_diag diag = {0};
+    uint64_t size;
+    const char *pre = kd_args_value(args, "preprocess");
+    if (kd_args_u64(args, "size", 1, 4096, 0, &size, &diag) != 0)
+        return kd_usage(cli, verb, NULL, "%s", diag.msg);
+    *out = (kd_predict_options){.size = (int)size,
+                                .preprocess = pre ? kd_preprocess_of(pre) : -1,
+                                .classes = kd_args_value(args, "classes")};
+    if (pre && out->preprocess < 0)
+        return kd_usage(cli, verb, "--preprocess unit, symmetric or imagenet",
+                        "unknown preprocessing \"%s\"", pre);
+    return KD_EXIT_OK;
 }
 
 /* One name a line; an empty line at the end does not count. */
-static int read_classes(const char *path, kd_predictor *p, kd_diag *diag)
+static int read_classes(const char *path, kd_loaded *p, kd_diag *diag)
 {
     char *text = NULL;
     size_t len;
@@ -105,15 +62,16 @@ static int read_classes(const char *path, kd_predictor *p, kd_diag *diag)
         kd_class_names_free(names, KD_MIN(n, p->n_classes));
         return rc;
     }
-    kd_class_names_free(p->classes, p->classes ? p->n_classes : 0);
-    p->classes = names;
+    kd_class_names_free(p->info.classes, p->info.n_classes);
+    p->info.classes = names;
+    p->info.n_classes = n;
     return 0;
 }
 
 /* What the file says and what was asked for must go together. */
 static int settle(const char *path, const kd_predict_options *opt, kd_predictor *p, kd_diag *diag)
 {
-    const kd_node *in = &p->graph->nodes[0];
+    const kd_node *in = &p->net.graph->nodes[0];
     p->w = in->w;
     p->h = in->h;
     if (in->c != 3)
@@ -122,31 +80,25 @@ static int settle(const char *path, const kd_predict_options *opt, kd_predictor 
     if (opt->size && (opt->size != in->w || opt->size != in->h))
         return kd_fail(diag, -KD_EINVAL, "%s is for pictures of %d x %d pixels, not of %d (--size)",
                        path, in->w, in->h, opt->size);
-    if (opt->preprocess >= 0)
-        p->preprocess = opt->preprocess;
+    p->preprocess = opt->preprocess;
+    if (p->preprocess < 0 && p->net.info.has_preprocess)
+        p->preprocess = (int)p->net.info.preprocess;
     if (p->preprocess < 0)
         return kd_fail(diag, -KD_EINVAL,
                        "%s does not say how its pictures are prepared; name it with --preprocess "
                        "unit (0 to 1), symmetric (-1 to 1) or imagenet (mean and deviation)",
                        path);
-    return opt->classes ? read_classes(opt->classes, p, diag) : 0;
+    return opt->classes ? read_classes(opt->classes, &p->net, diag) : 0;
 }
 
 int kd_predictor_open(const char *path, const kd_predict_options *opt, kd_predictor *out,
                       kd_diag *diag)
 {
-    char *bytes = NULL;
-    size_t len;
     kd_predictor p = {.preprocess = -1};
-    int rc = kd_file_read(path, KD_PREDICT_MODEL_BYTES, &bytes, &len, diag);
+    int rc = kd_loaded_open_file(path, opt->size, &p.net, diag);
     if (rc != 0)
         return rc;
-    rc = ends_with(path, ".onnx")
-             ? open_onnx(path, (const uint8_t *)bytes, len, opt->size, &p, diag)
-             : open_ours(path, (const uint8_t *)bytes, len, &p, diag);
-    free(bytes);
-    if (rc == 0)
-        rc = settle(path, opt, &p, diag);
+    rc = settle(path, opt, &p, diag);
     if (rc == 0)
         *out = p;
     else
@@ -154,13 +106,46 @@ int kd_predictor_open(const char *path, const kd_predict_options *opt, kd_predic
     return rc;
 }
 
+static int complain(const kd_cli *cli, int rc, const kd_diag *diag)
+{
+    kd_error(cli, "%s", diag->msg);
+    return rc == -KD_EINVAL ? KD_EXIT_USAGE : KD_EXIT_FAILURE;
+}
+
+int kd_model_start(const kd_cli *cli, const char *verb, const kd_args *args, kd_loaded *out)
+{
+    kd_diag diag = {0};
+    uint64_t size;
+    if (kd_args_u64(args, "size", 1, 4096, 0, &size, &diag) != 0)
+        return kd_usage(cli, verb, NULL, "%s", diag.msg);
+    const int rc = kd_loaded_open_file(args->operands[0], (int)size, out, &diag);
+    return rc == 0 ? KD_EXIT_OK : complain(cli, rc, &diag);
+}
+
+int kd_predictor_start(const kd_cli *cli, const char *verb, const kd_args *args, kd_predictor *out)
+{
+    kd_diag diag = {0};
+    kd_predict_options opt;
+    const int code = read_flags(cli, verb, args, &opt);
+    if (code != KD_EXIT_OK)
+        return code;
+    kd_cli_catch_signals();
+    const int rc = kd_predictor_open(args->operands[0], &opt, out, &diag);
+    return rc == 0 ? KD_EXIT_OK : complain(cli, rc, &diag);
+}
+
 void kd_predictor_clear(kd_predictor *p)
 {
-    kd_class_names_free(p->classes, p->classes ? p->n_classes : 0);
-    if (p->graph)
-        kd_graph_free(p->graph);
-    free(p->vector);
+    kd_loaded_clear(&p->net);
     *p = (kd_predictor){.preprocess = -1};
+}
+
+const char *kd_predictor_class(const kd_predictor *p, int c, char number[16])
+{
+    if (p->net.info.classes)
+        return p->net.info.classes[c];
+    snprintf(number, 16, "%d", c);
+    return number;
 }
 
 /* ---- running it */
@@ -170,12 +155,10 @@ int kd_predict_lane_init(kd_predict_lane *l, const kd_predictor *p, kd_diag *dia
     size_t pixels = (size_t)p->w * (size_t)p->h;
     *l = (kd_predict_lane){.p = p};
     /* One picture at a time: its answer cannot depend on others, and memory stays small. */
-    int rc = kd_plan_new(p->graph, 1, KD_PLAN_INFER, &l->plan, diag);
-    if (rc == 0)
-        rc = kd_plan_load(l->plan, p->vector, diag);
+    int rc = kd_plan_new_infer(p->net.graph, 1, p->net.vector, &l->plan, diag);
     l->rgb = malloc(pixels * 3);
     l->input = aligned_alloc(64, (pixels * 3 * sizeof(float) + 63) / 64 * 64);
-    l->logits = aligned_alloc(64, ((size_t)p->n_classes * sizeof(float) + 63) / 64 * 64);
+    l->logits = aligned_alloc(64, ((size_t)p->net.n_classes * sizeof(float) + 63) / 64 * 64);
     if (rc == 0 && (!l->rgb || !l->input || !l->logits))
         rc = kd_fail(diag, -KD_ENOMEM, "no memory for pictures of %d x %d", p->w, p->h);
     if (rc != 0)
@@ -213,8 +196,8 @@ void kd_predict_top(const float *logits, int n, int top, kd_prediction *out)
     }
 }
 
-int kd_predict_file(kd_predict_lane *l, const char *path, int top, kd_prediction *out,
-                    kd_diag *diag)
+int kd_predict_picture(const kd_predictor *p, const char *path, uint8_t *rgb, float *input,
+                       kd_diag *diag)
 {
     char *bytes = NULL;
     size_t len;
@@ -225,16 +208,23 @@ int kd_predict_file(kd_predict_lane *l, const char *path, int top, kd_prediction
     rc = kd_image_decode((const uint8_t *)bytes, len, &im, diag);
     free(bytes);
     if (rc == 0)
-        rc = kd_image_resize(&im, l->p->w, l->p->h, l->rgb, diag);
+        rc = kd_image_resize(&im, p->w, p->h, rgb, diag);
     kd_image_free(&im);
-    if (rc != 0)
-        return rc;
-    kd_view_to_float(l->p->preprocess, l->rgb, (size_t)l->p->w * (size_t)l->p->h, l->input);
-    rc = kd_plan_forward(l->plan, l->input, l->logits, diag);
-    for (int i = 0; rc == 0 && i < l->p->n_classes; i++)
+    if (rc == 0)
+        kd_view_to_float(p->preprocess, rgb, (size_t)p->w * (size_t)p->h, input);
+    return rc;
+}
+
+int kd_predict_file(kd_predict_lane *l, const char *path, int top, kd_prediction *out,
+                    kd_diag *diag)
+{
+    int rc = kd_predict_picture(l->p, path, l->rgb, l->input, diag);
+    if (rc == 0)
+        rc = kd_plan_forward(l->plan, l->input, l->logits, diag);
+    for (int i = 0; rc == 0 && i < l->p->net.n_classes; i++)
         if (!isfinite(l->logits[i]))
             rc = kd_fail(diag, -KD_EDATA, "the network's answer is not finite");
     if (rc == 0)
-        kd_predict_top(l->logits, l->p->n_classes, top, out);
+        kd_predict_top(l->logits, l->p->net.n_classes, top, out);
     return rc;
 }

@@ -3,9 +3,10 @@
 #ifndef KD_CLI_PREDICT_MODEL_H
 #define KD_CLI_PREDICT_MODEL_H
 
+#include "args.h"
+#include "cli.h"
 #include "engine/plan.h"
-
-#define KD_PREDICT_MODEL_BYTES (2ull << 30)
+#include "models/loaded.h"
 
 typedef struct kd_predict_options {
     int size;            /* pixels a side where an ONNX model leaves it open; 0 = the model's own */
@@ -14,21 +15,34 @@ typedef struct kd_predict_options {
 } kd_predict_options;
 
 typedef struct kd_predictor {
-    kd_graph *graph;
-    float *vector;
-    int preprocess;
+    kd_loaded net;  /* info.classes: as the file or the options name them, NULL = numbers */
+    int preprocess; /* enum kd_preprocess */
     int w, h;
-    char **classes; /* NULL = no names: classes are numbers */
-    int n_classes;
-    char model[64]; /* what the file calls it, may be "" */
 } kd_predictor;
 
+/* The flags of every verb that runs a network. */
+#define KD_PREDICT_FLAGS                                                                           \
+    {"size", 0, "N", "pixels a side, where an ONNX model leaves it open"},                         \
+        {"preprocess", 0, "P", "unit, symmetric or imagenet, where the file does not say"},        \
+    {                                                                                              \
+        "classes", 0, "FILE", "names of the classes, one a line, where the file does not say"      \
+    }
 /* path: .safetensors of ours, which says all about itself, or .onnx (external data beneath its
  * folder). -KD_EINVAL: the options do not fit it, or it needs some; others as kd_loaded_open and
  * kd_onnx_read. */
 int kd_predictor_open(const char *path, const kd_predict_options *opt, kd_predictor *out,
                       kd_diag *diag) KD_MUST_CHECK;
+/* The file that a verb's first operand names, for verbs that want nothing but --size. KD_EXIT_OK,
+ * or the exit code after a message. */
+int kd_model_start(const kd_cli *cli, const char *verb, const kd_args *args,
+                   kd_loaded *out) KD_MUST_CHECK;
+/* The network that a verb's first operand names, opened as its flags say. KD_EXIT_OK, or the exit
+ * code after a message. */
+int kd_predictor_start(const kd_cli *cli, const char *verb, const kd_args *args,
+                       kd_predictor *out) KD_MUST_CHECK;
 void kd_predictor_clear(kd_predictor *p);
+/* Name of class c, or its number in `number`. */
+const char *kd_predictor_class(const kd_predictor *p, int c, char number[16]);
 
 typedef struct kd_predict_lane {
     const kd_predictor *p; /* borrowed */
@@ -39,6 +53,11 @@ typedef struct kd_predict_lane {
 /* On the thread that uses it, which has called kd_engine_thread. */
 int kd_predict_lane_init(kd_predict_lane *l, const kd_predictor *p, kd_diag *diag) KD_MUST_CHECK;
 void kd_predict_lane_clear(kd_predict_lane *l);
+
+/* A picture file as the network wants it. rgb: room for [h,w,3]; input [h,w,3], overwritten.
+ * Errors: the file cannot be read or is no picture. */
+int kd_predict_picture(const kd_predictor *p, const char *path, uint8_t *rgb, float *input,
+                       kd_diag *diag) KD_MUST_CHECK;
 
 typedef struct kd_prediction {
     int index;          /* of the class */

@@ -54,10 +54,13 @@ static void write_checkpoint(uv_work_t *work)
     static const char *const names[] = {"vector", "state.0", "state.1", "state.2"};
     uint64_t floats = n->floats;
     size_t count = 0;
-    items[count++] = (kd_st_item){names[0], 1, {(int64_t)floats}, n->snap.vector};
+    items[count++] = (kd_st_item){
+        .name = names[0], .ndim = 1, .shape = {(int64_t)floats}, .data = n->snap.vector};
     for (uint32_t v = 0; v < n->vectors; v++, count++)
-        items[count] =
-            (kd_st_item){names[count], 1, {(int64_t)floats}, n->snap.state + (size_t)v * floats};
+        items[count] = (kd_st_item){.name = names[count],
+                                    .ndim = 1,
+                                    .shape = {(int64_t)floats},
+                                    .data = n->snap.state + (size_t)v * floats};
     char version[24], stage[16], id[KD_ID_TEXT];
     snprintf(version, sizeof version, "%llu", (unsigned long long)n->version);
     snprintf(stage, sizeof stage, "%u", n->stage);

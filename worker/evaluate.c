@@ -2,6 +2,7 @@
  * inference costs, and pictures with guesses for people to look at. docs/jobs.md shows the file. */
 #include "runner_internal.h"
 
+#include "distill/figures.h"
 #include "kd/log.h"
 #include "kd/rng.h"
 #include "kd/text.h"
@@ -170,65 +171,72 @@ static int guess_of(const struct work *w, const struct answers *a, size_t row)
     return kd_argmax(a->logits + row * (size_t)w->ss->classes, w->ss->classes);
 }
 
-static json_t *matrix(const struct work *w, const struct answers *a, size_t first, size_t n)
+static json_t *matrix(const kd_figures *f)
 {
-    int classes = w->ss->classes;
-    uint32_t *cells = calloc((size_t)classes * (size_t)classes, sizeof *cells);
     json_t *rows = json_array();
-    for (size_t i = first; i < first + n && cells; i++)
-        cells[kd_data_label(w->ss->data, w->first + i) * classes + guess_of(w, a, i)]++;
-    for (int y = 0; y < classes && cells; y++) {
+    for (int y = 0; y < f->classes; y++) {
         json_t *row = json_array();
-        for (int x = 0; x < classes; x++)
-            json_array_append_new(row, json_integer(cells[y * classes + x]));
+        for (int x = 0; x < f->classes; x++)
+            json_array_append_new(row, json_integer(f->confusion[y * f->classes + x]));
         json_array_append_new(rows, row);
     }
-    free(cells);
     return rows;
 }
 
-static json_t *per_class(const struct work *w, const struct answers *a, size_t first, size_t n)
+static json_t *per_class(const kd_figures *f)
 {
-    int classes = w->ss->classes;
     json_t *list = json_array();
-    uint32_t *right = calloc(2 * (size_t)classes, sizeof *right), *all = right + classes;
-    for (size_t i = first; i < first + n && right; i++) {
-        int label = kd_data_label(w->ss->data, w->first + i);
-        all[label]++;
-        right[label] += guess_of(w, a, i) == label;
-    }
-    for (int c = 0; c < classes && right; c++)
-        json_array_append_new(
-            list, json_pack("{s:i, s:i}", "correct", (int)right[c], "samples", (int)all[c]));
-    free(right);
+    for (int c = 0; c < f->classes; c++)
+        json_array_append_new(list, json_pack("{s:i, s:i}", "correct", (int)f->right[c], "samples",
+                                              (int)f->samples[c]));
     return list;
 }
 
-static json_t *network_row(const struct work *w, const struct answers *a, const char *split,
-                           size_t first, size_t n)
+/* How far it is from the teacher. */
+static void add_teacher(const struct work *w, const struct answers *a, size_t first, size_t n,
+                        json_t *o)
 {
-    size_t classes = (size_t)w->ss->classes, correct = 0, agree = 0;
-    double loss = 0, kl = 0;
+    const size_t classes = (size_t)w->ss->classes;
+    const double count = n ? (double)n : 1;
+    size_t agree = 0;
+    double kl = 0;
+    if (!w->teacher || a->logits == w->teacher)
+        return;
     for (size_t i = first; i < first + n; i++) {
-        int label = kd_data_label(w->ss->data, w->first + i), guess = guess_of(w, a, i);
-        const float *z = a->logits + i * classes;
-        correct += guess == label;
-        loss += kd_cross_entropy(z, (int)classes, label);
-        if (!w->teacher)
-            continue;
-        agree += guess == kd_argmax(w->teacher + i * classes, (int)classes);
-        kl += kd_kl(w->teacher + i * classes, z, (int)classes);
+        agree += guess_of(w, a, i) == kd_argmax(w->teacher + i * classes, (int)classes);
+        kl += kd_kl(w->teacher + i * classes, a->logits + i * classes, (int)classes);
     }
-    double count = n ? (double)n : 1;
-    json_t *o = json_pack("{s:s, s:s, s:I, s:I, s:f}", "name", a->name, "split", split, "samples",
-                          (json_int_t)n, "correct", (json_int_t)correct, "loss", loss / count);
-    if (w->teacher && a->logits != w->teacher) {
-        json_object_set_new(o, "agreement", json_real((double)agree / count));
-        json_object_set_new(o, "kl", json_real(kl / count));
+    json_object_set_new(o, "agreement", json_real((double)agree / count));
+    json_object_set_new(o, "kl", json_real(kl / count));
+}
+
+/* NULL with the reason in diag. */
+static json_t *network_row(const struct work *w, const struct answers *a, const char *split,
+                           size_t first, size_t n, kd_diag *diag)
+{
+    const size_t classes = (size_t)w->ss->classes;
+    kd_figures f;
+    int32_t *labels = malloc((n + 1) * sizeof *labels);
+    if (!labels) {
+        kd_fail(diag, -KD_ENOMEM, "no memory to evaluate with");
+        return NULL;
     }
-    json_object_set_new(o, "per_class", per_class(w, a, first, n));
+    for (size_t i = 0; i < n; i++)
+        labels[i] = kd_data_label(w->ss->data, w->first + first + i);
+    const int rc = kd_figures_of(a->logits + first * classes, labels, n, (int)classes, &f, diag);
+    free(labels);
+    if (rc != 0) {
+        kd_fail_at(diag, rc, "%s on the split %s", a->name, split);
+        return NULL;
+    }
+    json_t *o = json_pack("{s:s, s:s, s:I, s:I, s:I, s:f, s:f}", "name", a->name, "split", split,
+                          "samples", (json_int_t)n, "correct", (json_int_t)f.correct, "top5",
+                          (json_int_t)f.top5, "loss", f.loss, "ece", f.ece);
+    add_teacher(w, a, first, n, o);
+    json_object_set_new(o, "per_class", per_class(&f));
     if (classes <= MATRIX_CLASSES)
-        json_object_set_new(o, "confusion", matrix(w, a, first, n));
+        json_object_set_new(o, "confusion", matrix(&f));
+    kd_figures_clear(&f);
     return o;
 }
 
@@ -371,8 +379,10 @@ static json_t *shown(const struct work *w, size_t first, size_t n)
     return list;
 }
 
-static char *describe(const struct work *w)
+/* NULL with the reason in diag. */
+static char *describe(const struct work *w, kd_diag *diag)
 {
+    bool whole = true;
     const kd_session *ss = w->ss;
     json_t *classes = json_array(), *networks = json_array(), *pairs = json_array();
     for (int c = 0; c < ss->classes; c++)
@@ -384,9 +394,12 @@ static char *describe(const struct work *w)
     for (size_t s = 0; s < KD_COUNT(splits); s++) {
         if (splits[s].n == 0)
             continue;
-        for (int i = 0; i < w->n_nets; i++)
-            json_array_append_new(networks, network_row(w, &w->nets[i], splits[s].name,
-                                                        splits[s].first, splits[s].n));
+        for (int i = 0; i < w->n_nets && whole; i++) {
+            json_t *row =
+                network_row(w, &w->nets[i], splits[s].name, splits[s].first, splits[s].n, diag);
+            whole = row != NULL;
+            json_array_append_new(networks, row);
+        }
         static const char *const wanted[][2] = {
             {"student", "scratch"}, {"student.best", "scratch.best"}, {"student", "teacher"}};
         for (size_t k = 0; k < KD_COUNT(wanted); k++) {
@@ -399,8 +412,10 @@ static char *describe(const struct work *w)
     size_t first = ss->n_test ? ss->n_val : 0, n = ss->n_test ? ss->n_test : ss->n_val;
     json_t *all = json_pack("{s:o, s:o, s:o, s:o}", "classes", classes, "networks", networks,
                             "pairs", pairs, "samples", shown(w, first, n));
-    char *text = all ? json_dumps(all, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
+    char *text = all && whole ? json_dumps(all, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
     json_decref(all);
+    if (!text && whole)
+        kd_fail(diag, -KD_ENOMEM, "no memory for evaluation.json");
     return text;
 }
 
@@ -436,9 +451,8 @@ static int evaluate_all(kd_runner *r, const Distill__V1__Measure *q, kd_diag *di
     if (rc == 0)
         rc = join_teachers(&w, diag);
     if (rc == 0) {
-        char *text = describe(&w);
-        rc = text ? put_file(r, q, "evaluation.json", text, strlen(text), diag)
-                  : kd_fail(diag, -KD_ENOMEM, "no memory for evaluation.json");
+        char *text = describe(&w, diag);
+        rc = text ? put_file(r, q, "evaluation.json", text, strlen(text), diag) : diag->code;
         free(text);
     }
     free_work(&w, threads);
@@ -447,30 +461,20 @@ static int evaluate_all(kd_runner *r, const Distill__V1__Measure *q, kd_diag *di
 
 /* ---- ONNX */
 
-static int put_onnx(kd_runner *r, const Distill__V1__Measure *q, const kd_net *net,
-                    const char *name, kd_diag *diag)
+static int put_onnx(kd_runner *r, const Distill__V1__Measure *q, int net, kd_diag *diag)
 {
-    const kd_session *ss = r->session;
-    char file[48], digest[KD_DIGEST_HEX];
-    kd_digest d = kd_digest_of(net->vector, net->graph->vector_len * sizeof(float));
-    kd_digest_hex(&d, digest);
+    char file[48];
+    const char *name;
+    const kd_net *n = kd_stage_finished_net(r->stage, net, &name);
     snprintf(file, sizeof file, "%s.onnx", name);
-    const char **names = kd_xalloc((size_t)ss->classes * sizeof *names);
-    for (int c = 0; c < ss->classes; c++)
-        names[c] = kd_data_class_name(ss->data, c);
-    const kd_onnx_write_options opt = {.opset = ss->job.onnx_opset,
-                                       .model = ss->job.student.model,
-                                       .classes = names,
-                                       .n_classes = ss->classes,
-                                       .preprocess = (int)net->preprocess,
-                                       .digest = digest};
+    const kd_onnx_write_options opt = {.opset = r->session->job.onnx_opset,
+                                       .info = kd_stage_finished_info(r->stage, net)};
     kd_buf bytes;
     kd_buf_init(&bytes, KD_MAX_ARTEFACT_BYTES);
-    int rc = kd_onnx_write(net->graph, net->vector, &opt, &bytes, diag);
+    int rc = kd_onnx_write(n->graph, n->vector, &opt, &bytes, diag);
     if (rc == 0)
         rc = put_file(r, q, file, bytes.data, bytes.len, diag);
     kd_buf_clear(&bytes);
-    free(names);
     return rc;
 }
 
@@ -479,9 +483,9 @@ static int export_onnx(kd_runner *r, const Distill__V1__Measure *q, kd_diag *dia
     int rc = 0;
     for (int i = 0; i < kd_stage_n_finished(r->stage) && rc == 0; i++) {
         const char *name;
-        const kd_net *net = kd_stage_finished_net(r->stage, i, &name);
+        (void)kd_stage_finished_net(r->stage, i, &name);
         if (strncmp(name, "student", 7) == 0)
-            rc = put_onnx(r, q, net, name, diag);
+            rc = put_onnx(r, q, i, diag);
     }
     return rc;
 }

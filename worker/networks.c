@@ -142,16 +142,15 @@ static int read_onnx(const kd_stage_config *cfg, kd_stage *s, const kd_model_spe
         return rc;
     s->net.size = info.size;
     s->net.preprocess = m->preprocess;
-    if (info.preprocess >= 0 && info.preprocess != (int)m->preprocess)
+    if (info.file.has_preprocess && info.file.preprocess != m->preprocess)
         rc = kd_fail(diag, -KD_EINVAL,
                      "%.100s says that it wants pixels as preprocess: %s, the job feeds it %s",
-                     m->weights, kd_preprocess_word(info.preprocess),
+                     m->weights, kd_preprocess_word((int)info.file.preprocess),
                      kd_preprocess_word((int)m->preprocess));
-    const kd_model_file_info names = {.classes = info.classes, .n_classes = info.n_classes};
     if (rc == 0 && s->train->epochs == 0 && kd_stage_teacher(s->kind) >= 0) {
         *problem = "BAD_CLASSES";
         rc = new_head ? other_classes(ss, m->weights, diag)
-                      : check_classes(ss, &names, m->weights, diag);
+                      : check_classes(ss, &info.file, m->weights, diag);
     }
     kd_onnx_info_clear(&info);
     return rc;
@@ -183,26 +182,16 @@ int kd_stage_load_finished(const kd_stage_config *cfg, kd_stage *s, kd_diag *dia
         rc = kd_loaded_open(f->bytes, f->len, f->name, &file, diag);
         if (rc != 0)
             break;
-        kd_model_file_info info;
-        rc = kd_model_file_info_read(f->bytes, f->len, f->name, &info, diag);
-        if (rc != 0) {
-            kd_loaded_clear(&file);
-            break;
-        }
         for (int t = 0; t < cfg->session->job.n_teachers && s->kind == KD_STAGE_DISTILL; t++)
             if (rc == 0 && strcmp(f->name, kd_stage_name((enum kd_stage_kind)t)) == 0)
-                rc = check_smoothing(cfg->session, t, info.label_smoothing, diag);
-        kd_model_file_info_clear(&info);
+                rc = check_smoothing(cfg->session, t, file.info.label_smoothing, diag);
         memcpy(s->finished[s->n_finished].name, f->name, sizeof f->name);
-        s->finished[s->n_finished++].net =
-            (kd_net){.graph = file.graph,
-                     .vector = file.vector,
-                     .preprocess = (enum kd_preprocess)file.preprocess,
-                     .size = file.size};
-        int classes = file.graph->nodes[file.graph->output].c;
-        file.graph = NULL;
-        file.vector = NULL;
-        kd_loaded_clear(&file);
+        s->finished[s->n_finished++].net = (kd_net){.graph = file.graph,
+                                                    .vector = file.vector,
+                                                    .preprocess = file.info.preprocess,
+                                                    .size = file.size};
+        s->finished[s->n_finished - 1].info = file.info;
+        const int classes = file.n_classes;
         if (rc == 0 && classes != cfg->session->classes)
             rc = kd_fail(diag, -KD_EDATA, "the finished %s has %d classes, the data has %d",
                          f->name, classes, cfg->session->classes);
@@ -229,32 +218,52 @@ const kd_net *kd_stage_finished_net(const kd_stage *s, int i, const char **out_n
     return &s->finished[i].net;
 }
 
+const kd_model_file_info *kd_stage_finished_info(const kd_stage *s, int i)
+{
+    return &s->finished[i].info;
+}
+
 /* ---- what an exported file says of itself */
 
-char *kd_stage_metadata(const kd_stage *s)
+/* names [classes]: room for them. */
+static void about(const kd_stage *s, const char **names, kd_model_file_info *out)
 {
     const kd_session *ss = s->session;
     const kd_model_spec *m = kd_job_model(&ss->job, s->kind);
-    kd_loaded_meta meta;
-    kd_diag diag = {0};
-    char number[32], *text = NULL;
-    const char **names = kd_xalloc((size_t)ss->classes * sizeof *names);
+    const kd_digest data = kd_data_digest(ss->data);
     for (int c = 0; c < ss->classes; c++)
         names[c] = kd_data_class_name(ss->data, c);
+    *out = (kd_model_file_info){.has_padding = kd_model_has_padding(m->model),
+                                .pad_tf = m->padding == KD_PAD_TF,
+                                .has_preprocess = true,
+                                .preprocess = s->net.preprocess,
+                                .label_smoothing =
+                                    KD_MAX(s->smoothing, s->train->loss.label_smoothing),
+                                .size = s->net.size,
+                                .classes = (char **)(uintptr_t)names,
+                                .n_classes = ss->classes};
+    snprintf(out->model, sizeof out->model, "%s", m->model);
+    kd_digest_hex(&data, out->data);
+    for (int i = 0; i < s->shape.n_teachers; i++) {
+        const size_t at = strlen(out->teacher);
+        snprintf(out->teacher + at, sizeof out->teacher - at, "%s%.40s %.16s", i ? ", " : "",
+                 ss->job.teachers[i].model.model, s->banks[i][0].teacher);
+    }
+}
+
+char *kd_stage_metadata(const kd_stage *s)
+{
+    kd_loaded_meta meta;
+    kd_model_file_info info;
+    kd_diag diag = {0};
+    char *text = NULL;
+    const char **names = kd_xalloc((size_t)s->session->classes * sizeof *names);
+    about(s, names, &info);
     json_t *o = json_object();
-    if (kd_loaded_describe(s->net.graph, m->model, (int)s->net.preprocess, s->net.size, names,
-                           ss->classes, &meta, &diag) == 0) {
+    if (kd_loaded_describe(s->net.graph, &info, &meta, &diag) == 0) {
         for (size_t i = 0; i < meta.n_pairs; i++)
             json_object_set_new(o, meta.pairs[i].key, json_string(meta.pairs[i].value));
         kd_loaded_meta_clear(&meta);
-        if (kd_model_has_padding(m->model))
-            json_object_set_new(o, "padding",
-                                json_string(m->padding == KD_PAD_TF ? "tf" : "torch"));
-        double smoothing = KD_MAX(s->smoothing, s->train->loss.label_smoothing);
-        if (smoothing > 0) {
-            snprintf(number, sizeof number, "%.9g", smoothing);
-            json_object_set_new(o, "label_smoothing", json_string(number));
-        }
         text = json_dumps(o, JSON_COMPACT);
     }
     json_decref(o);

@@ -274,8 +274,10 @@ void kd_stage_free(kd_stage *s)
         free_context(&s->contexts[i]);
     free(s->contexts);
     kd_net_clear(&s->net);
-    for (int i = 0; i < s->n_finished; i++)
+    for (int i = 0; i < s->n_finished; i++) {
         kd_net_clear(&s->finished[i].net);
+        kd_model_file_info_clear(&s->finished[i].info);
+    }
     free(s->orders[0].samples);
     free(s->orders[1].samples);
     free(s->extra);

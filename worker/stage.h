@@ -15,6 +15,7 @@
 #include "engine/optim.h"
 #include "engine/plan.h"
 #include "exchange.h"
+#include "models/models.h"
 #include "session.h"
 #include "wire/limits.h"
 
@@ -131,6 +132,7 @@ int kd_stage_teach(kd_stage *s, int thread, int teacher, uint32_t sample, uint32
 /* ---- for evaluate.c: networks that earlier stages made */
 int kd_stage_n_finished(const kd_stage *s);
 const kd_net *kd_stage_finished_net(const kd_stage *s, int i, const char **out_name);
+const kd_model_file_info *kd_stage_finished_info(const kd_stage *s, int i); /* of its file */
 /* A clean picture of a sample as a network is fed it. rgb [size,size,3] and small are the caller's
  * room; input [net->size, net->size, 3]. False for a picture that cannot be read. */
 bool kd_stage_feed(const kd_session *ss, const kd_net *net, uint32_t sample, uint8_t *rgb,

@@ -35,6 +35,7 @@ struct kd_stage {
     struct {
         char name[32];
         kd_net net;
+        kd_model_file_info info; /* of its file */
     } finished[KD_MAX_FINISHED];
     int n_finished;
     const kd_net *teachers[KD_MAX_TEACHERS]; /* among the finished */

@@ -310,7 +310,7 @@ const char *kd_st_metadata(const kd_st_file *f, const char *key)
 
 static int item_bytes(const kd_st_item *item, size_t *out, kd_diag *diag)
 {
-    size_t bytes = sizeof(float);
+    size_t bytes = item->int8 ? 1 : sizeof(float);
     bool ok = item->ndim >= 0 && item->ndim <= KD_ST_MAX_DIMS;
     for (int i = 0; ok && i < item->ndim; i++)
         ok = item->shape[i] >= 0 && kd_mul_size(bytes, (size_t)item->shape[i], &bytes);
@@ -330,8 +330,8 @@ static int add_item(json_t *header, const kd_st_item *item, size_t first, size_t
             json_decref(shape);
             return kd_fail(diag, -KD_ENOMEM, "Out of memory for a header.");
         }
-    json_t *entry = json_pack("{s:s, s:o, s:[I, I]}", "dtype", "F32", "shape", shape,
-                              "data_offsets", (json_int_t)first, (json_int_t)end);
+    json_t *entry = json_pack("{s:s, s:o, s:[I, I]}", "dtype", item->int8 ? "I8" : "F32", "shape",
+                              shape, "data_offsets", (json_int_t)first, (json_int_t)end);
     if (!entry || json_object_set_new(header, item->name, entry) != 0)
         return kd_fail(diag, -KD_EINVAL, "%.100s is no name in UTF-8.", item->name);
     return 0;

@@ -8,8 +8,8 @@
  *
  * Reading is hostile-safe: header at most 16 MiB, at most 65536 tensors, every tensor within the
  * data, no overlap and no hole (the reference refuses holes too), no duplicate name, shape times
- * type size equal to its bytes. Only F32 tensors are handed out as floats; others are listed. Used
- * for weights, checkpoints and exported students alike.
+ * type size equal to its bytes. Only F32 tensors are handed out as floats; others are listed. F32
+ * and I8 are written. Used for weights, checkpoints and exported students alike.
  *
  * Errors: -KD_EDATA for a broken file, -KD_ELIMIT past a limit, those of open() from a path.
  *
@@ -50,7 +50,8 @@ typedef struct kd_st_item {
     const char *name;
     int ndim;
     int64_t shape[KD_ST_MAX_DIMS];
-    const float *data; /* borrowed */
+    const void *data; /* borrowed: floats, or bytes with a sign where int8 */
+    bool int8;        /* type I8, else F32 */
 } kd_st_item;
 typedef struct kd_st_pair {
     const char *key, *value;

@@ -23,6 +23,8 @@ kd_fuzz_fn kd_fuzz_sweep;
 kd_fuzz_fn kd_fuzz_onnx;
 /* JSON of a network. */
 kd_fuzz_fn kd_fuzz_graph;
+/* A model of either kind that says all about itself: safetensors with its graph, or ONNX. */
+kd_fuzz_fn kd_fuzz_model;
 kd_fuzz_fn kd_fuzz_safetensors;
 /* [1] floats, [1] optimiser vectors, file. */
 kd_fuzz_fn kd_fuzz_checkpoint;

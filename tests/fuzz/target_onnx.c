@@ -39,7 +39,7 @@ static void check_graph(const kd_graph *g)
 /* What was read can be written, and is read again as the same network. */
 static void check_written(const kd_graph *g, const float *vector)
 {
-    const kd_onnx_write_options opt = {.opset = 17, .model = "", .preprocess = -1, .digest = ""};
+    const kd_onnx_write_options opt = {.opset = 17};
     const kd_onnx_read_options again_opt = {.folder_fd = -1};
     kd_buf b;
     kd_diag diag = {0};
@@ -86,10 +86,11 @@ int kd_fuzz_onnx(const uint8_t *data, size_t len)
     }
     for (size_t i = 0; i < g->vector_len; i++)
         KD_FUZZ_CHECK(isfinite(vector[i]));
-    if (use == KD_ONNX_CLASSIFIER) {
+    if (use == KD_ONNX_CLASSIFIER)
         check_graph(g);
+    /* Weights of an 8-bit network are rounded again when it is written. */
+    if (use == KD_ONNX_CLASSIFIER && !kd_graph_is_int8(g))
         check_written(g, vector);
-    }
     kd_graph_free(g);
     free(vector);
     kd_onnx_info_clear(&info);

@@ -42,3 +42,54 @@ rc=0; distill predict "$DIR/got/student.safetensors" "$DIR/torn.jpg" "${pictures
 [ $rc -eq 1 ] || fail "a torn picture: exit code $rc"
 grep -qF torn.jpg "$DIR/err" || fail "the torn picture is not named"
 grep -qF "$(basename "${pictures[1]}")" "$DIR/out" || fail "the good picture was left out"
+
+note "evaluate: the figures of the job's evaluate stage"
+for model in student.safetensors student.onnx; do
+    distill evaluate "$DIR/got/$model" "$DIR/data/flowers" --list val.txt -o json >"$DIR/evaluate.json"
+    python3 - "$DIR/evaluate.json" "$DIR/got/evaluation.json" <<'PY' || fail "$model: other figures than the job's"
+import json, sys
+have, job = (json.load(open(p)) for p in sys.argv[1:3])
+want = next(n for n in job["networks"] if n["name"] == "student" and n["split"] == "val")
+for key in ("samples", "correct", "top5", "confusion"):
+    assert have[key] == want[key], (key, have[key], want[key])
+for key in ("loss", "ece"):
+    assert abs(have[key] - want[key]) < 1e-8, (key, have[key], want[key])
+assert [c["class"] for c in have["per_class"]] == job["classes"]
+assert [(c["correct"], c["samples"]) for c in have["per_class"]] == [
+    (c["correct"], c["samples"]) for c in want["per_class"]]
+PY
+done
+
+note "inspect: where the file comes from"
+for model in student.safetensors student.onnx; do
+    distill inspect "$DIR/got/$model" -o json >"$DIR/inspect.json"
+    python3 - "$DIR/inspect.json" "$job" "$DIR/got/result.json" <<'PY' || fail "$model: metadata"
+import json, sys
+o = json.load(open(sys.argv[1]))
+result = json.load(open(sys.argv[3]))
+meta = o["metadata"]
+assert meta["distilld.job"] == sys.argv[2], meta
+assert meta["distilld.digest"] == result["student"]["digest"], meta
+assert meta["distilld.data"] == result["data"]["digest"], meta
+assert meta["distilld.teacher"].startswith("mobilenet_v2 "), meta
+assert meta["channels"] == "rgb" and meta["mean"] and len(meta["classes"]) == 5, meta
+PY
+done
+
+note "8 bits, and C"
+distill quantize "$DIR/got/student.safetensors" --data "$DIR/data/flowers/images" -o "$DIR/q.safetensors"
+distill quantize "$DIR/got/student.safetensors" --data "$DIR/data/flowers/images" -o "$DIR/q.onnx"
+for model in q.safetensors q.onnx; do
+    distill evaluate "$DIR/$model" "$DIR/data/flowers" --list val.txt -o json >"$DIR/$model.json"
+done
+python3 - "$DIR/evaluate.json" "$DIR/q.safetensors.json" "$DIR/q.onnx.json" <<'PY' || fail "8 bits"
+import json, sys
+float32, ours, onnx = (json.load(open(p)) for p in sys.argv[1:4])
+for key in ("correct", "loss", "confusion"):
+    assert ours[key] == onnx[key], (key, ours[key], onnx[key])
+assert abs(ours["correct"] - float32["correct"]) <= 2, (ours["correct"], float32["correct"])
+PY
+distill export "$DIR/q.safetensors" --format c -o "$DIR/student.c" --card "$DIR/card.md" --data "$DIR/data/flowers" --list val.txt
+gcc -std=c99 -pedantic -Wall -Werror -c "$DIR/student.c" -o "$DIR/student.o" || fail "the C file does not compile"
+grep -qF "$job" "$DIR/card.md" || fail "the card does not name the job"
+grep -qF "| top-1 |" "$DIR/card.md" || fail "the card has no accuracy"

@@ -218,6 +218,12 @@ static void test_model_files_info(void **state)
     assert_int_equal(info.preprocess, KD_PRE_IMAGENET);
     kd_model_file_info_clear(&info);
 
+    /* Mean and deviation alone tell, too. */
+    kd_assert_ok(read_info("mean", "0.485,0.456,0.406", "std", "0.229, 0.224, 0.225", &info, &diag),
+                 &diag);
+    assert_true(info.has_preprocess);
+    assert_int_equal(info.preprocess, KD_PRE_IMAGENET);
+    kd_model_file_info_clear(&info);
     kd_assert_ok(read_info("label_smoothing", "0.1", "size", "224", &info, &diag), &diag);
     assert_true(info.label_smoothing == 0.1);
     assert_int_equal(info.size, 224);
@@ -249,6 +255,13 @@ static void test_model_files_info_refused(void **state)
         {"size", "0", "a whole number in 1..4096"},
         {"size", "22.5", "size '22.5'"},
         {"size", "1e9", "size"},
+        {"mean", "0,0,0", "std '', three numbers with commas between was expected"},
+        {"mean", "0,0", "mean '0,0'"},
+        {"channels", "bgr", "channels 'bgr', rgb was expected"},
+        {"distilld.digest", "0123", "32 hexadecimal digits"},
+        {"distilld.job", "a\nb", "without control characters"},
+        {"model", "a name that is much longer than the name of any model may be in a job file",
+         "a short text"},
         {"classes", "a,,b", "class 1 of its metadata has no name"},
         {"classes", "a,", "class 1 of its metadata has no name"},
         {"classes", ",", "class 0 of its metadata has no name"},
@@ -260,6 +273,9 @@ static void test_model_files_info_refused(void **state)
                         &diag, bad[i].part);
         assert_int_equal(info.size, 7);
     }
+    kd_diag scaling = {0};
+    kd_assert_fails(read_info("mean", "0.5,0.5,0.4", "std", "0.5,0.5,0.5", &info, &scaling),
+                    KD_EDATA, &scaling, "which is not unit, symmetric or imagenet");
     char *many = kd_xalloc(3 * 65537);
     memset(many, 'a', 2 * 65537);
     for (int i = 1; i < 2 * 65537; i += 2)
@@ -313,8 +329,8 @@ static void test_model_files_describe(void **state)
         kd_graph *g = zoo_build(&cfg), *again = NULL;
         kd_diag diag = {0};
         kd_loaded_meta meta;
-        kd_assert_ok(kd_loaded_describe(g, models[i], KD_PRE_UNIT, 64, NULL, 0, &meta, &diag),
-                     &diag);
+        const kd_model_file_info info = {.has_preprocess = true, .size = 64};
+        kd_assert_ok(kd_loaded_describe(g, &info, &meta, &diag), &diag);
         kd_assert_ok(kd_graph_from_json(meta.graph, &again, &diag), &diag);
         assert_int_equal(again->vector_len, g->vector_len);
         for (int p = 0; p < g->n_params; p++) {

@@ -8,6 +8,7 @@
 
 #include "models/graph_json.h"
 #include "models/models.h"
+#include "models/onnx_model.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -84,7 +85,7 @@ static void test_onnx_torch_style(void **state)
     onnx_read r = check_golden("torch_style", &opt);
     assert_false(r.info.nhwc || r.info.softmax || r.new_head);
     assert_int_equal(r.info.size, SIZE);
-    assert_int_equal(r.info.preprocess, -1);
+    assert_false(r.info.file.has_preprocess || r.info.ours);
     assert_param(r.g, "stem.0.weight", KD_PARAM_TRAINED, false);
     assert_param(r.g, "stem.1.weight", KD_PARAM_TRAINED, false);
     assert_param(r.g, "stem.1.running_mean", KD_PARAM_STATISTIC, false);
@@ -555,18 +556,135 @@ static void test_onnx_shared(void **state)
     made_free(m);
 }
 
+/* ---- 8 bits as others write them */
+
+/* Quantised input, quantised 1x1 convolution of 3 to 4 channels, its mean over the picture. */
+static onnx_made *quantised_model(float scale, int type, int zero, int64_t axis)
+{
+    static int8_t codes[12] = {127, 0, -127, 1, 2, 3, -4, -5, -6, 64, 32, 16};
+    static const float units[4] = {0.5F, 0.25F, 0.125F, 1};
+    onnx_made *m = image_model(13);
+    uint8_t *nought = made_get(m, 1);
+    float *unit = made_get(m, sizeof *unit);
+    *nought = (uint8_t)zero;
+    *unit = scale;
+    made_tensor(m, "unit", KD_ONNX_FLOAT, 0, NULL, unit, sizeof *unit);
+    made_tensor(m, "zero", type, 0, NULL, nought, 1);
+    made_tensor(m, "w", KD_ONNX_INT8, 4, (const int64_t[]){4, 3, 1, 1}, codes, sizeof codes);
+    made_tensor(m, "units", KD_ONNX_FLOAT, 1, (const int64_t[]){4}, units, sizeof units);
+    made_node(m, "QuantizeLinear", "input unit zero", "q");
+    made_node(m, "DequantizeLinear", "q unit zero", "x");
+    made_int(m, made_node(m, "DequantizeLinear", "w units", "wf"), "axis", axis);
+    made_node(m, "Conv", "x wf", "y");
+    made_node(m, "GlobalAveragePool", "y", "g");
+    made_int(m, made_node(m, "Flatten", "g", "out"), "axis", 1);
+    return m;
+}
+
+static void test_onnx_quantised(void **state)
+{
+    (void)state;
+    static const struct {
+        int type, zero;
+        float range;
+    } kinds[] = {{KD_ONNX_INT8, 0, 127 * 0.25F},
+                 {KD_ONNX_UINT8, 128, 127 * 0.25F},
+                 {KD_ONNX_UINT8, 0, 255 * 0.25F}};
+    for (size_t i = 0; i < KD_COUNT(kinds); i++) {
+        onnx_made *m = quantised_model(0.25F, kinds[i].type, kinds[i].zero, 0);
+        kd_buf b = made_bytes(m);
+        onnx_read r;
+        kd_assert_ok(onnx_read_bytes(b.data, b.len, &as_it_is, &r), &r.diag);
+        assert_true(kd_graph_is_int8(r.g));
+        assert_true(r.g->nodes[0].range == kinds[i].range);
+        const float *w = r.vector + kd_graph_param(r.g, "w.weight")->offset;
+        assert_true(w[0] == 63.5F && w[2] == -63.5F && w[4] == 0.5F && w[6] == -0.5F &&
+                    w[11] == 16);
+        kd_plan *p;
+        float in[8 * 8 * 3], z[4];
+        kd_diag diag = {0};
+        for (int k = 0; k < 8 * 8 * 3; k++)
+            in[k] = k % 3 == 0 ? 4 : k % 3 == 1 ? 8 : 1.1F; /* 16, 32, and 4 units */
+        kd_engine_thread();
+        kd_assert_ok(kd_plan_new_infer(r.g, 1, r.vector, &p, &diag), &diag);
+        assert_int_equal(kd_plan_int8_tasks(p), 1);
+        if (kinds[i].range < 60) { /* without a sign it is rounded to another unit here */
+            kd_assert_ok(kd_plan_forward(p, in, z, &diag), &diag);
+            kd_assert_close(z[0], 4 * 63.5 - 63.5, 1e-6, 0);
+            /* The largest code of this row is not 127: it gets finer ones here. */
+            kd_assert_close(z[3], 4 * 64 + 8 * 32 + 16, 0.01, 0);
+        }
+        kd_plan_free(p);
+        onnx_read_clear(&r);
+        kd_buf_clear(&b);
+        made_free(m);
+    }
+    assert_refused(quantised_model(0.25F, KD_ONNX_UINT8, 100, 0), KD_EUNSUP,
+                   "node q (QuantizeLinear): its zero point is 100");
+    assert_refused(quantised_model(0.25F, KD_ONNX_INT8, 3, 0), KD_EUNSUP, "its zero point is 3");
+    assert_refused(quantised_model(-1, KD_ONNX_INT8, 0, 0), KD_EDATA, "scale 0 is -1");
+    assert_refused(quantised_model(NAN, KD_ONNX_INT8, 0, 0), KD_EDATA, "scale 0 is");
+    assert_refused(quantised_model(0.25F, KD_ONNX_INT8, 0, 1), KD_EDATA,
+                   "node wf (DequantizeLinear): 4 scales for an axis of 3");
+    assert_refused(quantised_model(0.25F, KD_ONNX_INT8, 0, 7), KD_EDATA, "axis");
+}
+
+/* In files of others the words of our metadata may mean something else. */
+static void test_onnx_foreign_metadata(void **state)
+{
+    (void)state;
+    static const char *const pairs[][2] = {
+        {"size", "[640, 640]"}, {"classes", "a,,b"}, {"preprocess", "imagenet"}};
+    Onnx__StringStringEntryProto e[3], *all[3] = {&e[0], &e[1], &e[2]};
+    onnx_made *m = image_model(13);
+    for (size_t i = 0; i < 3; i++) {
+        onnx__string_string_entry_proto__init(&e[i]);
+        e[i].key = made_text(m, pairs[i][0]);
+        e[i].value = made_text(m, pairs[i][1]);
+    }
+    made_node(m, "GlobalAveragePool", "input", "g");
+    made_node(m, "Flatten", "g", "out");
+    m->model.metadata_props = all;
+    m->model.n_metadata_props = 3;
+    kd_buf b = made_bytes(m);
+    onnx_read r;
+    kd_assert_ok(onnx_read_bytes(b.data, b.len, &as_it_is, &r), &r.diag);
+    assert_true(r.info.file.has_preprocess && r.info.file.preprocess == KD_PRE_IMAGENET);
+    assert_true(!r.info.ours && !r.info.file.size && !r.info.file.classes);
+    onnx_read_clear(&r);
+    kd_buf_clear(&b);
+    /* What distilld wrote must be right, and preprocessing is never guessed. */
+    m->model.producer_name = made_text(m, "distilld");
+    b = made_bytes(m);
+    kd_assert_fails(onnx_read_bytes(b.data, b.len, &as_it_is, &r), KD_EDATA, &r.diag, "[640, 640]");
+    kd_buf_clear(&b);
+    m->model.producer_name = made_text(m, "pytorch");
+    e[2].value = made_text(m, "caffe");
+    b = made_bytes(m);
+    kd_assert_fails(onnx_read_bytes(b.data, b.len, &as_it_is, &r), KD_EDATA, &r.diag, "caffe");
+    kd_buf_clear(&b);
+    made_free(m);
+}
+
 /* ---- out and in again */
 
 static onnx_read write_and_read(const kd_graph *g, const float *vector, int opset)
 {
     static const char *const names[] = {"a", "b, or c", "d", "e", "f"};
     const bool named = g->nodes[g->output].c == 5;
-    const kd_onnx_write_options opt = {.opset = opset,
-                                       .model = "test",
-                                       .classes = named ? names : NULL,
-                                       .n_classes = named ? 5 : 0,
-                                       .preprocess = KD_PRE_IMAGENET,
-                                       .digest = "00112233445566778899aabbccddeeff"};
+    const kd_model_file_info info = {.model = "test",
+                                     .classes = named ? (char **)(uintptr_t)names : NULL,
+                                     .n_classes = named ? 5 : 0,
+                                     .has_preprocess = true,
+                                     .preprocess = KD_PRE_IMAGENET,
+                                     .has_padding = true,
+                                     .pad_tf = true,
+                                     .label_smoothing = 0.1,
+                                     .job = "0123456789ab",
+                                     .data = "ffeeddccbbaa99887766554433221100",
+                                     .teacher = "resnet18 0011223344556677",
+                                     .digest = "00112233445566778899aabbccddeeff"};
+    const kd_onnx_write_options opt = {.opset = opset, .info = &info};
     kd_buf b;
     kd_buf_init(&b, 256u << 20);
     kd_diag diag = {0};
@@ -577,12 +695,20 @@ static onnx_read write_and_read(const kd_graph *g, const float *vector, int opse
                                       .use = square ? KD_ONNX_CLASSIFIER : KD_ONNX_ANY};
     kd_assert_ok(kd_onnx_write(g, vector, &opt, &b, &diag), &diag);
     kd_assert_ok(onnx_read_bytes(b.data, b.len, &how, &r), &r.diag);
-    assert_int_equal(r.info.preprocess, KD_PRE_IMAGENET);
-    assert_string_equal(r.info.model, "test");
+    const kd_model_file_info *got = &r.info.file;
+    assert_true(r.info.ours && got->has_preprocess && got->has_padding && got->pad_tf);
+    assert_int_equal(got->preprocess, KD_PRE_IMAGENET);
+    assert_int_equal(got->size, square ? g->nodes[0].h : 0);
+    assert_true(got->label_smoothing == 0.1);
+    assert_string_equal(got->model, "test");
+    assert_string_equal(got->job, info.job);
+    assert_string_equal(got->data, info.data);
+    assert_string_equal(got->teacher, info.teacher);
+    assert_string_equal(got->digest, info.digest);
     if (named) {
-        assert_int_equal(r.info.n_classes, 5);
+        assert_int_equal(got->n_classes, 5);
         for (int i = 0; i < 5; i++)
-            assert_string_equal(r.info.classes[i], names[i]);
+            assert_string_equal(got->classes[i], names[i]);
     }
     kd_buf_clear(&b);
     return r;
@@ -694,7 +820,7 @@ static void test_onnx_write_options(void **state)
     float *vector = kd_xalloc(g->vector_len * sizeof *vector);
     kd_buf b;
     kd_buf_init(&b, 100);
-    kd_onnx_write_options opt = {.opset = 12, .model = "", .preprocess = -1, .digest = ""};
+    kd_onnx_write_options opt = {.opset = 12};
     kd_assert_fails(kd_onnx_write(g, vector, &opt, &b, &diag), KD_EINVAL, &diag, "opset 12");
     opt.opset = 13;
     kd_assert_fails(kd_onnx_write(g, vector, &opt, &b, &diag), KD_ELIMIT, &diag, "100 bytes");
@@ -719,6 +845,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_onnx_new_head),
         cmocka_unit_test(test_onnx_new_head_convolution),
         cmocka_unit_test(test_onnx_shared),
+        cmocka_unit_test(test_onnx_quantised),
+        cmocka_unit_test(test_onnx_foreign_metadata),
         cmocka_unit_test(test_onnx_round_trip_zoo),
         cmocka_unit_test(test_onnx_round_trip_operators),
         cmocka_unit_test(test_onnx_round_trip_concat),

@@ -179,8 +179,7 @@ static int write_file(const kd_graph *g, const float *vector, const kd_onnx_writ
 static int rewrite(char **argv)
 {
     const kd_onnx_read_options opt = {.folder_fd = -1};
-    const kd_onnx_write_options how = {
-        .opset = atoi(argv[3]), .model = "", .preprocess = -1, .digest = ""};
+    const kd_onnx_write_options how = {.opset = atoi(argv[3])};
     char *model;
     size_t len;
     kd_diag diag = {0};
@@ -227,12 +226,12 @@ static int export(char **argv)
     const uint64_t seed = strtoull(argv[5], NULL, 10);
     kd_graph_init(g, seed, vector);
     shake(g, seed, vector);
-    const kd_onnx_write_options opt = {.opset = atoi(argv[6]),
-                                       .model = argv[2],
-                                       .classes = (const char *const *)names,
-                                       .n_classes = classes,
-                                       .preprocess = KD_PRE_SYMMETRIC,
-                                       .digest = ""};
+    kd_model_file_info info = {.classes = names,
+                               .n_classes = classes,
+                               .has_preprocess = true,
+                               .preprocess = KD_PRE_SYMMETRIC};
+    snprintf(info.model, sizeof info.model, "%s", argv[2]);
+    const kd_onnx_write_options opt = {.opset = atoi(argv[6]), .info = &info};
     int rc = measure(g, seed, vector, &diag);
     if (!rc)
         rc = write_file(g, vector, &opt, argv[7], &diag);

@@ -2,12 +2,11 @@
  * any number of threads. */
 #include "client_run.h"
 
+#include "client_nets.h"
+
 #include "data/decode.h"
 #include "data/flowers.h"
 #include "data/view.h"
-#include "models/loaded.h"
-#include "models/models.h"
-#include "models/onnx.h"
 #include "predict_model.h"
 
 #include <jansson.h>
@@ -31,38 +30,17 @@ static void name_picture(int i, char out[400])
     snprintf(out, 400, "%s/%s%d.png", g_pictures, i < 4 ? "a/p" : "b/p", i);
 }
 
-static void write_network(kd_diag *diag)
+static void write_network(void)
 {
-    kd_loaded_meta meta;
-    kd_st_item items[64] = {0};
-    kd_assert_ok(kd_loaded_describe(g_graph, "shallow_cnn", KD_PRE_SYMMETRIC, SIZE, g_classes,
-                                    CLASSES, &meta, diag),
-                 diag);
-    for (int i = 0; i < g_graph->n_params; i++) {
-        const kd_param *p = &g_graph->params[i];
-        items[i] = (kd_st_item){.name = p->name, .ndim = p->ndim, .data = g_vector + p->offset};
-        memcpy(items[i].shape, p->shape, sizeof p->shape);
-    }
-    kd_assert_ok(
-        kd_st_write(g_ours, items, (size_t)g_graph->n_params, meta.pairs, meta.n_pairs, diag),
-        diag);
-    kd_loaded_meta_clear(&meta);
-    kd_buf onnx;
-    kd_onnx_write_options opt = {.opset = 13,
-                                 .model = "shallow_cnn",
-                                 .classes = g_classes,
-                                 .n_classes = CLASSES,
-                                 .preprocess = KD_PRE_SYMMETRIC,
-                                 .digest = ""};
-    kd_buf_init(&onnx, 64 << 20);
-    kd_assert_ok(kd_onnx_write(g_graph, g_vector, &opt, &onnx, diag), diag);
-    kd_assert_ok(kd_file_write(g_onnx, onnx.data, onnx.len, diag), diag);
-    kd_buf_clear(&onnx);
-    /* As others write them: nothing but the network. */
-    opt = (kd_onnx_write_options){.opset = 17, .model = "", .preprocess = -1, .digest = ""};
-    kd_assert_ok(kd_onnx_write(g_graph, g_vector, &opt, &onnx, diag), diag);
-    kd_assert_ok(kd_file_write(g_bare, onnx.data, onnx.len, diag), diag);
-    kd_buf_clear(&onnx);
+    const kd_model_file_info info = {.model = "shallow_cnn",
+                                     .has_preprocess = true,
+                                     .preprocess = KD_PRE_SYMMETRIC,
+                                     .size = SIZE,
+                                     .classes = (char **)(uintptr_t)g_classes,
+                                     .n_classes = CLASSES};
+    kd_write_safetensors(g_ours, g_graph, g_vector, &info);
+    kd_write_onnx(g_onnx, g_graph, g_vector, &info);
+    kd_write_onnx(g_bare, g_graph, g_vector, NULL);
 }
 
 static int set_up(void **state)
@@ -79,7 +57,7 @@ static int set_up(void **state)
     kd_assert_ok(kd_model_build(&cfg, &g_graph, &diag), &diag);
     g_vector = malloc(g_graph->vector_len * sizeof *g_vector);
     kd_graph_init(g_graph, 11, g_vector);
-    write_network(&diag);
+    write_network();
     static const char *const folders[] = {"", "/a", "/b"};
     for (size_t i = 0; i < KD_COUNT(folders); i++) {
         snprintf(path, sizeof path, "%s%s", g_pictures, folders[i]);

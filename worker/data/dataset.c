@@ -105,7 +105,7 @@ static int check_shares(const kd_data_config *cfg, kd_diag *diag)
         return kd_fail(diag, -KD_EINVAL, "val and val_share exclude each other");
     if (test && cfg->test_share > 0)
         return kd_fail(diag, -KD_EINVAL, "test and test_share exclude each other");
-    if (!val && cfg->val_share == 0 && cfg->kind != KD_DATA_CIFAR)
+    if (!val && cfg->val_share == 0 && cfg->kind != KD_DATA_CIFAR && !cfg->one_split)
         return kd_fail(diag, -KD_EINVAL,
                        "a data set needs validation samples: name val, or give val_share");
     return 0;

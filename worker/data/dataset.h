@@ -79,6 +79,7 @@ typedef struct kd_data_config {
     const char *train, *val, *test;
     const char *train_labels, *val_labels, *test_labels; /* IDX and npy */
     double val_share, test_share; /* of the training samples, where no val or test is named */
+    bool one_split;               /* `train` is all there is: samples to measure a network on */
     enum kd_data_leakage leakage;
     const char *classes;         /* file of names, or "" */
     const char *unlabelled_path; /* folder beneath root; "" = none */

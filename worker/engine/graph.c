@@ -186,6 +186,14 @@ void kd_graph_init_head(const kd_graph *g, uint64_t seed, float *vector)
             init_param(&g->params[i], seed, vector + g->params[i].offset);
 }
 
+bool kd_graph_is_int8(const kd_graph *g)
+{
+    for (int i = 0; i < g->n_nodes; i++)
+        if (g->nodes[i].range > 0)
+            return true;
+    return false;
+}
+
 uint64_t kd_graph_macs(const kd_graph *g)
 {
     uint64_t macs = 0;

@@ -92,6 +92,7 @@ typedef struct kd_node {
     enum kd_axis of[3]; /* permutation: axis i of the output is axis of[i] of the input */
     int weight, bias; /* parameter numbers, -1 = none; batch norm: gamma, beta; constant: weight */
     int mean, var;    /* batch norm: running statistics */
+    float range;      /* 8 bits hold the output up to this absolute value; 0 = not in 8 bits */
 } kd_node;
 
 typedef struct kd_graph {
@@ -188,6 +189,8 @@ const kd_param *kd_graph_param(const kd_graph *g, const char *name); /* NULL if 
 void kd_graph_init(const kd_graph *g, uint64_t seed, float *vector);
 /* The same for the parameters of the head alone. */
 void kd_graph_init_head(const kd_graph *g, uint64_t seed, float *vector);
+/* Some node has a range: made to run in 8 bits. */
+bool kd_graph_is_int8(const kd_graph *g);
 /* Multiply-adds of one forward image: those of convolutions and dense layers, as everybody counts
  * them; the others have none that would show. */
 uint64_t kd_graph_macs(const kd_graph *g);

@@ -99,6 +99,9 @@ static int check_node(const kd_graph *g, int n, kd_diag *diag)
         (int64_t)node->h * node->w > INT32_MAX / node->c)
         return kd_fail(diag, -KD_EINVAL, "Node '%s' has an impossible shape [%d,%d,%d].",
                        node->name, node->h, node->w, node->c);
+    if (!(node->range >= 0) || !isfinite(node->range))
+        return kd_fail(diag, -KD_EINVAL, "Node '%s' has the range %g.", node->name,
+                       (double)node->range);
     for (int k = 0; k < kd_node_inputs(node); k++)
         if (node->in[k] < 0 || node->in[k] >= n)
             return kd_fail(diag, -KD_EINVAL, "Node '%s' reads node %d, which is not before it.",

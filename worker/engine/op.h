@@ -42,12 +42,20 @@ typedef struct kd_value {
     int last_use;    /* last task that reads it; -1 = none but the caller */
     bool wants_grad; /* a trained parameter stands before it */
     float scale;     /* of an 8-bit value: what 1 stands for; 0 = float32 */
+    float edge;      /* of a float32 value: what 1 stands for where an 8-bit convolution rounds it
+                        for itself; 0 = none does */
     bool positive;   /* 8-bit without a sign */
     bool narrow;     /* bfloat16: written and read by convolutions alone */
     dnnl_memory_desc_t md;
     int block, d_block;
     dnnl_memory_t mem, d_mem; /* d_mem NULL unless wants_grad in a train plan */
 } kd_value;
+
+/* What 1 stands for where an 8-bit convolution reads the value. */
+static inline float kd_int8_unit(const kd_value *v)
+{
+    return v->scale > 0 ? v->scale : v->edge;
+}
 
 typedef struct kd_task {
     int index;
@@ -66,6 +74,11 @@ typedef struct kd_task {
     kd_act_prims act_prims;
     void *state; /* the operator's own */
 } kd_task;
+
+static inline bool kd_task_reads(const kd_task *t, int value)
+{
+    return t->in[0] == value || t->in[1] == value || t->residual == value;
+}
 
 typedef struct kd_op_impl {
     const char *name;
@@ -122,8 +135,10 @@ struct kd_plan {
     const float *fixed; /* the vector that an int8 plan is made for, while it is made */
     bool is_fixed;      /* it takes no other */
     float *watch;       /* kd_plan_watch */
-    int clock;          /* last tick that ran; -1 = none */
-    bool bad_output;    /* last forward gave a value that is not finite */
+    kd_plan_see *see;   /* kd_plan_observe */
+    void *see_arg;
+    int clock;       /* last tick that ran; -1 = none */
+    bool bad_output; /* last forward gave a value that is not finite */
     bool loaded, ran_forward;
     struct {        /* the name of the random numbers */
         bool named; /* false: nothing is dropped */
@@ -135,6 +150,11 @@ struct kd_plan {
     int staging; /* block for weights on their way into a packed layout, -1 = none */
     kd_prim *logits_out, *d_logits_in;
 };
+
+/* In plan_int8.c: what runs in 8 bits. Everything that could be at first, then without what meets
+ * something that is not, until nothing changes. largest: of each node's output. edges: as in
+ * kd_plan_new_ranged. */
+void kd_plan_choose_int8(kd_plan *p, const float *largest, bool edges);
 
 /* ---- making (during prepare) */
 

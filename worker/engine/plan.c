@@ -255,59 +255,6 @@ static int make_tasks(kd_plan *p, kd_diag *diag)
     return rc;
 }
 
-/* ---- 8 bits: which values and convolutions */
-
-static bool reads(const kd_task *t, int value)
-{
-    return t->in[0] == value || t->in[1] == value || t->residual == value;
-}
-
-/* A value that an 8-bit convolution or the input gives and that only such convolutions read. */
-static bool stays_int8(const kd_plan *p, int value)
-{
-    const kd_value *v = &p->values[value];
-    if (v->producer < 0 || value == p->output)
-        return false;
-    const kd_task *from = &p->tasks[v->producer];
-    bool all = from->int8 || p->graph->nodes[from->node].op == KD_OP_INPUT;
-    for (int i = 0; i < p->n_tasks && all; i++)
-        all = !reads(&p->tasks[i], value) || p->tasks[i].int8;
-    return all && v->last_use >= 0;
-}
-
-/* Everything that could be at first, then without what meets something that is not, until nothing
- * changes. largest: of each node's output. */
-static void choose_int8(kd_plan *p, const float *largest)
-{
-    for (int i = 0; i < p->n_tasks; i++) {
-        kd_task *t = &p->tasks[i];
-        const enum kd_op act = t->act >= 0 ? p->graph->nodes[t->act].op : KD_OP_INPUT;
-        kd_value *v = &p->values[t->result];
-        t->int8 = kd_conv_int8_fits(p, t);
-        v->positive = t->int8 && (act == KD_OP_RELU || act == KD_OP_RELU6);
-        v->scale = largest[t->result] / (v->positive ? 255 : 127);
-        if (!(v->scale > 0) || !isfinite(v->scale))
-            v->scale = 0;
-    }
-    for (bool changed = true; changed;) {
-        changed = false;
-        for (int i = 0; i < p->n_tasks; i++) {
-            kd_task *t = &p->tasks[i];
-            kd_value *v = &p->values[t->result];
-            if (v->scale > 0 && !stays_int8(p, t->result)) {
-                v->scale = 0;
-                changed = true;
-            }
-            /* The residual is summed in the result's place, so both have one size. */
-            const bool may =
-                t->int8 && p->values[t->in[0]].scale > 0 &&
-                (t->residual < 0 || (p->values[t->residual].scale > 0 && v->scale > 0));
-            changed = changed || may != t->int8;
-            t->int8 = may;
-        }
-    }
-}
-
 /* ---- bfloat16: which values */
 
 static bool is_plain_conv(const kd_plan *p, const kd_task *t)
@@ -322,7 +269,7 @@ static void choose_bfloat16(kd_plan *p)
         const kd_task *t = &p->tasks[i];
         bool all = is_plain_conv(p, t) && t->result != p->output;
         for (int k = i + 1; k < p->n_tasks && all; k++)
-            all = !reads(&p->tasks[k], t->result) || is_plain_conv(p, &p->tasks[k]);
+            all = !kd_task_reads(&p->tasks[k], t->result) || is_plain_conv(p, &p->tasks[k]);
         p->values[t->result].narrow = all;
     }
 }
@@ -459,9 +406,9 @@ static int allocate(kd_plan *p, kd_diag *diag)
 
 /* ---- the plan */
 
-/* fixed, largest: of an 8-bit plan, else NULL. */
+/* fixed, largest, edges: of an 8-bit plan, else NULL. */
 static int make(const kd_graph *graph, int batch, enum kd_plan_use use, bool bfloat16,
-                const float *fixed, const float *largest, kd_plan **out, kd_diag *diag)
+                const float *fixed, const float *largest, bool edges, kd_plan **out, kd_diag *diag)
 {
     if (batch < 1 || batch > MAX_BATCH)
         return kd_fail(diag, -KD_EINVAL, "A plan's batch is 1 to %d, not %d.", MAX_BATCH, batch);
@@ -489,7 +436,7 @@ static int make(const kd_graph *graph, int batch, enum kd_plan_use use, bool bfl
         rc = make_tasks(p, diag);
     p->fixed = fixed;
     if (!rc && fixed)
-        choose_int8(p, largest);
+        kd_plan_choose_int8(p, largest, edges);
     p->bfloat16 = bfloat16;
     if (!rc && bfloat16)
         choose_bfloat16(p);
@@ -516,27 +463,56 @@ static int make(const kd_graph *graph, int batch, enum kd_plan_use use, bool bfl
 int kd_plan_new(const kd_graph *graph, int batch, enum kd_plan_use use, kd_plan **out,
                 kd_diag *diag)
 {
-    return make(graph, batch, use, false, NULL, NULL, out, diag);
+    return make(graph, batch, use, false, NULL, NULL, false, out, diag);
 }
 
 int kd_plan_new_bfloat16(const kd_graph *graph, int batch, enum kd_plan_use use, kd_plan **out,
                          kd_diag *diag)
 {
-    return make(graph, batch, use, true, NULL, NULL, out, diag);
+    return make(graph, batch, use, true, NULL, NULL, false, out, diag);
 }
 
 int kd_plan_new_int8(const kd_graph *graph, int batch, const float *vector, const float *largest,
                      kd_plan **out, kd_diag *diag)
 {
-    return make(graph, batch, KD_PLAN_INFER, false, vector, largest, out, diag);
+    return make(graph, batch, KD_PLAN_INFER, false, vector, largest, false, out, diag);
 }
 
-int kd_plan_int8_tasks(const kd_plan *p)
+int kd_plan_new_ranged(const kd_graph *graph, int batch, const float *vector, kd_plan **out,
+                       kd_diag *diag)
 {
-    int n = 0;
-    for (int i = 0; i < p->n_tasks; i++)
-        n += p->tasks[i].int8;
-    return n;
+    float *largest = malloc((size_t)graph->n_nodes * sizeof *largest);
+    if (!largest)
+        return kd_fail(diag, -KD_ENOMEM, "Out of memory for a plan.");
+    for (int i = 0; i < graph->n_nodes; i++)
+        largest[i] = graph->nodes[i].range;
+    const int rc = make(graph, batch, KD_PLAN_INFER, false, vector, largest, true, out, diag);
+    free(largest);
+    return rc;
+}
+
+int kd_plan_new_infer(const kd_graph *graph, int batch, const float *vector, kd_plan **out,
+                      kd_diag *diag)
+{
+    if (kd_graph_is_int8(graph))
+        return kd_plan_new_ranged(graph, batch, vector, out, diag);
+    kd_plan *p;
+    int rc = kd_plan_new(graph, batch, KD_PLAN_INFER, &p, diag);
+    if (rc)
+        return rc;
+    rc = kd_plan_load(p, vector, diag);
+    if (rc)
+        kd_plan_free(p);
+    else
+        *out = p;
+    return rc;
+}
+
+void kd_plan_observe(kd_plan *p, kd_plan_see *see, void *arg)
+{
+    KD_BUG_ON(p->training || p->is_fixed);
+    p->see = see;
+    p->see_arg = arg;
 }
 
 void kd_plan_watch(kd_plan *p, float *largest)
@@ -550,6 +526,10 @@ static void watch(const kd_plan *p, const kd_task *t)
     const kd_value *v = &p->values[t->result];
     const float *x = kd_plan_data(p, v->block);
     const size_t n = dnnl_memory_desc_get_size(&v->md) / sizeof *x;
+    if (p->see)
+        p->see(p->see_arg, t->result, x, n);
+    if (!p->watch)
+        return;
     float most = p->watch[t->result];
     for (size_t i = 0; i < n; i++)
         most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
@@ -627,7 +607,7 @@ static int run_forward(kd_plan *p, const float *input, float *logits, size_t cla
         rc = kd_task_op(p->graph, t)->forward(p, t, diag);
         if (!rc)
             rc = kd_act_run(p, t->act_prims.forward, diag);
-        if (!rc && p->watch)
+        if (!rc && (p->watch || p->see))
             watch(p, t);
     }
     p->input = NULL;

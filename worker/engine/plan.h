@@ -27,6 +27,14 @@ void kd_plan_free(kd_plan *p); /* NULL allowed */
  * lacks one. */
 int kd_plan_new_int8(const kd_graph *graph, int batch, const float *vector, const float *largest,
                      kd_plan **out, kd_diag *diag) KD_MUST_CHECK;
+/* The same by the graph's own ranges, with more of it in 8 bits: a convolution whose input is a
+ * float32 value with a range rounds that itself. (What kd_plan_new_int8 chooses is part of the bits
+ * of jobs with 8-bit teachers.) */
+int kd_plan_new_ranged(const kd_graph *graph, int batch, const float *vector, kd_plan **out,
+                       kd_diag *diag) KD_MUST_CHECK;
+/* The infer plan of a network as it is: in 8 bits if the graph has ranges, else float32. Loaded. */
+int kd_plan_new_infer(const kd_graph *graph, int batch, const float *vector, kd_plan **out,
+                      kd_diag *diag) KD_MUST_CHECK;
 /* A plan whose convolutions read bfloat16 (rounded to the nearest even) and sum in float32; in an
  * infer plan what stands between two of them is bfloat16 too. Vector, gradients, logits and all
  * other operators are float32. -KD_EUNSUP if this machine's oneDNN lacks one. */
@@ -34,9 +42,23 @@ int kd_plan_new_bfloat16(const kd_graph *graph, int batch, enum kd_plan_use use,
                          kd_diag *diag) KD_MUST_CHECK;
 /* Convolutions of a plan that work on 8 bits. */
 int kd_plan_int8_tasks(const kd_plan *p);
+/* What an 8-bit plan does with each node. */
+typedef struct kd_int8_node {
+    bool conv;     /* a convolution of 8-bit values */
+    bool stored;   /* its output is an 8-bit value for all who read it */
+    float unit;    /* what 1 stands for where 8-bit convolutions read its output; 0 = none does */
+    bool positive; /* then it goes from 0 to 255, else from -127 to 127 */
+} kd_int8_node;
+/* out [graph->n_nodes], overwritten. */
+void kd_plan_int8_nodes(const kd_plan *p, kd_int8_node *out);
 /* From now on each forward of a float32 infer plan raises largest [graph->n_nodes] (borrowed; begin
  * with zeros) to the absolute values that it meets; NULL: no longer. */
 void kd_plan_watch(kd_plan *p, float *largest);
+/* From now on each forward of a float32 infer plan shows the outputs of its nodes, as far as they
+ * are in memory: n floats in any order, with zeros among them that belong to no output. NULL: no
+ * longer. */
+typedef void kd_plan_see(void *arg, int node, const float *x, size_t n);
+void kd_plan_observe(kd_plan *p, kd_plan_see *see, void *arg);
 /* Packs (and for infer folds) the weights of vector [graph->vector_len], which may be changed or
  * freed afterwards. */
 int kd_plan_load(kd_plan *p, const float *vector, kd_diag *diag) KD_MUST_CHECK;

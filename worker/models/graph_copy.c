@@ -153,7 +153,10 @@ int kd_graph_append(kd_graph *g, const kd_node *like, const int in[2], const kd_
         return refuse(g, like->name);
     const int at = append(g, like, in, extra);
     /* A builder that would add a node of its own was given what no builder leaves behind. */
-    return at >= 0 && g->n_nodes == before + 1 ? at : refuse(g, like->name);
+    if (at < 0 || g->n_nodes != before + 1)
+        return refuse(g, like->name);
+    g->nodes[at].range = like->range;
+    return at;
 }
 
 kd_node_extra kd_graph_extra(const kd_graph *g, const kd_node *n)
@@ -272,6 +275,7 @@ int kd_graph_rebuild(const kd_graph *g, int output, const kd_graph_edit *edit, k
     for (int i = 0; i < g->n_params; i++)
         param_of[i] = -1;
     kd_graph *to = kd_graph_new(g->nodes[0].h, g->nodes[0].w, g->nodes[0].c);
+    to->nodes[0].range = g->nodes[0].range;
     const int rc = rebuild(g, output, edit, to, flags, node_of, param_of, diag);
     free(flags);
     free(node_of);

@@ -76,6 +76,11 @@ static const char *const g_inits[] = {
 };
 _Static_assert(KD_COUNT(g_inits) == KD_INIT_UNIFORM_OUT + 1, "an initial value has no word");
 
+const char *kd_op_word(enum kd_op op)
+{
+    return g_ops[op].name;
+}
+
 /* ---- writing */
 
 static json_t *ints(const int *v, int n)
@@ -133,6 +138,8 @@ static json_t *node_json(const kd_graph *g, const kd_node *n)
         json_object_set_new(o, "step", ints(n->step, 3));
     if (f & OF)
         json_object_set_new(o, "of", ints((int[]){(int)n->of[0], (int)n->of[1], (int)n->of[2]}, 3));
+    if (n->range > 0)
+        json_object_set_new(o, "range", number(n->range));
     return o;
 }
 
@@ -223,6 +230,13 @@ static bool get_name(const json_t *o, char out[sizeof((kd_node *)0)->name])
     return true;
 }
 
+/* Only where it is said, of any node. */
+static bool read_range(const json_t *o, kd_node *n)
+{
+    return !json_object_get(o, "range") ||
+           (get_number(o, "range", &n->range) && n->range > 0 && isfinite(n->range));
+}
+
 /* The key that is missing or wrong, NULL if all is well. */
 static const char *read_node(const json_t *o, kd_node *n, kd_node_extra *extra)
 {
@@ -302,6 +316,8 @@ static const char *read_node(const json_t *o, kd_node *n, kd_node_extra *extra)
             n->of[i] = (enum kd_axis)of[i];
         }
     }
+    if (!read_range(o, n))
+        return "range";
     return NULL;
 }
 
@@ -407,7 +423,10 @@ int kd_graph_from_json(const char *text, kd_graph **out, kd_diag *diag)
         rc = kd_fail(diag, -KD_EDATA, "the graph does not begin with an input");
     if (!rc) {
         g = kd_graph_new(shape[0], shape[1], shape[2]);
-        rc = g->error[0] ? kd_fail(diag, -KD_EDATA, "%s", g->error) : build(g, root, diag);
+        rc = g->error[0] ? kd_fail(diag, -KD_EDATA, "%s", g->error)
+             : !read_range(first, &g->nodes[0])
+                 ? kd_fail(diag, -KD_EDATA, "node 0 of the graph has no usable `range`")
+                 : build(g, root, diag);
     }
     json_decref(root);
     if (rc)

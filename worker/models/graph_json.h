@@ -10,7 +10,8 @@
  *    "params": [{"name": "conv1.weight", "shape": [8, 3, 3, 3], "kind": "trained",
  *                "init": "...", "head": false}, ...]}
  *
- * Shapes of nodes are [h, w, c]. Threads: reentrant. */
+ * Shapes of nodes are [h, w, c]. A node whose output is held in 8 bits has a "range" besides: the
+ * largest absolute value that they stand for. Threads: reentrant. */
 #ifndef KD_MODELS_GRAPH_JSON_H
 #define KD_MODELS_GRAPH_JSON_H
 
@@ -22,6 +23,8 @@
 /* Of a finished graph; compact, the same graph gives the same text. Caller frees; NULL when memory
  * is out. */
 char *kd_graph_to_json(const kd_graph *g);
+/* "conv", "batch_norm", ... */
+const char *kd_op_word(enum kd_op op);
 /* A finished classifier. Hostile text is safe: the graph is built again through the builders, and
  * what the text says of shapes and parameters must agree with what they derive. Errors: -KD_EDATA,
  * -KD_ELIMIT. */

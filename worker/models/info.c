@@ -3,6 +3,7 @@
 #include "store/safetensors.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -52,51 +53,169 @@ static int read_classes(const char *text, const char *name, kd_model_file_info *
     return 0;
 }
 
-static int read_info(const kd_st_file *f, const char *name, kd_model_file_info *info, kd_diag *diag)
+/* Mean and deviation of pixels from 0 to 1, of each preprocessing. */
+static const struct {
+    const char *mean, *std;
+    double numbers[2][3];
+} g_scaling[] = {
+    [KD_PRE_UNIT] = {"0,0,0", "1,1,1", {{0, 0, 0}, {1, 1, 1}}},
+    [KD_PRE_SYMMETRIC] = {"0.5,0.5,0.5", "0.5,0.5,0.5", {{.5, .5, .5}, {.5, .5, .5}}},
+    [KD_PRE_IMAGENET] = {"0.485,0.456,0.406",
+                         "0.229,0.224,0.225",
+                         {{.485, .456, .406}, {.229, .224, .225}}},
+};
+
+void kd_preprocess_scaling(int preprocess, const char **out_mean, const char **out_std)
 {
-    const char *text;
+    *out_mean = g_scaling[preprocess].mean;
+    *out_std = g_scaling[preprocess].std;
+}
+
+/* Three numbers with commas between. */
+static bool triple(const char *text, double out[3])
+{
+    char *end = (char *)(uintptr_t)text;
+    for (int i = 0; i < 3; i++) {
+        const char *at = i ? end + 1 : end;
+        out[i] = strtod(at, &end);
+        if (end == at || *end != (i < 2 ? ',' : '\0') || !isfinite(out[i]))
+            return false;
+    }
+    return true;
+}
+
+/* Mean and deviation must be those of the preprocessing that is named, or of one that is known. */
+static int read_scaling(const char *mean, const char *std, const char *name,
+                        kd_model_file_info *info, kd_diag *diag)
+{
+    double have[2][3];
+    if (!mean || !triple(mean, have[0]))
+        return refuse(name, "mean", mean ? mean : "", "three numbers with commas between", diag);
+    if (!std || !triple(std, have[1]))
+        return refuse(name, "std", std ? std : "", "three numbers with commas between", diag);
+    for (size_t i = 0; i < KD_COUNT(g_scaling); i++) {
+        bool same = !info->has_preprocess || (int)info->preprocess == (int)i;
+        for (int k = 0; k < 6; k++)
+            same = same && fabs(have[k / 3][k % 3] - g_scaling[i].numbers[k / 3][k % 3]) < 1e-4;
+        if (same) {
+            info->has_preprocess = true;
+            info->preprocess = (enum kd_preprocess)i;
+            return 0;
+        }
+    }
+    const char *word = info->has_preprocess ? kd_preprocess_word((int)info->preprocess) : NULL;
+    return kd_fail(diag, -KD_EDATA,
+                   "%s: its metadata says mean %.60s and std %.60s, which is not %s.", name, mean,
+                   std, word ? word : "unit, symmetric or imagenet");
+}
+
+static int read_picture(kd_info_find *find, const void *arg, const char *name,
+                        kd_model_file_info *info, kd_diag *diag)
+{
+    const char *text, *mean = find(arg, "mean"), *std = find(arg, "std");
     int at;
     double value;
-    if ((text = kd_st_metadata(f, "padding"))) {
+    if ((text = find(arg, "padding"))) {
         if ((at = word(text, paddings, KD_COUNT(paddings))) < 0)
             return refuse(name, "padding", text, "tf or torch", diag);
         info->has_padding = true;
         info->pad_tf = at == 1;
     }
-    if ((text = kd_st_metadata(f, "preprocess"))) {
+    if ((text = find(arg, "preprocess"))) {
         if ((at = kd_preprocess_of(text)) < 0)
             return refuse(name, "preprocess", text, "unit, symmetric or imagenet", diag);
         info->has_preprocess = true;
         info->preprocess = (enum kd_preprocess)at;
     }
-    if ((text = kd_st_metadata(f, "label_smoothing"))) {
-        if (!number(text, 0, 1, &info->label_smoothing) || info->label_smoothing >= 1)
-            return refuse(name, "label_smoothing", text, "a number in [0, 1)", diag);
-    }
-    if ((text = kd_st_metadata(f, "size"))) {
+    if ((text = find(arg, "channels")) && strcmp(text, "rgb") != 0)
+        return refuse(name, "channels", text, "rgb", diag);
+    if ((text = find(arg, "size"))) {
         if (!number(text, 1, 4096, &value) || value != floor(value))
             return refuse(name, "size", text, "a whole number in 1..4096", diag);
         info->size = (int)value;
     }
-    if ((text = kd_st_metadata(f, "classes")) && *text)
-        return read_classes(text, name, info, diag);
+    return mean || std ? read_scaling(mean, std, name, info, diag) : 0;
+}
+
+/* Text without control characters that fits out. */
+static int read_text(kd_info_find *find, const void *arg, const char *key, const char *name,
+                     char *out, size_t size, kd_diag *diag)
+{
+    const char *text = find(arg, key);
+    if (!text)
+        return 0;
+    bool plain = strlen(text) < size;
+    for (const char *c = text; *c && plain; c++)
+        plain = (unsigned char)*c >= 0x20 && *c != 0x7f;
+    if (!plain)
+        return refuse(name, key, text, "a short text without control characters", diag);
+    memcpy(out, text, strlen(text) + 1);
     return 0;
+}
+
+static int read_digest(kd_info_find *find, const void *arg, const char *key, const char *name,
+                       char out[KD_DIGEST_HEX], kd_diag *diag)
+{
+    const char *text = find(arg, key);
+    kd_digest d;
+    if (!text || !*text)
+        return 0;
+    if (!kd_digest_parse(text, &d))
+        return refuse(name, key, text, "32 hexadecimal digits", diag);
+    kd_digest_hex(&d, out);
+    return 0;
+}
+
+static int read_info(kd_info_find *find, const void *arg, const char *name,
+                     kd_model_file_info *info, kd_diag *diag)
+{
+    const char *text;
+    int rc = read_picture(find, arg, name, info, diag);
+    if (!rc && (text = find(arg, "label_smoothing")) &&
+        (!number(text, 0, 1, &info->label_smoothing) || info->label_smoothing >= 1))
+        rc = refuse(name, "label_smoothing", text, "a number in [0, 1)", diag);
+    if (!rc)
+        rc = read_text(find, arg, "model", name, info->model, sizeof info->model, diag);
+    if (!rc)
+        rc = read_text(find, arg, "distilld.job", name, info->job, sizeof info->job, diag);
+    if (!rc)
+        rc = read_text(find, arg, "distilld.teacher", name, info->teacher, sizeof info->teacher,
+                       diag);
+    if (!rc)
+        rc = read_digest(find, arg, "distilld.digest", name, info->digest, diag);
+    if (!rc)
+        rc = read_digest(find, arg, "distilld.data", name, info->data, diag);
+    if (!rc && (text = find(arg, "classes")) && *text)
+        rc = read_classes(text, name, info, diag);
+    return rc;
+}
+
+int kd_model_file_info_of(kd_info_find *find, const void *arg, const char *name,
+                          kd_model_file_info *out, kd_diag *diag)
+{
+    kd_model_file_info info = {0};
+    const int rc = read_info(find, arg, name, &info, diag);
+    if (rc)
+        kd_model_file_info_clear(&info);
+    else
+        *out = info;
+    return rc;
+}
+
+static const char *find_in_safetensors(const void *arg, const char *key)
+{
+    return kd_st_metadata(arg, key);
 }
 
 int kd_model_file_info_read(const void *file, size_t len, const char *name, kd_model_file_info *out,
                             kd_diag *diag)
 {
     kd_st_file *f;
-    kd_model_file_info info = {0};
     int rc = kd_st_open_memory(file, len, name, &f, diag);
     if (rc)
         return rc;
-    rc = read_info(f, name, &info, diag);
+    rc = kd_model_file_info_of(find_in_safetensors, f, name, out, diag);
     kd_st_close(f);
-    if (rc)
-        kd_model_file_info_clear(&info);
-    else
-        *out = info;
     return rc;
 }
 

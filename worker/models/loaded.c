@@ -1,12 +1,14 @@
 #include "models/loaded.h"
 
+#include "kd/file.h"
 #include "models/graph_json.h"
-#include "models/models.h"
 #include "models/onnx.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const char *const g_words[] = {
     [KD_PRE_UNIT] = "unit", [KD_PRE_SYMMETRIC] = "symmetric", [KD_PRE_IMAGENET] = "imagenet"};
@@ -96,45 +98,44 @@ static int missing(kd_diag *diag, const char *name, const char *key)
                    name, key);
 }
 
-/* What the file says of itself, into out; the classes move there. */
-static int take_info(kd_model_file_info *info, const char *name, kd_loaded *out, kd_diag *diag)
+/* What the file says of itself must be what its network is. */
+static int settle_info(const char *name, kd_loaded *out, kd_diag *diag)
 {
     const kd_node *first = &out->graph->nodes[0];
-    if (!info->has_preprocess || !info->size)
-        return missing(diag, name, info->has_preprocess ? "size" : "preprocess");
-    out->preprocess = (int)info->preprocess;
-    out->size = info->size;
+    const kd_model_file_info *info = &out->info;
+    out->size = info->size ? info->size : first->h;
     out->n_classes = out->graph->nodes[out->graph->output].c;
-    if (info->size != first->h || info->size != first->w)
+    if (out->size != first->h || out->size != first->w)
         return kd_fail(diag, -KD_EDATA, "%s says that its size is %d, its network's is %dx%d", name,
-                       info->size, first->h, first->w);
+                       out->size, first->h, first->w);
     if (info->classes && info->n_classes != out->n_classes)
         return kd_fail(diag, -KD_EDATA, "%s names %d classes, its network has %d", name,
                        info->n_classes, out->n_classes);
-    out->classes = info->classes;
-    info->classes = NULL;
-    info->n_classes = 0;
+    const kd_digest have = kd_digest_of(out->vector, out->graph->vector_len * sizeof(float));
+    char hex[KD_DIGEST_HEX];
+    kd_digest_hex(&have, hex);
+    if (*info->digest && strcmp(info->digest, hex) != 0)
+        return kd_fail(diag, -KD_EDATA,
+                       "%s is damaged or was changed: its parameters have the digest %s, it says "
+                       "%s; fetch it again, or take the metadata `distilld.digest` out",
+                       name, hex, info->digest);
     return 0;
 }
 
 static int fill(const kd_st_file *f, const void *bytes, size_t len, const char *name,
                 kd_loaded *out, kd_diag *diag)
 {
-    const char *graph = kd_st_metadata(f, "graph"), *model = kd_st_metadata(f, "model");
+    const char *graph = kd_st_metadata(f, "graph");
     if (!graph)
         return missing(diag, name, "graph");
     int rc = kd_graph_from_json(graph, &out->graph, diag);
     if (rc)
         return kd_fail_at(diag, rc, "%s", name);
-    kd_model_file_info info;
-    rc = kd_model_file_info_read(bytes, len, name, &info, diag);
+    rc = kd_model_file_info_read(bytes, len, name, &out->info, diag);
     if (rc)
         return rc;
-    rc = take_info(&info, name, out, diag);
-    kd_model_file_info_clear(&info);
-    if (rc)
-        return rc;
-    snprintf(out->model, sizeof out->model, "%.*s", (int)sizeof out->model - 1, model ? model : "");
+    if (!out->info.has_preprocess || !out->info.size)
+        return missing(diag, name, out->info.has_preprocess ? "size" : "preprocess");
     out->vector = calloc(out->graph->vector_len ? out->graph->vector_len : 1, sizeof(float));
     if (!out->vector)
         return kd_fail(diag, -KD_ENOMEM, "no memory for reading %s", name);
@@ -142,7 +143,8 @@ static int fill(const kd_st_file *f, const void *bytes, size_t len, const char *
     rc = kd_model_load(out->graph, bytes, len, name, out->vector, &new_head, diag);
     if (!rc && new_head)
         rc = kd_fail(diag, -KD_EDATA, "%s: its last layer is not the one of its graph", name);
-    return rc;
+    out->ours = true;
+    return rc ? rc : settle_info(name, out, diag);
 }
 
 static int open_weights(const uint8_t *bytes, size_t len, const char *name, kd_loaded *out,
@@ -157,36 +159,38 @@ static int open_weights(const uint8_t *bytes, size_t len, const char *name, kd_l
     return rc;
 }
 
-static int open_onnx(const uint8_t *bytes, size_t len, const char *name, kd_loaded *out,
-                     kd_diag *diag)
+static int open_onnx(const uint8_t *bytes, size_t len, const char *name,
+                     const kd_onnx_read_options *opt, kd_loaded *out, kd_diag *diag)
 {
-    const kd_onnx_read_options opt = {.folder_fd = -1};
     kd_onnx_info info;
     bool new_head;
-    int rc =
-        kd_onnx_read(bytes, len, name, &opt, &out->graph, &out->vector, &new_head, &info, diag);
+    int rc = kd_onnx_read(bytes, len, name, opt, &out->graph, &out->vector, &new_head, &info, diag);
     if (rc)
         return rc;
-    out->preprocess = info.preprocess;
-    out->size = info.size;
-    out->n_classes = out->graph->nodes[out->graph->output].c;
-    memcpy(out->model, info.model, sizeof out->model);
-    if (info.n_classes == out->n_classes) {
-        out->classes = info.classes;
-        info.classes = NULL;
+    out->info = info.file;
+    info.file = (kd_model_file_info){0};
+    out->softmax = info.softmax;
+    out->ours = info.ours;
+    /* Others may mean something else by these words. */
+    if (!info.ours && out->info.n_classes != out->graph->nodes[out->graph->output].c) {
+        kd_class_names_free(out->info.classes, out->info.n_classes);
+        out->info.classes = NULL;
+        out->info.n_classes = 0;
     }
+    if (!info.ours)
+        out->info.size = 0;
     kd_onnx_info_clear(&info);
-    return 0;
+    return settle_info(name, out, diag);
 }
 
-int kd_loaded_open(const uint8_t *bytes, size_t len, const char *name, kd_loaded *out,
-                   kd_diag *diag)
+static int open_bytes(const uint8_t *bytes, size_t len, const char *name,
+                      const kd_onnx_read_options *opt, kd_loaded *out, kd_diag *diag)
 {
-    kd_loaded l = {.preprocess = -1};
+    kd_loaded l = {0};
     /* A safetensors file has its header's length first; no ONNX model has a `{` there. */
     const bool weights = len > 8 && bytes[8] == '{' && bytes[7] == 0 && bytes[6] == 0;
-    int rc =
-        weights ? open_weights(bytes, len, name, &l, diag) : open_onnx(bytes, len, name, &l, diag);
+    int rc = weights ? open_weights(bytes, len, name, &l, diag)
+                     : open_onnx(bytes, len, name, opt, &l, diag);
     if (rc)
         kd_loaded_clear(&l);
     else
@@ -194,33 +198,88 @@ int kd_loaded_open(const uint8_t *bytes, size_t len, const char *name, kd_loaded
     return rc;
 }
 
-void kd_loaded_clear(kd_loaded *l)
+int kd_loaded_open(const uint8_t *bytes, size_t len, const char *name, kd_loaded *out,
+                   kd_diag *diag)
 {
-    kd_class_names_free(l->classes, l->classes ? l->n_classes : 0);
-    kd_graph_free(l->graph);
-    free(l->vector);
-    *l = (kd_loaded){.preprocess = -1};
+    const kd_onnx_read_options opt = {.folder_fd = -1};
+    return open_bytes(bytes, len, name, &opt, out, diag);
 }
 
-int kd_loaded_describe(const kd_graph *g, const char *model, int preprocess, int size,
-                       const char *const *classes, int n_classes, kd_loaded_meta *out,
+static int open_folder_of(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    char *folder = slash ? strndup(path, slash == path ? 1 : (size_t)(slash - path)) : strdup(".");
+    int fd = folder ? open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    free(folder);
+    return fd;
+}
+
+int kd_loaded_open_file(const char *path, int size, kd_loaded *out, kd_diag *diag)
+{
+    char *bytes = NULL;
+    size_t len;
+    int rc = kd_file_read(path, KD_LOADED_MAX, &bytes, &len, diag);
+    if (rc)
+        return rc;
+    const kd_onnx_read_options opt = {.size = size, .folder_fd = open_folder_of(path)};
+    rc = open_bytes((const uint8_t *)bytes, len, path, &opt, out, diag);
+    if (opt.folder_fd >= 0)
+        close(opt.folder_fd);
+    free(bytes);
+    return rc;
+}
+
+void kd_loaded_clear(kd_loaded *l)
+{
+    kd_model_file_info_clear(&l->info);
+    kd_graph_free(l->graph);
+    free(l->vector);
+    *l = (kd_loaded){0};
+}
+
+/* ---- the metadata of a file */
+
+static void say(kd_loaded_meta *m, const char *key, const char *value)
+{
+    if (!value || !*value)
+        return;
+    KD_BUG_ON(m->n_pairs == KD_LOADED_PAIRS);
+    m->pairs[m->n_pairs++] = (kd_st_pair){key, value};
+}
+
+int kd_loaded_describe(const kd_graph *g, const kd_model_file_info *info, kd_loaded_meta *out,
                        kd_diag *diag)
 {
-    const char *word = kd_preprocess_word(preprocess);
-    KD_BUG_ON(!word);
-    *out = (kd_loaded_meta){.graph = kd_graph_to_json(g)};
-    out->classes = classes ? kd_class_names_join(classes, n_classes) : NULL;
-    if (!out->graph || (classes && !out->classes)) {
+    const char *const names[] = {"torch", "tf"}, *mean = NULL, *std = NULL;
+    *out = (kd_loaded_meta){.graph = g ? kd_graph_to_json(g) : NULL};
+    out->classes = info->classes
+                       ? kd_class_names_join((const char *const *)info->classes, info->n_classes)
+                       : NULL;
+    if ((g && !out->graph) || (info->classes && !out->classes)) {
         kd_loaded_meta_clear(out);
         return kd_fail(diag, -KD_ENOMEM, "no memory for the description of a network");
     }
-    snprintf(out->size, sizeof out->size, "%d", size);
-    out->pairs[out->n_pairs++] = (kd_st_pair){"graph", out->graph};
-    out->pairs[out->n_pairs++] = (kd_st_pair){"preprocess", word};
-    out->pairs[out->n_pairs++] = (kd_st_pair){"size", out->size};
-    out->pairs[out->n_pairs++] = (kd_st_pair){"model", model};
-    if (out->classes)
-        out->pairs[out->n_pairs++] = (kd_st_pair){"classes", out->classes};
+    say(out, "graph", out->graph);
+    if (info->has_preprocess) {
+        kd_preprocess_scaling((int)info->preprocess, &mean, &std);
+        say(out, "preprocess", kd_preprocess_word((int)info->preprocess));
+    }
+    if (info->size)
+        snprintf(out->size, sizeof out->size, "%d", info->size);
+    if (info->label_smoothing > 0)
+        snprintf(out->smoothing, sizeof out->smoothing, "%.9g", info->label_smoothing);
+    say(out, "size", out->size);
+    say(out, "mean", mean);
+    say(out, "std", std);
+    say(out, "channels", mean ? "rgb" : NULL);
+    say(out, "model", info->model);
+    say(out, "padding", info->has_padding ? names[info->pad_tf] : NULL);
+    say(out, "label_smoothing", out->smoothing);
+    say(out, "classes", out->classes);
+    say(out, "distilld.job", info->job);
+    say(out, "distilld.digest", info->digest);
+    say(out, "distilld.data", info->data);
+    say(out, "distilld.teacher", info->teacher);
     return 0;
 }
 

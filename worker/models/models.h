@@ -67,19 +67,31 @@ bool kd_model_has_padding(const char *model);
  * passed over. `name` is for messages. Errors: -KD_EDATA, -KD_ELIMIT. */
 int kd_model_load(const kd_graph *g, const void *file, size_t len, const char *name, float *vector,
                   bool *out_new_head, kd_diag *diag) KD_MUST_CHECK;
-/* What a file says of itself in its __metadata__; docs/weights.md says how it gets there. */
+/* What a file says of itself, in the __metadata__ of safetensors and the metadata_props of ONNX
+ * alike; docs/weights.md has the table of keys. */
+#define KD_INFO_TEXT 96
 typedef struct kd_model_file_info {
     bool has_padding, pad_tf; /* "padding": tf | torch */
-    bool has_preprocess;      /* "preprocess": unit | symmetric | imagenet */
+    bool has_preprocess;      /* "preprocess": unit | symmetric | imagenet, or "mean" and "std" */
     enum kd_preprocess preprocess;
     double label_smoothing; /* "label_smoothing": [0,1) that it was trained with; 0 = not named */
     int size;               /* "size": pixels a side, 1..4096; 0 = not named */
     char **classes;         /* "classes": names, as loaded.h writes them; NULL = not named */
     int n_classes;
+    char model[KD_JOB_WORD];    /* "model": name in job files, "" = not named; so are the others */
+    char job[KD_INFO_TEXT];     /* "distilld.job" that made it */
+    char digest[KD_DIGEST_HEX]; /* "distilld.digest" of its parameters */
+    char data[KD_DIGEST_HEX];   /* "distilld.data": digest of what it was trained on */
+    char teacher[KD_INFO_TEXT]; /* "distilld.teacher": name and digest of who taught it */
 } kd_model_file_info;
 
+/* Value of a key in a file's metadata, NULL = it has none. */
+typedef const char *kd_info_find(const void *arg, const char *key);
 /* Reads them; on success the caller clears *out. A value of none of these kinds is refused:
- * -KD_EDATA with the value and what was expected, -KD_ELIMIT. */
+ * -KD_EDATA with the value and what was expected, -KD_ELIMIT. `name` is for messages. */
+int kd_model_file_info_of(kd_info_find *find, const void *arg, const char *name,
+                          kd_model_file_info *out, kd_diag *diag) KD_MUST_CHECK;
+/* Of safetensors bytes. */
 int kd_model_file_info_read(const void *file, size_t len, const char *name, kd_model_file_info *out,
                             kd_diag *diag) KD_MUST_CHECK;
 void kd_model_file_info_clear(kd_model_file_info *info);

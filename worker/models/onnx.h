@@ -12,9 +12,8 @@
 #ifndef KD_MODELS_ONNX_H
 #define KD_MODELS_ONNX_H
 
-#include "engine/graph.h"
-#include "job/job.h"
 #include "kd/buf.h"
+#include "models/models.h"
 
 #define KD_ONNX_MAX_INPUT_RANK 8
 
@@ -33,13 +32,11 @@ typedef struct kd_onnx_read_options {
 } kd_onnx_read_options;
 
 typedef struct kd_onnx_info {
-    int preprocess; /* enum kd_preprocess from the file's metadata, -1 = it does not say */
-    int size;       /* height and width of a classifier's input */
-    bool nhwc;      /* the model's own input was [N,H,W,C] */
-    bool softmax;   /* a softmax at the end was left out */
-    char **classes; /* names from the metadata, NULL = it has none */
-    int n_classes;
-    char model[KD_JOB_WORD];                   /* name from the metadata, "" = none */
+    kd_model_file_info file;                   /* what its metadata says */
+    bool ours;                                 /* distilld wrote it */
+    int size;                                  /* height and width of a classifier's input */
+    bool nhwc;                                 /* the model's own input was [N,H,W,C] */
+    bool softmax;                              /* a softmax at the end was left out */
     int input_rank, output_rank;               /* of the model's own tensors, batch included */
     int64_t input_dim[KD_ONNX_MAX_INPUT_RANK]; /* batch: 1 where it is open */
     int64_t output_dim[KD_ONNX_MAX_INPUT_RANK];
@@ -57,18 +54,15 @@ int kd_onnx_read(const uint8_t *bytes, size_t len, const char *name,
                  bool *out_new_head, kd_onnx_info *out_info, kd_diag *diag) KD_MUST_CHECK;
 
 typedef struct kd_onnx_write_options {
-    int opset;                  /* 13 or 17 */
-    const char *model;          /* for the metadata, "" = none; also the graph's name */
-    const char *const *classes; /* names, NULL = none */
-    int n_classes;
-    int preprocess;     /* enum kd_preprocess, -1 = not said */
-    const char *digest; /* of the parameters, "" = none */
+    int opset;                      /* 13 or 17 */
+    const kd_model_file_info *info; /* for the metadata, NULL = none; borrowed */
 } kd_onnx_write_options;
 /* Appends a model with input "input" float32 [N,C,H,W], already preprocessed, and output "logits"
  * [N,classes] (another output keeps its shape) to out. Batch norms stay nodes of their own, names
  * of parameters are kept; dropout is a node that does nothing in inference, drop path is left out.
- * g is finished, vector [vector_len]. -KD_EINVAL for an opset that is not written; -KD_ELIMIT when
- * out is full. */
+ * A network of 8 bits (kd_graph_is_int8; the thread has called kd_engine_thread) has its roundings
+ * as QuantizeLinear and DequantizeLinear and is read as the same one. g is finished, vector
+ * [vector_len]. -KD_EINVAL for an opset that is not written; -KD_ELIMIT when out is full. */
 int kd_onnx_write(const kd_graph *g, const float *vector, const kd_onnx_write_options *opt,
                   kd_buf *out, kd_diag *diag) KD_MUST_CHECK;
 

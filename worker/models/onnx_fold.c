@@ -598,6 +598,7 @@ static const struct {
     {"Tanh", fold_unary, false},
     {"Where", fold_where, false},
     {"Expand", fold_expand, false},
+    {"DequantizeLinear", kd_onnx_fold_dequantize, false},
 };
 
 bool kd_onnx_fold(kd_onnx_ctx *c, int *out_rc)

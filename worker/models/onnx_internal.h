@@ -8,6 +8,7 @@
  *   onnx_nodes.c     convolutions, dense layers, normalisation, pools, activations
  *   onnx_arith.c     arithmetic with broadcasting
  *   onnx_shapes.c    reshaping, slicing, joining
+ *   onnx_quant.c     values and weights of 8 bits
  *   onnx_read.c      the walk over the nodes, input, output and head
  *
  * Functions return 0 or a negative error with ctx->diag filled in. */
@@ -255,5 +256,9 @@ int kd_onnx_split(kd_onnx_ctx *c);
 int kd_onnx_pad(kd_onnx_ctx *c);
 int kd_onnx_identity(kd_onnx_ctx *c);
 int kd_onnx_cast(kd_onnx_ctx *c);
+int kd_onnx_quantize(kd_onnx_ctx *c);
+int kd_onnx_dequantize(kd_onnx_ctx *c);
+/* On known tensors, for onnx_fold.c. */
+int kd_onnx_fold_dequantize(kd_onnx_ctx *c);
 
 #endif

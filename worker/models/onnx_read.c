@@ -12,6 +12,7 @@
 #define MIN_OPSET 9
 #define MAX_OPSET 17
 #define MAX_CLASSES 65536
+#define PRODUCER "distilld" /* as onnx_write.c writes it */
 
 static const struct {
     const char *op;
@@ -52,6 +53,8 @@ static const struct {
     {"Pad", kd_onnx_pad},
     {"Identity", kd_onnx_identity},
     {"Cast", kd_onnx_cast},
+    {"QuantizeLinear", kd_onnx_quantize},
+    {"DequantizeLinear", kd_onnx_dequantize},
 };
 
 /* ---- the nodes */
@@ -433,34 +436,37 @@ static int finish(kd_onnx_ctx *c, int output, kd_graph **out_graph, float **out_
 
 /* ---- metadata (as onnx_write.c writes it) */
 
-static const char *metadata(const Onnx__ModelProto *m, const char *key)
+static const char *metadata(const void *arg, const char *key)
 {
+    const Onnx__ModelProto *m = arg;
     for (size_t i = 0; i < m->n_metadata_props; i++)
         if (strcmp(m->metadata_props[i]->key, key) == 0)
             return m->metadata_props[i]->value;
     return NULL;
 }
 
-static int read_metadata(kd_onnx_ctx *c, const Onnx__ModelProto *m, kd_onnx_info *info)
+/* In files of others these words may mean something else: what cannot be ours is passed over, but
+ * for the preprocessing, which must not be guessed. */
+static int read_metadata(const kd_onnx_ctx *c, const Onnx__ModelProto *m, kd_onnx_info *info)
 {
-    const char *text = metadata(m, "preprocess");
-    info->preprocess = text ? kd_preprocess_of(text) : -1;
-    if (text && info->preprocess < 0)
-        return kd_onnx_fail(c, -KD_EDATA, "the metadata names the preprocessing %.40s", text);
-    text = metadata(m, "model");
-    if (text)
-        snprintf(info->model, sizeof info->model, "%.*s", (int)sizeof info->model - 1, text);
-    text = metadata(m, "classes");
-    if (text && *text)
-        return kd_class_names_split(text, &info->classes, &info->n_classes) ? kd_onnx_no_memory(c)
-                                                                            : 0;
-    return 0;
+    const char *preprocess = metadata(m, "preprocess");
+    kd_diag why = {0};
+    info->ours = m->producer_name && strcmp(m->producer_name, PRODUCER) == 0;
+    const int rc = kd_model_file_info_of(metadata, m, c->name, &info->file, &why);
+    if (rc == -KD_EDATA && !info->ours && (!preprocess || kd_preprocess_of(preprocess) >= 0)) {
+        if (preprocess) {
+            info->file.has_preprocess = true;
+            info->file.preprocess = (enum kd_preprocess)kd_preprocess_of(preprocess);
+        }
+        return 0;
+    }
+    return rc ? kd_fail(c->diag, rc, "%s", why.msg) : 0;
 }
 
 void kd_onnx_info_clear(kd_onnx_info *info)
 {
-    kd_class_names_free(info->classes, info->n_classes);
-    *info = (kd_onnx_info){.preprocess = -1};
+    kd_model_file_info_clear(&info->file);
+    *info = (kd_onnx_info){0};
 }
 
 /* ---- all of it */
@@ -482,7 +488,7 @@ int kd_onnx_read(const uint8_t *bytes, size_t len, const char *name,
                  bool *out_new_head, kd_onnx_info *out_info, kd_diag *diag)
 {
     Onnx__ModelProto *m;
-    kd_onnx_info info = {.preprocess = -1};
+    kd_onnx_info info = {0};
     int output;
     if (opt->classes < 0 || opt->classes == 1 || opt->classes > MAX_CLASSES)
         return kd_fail(diag, -KD_EINVAL, "%d classes are not in 2..%d", opt->classes, MAX_CLASSES);

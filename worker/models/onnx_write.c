@@ -1,5 +1,9 @@
 /* Networks as ONNX files. Every node of the graph becomes one operator or a few; its tensor is
- * [N,C,H,W], or [N,C] behind a dense layer or flattening. */
+ * [N,C,H,W], or [N,C] behind a dense layer or flattening. A network of 8 bits has pairs of
+ * QuantizeLinear and DequantizeLinear where its values are rounded ("QDQ"), and a DequantizeLinear
+ * behind each weight. */
+#include "engine/plan.h"
+#include "models/int8.h"
 #include "models/loaded.h"
 #include "models/onnx.h"
 #include "models/onnx_model.h"
@@ -12,17 +16,26 @@
 #include <string.h>
 
 #define MAX_ATTRIBUTES 6
-#define MAX_META 8
 #define OPS_A_NODE 8             /* most operators that one node becomes, conversions included */
 #define BYTES_A_NODE (16u << 10) /* room for their messages; pages that stay empty cost nothing */
 
 /* What a node of the graph has become. */
 typedef struct made {
-    char *title; /* of the operator, unlike any other */
-    char *name;  /* of the value: the same, but "logits" at the end */
-    bool flat;   /* [N,C] */
-    bool fixed;  /* does not depend on the picture: one for all images */
+    char *title;   /* of the operator, unlike any other */
+    char *name;    /* of the value: the same, but "logits" at the end */
+    bool flat;     /* [N,C] */
+    bool fixed;    /* does not depend on the picture: one for all images */
+    char *rounded; /* of 8 bits, for the convolutions that want it so; NULL = none */
 } made;
+
+/* What a network of 8 bits needs besides; arrays over the vector lie as their parameters do. */
+typedef struct eight {
+    kd_int8_node *nodes; /* [n_nodes] */
+    bool *params;        /* [n_params]: written in 8 bits */
+    int8_t *codes;       /* [vector_len] */
+    float *units;        /* [vector_len]: of weights, one a row; of biases, of products */
+    int32_t *biases;     /* [vector_len] */
+} eight;
 
 typedef struct writer {
     const kd_graph *g;
@@ -34,6 +47,7 @@ typedef struct writer {
     Onnx__NodeProto **nodes;
     Onnx__TensorProto **tensors;
     size_t n_nodes, n_tensors;
+    eight *eight;      /* NULL: float32 */
     const char *batch; /* value [1] with the number of images; NULL until it is needed */
 } writer;
 
@@ -154,9 +168,54 @@ static void reads_float(writer *w, Onnx__NodeProto *n, const char *what, float v
     reads(w, n, name);
 }
 
+/* The float32 value of whole numbers in the place of p, one unit a row. */
+static const char *from_codes(writer *w, const kd_param *p)
+{
+    const int64_t rows = p->shape[0];
+    const char *name = text(w, "%s#float", p->name), *unit = text(w, "%s#unit", p->name);
+    tensor(w, unit, KD_ONNX_FLOAT, 1, &rows, w->eight->units + p->offset,
+           (size_t)rows * sizeof(float));
+    Onnx__NodeProto *n = op(w, "DequantizeLinear", name, name);
+    reads(w, n, p->name);
+    reads(w, n, unit);
+    attr_int(w, n, "axis", 0);
+    return name;
+}
+
+/* A parameter as the next input of n, `name` if it is not its own. */
+static void reads_as(writer *w, Onnx__NodeProto *n, int param, const char *name)
+{
+    reads(w, n, name ? name : w->g->params[param].name);
+}
+
 static void reads_param(writer *w, Onnx__NodeProto *n, int param)
 {
-    reads(w, n, w->g->params[param].name);
+    reads_as(w, n, param, NULL);
+}
+
+/* What makes weights of 8 bits floats; NULL for others. */
+static const char *weight_of(writer *w, const kd_node *n)
+{
+    return w->eight && w->eight->params[n->weight] ? from_codes(w, &w->g->params[n->weight]) : NULL;
+}
+
+/* A bias in units of a product of an input and a weight, as whole numbers of 32 bits: what others'
+ * 8-bit convolutions want. NULL where it is not exactly that. */
+static const char *bias_of(writer *w, const kd_node *n)
+{
+    eight *e = w->eight;
+    const kd_param *p = &w->g->params[n->bias];
+    const float *bias = w->vector + p->offset, *units = e->units + w->g->params[n->weight].offset;
+    const float in = e->nodes[n->in[0]].unit;
+    for (int o = 0; o < n->c; o++) {
+        const float unit = e->units[p->offset + (size_t)o] = in * units[o];
+        const float code = nearbyintf(bias[o] / unit);
+        if (!(fabsf(code) <= 8388608) || code * unit != bias[o])
+            return NULL;
+        e->biases[p->offset + (size_t)o] = (int32_t)code;
+    }
+    e->params[n->bias] = true;
+    return from_codes(w, p);
 }
 
 /* ---- values */
@@ -287,13 +346,19 @@ static void window(writer *w, Onnx__NodeProto *o, const kd_node *n)
 
 static void conv(writer *w, const kd_node *n, const made *m)
 {
-    Onnx__NodeProto *o = on_image(w, n, m, "Conv");
+    const bool int8 = w->eight && w->eight->nodes[n - w->g->nodes].conv;
+    const made *in = &w->made[n->in[0]];
+    const char *weight = weight_of(w, n);
+    const char *bias = int8 && n->bias >= 0 ? bias_of(w, n) : NULL;
+    const char *x = int8 && in->rounded ? in->rounded : as_image(w, n->in[0], m->name);
+    Onnx__NodeProto *o = op(w, "Conv", m->title, m->name);
+    reads(w, o, x);
     window(w, o, n);
     attr_ints(w, o, "dilations", (const int[]){n->dilation_h, n->dilation_w}, 2);
     attr_int(w, o, "group", n->groups);
-    reads_param(w, o, n->weight);
+    reads_as(w, o, n->weight, weight);
     if (n->bias >= 0)
-        reads_param(w, o, n->bias);
+        reads_as(w, o, n->bias, bias);
 }
 
 static void batch_norm(writer *w, const kd_node *n, const made *m)
@@ -308,10 +373,10 @@ static void batch_norm(writer *w, const kd_node *n, const made *m)
 
 static void dense(writer *w, const kd_node *n, made *m)
 {
-    const char *in = as_flat(w, n->in[0], m->name);
+    const char *in = as_flat(w, n->in[0], m->name), *weight = weight_of(w, n);
     Onnx__NodeProto *o = op(w, "Gemm", m->title, m->name);
     reads(w, o, in);
-    reads_param(w, o, n->weight);
+    reads_as(w, o, n->weight, weight);
     reads_param(w, o, n->bias);
     attr_int(w, o, "transB", 1);
     m->flat = true;
@@ -399,6 +464,34 @@ static void constant(writer *w, const kd_node *n, made *m)
     m->fixed = true;
     Onnx__NodeProto *o = op(w, "Identity", m->title, m->name);
     reads_param(w, o, n->weight);
+}
+
+/* Rounds the value of node `at` to 8 bits, for all who read it or for convolutions alone. */
+static void round_value(writer *w, int at)
+{
+    const kd_int8_node *k = &w->eight->nodes[at];
+    made *m = &w->made[at];
+    if (!(k->unit > 0) || m->flat)
+        return;
+    float *unit = get(w, sizeof *unit);
+    uint8_t *zero = get(w, sizeof *zero);
+    *unit = k->unit;
+    char *codes = text(w, "%s#code", m->name), *name = text(w, "%s#rounded", m->name);
+    const char *scale = text(w, "%s#unit", m->name), *nought = text(w, "%s#zero", m->name);
+    tensor(w, scale, KD_ONNX_FLOAT, 0, NULL, unit, sizeof *unit);
+    tensor(w, nought, k->positive ? KD_ONNX_UINT8 : KD_ONNX_INT8, 0, NULL, zero, sizeof *zero);
+    Onnx__NodeProto *to = op(w, "QuantizeLinear", codes, codes);
+    reads(w, to, m->name);
+    reads(w, to, scale);
+    reads(w, to, nought);
+    Onnx__NodeProto *from = op(w, "DequantizeLinear", name, name);
+    reads(w, from, codes);
+    reads(w, from, scale);
+    reads(w, from, nought);
+    if (k->stored)
+        m->name = name;
+    else
+        m->rounded = name;
 }
 
 static void write_node(writer *w, int at)
@@ -553,17 +646,31 @@ static Onnx__ValueInfoProto *value_info(writer *w, const char *name, int n, cons
     return v;
 }
 
-static int write_model(writer *w, char *classes, kd_buf *out, kd_diag *diag)
+static void write_param(writer *w, int at)
+{
+    const kd_param *p = &w->g->params[at];
+    const eight *e = w->eight;
+    if (!e || !e->params[at])
+        tensor(w, p->name, KD_ONNX_FLOAT, (size_t)p->ndim, p->shape, w->vector + p->offset,
+               p->count * sizeof(float));
+    else if (p->ndim > 1)
+        tensor(w, p->name, KD_ONNX_INT8, (size_t)p->ndim, p->shape, e->codes + p->offset, p->count);
+    else
+        tensor(w, p->name, KD_ONNX_INT32, 1, p->shape, e->biases + p->offset,
+               p->count * sizeof *e->biases);
+}
+
+static int write_model(writer *w, const kd_loaded_meta *about, kd_buf *out, kd_diag *diag)
 {
     const kd_graph *g = w->g;
     const kd_node *first = &g->nodes[0], *last = &g->nodes[g->output];
-    for (int i = 0; i < g->n_params; i++) {
-        const kd_param *p = &g->params[i];
-        tensor(w, p->name, KD_ONNX_FLOAT, (size_t)p->ndim, p->shape, w->vector + p->offset,
-               p->count * sizeof(float));
-    }
-    for (int i = 0; i < g->n_nodes; i++)
+    for (int i = 0; i < g->n_nodes; i++) {
         write_node(w, i);
+        if (w->eight)
+            round_value(w, i);
+    }
+    for (int i = 0; i < g->n_params; i++)
+        write_param(w, i);
     const bool vector = last->h == 1 && last->w == 1;
     if (vector && !w->made[g->output].flat) { /* "logits" must be [N,C] */
         Onnx__NodeProto *n = w->nodes[w->n_nodes - 1];
@@ -577,7 +684,8 @@ static int write_model(writer *w, char *classes, kd_buf *out, kd_diag *diag)
         value_info(w, "input", 3, (const int64_t[]){first->c, first->h, first->w});
     Onnx__ValueInfoProto *output =
         value_info(w, "logits", vector ? 1 : 3, (const int64_t[]){last->c, last->h, last->w});
-    graph.name = text(w, "%s", *w->opt->model ? w->opt->model : "network");
+    const char *model = w->opt->info ? w->opt->info->model : "";
+    graph.name = text(w, "%s", *model ? model : "network");
     graph.node = w->nodes;
     graph.n_node = w->n_nodes;
     graph.initializer = w->tensors;
@@ -588,38 +696,62 @@ static int write_model(writer *w, char *classes, kd_buf *out, kd_diag *diag)
     Onnx__OperatorSetIdProto set = ONNX__OPERATOR_SET_ID_PROTO__INIT, *sets = &set;
     set.has_version = true;
     set.version = w->opt->opset;
-    Onnx__StringStringEntryProto meta[MAX_META], *metas[MAX_META];
-    const char *preprocess = kd_preprocess_word(w->opt->preprocess);
-    char *const pairs[][2] = {
-        {"preprocess", (char *)(uintptr_t)(preprocess ? preprocess : "")},
-        {"size", text(w, "%d", first->h)},
-        {"classes", classes},
-        {"model", (char *)(uintptr_t)w->opt->model},
-        {"digest", (char *)(uintptr_t)w->opt->digest},
-    };
-    Onnx__ModelProto model = ONNX__MODEL_PROTO__INIT;
-    for (size_t i = 0; i < KD_COUNT(pairs); i++) {
-        if (!pairs[i][1] || !*pairs[i][1])
-            continue;
-        Onnx__StringStringEntryProto *e = metas[model.n_metadata_props] =
-            &meta[model.n_metadata_props];
-        model.n_metadata_props++;
-        onnx__string_string_entry_proto__init(e);
-        e->key = pairs[i][0];
-        e->value = pairs[i][1];
+    Onnx__StringStringEntryProto meta[KD_LOADED_PAIRS], *metas[KD_LOADED_PAIRS];
+    Onnx__ModelProto file = ONNX__MODEL_PROTO__INIT;
+    for (size_t i = 0; i < about->n_pairs; i++) {
+        metas[i] = &meta[i];
+        onnx__string_string_entry_proto__init(metas[i]);
+        metas[i]->key = (char *)(uintptr_t)about->pairs[i].key;
+        metas[i]->value = (char *)(uintptr_t)about->pairs[i].value;
     }
-    model.metadata_props = metas;
-    model.has_ir_version = true;
-    model.ir_version = w->opt->opset >= 15 ? 8 : 7;
-    model.producer_name = (char *)(uintptr_t) "distilld";
-    model.producer_version = (char *)(uintptr_t)KD_VERSION;
-    model.graph = &graph;
-    model.opset_import = &sets;
-    model.n_opset_import = 1;
-    return kd_wire_pack(&model, out)
+    file.n_metadata_props = about->n_pairs;
+    file.metadata_props = metas;
+    file.has_ir_version = true;
+    file.ir_version = w->opt->opset >= 15 ? 8 : 7;
+    file.producer_name = (char *)(uintptr_t) "distilld";
+    file.producer_version = (char *)(uintptr_t)KD_VERSION;
+    file.graph = &graph;
+    file.opset_import = &sets;
+    file.n_opset_import = 1;
+    return kd_wire_pack(&file, out)
                ? kd_fail(diag, -KD_ELIMIT, "the network does not fit into %zu bytes as ONNX",
                          out->max)
                : 0;
+}
+
+static void eight_clear(eight *e)
+{
+    free(e->nodes);
+    free(e->params);
+    free(e->codes);
+    free(e->units);
+    free(e->biases);
+}
+
+static int eight_make(const kd_graph *g, const float *vector, eight *e, kd_diag *diag)
+{
+    kd_plan *p;
+    const size_t n = g->vector_len + 1;
+    *e = (eight){.nodes = calloc((size_t)g->n_nodes, sizeof *e->nodes),
+                 .params = calloc((size_t)g->n_params + 1, sizeof *e->params),
+                 .codes = malloc(n),
+                 .units = malloc(n * sizeof *e->units),
+                 .biases = malloc(n * sizeof *e->biases)};
+    if (!e->nodes || !e->params || !e->codes || !e->units || !e->biases)
+        return kd_fail(diag, -KD_ENOMEM, "no memory for writing a network as ONNX");
+    const int rc = kd_plan_new_ranged(g, 1, vector, &p, diag);
+    if (rc)
+        return rc;
+    kd_plan_int8_nodes(p, e->nodes);
+    kd_plan_free(p);
+    kd_int8_params(g, e->params);
+    for (int i = 0; i < g->n_params; i++) {
+        const kd_param *w = &g->params[i];
+        if (e->params[i])
+            kd_int8_codes(vector + w->offset, (int)w->shape[0], w->count / (size_t)w->shape[0],
+                          e->codes + w->offset, e->units + w->offset);
+    }
+    return 0;
 }
 
 int kd_onnx_write(const kd_graph *g, const float *vector, const kd_onnx_write_options *opt,
@@ -634,14 +766,24 @@ int kd_onnx_write(const kd_graph *g, const float *vector, const kd_onnx_write_op
     w.made = calloc(n, sizeof *w.made);
     w.nodes = calloc(n * OPS_A_NODE + 8, sizeof *w.nodes);
     w.tensors = calloc(n * OPS_A_NODE + (size_t)g->n_params + 8, sizeof *w.tensors);
-    char *classes = opt->classes ? kd_class_names_join(opt->classes, opt->n_classes) : NULL;
-    int rc = w.room && w.made && w.nodes && w.tensors && (classes || !opt->classes)
-                 ? write_model(&w, classes, out, diag)
+    kd_model_file_info info = opt->info ? *opt->info : (kd_model_file_info){0};
+    kd_loaded_meta about = {0};
+    info.size = g->nodes[0].h == g->nodes[0].w ? g->nodes[0].h : 0;
+    int rc = w.room && w.made && w.nodes && w.tensors
+                 ? kd_loaded_describe(NULL, &info, &about, diag)
                  : kd_fail(diag, -KD_ENOMEM, "no memory for writing a network as ONNX");
+    eight e = {0};
+    if (!rc && kd_graph_is_int8(g)) {
+        rc = eight_make(g, vector, &e, diag);
+        w.eight = &e;
+    }
+    if (!rc)
+        rc = write_model(&w, &about, out, diag);
+    eight_clear(&e);
     free(w.room);
     free(w.made);
     free(w.nodes);
     free(w.tensors);
-    free(classes);
+    kd_loaded_meta_clear(&about);
     return rc;
 }

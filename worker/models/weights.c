@@ -38,6 +38,17 @@ static bool other_classes(const kd_param *p, const kd_st_tensor *t)
     return t->shape[0] != p->shape[0];
 }
 
+/* The scales of a tensor of 8 bits, "NAME.scale"; NULL if there are none that fit. */
+static const kd_st_tensor *scales_of(const kd_st_file *f, const kd_st_tensor *t)
+{
+    char name[sizeof((kd_param *)0)->name + 8];
+    snprintf(name, sizeof name, "%s.scale", t->name);
+    const kd_st_tensor *s = kd_st_find(f, name);
+    const bool fits = s && strcmp(s->dtype, "F32") == 0 && s->ndim == 1 && t->ndim > 0 &&
+                      s->shape[0] == t->shape[0];
+    return fits ? s : NULL;
+}
+
 static int check_tensor(const kd_param *p, const kd_st_file *f, const char *name, bool *new_head,
                         kd_diag *diag)
 {
@@ -50,7 +61,13 @@ static int check_tensor(const kd_param *p, const kd_st_file *f, const char *name
             "%s has no tensor %s of shape %s, which the network needs; it has %zu others.", name,
             p->name, want, kd_st_count(f));
     shape_text(t->shape, t->ndim, have, sizeof have);
-    if (strcmp(t->dtype, "F32") != 0)
+    const bool int8 = strcmp(t->dtype, "I8") == 0;
+    if (int8 && !scales_of(f, t))
+        return kd_fail(diag, -KD_EDATA,
+                       "%s: tensor %s has the type I8, but there is no tensor %s.scale of type F32 "
+                       "with one value a row.",
+                       name, p->name, p->name);
+    if (!int8 && strcmp(t->dtype, "F32") != 0)
         return kd_fail(diag, -KD_EDATA, "%s: tensor %s has the type %s, F32 was expected.", name,
                        p->name, t->dtype);
     if (same_shape(p, t))
@@ -62,13 +79,22 @@ static int check_tensor(const kd_param *p, const kd_st_file *f, const char *name
     return 0;
 }
 
-static int copy_tensor(const kd_param *p, const kd_st_tensor *t, const char *name, float *vector,
-                       kd_diag *diag)
+static float float_at(const uint8_t *data, size_t i)
+{
+    float value;
+    memcpy(&value, data + i * sizeof value, sizeof value);
+    return value;
+}
+
+/* scales: of a tensor of 8 bits, else NULL. */
+static int copy_tensor(const kd_param *p, const kd_st_tensor *t, const kd_st_tensor *scales,
+                       const char *name, float *vector, kd_diag *diag)
 {
     const bool variance = p->kind == KD_PARAM_STATISTIC && p->init == KD_INIT_ONE;
+    const size_t row = p->count / (size_t)p->shape[0];
     for (size_t i = 0; i < p->count; i++) {
-        float value;
-        memcpy(&value, t->data + i * sizeof value, sizeof value);
+        const float value = scales ? float_at(scales->data, i / row) * (float)(int8_t)t->data[i]
+                                   : float_at(t->data, i);
         if (!isfinite(value) || (variance && value < 0))
             return kd_fail(diag, -KD_EDATA, "%s: value %zu of tensor %s is %g.", name, i, p->name,
                            (double)value);
@@ -92,7 +118,9 @@ static int load(const kd_graph *g, const kd_st_file *f, const char *name, float 
             const kd_param *p = &g->params[i];
             if (p->head && new_head)
                 continue;
-            rc = copy_tensor(p, kd_st_find(f, p->name), name, write ? vector : NULL, diag);
+            const kd_st_tensor *t = kd_st_find(f, p->name);
+            const kd_st_tensor *scales = strcmp(t->dtype, "I8") == 0 ? scales_of(f, t) : NULL;
+            rc = copy_tensor(p, t, scales, name, write ? vector : NULL, diag);
         }
     if (!rc)
         *out_new_head = new_head;

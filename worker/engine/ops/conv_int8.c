@@ -10,7 +10,7 @@
  * is float32, an element at a time, rounded to the nearest even. */
 typedef struct {
     dnnl_memory_t plain; /* the weights below, bound when they are packed */
-    kd_prim *forward, *reorder_residual, *pack;
+    kd_prim *forward, *round_src, *reorder_residual, *pack;
     int8_t *weights; /* as in the vector, quantised */
     float *bias;     /* in units of a product */
     int bias_block;
@@ -30,7 +30,7 @@ static int quantise(kd_plan *p, const kd_task *t, state *s, float *scales, kd_di
 {
     const kd_node *node = &p->graph->nodes[t->node];
     const size_t count = p->graph->params[node->weight].count, row = count / (size_t)node->c;
-    const float scale = p->values[t->in[0]].scale;
+    const float scale = kd_int8_unit(&p->values[t->in[0]]);
     float *folded = malloc(count * sizeof *folded);
     if (!folded)
         return kd_fail(diag, -KD_ENOMEM, "Out of memory for a convolution.");
@@ -56,7 +56,9 @@ static int post_ops(const kd_plan *p, const kd_task *t, dnnl_post_ops_t *out, kd
     int rc = kd_onednn(dnnl_post_ops_create(out), "post-operations", diag);
     if (!rc && t->residual >= 0) {
         const kd_value *r = &p->values[t->residual];
-        rc = kd_onednn(dnnl_post_ops_append_sum_v2(*out, r->scale, r->positive ? dnnl_u8 : dnnl_s8),
+        rc = kd_onednn(r->scale > 0 ? dnnl_post_ops_append_sum_v2(*out, r->scale,
+                                                                  r->positive ? dnnl_u8 : dnnl_s8)
+                                    : dnnl_post_ops_append_sum(*out, 1),
                        "residual", diag);
     }
     if (!rc)
@@ -69,7 +71,8 @@ static int post_ops(const kd_plan *p, const kd_task *t, dnnl_post_ops_t *out, kd
 }
 
 static int describe(kd_plan *p, const kd_task *t, const kd_conv_geometry *geo, const float *scales,
-                    const dnnl_memory_desc_t *dst, dnnl_primitive_desc_t *out, kd_diag *diag)
+                    const dnnl_memory_desc_t *src, const dnnl_memory_desc_t *dst,
+                    dnnl_primitive_desc_t *out, kd_diag *diag)
 {
     const kd_node *node = &p->graph->nodes[t->node];
     dnnl_post_ops_t post = NULL;
@@ -77,9 +80,9 @@ static int describe(kd_plan *p, const kd_task *t, const kd_conv_geometry *geo, c
     int rc = post_ops(p, t, &post, diag);
     if (!rc)
         rc = kd_onednn(dnnl_dilated_convolution_forward_desc_init(
-                           &desc, dnnl_forward_inference, dnnl_convolution_direct,
-                           &p->values[t->in[0]].md, &geo->weights_any, &geo->bias, dst, geo->stride,
-                           geo->dilate, geo->pad_before, geo->pad_after),
+                           &desc, dnnl_forward_inference, dnnl_convolution_direct, src,
+                           &geo->weights_any, &geo->bias, dst, geo->stride, geo->dilate,
+                           geo->pad_before, geo->pad_after),
                        "convolution", diag);
     if (!rc)
         rc = kd_plan_desc_scaled(p, &desc, post, scales, node->c, NULL, out, diag);
@@ -90,11 +93,28 @@ static int describe(kd_plan *p, const kd_task *t, const kd_conv_geometry *geo, c
                : rc;
 }
 
-/* The residual lies where the result will, in its own kind of 8 bits. */
+/* A float32 input, rounded to 8 bits for this convolution alone. */
+static int round_input(kd_plan *p, const kd_task *t, state *s, const dnnl_memory_desc_t *md,
+                       dnnl_memory_t *out, kd_diag *diag)
+{
+    const kd_value *in = &p->values[t->in[0]];
+    const int tick = kd_tick_forward(t);
+    *out = in->mem;
+    if (in->scale > 0)
+        return 0;
+    const int rc = kd_plan_new_memory(p, md, tick, tick, out, NULL, diag);
+    return rc ? rc
+              : kd_plan_requantise(p, &in->md, in->mem, md, *out, 1 / in->edge, tick, &s->round_src,
+                                   diag);
+}
+
+/* The residual lies where the result will, in its own kind of 8 bits where it has one. */
 static int place_residual(kd_plan *p, const kd_task *t, state *s, kd_diag *diag)
 {
     const kd_value *r = &p->values[t->residual];
-    const dnnl_memory_desc_t md = kd_plan_desc_int8(p, r, &p->graph->nodes[t->result]);
+    const dnnl_memory_desc_t md = r->scale > 0
+                                      ? kd_plan_desc_int8(p, r, &p->graph->nodes[t->result])
+                                      : p->values[t->result].md;
     dnnl_memory_t there;
     const int rc = kd_plan_memory(p, &md, p->values[t->result].block, &there, diag);
     return rc ? rc
@@ -116,17 +136,21 @@ static int prepare(kd_plan *p, kd_task *t, kd_diag *diag)
     const dnnl_memory_desc_t dst =
         v->scale > 0 ? kd_plan_desc_int8(p, v, result)
                      : kd_plan_desc(p, result->c, result->h, result->w, dnnl_nhwc);
+    const dnnl_memory_desc_t src_md =
+        kd_plan_desc_int8(p, &p->values[t->in[0]], &p->graph->nodes[t->in[0]]);
     t->act_inside = t->act >= 0;
     dnnl_primitive_desc_t pd = NULL;
     int rc = quantise(p, t, s, scales, diag);
     if (!rc)
-        rc = describe(p, t, &geo, scales, &dst, &pd, diag);
+        rc = describe(p, t, &geo, scales, &src_md, &dst, &pd, diag);
     if (rc)
         return rc;
     const dnnl_memory_desc_t w_md = kd_desc_query(pd, dnnl_query_weights_md);
-    dnnl_memory_t weights = NULL, bias = NULL;
-    const int share = v->scale > 0 ? kd_conv_residual_block(p, t, &dst) : -1;
-    rc = kd_plan_make_value(p, t, &dst, share, diag);
+    dnnl_memory_t src = NULL, weights = NULL, bias = NULL;
+    const int share = kd_conv_residual_block(p, t, &dst);
+    rc = round_input(p, t, s, &src_md, &src, diag);
+    if (!rc)
+        rc = kd_plan_make_value(p, t, &dst, share, diag);
     if (!rc && t->residual >= 0 && share < 0)
         rc = place_residual(p, t, s, diag);
     if (!rc)
@@ -142,7 +166,7 @@ static int prepare(kd_plan *p, kd_task *t, kd_diag *diag)
     dnnl_primitive_desc_destroy(pd);
     if (rc)
         return rc;
-    kd_prim_arg(s->forward, DNNL_ARG_SRC, p->values[t->in[0]].mem);
+    kd_prim_arg(s->forward, DNNL_ARG_SRC, src);
     kd_prim_arg(s->forward, DNNL_ARG_WEIGHTS, weights);
     kd_prim_arg(s->forward, DNNL_ARG_BIAS, bias);
     kd_prim_arg(s->forward, DNNL_ARG_DST, v->mem);
@@ -162,7 +186,9 @@ static int load(kd_plan *p, const kd_task *t, const float *vector, kd_diag *diag
 static int forward(kd_plan *p, const kd_task *t, kd_diag *diag)
 {
     const state *s = t->state;
-    const int rc = kd_prim_run(p, s->reorder_residual, diag);
+    int rc = kd_prim_run(p, s->round_src, diag);
+    if (!rc)
+        rc = kd_prim_run(p, s->reorder_residual, diag);
     return rc ? rc : kd_prim_run(p, s->forward, diag);
 }
 

@@ -1,0 +1,149 @@
+/* quantize: a network from a file made to run in 8 bits, calibrated on pictures. */
+#include "args.h"
+#include "format.h"
+#include "lanes.h"
+#include "output.h"
+#include "pictures.h"
+
+#include "compress/quantise.h"
+#include "kd/file.h"
+#include "models/onnx.h"
+#include "models_out.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PICTURES 128
+
+static const kd_opt g_opts[] = {
+    {"data", 0, "FOLDER", "pictures to calibrate with, at any depth; the training ones are right"},
+    {"method", 0, "M", "minmax, percentile, mse or kl: how values are cut off (mse)"},
+    {"percentile", 0, "P", "of the values that are kept with --method percentile (99.99)"},
+    {"pictures", 0, "N", "so many of them, evenly spread, 32..4096 (128)"},
+    {"output", 'o', "FILE", "where it goes: .safetensors, or .onnx for QuantizeLinear pairs"},
+    KD_PREDICT_FLAGS,
+};
+
+typedef struct calibration {
+    const kd_predictor *p;
+    kd_pictures found;
+    size_t n;
+    uint8_t *rgb;
+} calibration;
+
+/* Evenly spread over what was found: folders go class by class. */
+static int picture(void *arg, size_t i, float *input, kd_diag *diag)
+{
+    const calibration *c = arg;
+    if (kd_cli_signal() != 0)
+        return kd_fail(diag, -KD_ECANCELED, "interrupted");
+    const char *path = c->found.paths[i * c->found.n / c->n];
+    const int rc = kd_predict_picture(c->p, path, c->rgb, input, diag);
+    return rc == 0 ? 0 : kd_fail_at(diag, rc, "%s", path);
+}
+
+static int read_options(kd_cli *cli, const kd_args *args, kd_quantise_options *q)
+{
+    kd_diag diag = {0};
+    uint64_t n;
+    const char *method = kd_args_value(args, "method"), *share = kd_args_value(args, "percentile");
+    const int which = kd_calibrate_of(method ? method : "mse");
+    char *end = NULL;
+    if (which < 0)
+        return kd_usage(cli, "quantize", "--method minmax, percentile, mse or kl",
+                        "unknown method \"%s\"", method);
+    if (kd_args_u64(args, "pictures", KD_QUANTISE_LEAST, KD_QUANTISE_MOST, PICTURES, &n, &diag) !=
+        0)
+        return kd_usage(cli, "quantize", NULL, "%s", diag.msg);
+    *q = (kd_quantise_options){.method = (enum kd_calibrate)which,
+                               .percentile = share ? strtod(share, &end) : 99.99,
+                               .n = n,
+                               .picture = picture};
+    if (!(q->percentile > 0 && q->percentile <= 100) || (end && (end == share || *end)))
+        return kd_usage(cli, "quantize", "a number above 0 and up to 100, for example 99.9",
+                        "impossible --percentile %s", share);
+    if (!kd_args_value(args, "data") || !kd_args_value(args, "output"))
+        return kd_usage(cli, "quantize", "distill quantize MODEL --data FOLDER -o FILE",
+                        "quantize needs --data and -o");
+    return KD_EXIT_OK;
+}
+
+static void report(kd_cli *cli, const char *path, const kd_predictor *p,
+                   const kd_quantise_options *opt, const kd_quantised *q, size_t bytes)
+{
+    char a[KD_FMT], b[KD_FMT];
+    kd_out(cli, "%s: %d of %d convolutions in 8 bits; %s, in float32 %s", path, q->int8,
+           q->convolutions, kd_fmt_bytes((double)bytes, a),
+           kd_fmt_bytes((double)p->net.graph->vector_len * sizeof(float), b));
+    kd_out(cli, "calibrated with %s on %zu pictures: the same answer on %zu of them, KL %.5f nats",
+           kd_calibrate_word(opt->method), opt->n, q->agree, q->kl);
+}
+
+static int run(kd_cli *cli, const kd_args *args, const kd_predictor *p, calibration *c,
+               kd_quantise_options *opt)
+{
+    kd_diag diag = {0};
+    kd_quantised q;
+    const char *path = kd_args_value(args, "output");
+    size_t bytes;
+    int code = kd_pictures_add(cli, kd_args_value(args, "data"), &c->found);
+    if (code != KD_EXIT_OK)
+        return code;
+    c->n = opt->n = KD_MIN(opt->n, c->found.n);
+    c->rgb = malloc((size_t)p->w * (size_t)p->h * 3);
+    opt->arg = c;
+    kd_engine_thread();
+    int rc = c->rgb ? kd_quantise(p->net.graph, p->net.vector, opt, &q, &diag)
+                    : kd_fail(&diag, -KD_ENOMEM, "no memory for a picture");
+    if (rc == 0) {
+        kd_model_file_info info = p->net.info;
+        info.has_preprocess = true;
+        info.preprocess = (enum kd_preprocess)p->preprocess;
+        info.size = p->w;
+        rc = kd_model_write(path, kd_model_format_of_path(path), q.graph, q.vector, &info, &bytes,
+                            &diag);
+        if (rc == 0)
+            report(cli, path, p, opt, &q, bytes);
+        kd_quantised_clear(&q);
+    }
+    if (rc == 0)
+        return KD_EXIT_OK;
+    if (kd_cli_signal() != 0)
+        return kd_cli_signal_exit();
+    kd_error(cli, "%s", diag.msg);
+    return rc == -KD_EINVAL ? KD_EXIT_USAGE : KD_EXIT_FAILURE;
+}
+
+static int start(kd_cli *cli, const kd_args *args)
+{
+    kd_quantise_options q;
+    kd_predictor p;
+    int rc = read_options(cli, args, &q);
+    if (rc == KD_EXIT_OK)
+        rc = kd_predictor_start(cli, "quantize", args, &p);
+    if (rc != KD_EXIT_OK)
+        return rc;
+    calibration c = {.p = &p};
+    rc = run(cli, args, &p, &c, &q);
+    kd_pictures_clear(&c.found);
+    free(c.rgb);
+    kd_predictor_clear(&p);
+    return rc;
+}
+
+const kd_verb kd_verb_quantize = {
+    .name = "quantize",
+    .operands = "MODEL",
+    .summary = "a network in 8 bits: a quarter of the bytes, and faster",
+    .help =
+        "Batch norms are folded, weights get one scale an output channel, values between layers\n"
+        "one each from what they are on the pictures of --data. Convolutions compute in 8 bits,\n"
+        "all else in float32. `distill evaluate` tells what it costs. Fewer than 32 pictures that\n"
+        "differ, or pictures that are all alike, are refused.",
+    .opts = g_opts,
+    .n_opts = KD_COUNT(g_opts),
+    .min_operands = 1,
+    .max_operands = 1,
+    .run = start};

@@ -1,0 +1,185 @@
+#include "scoring.h"
+
+#include "data/dataset.h"
+#include "data/view.h"
+#include "kd/clock.h"
+#include "kd/stats.h"
+#include "output.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define MAX_LOGITS ((size_t)2 << 30) /* bytes */
+
+typedef struct work {
+    const kd_predictor *p;
+    kd_data *data;
+    size_t n;
+    float *logits;   /* [n][classes] */
+    int32_t *labels; /* [n], classes of the network; -1: could not be read */
+    int *class_of;   /* class of the data -> class of the network */
+    char **why;      /* [n], of those that could not be read */
+} work;
+
+/* ---- the pictures and their classes */
+
+static int open_data(work *w, int root, const char *list, kd_diag *diag)
+{
+    const kd_data_config cfg = {.kind = KD_DATA_IMAGE_FOLDER,
+                                .path = "",
+                                .train = list,
+                                .one_split = true,
+                                .leakage = KD_DATA_ALLOW,
+                                .size = w->p->w};
+    int rc = w->p->w != w->p->h ? kd_fail(diag, -KD_EUNSUP, "the network's pictures are not square")
+                                : kd_data_open(&cfg, root, NULL, NULL, &w->data, diag);
+    if (rc != 0)
+        return rc;
+    w->n = kd_data_count(w->data, KD_SPLIT_TRAIN);
+    return 0;
+}
+
+static int find_class(const kd_loaded *net, const char *name)
+{
+    for (int c = 0; c < net->n_classes; c++)
+        if (strcmp(net->info.classes[c], name) == 0)
+            return c;
+    return -1;
+}
+
+/* By name; without names on the network's side by number, which must then be all of them. */
+static int match_classes(work *w, const char *folder, kd_diag *diag)
+{
+    const kd_loaded *net = &w->p->net;
+    const int n = kd_data_classes(w->data);
+    w->class_of = calloc((size_t)n, sizeof *w->class_of);
+    if (!w->class_of)
+        return kd_fail(diag, -KD_ENOMEM, "no memory for %d classes", n);
+    if (!net->info.classes && n != net->n_classes)
+        return kd_fail(diag, -KD_EINVAL,
+                       "%s has %d classes, the network %d without names; name them with --classes",
+                       folder, n, net->n_classes);
+    for (int c = 0; c < n; c++) {
+        const char *name = kd_data_class_name(w->data, c);
+        w->class_of[c] = net->info.classes ? find_class(net, name) : c;
+        if (w->class_of[c] < 0)
+            return kd_fail(diag, -KD_EINVAL, "%s has the class `%.80s`, which the network does not",
+                           folder, name);
+    }
+    return 0;
+}
+
+static int make_room(work *w, kd_diag *diag)
+{
+    size_t bytes;
+    if (!kd_mul_size(w->n, (size_t)w->p->net.n_classes * sizeof(float), &bytes) ||
+        bytes > MAX_LOGITS)
+        return kd_fail(diag, -KD_ELIMIT, "%zu pictures of %d classes are too many at once", w->n,
+                       w->p->net.n_classes);
+    w->logits = malloc(bytes + 1);
+    w->labels = calloc(w->n + 1, sizeof *w->labels);
+    w->why = calloc(w->n + 1, sizeof *w->why);
+    return w->logits && w->labels && w->why
+               ? 0
+               : kd_fail(diag, -KD_ENOMEM, "no memory for %zu answers", w->n);
+}
+
+static int answer(void *arg, kd_predict_lane *lane, size_t item, kd_diag *diag)
+{
+    work *w = arg;
+    const size_t classes = (size_t)w->p->net.n_classes;
+    int rc = kd_data_load(w->data, item, lane->rgb, diag);
+    if (rc == -KD_EDATA || rc == -KD_ENOENT) {
+        w->labels[item] = -1;
+        w->why[item] = strdup(diag->msg);
+        return 0;
+    }
+    if (rc != 0)
+        return rc;
+    kd_view_to_float(w->p->preprocess, lane->rgb, (size_t)w->p->w * (size_t)w->p->h, lane->input);
+    w->labels[item] = w->class_of[kd_data_label(w->data, item)];
+    return kd_plan_forward(lane->plan, lane->input, w->logits + item * classes, diag);
+}
+
+/* Closes the gaps that unreadable pictures leave, and names them. */
+static size_t tidy(const kd_cli *cli, work *w)
+{
+    const size_t classes = (size_t)w->p->net.n_classes;
+    size_t kept = 0;
+    for (size_t i = 0; i < w->n; i++) {
+        if (w->labels[i] < 0) {
+            if (i - kept < KD_SCORING_NAMED)
+                kd_error(cli, "%s is passed over: %s", kd_data_name(w->data, i),
+                         w->why[i] ? w->why[i] : "unreadable");
+            continue;
+        }
+        w->labels[kept] = w->labels[i];
+        memmove(w->logits + kept * classes, w->logits + i * classes, classes * sizeof *w->logits);
+        kept++;
+    }
+    if (kept < w->n)
+        kd_say(cli, "%zu of %zu pictures could not be read", w->n - kept, w->n);
+    return kept;
+}
+
+static void clear(work *w)
+{
+    for (size_t i = 0; w->why && i < w->n; i++)
+        free(w->why[i]);
+    free(w->why);
+    free(w->logits);
+    free(w->labels);
+    free(w->class_of);
+    kd_data_free(w->data);
+}
+
+static int complain(const kd_cli *cli, int rc, const kd_diag *diag)
+{
+    kd_error(cli, "%s", diag->msg);
+    return rc == -KD_EINVAL ? KD_EXIT_USAGE : KD_EXIT_FAILURE;
+}
+
+int kd_scoring_run(const kd_cli *cli, const kd_predictor *p, const char *folder, const char *list,
+                   int threads, kd_scoring *out)
+{
+    work w = {.p = p};
+    kd_scoring s = {0};
+    kd_diag diag = {0};
+    const double begin = kd_clock_s();
+    const int root = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int rc = root >= 0 ? open_data(&w, root, list, &diag)
+                       : kd_fail(&diag, -KD_ENOENT, "cannot open the folder %s: %s", folder,
+                                 strerror(errno));
+    if (rc == 0)
+        rc = match_classes(&w, folder, &diag);
+    if (rc == 0)
+        rc = make_room(&w, &diag);
+    int code = rc == 0 ? kd_lanes_run(cli, p, threads, w.n, "evaluating", answer, &w)
+                       : complain(cli, rc, &diag);
+    const size_t kept = code == KD_EXIT_OK ? tidy(cli, &w) : 0;
+    s.skipped = w.n - kept;
+    if (code == KD_EXIT_OK) {
+        rc = kept ? kd_figures_of(w.logits, w.labels, kept, p->net.n_classes, &s.figures, &diag)
+                  : kd_fail(&diag, -KD_EDATA, "no picture of %s could be read", folder);
+        code = rc == 0 ? KD_EXIT_OK : complain(cli, rc, &diag);
+    }
+    if (code == KD_EXIT_OK) {
+        const kd_digest d = kd_data_digest(w.data);
+        kd_digest_hex(&d, s.data);
+        kd_wilson(s.figures.correct, s.figures.n, &s.lo, &s.hi);
+        s.seconds = kd_clock_s() - begin;
+        *out = s;
+    }
+    clear(&w);
+    if (root >= 0)
+        close(root);
+    return code;
+}
+
+void kd_scoring_clear(kd_scoring *s)
+{
+    kd_figures_clear(&s->figures);
+}

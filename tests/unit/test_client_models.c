@@ -1,0 +1,419 @@
+/* What `distill` does with models' files: inspect, evaluate, bench, quantize, export. */
+#include "client_run.h"
+
+#include "client_nets.h"
+
+#include "data/decode.h"
+#include "data/flowers.h"
+#include "engine/plan.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SIZE 24
+#define CLASSES 3
+#define EACH 14 /* pictures of a class */
+
+static char *g_dir, *g_out, *g_err;
+static char g_ours[300], g_onnx[300], g_bare[300], g_data[300];
+static kd_graph *g_graph;
+static float *g_vector;
+/* Not in the order of the folders' names. */
+static const char *const g_classes[CLASSES] = {"tulips", "daisy", "roses"};
+
+static void write_models(void)
+{
+    const kd_model_file_info info = {.model = "shallow_cnn",
+                                     .has_preprocess = true,
+                                     .preprocess = KD_PRE_SYMMETRIC,
+                                     .size = SIZE,
+                                     .job = "0123456789ab",
+                                     .data = "00112233445566778899aabbccddeeff",
+                                     .teacher = "mobilenet_v2 0011223344556677",
+                                     .classes = (char **)(uintptr_t)g_classes,
+                                     .n_classes = CLASSES};
+    kd_write_safetensors(g_ours, g_graph, g_vector, &info);
+    kd_write_onnx(g_onnx, g_graph, g_vector, &info);
+    kd_write_onnx(g_bare, g_graph, g_vector, NULL);
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    kd_diag diag = {0};
+    char path[400];
+    g_dir = kd_test_mkdir();
+    snprintf(g_ours, sizeof g_ours, "%s/student.safetensors", g_dir);
+    snprintf(g_onnx, sizeof g_onnx, "%s/student.onnx", g_dir);
+    snprintf(g_bare, sizeof g_bare, "%s/bare.onnx", g_dir);
+    snprintf(g_data, sizeof g_data, "%s/data", g_dir);
+    const kd_model_config cfg = {
+        .model = "shallow_cnn", .size = SIZE, .channels = 3, .classes = CLASSES};
+    kd_assert_ok(kd_model_build(&cfg, &g_graph, &diag), &diag);
+    g_vector = malloc(g_graph->vector_len * sizeof *g_vector);
+    kd_graph_init(g_graph, 11, g_vector);
+    write_models();
+    for (int c = 0; c < CLASSES; c++) {
+        snprintf(path, sizeof path, "%s/%s", g_data, g_classes[c]);
+        kd_assert_ok(kd_file_mkdirs(path, &diag), &diag);
+        for (int i = 0; i < EACH; i++) {
+            uint8_t rgb[SIZE * SIZE * 3];
+            kd_flowers_draw(3, SIZE, c, (uint32_t)i, rgb);
+            snprintf(path, sizeof path, "%s/%s/p%d.png", g_data, g_classes[c], i);
+            kd_assert_ok(kd_image_write_png(path, rgb, SIZE, SIZE, &diag), &diag);
+        }
+    }
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    kd_graph_free(g_graph);
+    free(g_vector);
+    kd_test_rmdir(g_dir);
+    return 0;
+}
+
+/* Runs the command, which must end with that exit code. */
+#define EXPECT(code, ...) expect(code, (const char *[]){__VA_ARGS__, NULL})
+static void expect(int code, const char *const *words)
+{
+    const int rc = kd_run_distill(g_dir, &g_out, &g_err, words);
+    if (rc != code)
+        fail_msg("%s %s: exit code %d: %s%s", words[0], words[1], rc, g_out, g_err);
+}
+static void done(void)
+{
+    free(g_out);
+    free(g_err);
+}
+static void has(const char *text, const char *part)
+{
+    if (!strstr(text, part))
+        fail_msg("no \"%s\" in:\n%s", part, text);
+}
+static json_t *parsed(void)
+{
+    json_t *o = json_loads(g_out, 0, NULL);
+    if (!o)
+        fail_msg("no JSON: %s%s", g_out, g_err);
+    return o;
+}
+static double number(const json_t *o, const char *key)
+{
+    const json_t *v = json_object_get(o, key);
+    if (!json_is_number(v))
+        fail_msg("no number %s", key);
+    return json_number_value(v);
+}
+
+/* ---- inspect */
+
+static void test_models_inspect(void **state)
+{
+    (void)state;
+    const char *const files[] = {g_ours, g_onnx};
+    for (size_t i = 0; i < KD_COUNT(files); i++) {
+        EXPECT(0, "inspect", files[i], "-o", "json");
+        json_t *o = parsed();
+        const json_t *meta = json_object_get(o, "metadata");
+        assert_int_equal((int)number(o, "macs"), (int)kd_graph_macs(g_graph));
+        assert_int_equal((int)number(o, "trained"), (int)g_graph->trained_len);
+        assert_int_equal((int)number(o, "parameter_bytes"), 4 * (int)g_graph->vector_len);
+        assert_int_equal((int)number(o, "classes"), CLASSES);
+        assert_true(json_is_true(json_object_get(o, "distilld")));
+        assert_false(json_is_true(json_object_get(o, "int8")));
+        assert_int_equal(json_array_size(json_object_get(o, "layers")), g_graph->n_nodes);
+        assert_string_equal(json_string_value(json_object_get(meta, "distilld.job")),
+                            "0123456789ab");
+        assert_string_equal(json_string_value(json_object_get(meta, "mean")), "0.5,0.5,0.5");
+        assert_string_equal(json_string_value(json_object_get(meta, "channels")), "rgb");
+        const json_t *names = json_object_get(meta, "classes");
+        assert_string_equal(json_string_value(json_array_get(names, 1)), "daisy");
+        json_decref(o);
+        done();
+    }
+    EXPECT(0, "inspect", g_ours);
+    has(g_out, "MULTIPLY-ADDS");
+    has(g_out, "conv2");
+    has(g_out, "mobilenet_v2 0011223344556677");
+    done();
+    /* What is missing is said. */
+    EXPECT(0, "inspect", g_bare);
+    has(g_out, "names the file does not say");
+    has(g_out, "does not say how its pictures are prepared");
+    done();
+}
+
+static void test_models_hostile(void **state)
+{
+    (void)state;
+    char path[400], *bytes;
+    size_t len;
+    kd_diag diag = {0};
+    const char *const verbs[] = {"inspect", "bench"};
+    const char *const files[] = {g_ours, g_onnx};
+    for (size_t f = 0; f < KD_COUNT(files); f++) {
+        kd_assert_ok(kd_file_read(files[f], 1 << 24, &bytes, &len, &diag), &diag);
+        snprintf(path, sizeof path, "%s/torn%zu%s", g_dir, f, f ? ".onnx" : ".safetensors");
+        kd_assert_ok(kd_file_write(path, bytes, len / 2, &diag), &diag);
+        for (size_t v = 0; v < KD_COUNT(verbs); v++) {
+            EXPECT(1, verbs[v], path);
+            has(g_err, "torn");
+            assert_string_equal(g_out, "");
+            done();
+        }
+        free(bytes);
+    }
+    /* One changed value is noticed by the digest. */
+    kd_assert_ok(kd_file_read(g_ours, 1 << 24, &bytes, &len, &diag), &diag);
+    bytes[len - 1] ^= 0x01;
+    snprintf(path, sizeof path, "%s/changed.safetensors", g_dir);
+    kd_assert_ok(kd_file_write(path, bytes, len, &diag), &diag);
+    free(bytes);
+    EXPECT(1, "inspect", path);
+    has(g_err, "damaged or was changed");
+    done();
+    EXPECT(1, "inspect", "/no/such.onnx");
+    done();
+}
+
+/* ---- evaluate */
+
+/* The figures by another way. */
+static void expected(size_t *correct, double *loss, int matrix[CLASSES][CLASSES])
+{
+    kd_diag diag = {0};
+    kd_plan *plan;
+    float input[SIZE * SIZE * 3], z[CLASSES];
+    *correct = 0;
+    *loss = 0;
+    memset(matrix, 0, CLASSES * sizeof *matrix);
+    kd_engine_thread();
+    kd_assert_ok(kd_plan_new_infer(g_graph, 1, g_vector, &plan, &diag), &diag);
+    for (int c = 0; c < CLASSES; c++)
+        for (int i = 0; i < EACH; i++) {
+            uint8_t rgb[SIZE * SIZE * 3];
+            kd_flowers_draw(3, SIZE, c, (uint32_t)i, rgb);
+            for (size_t k = 0; k < sizeof rgb; k++)
+                input[k] = (float)rgb[k] / 127.5F - 1;
+            kd_assert_ok(kd_plan_forward(plan, input, z, &diag), &diag);
+            int best = 0;
+            double sum = 0;
+            for (int k = 0; k < CLASSES; k++) {
+                best = z[k] > z[best] ? k : best;
+                sum += exp((double)z[k]);
+            }
+            matrix[c][best]++;
+            *correct += best == c;
+            *loss += (log(sum) - (double)z[c]) / (CLASSES * EACH);
+        }
+    kd_plan_free(plan);
+}
+
+static void check_evaluation(void)
+{
+    size_t correct;
+    double loss;
+    int matrix[CLASSES][CLASSES];
+    expected(&correct, &loss, matrix);
+    json_t *o = parsed();
+    assert_int_equal((int)number(o, "samples"), CLASSES * EACH);
+    assert_int_equal((size_t)number(o, "correct"), correct);
+    assert_int_equal((int)number(o, "top5"), CLASSES * EACH);
+    kd_assert_close(number(o, "loss"), loss, 1e-6, 0);
+    assert_true(number(o, "ece") >= 0 && number(o, "ece") <= 1);
+    for (size_t y = 0; y < CLASSES; y++) {
+        const json_t *row = json_array_get(json_object_get(o, "confusion"), y);
+        const json_t *c = json_array_get(json_object_get(o, "per_class"), y);
+        int guessed = 0;
+        for (size_t x = 0; x < CLASSES; x++) {
+            assert_int_equal(json_integer_value(json_array_get(row, x)), matrix[y][x]);
+            guessed += matrix[x][y];
+        }
+        assert_string_equal(json_string_value(json_object_get(c, "class")), g_classes[y]);
+        kd_assert_close(number(c, "recall"), matrix[y][y] / (double)EACH, 1e-12, 0);
+        kd_assert_close(number(c, "precision"), guessed ? matrix[y][y] / (double)guessed : 0, 1e-12,
+                        0);
+        kd_assert_close(number(c, "f1"), 2.0 * matrix[y][y] / (EACH + guessed), 1e-12, 0);
+    }
+    json_decref(o);
+}
+
+static void test_models_evaluate(void **state)
+{
+    (void)state;
+    char list[400], names[400];
+    kd_diag diag = {0};
+    const char *const files[] = {g_ours, g_onnx};
+    for (size_t i = 0; i < KD_COUNT(files); i++)
+        for (int threads = 1; threads <= 3; threads += 2) {
+            EXPECT(0, "evaluate", files[i], g_data, "-o", "json", "--threads",
+                   threads == 1 ? "1" : "3");
+            check_evaluation();
+            done();
+        }
+    /* A model of others: classes and preprocessing are given. */
+    snprintf(names, sizeof names, "%s/names.txt", g_dir);
+    kd_assert_ok(kd_file_write(names, "tulips\ndaisy\nroses\n", 19, &diag), &diag);
+    EXPECT(2, "evaluate", g_bare, g_data);
+    has(g_err, "--preprocess");
+    done();
+    EXPECT(0, "evaluate", g_bare, g_data, "-o", "json", "--preprocess", "symmetric", "--classes",
+           names);
+    check_evaluation();
+    done();
+    EXPECT(0, "evaluate", g_ours, g_data);
+    has(g_out, "PRECISION");
+    has(g_out, "TRUE CLASS");
+    has(g_out, "top-1");
+    done();
+    /* A list, a picture that is none, a class that the network does not know. */
+    snprintf(list, sizeof list, "%s/val.txt", g_data);
+    kd_assert_ok(kd_file_write(list, "daisy/p0.png\nroses/p1.png\ndaisy/none.png\n", 40, &diag),
+                 &diag);
+    EXPECT(1, "evaluate", g_ours, g_data, "--list", "val.txt", "-o", "json");
+    has(g_err, "none.png is passed over");
+    json_t *o = parsed();
+    assert_int_equal((int)number(o, "samples"), 2);
+    assert_int_equal((int)number(o, "skipped"), 1);
+    json_decref(o);
+    done();
+    kd_assert_ok(kd_file_write(names, "tulips\ndaisy\nfuchsia\n", 21, &diag), &diag);
+    EXPECT(2, "evaluate", g_ours, g_data, "--classes", names);
+    has(g_err, "class `roses`");
+    done();
+    EXPECT(1, "evaluate", g_ours, "/no/such/folder");
+    done();
+    assert_int_equal(unlink(list), 0);
+}
+
+static void test_models_bench(void **state)
+{
+    (void)state;
+    EXPECT(0, "bench", g_onnx, "--seconds", "1", "-o", "json");
+    json_t *o = parsed();
+    const json_t *ms = json_object_get(o, "latency_ms");
+    assert_true(number(ms, "p50") > 0 && number(ms, "p50") <= number(ms, "p90"));
+    assert_true(number(ms, "p90") <= number(ms, "p99"));
+    assert_true(number(o, "throughput") > 0 && number(o, "runs") >= 20);
+    assert_int_equal((int)number(o, "batch"), 64);
+    json_decref(o);
+    done();
+    EXPECT(0, "bench", g_ours, "--seconds", "1");
+    has(g_out, "pictures a second");
+    done();
+}
+
+/* ---- quantize, export */
+
+static void test_models_quantize(void **state)
+{
+    (void)state;
+    char ours[400], onnx[400], few[400];
+    snprintf(ours, sizeof ours, "%s/q.safetensors", g_dir);
+    snprintf(onnx, sizeof onnx, "%s/q.onnx", g_dir);
+    EXPECT(0, "quantize", g_ours, "--data", g_data, "-o", ours);
+    has(g_out, "of 2 convolutions in 8 bits");
+    done();
+    EXPECT(0, "quantize", g_onnx, "--data", g_data, "--method", "kl", "-o", onnx);
+    done();
+    const char *const files[] = {ours, onnx};
+    double accuracy = -1;
+    for (size_t i = 0; i < KD_COUNT(files); i++) {
+        EXPECT(0, "inspect", files[i], "-o", "json");
+        json_t *o = parsed();
+        assert_true(json_is_true(json_object_get(o, "int8")));
+        assert_true(number(o, "parameter_bytes") < 1.2 * (double)g_graph->vector_len);
+        const json_t *meta = json_object_get(o, "metadata");
+        assert_string_equal(json_string_value(json_object_get(meta, "distilld.job")),
+                            "0123456789ab");
+        json_decref(o);
+        done();
+        EXPECT(0, "evaluate", files[i], g_data, "-o", "json");
+        o = parsed();
+        accuracy = number(o, "accuracy");
+        json_decref(o);
+        done();
+    }
+    assert_true(accuracy >= 0);
+    snprintf(few, sizeof few, "%s/daisy", g_data);
+    EXPECT(2, "quantize", g_ours, "--data", few, "-o", ours);
+    has(g_err, "14 pictures to calibrate with");
+    done();
+    EXPECT(2, "quantize", g_ours, "--data", g_data, "-o", ours, "--method", "magic");
+    done();
+    snprintf(few, sizeof few, "%s/torn.png", g_data);
+    kd_assert_ok(kd_file_write(few, "\x89PNG", 4, &(kd_diag){0}), &(kd_diag){0});
+    EXPECT(1, "quantize", g_ours, "--data", g_data, "--pictures", "43", "-o", ours);
+    has(g_err, "torn.png");
+    done();
+    assert_int_equal(unlink(few), 0);
+    EXPECT(2, "quantize", g_ours, "--data", g_data);
+    has(g_err, "needs --data and -o");
+    done();
+    EXPECT(2, "quantize", g_ours, "--data", g_data, "-o", ours, "--method", "percentile",
+           "--percentile", "101");
+    done();
+}
+
+static void test_models_export(void **state)
+{
+    (void)state;
+    char onnx[400], back[400], c[400], card[400], *text;
+    kd_diag diag = {0};
+    size_t len;
+    snprintf(onnx, sizeof onnx, "%s/e.onnx", g_dir);
+    snprintf(back, sizeof back, "%s/e.safetensors", g_dir);
+    snprintf(c, sizeof c, "%s/my-net.c", g_dir);
+    snprintf(card, sizeof card, "%s/card.md", g_dir);
+    EXPECT(0, "export", g_ours, "--format", "onnx", "-o", onnx);
+    done();
+    EXPECT(0, "export", onnx, "--format", "safetensors", "-o", back);
+    done();
+    EXPECT(0, "evaluate", back, g_data, "-o", "json");
+    check_evaluation();
+    done();
+    EXPECT(0, "export", g_ours, "-f", "c", "-o", c, "--card", card, "--data", g_data);
+    has(g_out, "my_net_run_rgb()");
+    done();
+    kd_assert_ok(kd_file_read(c, 1 << 24, &text, &len, &diag), &diag);
+    has(text, "#include \"my-net.h\"");
+    has(text, "\"tulips\"");
+    free(text);
+    snprintf(c, sizeof c, "%s/my-net.h", g_dir);
+    kd_assert_ok(kd_file_read(c, 1 << 24, &text, &len, &diag), &diag);
+    has(text, "#define MY_NET_CLASSES 3");
+    has(text, "0123456789ab");
+    free(text);
+    kd_assert_ok(kd_file_read(card, 1 << 24, &text, &len, &diag), &diag);
+    has(text, "| job | 0123456789ab |");
+    has(text, "mobilenet_v2 0011223344556677");
+    has(text, "| pictures | 42 |");
+    has(text, "one picture");
+    has(text, "tulips, daisy, roses");
+    free(text);
+    EXPECT(2, "export", g_ours, "-f", "tflite", "-o", c);
+    done();
+    EXPECT(2, "export", g_ours, "-f", "c", "-o", c);
+    has(g_err, "its header");
+    done();
+    EXPECT(2, "export", g_ours, "-f", "onnx", "-o", onnx, "--data", g_data);
+    done();
+}
+
+int main(int argc, char **argv)
+{
+    (void)argc;
+    kd_engine_mend_blas(argv);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_models_inspect),  cmocka_unit_test(test_models_hostile),
+        cmocka_unit_test(test_models_evaluate), cmocka_unit_test(test_models_bench),
+        cmocka_unit_test(test_models_quantize), cmocka_unit_test(test_models_export),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}

@@ -1,0 +1,318 @@
+#include "compress/quantise.h"
+
+#include "compress/fold.h"
+#include "engine/plan.h"
+#include "models/int8.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ALIKE 0.01        /* mean distance from the first picture, of the largest value */
+#define BIAS_MOST 8388608 /* units of a product, exact in float32 */
+#define BIAS_OFF 0.004    /* relative error of a bias that is put up with */
+
+typedef struct work {
+    const kd_quantise_options *opt;
+    kd_quantised q;
+    float *input, *first; /* [picture] */
+    size_t picture;       /* floats */
+    size_t classes;
+    float *exact;        /* [n][classes] of the float32 network */
+    float *largest;      /* [n_nodes] */
+    kd_digest *digests;  /* [n] of the pictures */
+    kd_int8_node *nodes; /* [n_nodes] */
+    kd_histogram **seen; /* [n_nodes], NULL where there is nothing to find out */
+} work;
+
+static int no_memory(kd_diag *diag)
+{
+    return kd_fail(diag, -KD_ENOMEM, "no memory for a network of 8 bits");
+}
+
+static int make_room(work *w, kd_diag *diag)
+{
+    const kd_node *in = &w->q.graph->nodes[0];
+    const size_t n = w->opt->n, nodes = (size_t)w->q.graph->n_nodes;
+    w->picture = (size_t)in->h * (size_t)in->w * (size_t)in->c;
+    w->classes = (size_t)w->q.graph->nodes[w->q.graph->output].c;
+    w->input = aligned_alloc(64, (w->picture * sizeof(float) + 63) / 64 * 64);
+    w->first = malloc(w->picture * sizeof *w->first);
+    w->exact = malloc((n + 1) * w->classes * sizeof *w->exact);
+    w->largest = calloc(nodes, sizeof *w->largest);
+    w->digests = calloc(n, sizeof *w->digests);
+    w->nodes = calloc(nodes, sizeof *w->nodes);
+    w->seen = calloc(nodes, sizeof *w->seen);
+    return w->input && w->first && w->exact && w->largest && w->digests && w->nodes && w->seen
+               ? 0
+               : no_memory(diag);
+}
+
+static void clear(work *w)
+{
+    for (int i = 0; w->seen && i < w->q.graph->n_nodes; i++)
+        free(w->seen[i]);
+    free(w->seen);
+    free(w->input);
+    free(w->first);
+    free(w->exact);
+    free(w->largest);
+    free(w->digests);
+    free(w->nodes);
+}
+
+/* ---- looking at the pictures */
+
+static int by_bytes(const void *a, const void *b)
+{
+    return memcmp(a, b, sizeof(kd_digest));
+}
+
+static double distance(const float *a, const float *b, size_t n)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += fabs((double)a[i] - (double)b[i]);
+    return sum / (double)n;
+}
+
+/* Too few, or all the same, say too little about the values between the layers. */
+static int check_pictures(work *w, double farthest, kd_diag *diag)
+{
+    size_t differ = 1;
+    qsort(w->digests, w->opt->n, sizeof *w->digests, by_bytes);
+    for (size_t i = 1; i < w->opt->n; i++)
+        differ += !kd_digest_equal(&w->digests[i], &w->digests[i - 1]);
+    if (differ < KD_QUANTISE_LEAST)
+        return kd_fail(diag, -KD_EINVAL,
+                       "of the %zu pictures to calibrate with only %zu differ; give at least %d",
+                       w->opt->n, differ, KD_QUANTISE_LEAST);
+    if (farthest < ALIKE * (double)w->largest[0])
+        return kd_fail(diag, -KD_EINVAL,
+                       "the %zu pictures to calibrate with are all alike; give some of every kind "
+                       "that the network is to see",
+                       w->opt->n);
+    return 0;
+}
+
+/* The largest values and the float32 answers. */
+static int look(work *w, kd_plan *p, kd_diag *diag)
+{
+    double farthest = 0;
+    int rc = 0;
+    kd_plan_watch(p, w->largest);
+    for (size_t i = 0; i < w->opt->n && !rc; i++) {
+        rc = w->opt->picture(w->opt->arg, i, w->input, diag);
+        if (rc)
+            break;
+        if (i == 0)
+            memcpy(w->first, w->input, w->picture * sizeof *w->first);
+        farthest = fmax(farthest, distance(w->input, w->first, w->picture));
+        w->digests[i] = kd_digest_of(w->input, w->picture * sizeof *w->input);
+        rc = kd_plan_forward(p, w->input, w->exact + i * w->classes, diag);
+    }
+    kd_plan_watch(p, NULL);
+    return rc ? rc : check_pictures(w, farthest, diag);
+}
+
+static void see(void *arg, int node, const float *x, size_t n)
+{
+    work *w = arg;
+    if (w->seen[node])
+        kd_histogram_add(w->seen[node], x, n);
+}
+
+static int count_values(work *w, kd_plan *p, kd_diag *diag)
+{
+    int rc = 0;
+    for (int i = 0; i < w->q.graph->n_nodes; i++)
+        if (w->nodes[i].unit > 0) {
+            if (!(w->seen[i] = calloc(1, sizeof *w->seen[i])))
+                return no_memory(diag);
+            w->seen[i]->largest = w->largest[i];
+        }
+    kd_plan_observe(p, see, w);
+    for (size_t i = 0; i < w->opt->n && !rc; i++) {
+        rc = w->opt->picture(w->opt->arg, i, w->input, diag);
+        if (!rc)
+            rc = kd_plan_forward(p, w->input, w->exact + i * w->classes, diag);
+    }
+    kd_plan_observe(p, NULL, NULL);
+    return rc;
+}
+
+/* ---- choosing */
+
+/* What runs in 8 bits if every value had a range. */
+static int choose(work *w, kd_diag *diag)
+{
+    kd_plan *p;
+    for (int i = 0; i < w->q.graph->n_nodes; i++)
+        w->q.graph->nodes[i].range = w->largest[i];
+    const int rc = kd_plan_new_ranged(w->q.graph, 1, w->q.vector, &p, diag);
+    if (rc)
+        return rc;
+    kd_plan_int8_nodes(p, w->nodes);
+    w->q.int8 = kd_plan_int8_tasks(p);
+    kd_plan_free(p);
+    for (int i = 0; i < w->q.graph->n_nodes; i++)
+        w->q.convolutions += w->q.graph->nodes[i].op == KD_OP_CONV;
+    return w->q.int8 > 0 ? 0
+                         : kd_fail(diag, -KD_EUNSUP,
+                                   "none of the network's %d convolutions can run in 8 bits",
+                                   w->q.convolutions);
+}
+
+static void set_ranges(work *w)
+{
+    for (int i = 0; i < w->q.graph->n_nodes; i++) {
+        kd_node *n = &w->q.graph->nodes[i];
+        kd_int8_node *k = &w->nodes[i];
+        n->range = 0;
+        if (!(k->unit > 0))
+            continue;
+        const int levels = k->positive ? KD_INT8_POSITIVE : KD_INT8_WEIGHT;
+        const float cut = w->seen[i] ? kd_histogram_threshold(w->seen[i], w->opt->method, levels,
+                                                              w->opt->percentile)
+                                     : w->largest[i];
+        k->unit = kd_int8_unit_for(cut, levels);
+        n->range = k->unit * (float)levels;
+    }
+}
+
+/* ---- rounding the parameters */
+
+/* In units of a product of an input and a weight, where all of them fit. */
+static void round_bias(const kd_node *n, float in_unit, const float *units, float *bias)
+{
+    bool fits = true;
+    for (int o = 0; o < n->c && fits; o++) {
+        const float unit = in_unit * units[o], codes = nearbyintf(bias[o] / unit);
+        fits = fabsf(codes) <= BIAS_MOST &&
+               fabsf(codes * unit - bias[o]) <= BIAS_OFF * fabsf(bias[o]) + 1e-7F;
+    }
+    for (int o = 0; o < n->c && fits; o++) {
+        const float unit = in_unit * units[o];
+        bias[o] = nearbyintf(bias[o] / unit) * unit + 0.0F; /* codes have no -0 */
+    }
+}
+
+static int round_parameters(work *w, kd_diag *diag)
+{
+    const kd_graph *g = w->q.graph;
+    int8_t *codes = malloc(g->vector_len + 1);
+    float *units = malloc((g->vector_len + 1) * sizeof *units);
+    int rc = codes && units ? 0 : no_memory(diag);
+    for (int i = 0; i < g->n_nodes && !rc; i++) {
+        const kd_node *n = &g->nodes[i];
+        if (n->op != KD_OP_CONV && n->op != KD_OP_DENSE)
+            continue;
+        const kd_param *p = &g->params[n->weight];
+        float *weights = w->q.vector + p->offset;
+        const size_t row = p->count / (size_t)n->c;
+        kd_int8_codes(weights, n->c, row, codes, units);
+        kd_int8_values(codes, units, n->c, row, weights);
+        if (w->nodes[i].conv && n->bias >= 0)
+            round_bias(n, w->nodes[n->in[0]].unit, units, w->q.vector + g->params[n->bias].offset);
+    }
+    free(codes);
+    free(units);
+    return rc;
+}
+
+/* ---- what it costs */
+
+static double softmax_sum(const float *z, size_t n, double *out_largest)
+{
+    double largest = -INFINITY, sum = 0;
+    for (size_t i = 0; i < n; i++)
+        largest = fmax(largest, (double)z[i]);
+    for (size_t i = 0; i < n; i++)
+        sum += exp((double)z[i] - largest);
+    *out_largest = largest;
+    return sum;
+}
+
+static void compare(work *w, const float *exact, const float *rounded)
+{
+    double a_most, b_most, kl = 0;
+    const double a_sum = softmax_sum(exact, w->classes, &a_most),
+                 b_sum = softmax_sum(rounded, w->classes, &b_most);
+    size_t a_best = 0, b_best = 0;
+    for (size_t i = 0; i < w->classes; i++) {
+        const double a = (double)exact[i] - a_most - log(a_sum),
+                     b = (double)rounded[i] - b_most - log(b_sum);
+        kl += exp(a) * (a - b);
+        a_best = exact[i] > exact[a_best] ? i : a_best;
+        b_best = rounded[i] > rounded[b_best] ? i : b_best;
+    }
+    w->q.agree += a_best == b_best;
+    w->q.kl += kl / (double)w->opt->n;
+}
+
+static int account(work *w, kd_diag *diag)
+{
+    kd_plan *p;
+    float *z = malloc(w->classes * sizeof *z);
+    int rc = z ? kd_plan_new_ranged(w->q.graph, 1, w->q.vector, &p, diag) : no_memory(diag);
+    if (rc) {
+        free(z);
+        return rc;
+    }
+    for (size_t i = 0; i < w->opt->n && !rc; i++) {
+        rc = w->opt->picture(w->opt->arg, i, w->input, diag);
+        if (!rc)
+            rc = kd_plan_forward(p, w->input, z, diag);
+        if (!rc)
+            compare(w, w->exact + i * w->classes, z);
+    }
+    kd_plan_free(p);
+    free(z);
+    return rc;
+}
+
+int kd_quantise(const kd_graph *g, const float *vector, const kd_quantise_options *opt,
+                kd_quantised *out, kd_diag *diag)
+{
+    work w = {.opt = opt};
+    kd_plan *p = NULL;
+    if (opt->n < KD_QUANTISE_LEAST || opt->n > KD_QUANTISE_MOST)
+        return kd_fail(diag, -KD_EINVAL,
+                       "%zu pictures to calibrate with: %d to %d are needed, of every kind that "
+                       "the network is to see",
+                       opt->n, KD_QUANTISE_LEAST, KD_QUANTISE_MOST);
+    int rc = kd_fold(g, vector, &w.q.graph, &w.q.vector, diag);
+    if (rc)
+        return rc;
+    rc = make_room(&w, diag);
+    if (!rc)
+        rc = kd_plan_new(w.q.graph, 1, KD_PLAN_INFER, &p, diag);
+    if (!rc)
+        rc = kd_plan_load(p, w.q.vector, diag);
+    if (!rc)
+        rc = look(&w, p, diag);
+    if (!rc)
+        rc = choose(&w, diag);
+    if (!rc && opt->method != KD_CALIBRATE_MINMAX)
+        rc = count_values(&w, p, diag);
+    kd_plan_free(p);
+    if (!rc) {
+        set_ranges(&w);
+        rc = round_parameters(&w, diag);
+    }
+    if (!rc)
+        rc = account(&w, diag);
+    clear(&w);
+    if (rc)
+        kd_quantised_clear(&w.q);
+    else
+        *out = w.q;
+    return rc;
+}
+
+void kd_quantised_clear(kd_quantised *q)
+{
+    kd_graph_free(q->graph);
+    free(q->vector);
+    *q = (kd_quantised){0};
+}

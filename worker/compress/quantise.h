@@ -1,0 +1,45 @@
+/* A trained network made to run in 8 bits, without training (Jacob et al. 2018, arXiv:1712.05877,
+ * with scales alone; Nagel et al. 2021, arXiv:2106.08295).
+ *
+ * Batch norms are folded first. Weights get one unit an output channel. Each value between
+ * convolutions gets one unit, from what it is on some pictures. Which convolutions run in 8 bits is
+ * what kd_plan_new_ranged chooses; dense layers and the others have their weights rounded, which
+ * makes files small, and compute in float32. Biases are rounded to units of a product where 32 bits
+ * hold them, as files of others want them.
+ *
+ * Threads: one that has called kd_engine_thread. The result depends on network, pictures and
+ * options alone. */
+#ifndef KD_COMPRESS_QUANTISE_H
+#define KD_COMPRESS_QUANTISE_H
+
+#include "compress/threshold.h"
+#include "engine/graph.h"
+
+#define KD_QUANTISE_LEAST 32 /* different pictures, at least */
+#define KD_QUANTISE_MOST 4096
+
+typedef struct kd_quantise_options {
+    enum kd_calibrate method;
+    double percentile; /* (0, 100], of KD_CALIBRATE_PERCENTILE */
+    size_t n;          /* pictures */
+    /* Picture i, preprocessed, into input [h, w, c]; called more than once for each. */
+    int (*picture)(void *arg, size_t i, float *input, kd_diag *diag);
+    void *arg;
+} kd_quantise_options;
+
+typedef struct kd_quantised {
+    kd_graph *graph; /* with ranges */
+    float *vector;
+    int convolutions, int8; /* of the network; of those that run in 8 bits */
+    size_t agree;           /* pictures on which both networks give the same class */
+    double kl;              /* mean KL(float32 || 8 bits) over them, in nats */
+} kd_quantised;
+
+/* g is a finished classifier. Errors: -KD_EINVAL for fewer than KD_QUANTISE_LEAST pictures that
+ * differ, or pictures that are all alike; -KD_EUNSUP when no convolution can run in 8 bits; what
+ * picture returns. On success the caller clears *out. */
+int kd_quantise(const kd_graph *g, const float *vector, const kd_quantise_options *opt,
+                kd_quantised *out, kd_diag *diag) KD_MUST_CHECK;
+void kd_quantised_clear(kd_quantised *q);
+
+#endif
