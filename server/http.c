@@ -2,6 +2,7 @@
 
 #include "kd/log.h"
 
+#include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
@@ -53,6 +54,12 @@ static enum MHD_Result send_response(kd_http_request *r, struct MHD_Response *m,
     header(m, "Referrer-Policy", "no-referrer");
     header(m, "Cross-Origin-Resource-Policy", "same-origin");
     header(m, "Cross-Origin-Opener-Policy", "same-origin");
+    if (r->location)
+        header(m, "Location", r->location);
+    if (r->cookie[0])
+        header(m, "Set-Cookie", r->cookie);
+    if (r->status == MHD_HTTP_UNAUTHORIZED)
+        header(m, "WWW-Authenticate", "Bearer");
     if (r->status == MHD_HTTP_METHOD_NOT_ALLOWED)
         header(m, "Allow", "GET, HEAD");
     if (r->status == MHD_HTTP_SERVICE_UNAVAILABLE)
@@ -125,7 +132,8 @@ static void answer_ready(kd_http_request *r)
 }
 
 static const kd_http_route g_probes[] = {{"/healthz", KD_HTTP_PROBE, NULL, answer_health},
-                                         {"/readyz", KD_HTTP_PROBE, NULL, answer_ready}};
+                                         {"/readyz", KD_HTTP_PROBE, NULL, answer_ready},
+                                         {"/login", KD_HTTP_PROBE, NULL, kd_http_login}};
 
 /* ---- one request */
 
@@ -183,8 +191,10 @@ static bool query_number(kd_http_request *r, const char *name, uint64_t *out)
 static void loop_request(kd_daemon *d, void *arg)
 {
     kd_http_request *r = arg;
+    kd_http *h = r->http;
     r->route->answer(d, r);
     MHD_resume_connection(r->connection);
+    h->waiting--;
 }
 
 /* Suspended first: the loop may be done with it before this returns. */
@@ -195,9 +205,11 @@ static enum MHD_Result ask_loop(kd_http_request *r)
     bool open = !h->closing;
     if (open) {
         MHD_suspend_connection(r->connection);
+        h->waiting++;
         if (!kd_daemon_post(h->daemon, loop_request, r)) {
             kd_http_refuse(r, MHD_HTTP_SERVICE_UNAVAILABLE, "the coordinator is stopping");
             MHD_resume_connection(r->connection);
+            h->waiting--;
         }
     }
     pthread_mutex_unlock(&h->mu);
@@ -297,34 +309,53 @@ static KD_PRINTF(2, 0) void log_line(void *arg, const char *fmt, va_list ap)
     kd_debug("http: %s", text);
 }
 
+/* Returns errno of a start that failed. */
+static int start_daemon(kd_http *h)
+{
+    unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
+    if (h->address.ss_family == AF_INET6)
+        flags |= MHD_USE_IPv6;
+    const struct MHD_OptionItem tls[] = {
+        {MHD_OPTION_HTTPS_MEM_KEY, 0, h->files.key},
+        {MHD_OPTION_HTTPS_MEM_CERT, 0, h->files.certificate},
+        {MHD_OPTION_HTTPS_PRIORITIES, 0, "SECURE128:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2"},
+        {MHD_OPTION_END, 0, NULL}};
+    static const struct MHD_OptionItem plain[] = {{MHD_OPTION_END, 0, NULL}};
+    errno = 0;
+    h->mhd = MHD_start_daemon(flags | (h->tls ? MHD_USE_TLS : 0u), 0, NULL, NULL, on_request, h,
+                              MHD_OPTION_EXTERNAL_LOGGER, log_line, NULL, MHD_OPTION_SOCK_ADDR,
+                              &h->address, MHD_OPTION_CONNECTION_LIMIT, KD_HTTP_CONNECTIONS,
+                              MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)KD_HTTP_HEAD,
+                              MHD_OPTION_CONNECTION_TIMEOUT, KD_HTTP_TIMEOUT_S,
+                              MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_NOTIFY_COMPLETED, on_end,
+                              NULL, MHD_OPTION_ARRAY, h->tls ? tls : plain, MHD_OPTION_END);
+    return errno;
+}
+
 int kd_http_start(kd_daemon *d, const char *listen, bool insecure, kd_http **out, kd_diag *diag)
 {
     struct sockaddr_storage address;
     int rc = kd_http_resolve(listen, &address, diag);
     if (rc != 0)
         return rc;
-    if (!insecure && !kd_http_is_loopback((struct sockaddr *)&address))
+    bool tls = kd_access_required(d->access);
+    if (!insecure && !tls && !kd_http_is_loopback((struct sockaddr *)&address))
         return kd_fail(diag, -KD_EINVAL,
-                       "--http %.200s would show everything to everybody who reaches it: give a "
-                       "loopback address (and come in by `ssh -L`), or --insecure",
+                       "--http %.200s would show everything to everybody who reaches it: make "
+                       "certificates with `distilld init`, give a loopback address (and come in by "
+                       "`ssh -L`), or --insecure",
                        listen);
     kd_http *h = kd_xalloc(sizeof *h);
     h->daemon = d;
     h->insecure = insecure;
+    h->tls = tls;
+    if (tls)
+        kd_access_files_get(d->access, &h->files);
     pthread_mutex_init(&h->mu, NULL);
     atomic_store(&h->beat, kd_clock_ms());
-    unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
-    if (address.ss_family == AF_INET6)
-        flags |= MHD_USE_IPv6;
-    errno = 0;
-    h->mhd = MHD_start_daemon(
-        flags, 0, NULL, NULL, on_request, h, MHD_OPTION_EXTERNAL_LOGGER, log_line, NULL,
-        MHD_OPTION_SOCK_ADDR, &address, MHD_OPTION_CONNECTION_LIMIT, KD_HTTP_CONNECTIONS,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)KD_HTTP_HEAD, MHD_OPTION_CONNECTION_TIMEOUT,
-        KD_HTTP_TIMEOUT_S, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_NOTIFY_COMPLETED, on_end,
-        NULL, MHD_OPTION_END);
+    h->address = address;
+    rc = start_daemon(h);
     if (!h->mhd) {
-        rc = errno;
         kd_http_free(h);
         return kd_fail(diag, rc == EADDRINUSE ? -KD_EEXIST : -KD_EIO,
                        "cannot serve HTTP on %.200s: %s", listen,
@@ -340,10 +371,42 @@ int kd_http_port(const kd_http *h)
     return info ? info->port : 0;
 }
 
+/* The coordinator's certificate was renewed: the listener begins anew with it, once no request
+ * waits for this loop. Browsers come back by themselves. */
+static void renew(kd_http *h)
+{
+    pthread_mutex_lock(&h->mu);
+    h->closing = true;
+    bool idle = h->waiting == 0;
+    pthread_mutex_unlock(&h->mu);
+    if (!idle)
+        return;
+    int port = kd_http_port(h);
+    kd_http_stream_end_all(h);
+    MHD_stop_daemon(h->mhd);
+    kd_http_stream_end_all(h);
+    kd_access_files_clear(&h->files);
+    kd_access_files_get(h->daemon->access, &h->files);
+    if (h->address.ss_family == AF_INET6)
+        ((struct sockaddr_in6 *)&h->address)->sin6_port = htons((uint16_t)port);
+    else
+        ((struct sockaddr_in *)&h->address)->sin_port = htons((uint16_t)port);
+    int err = start_daemon(h);
+    if (h->mhd)
+        kd_info("HTTPS has a new certificate");
+    else
+        kd_err("HTTPS does not start again with its new certificate: %s", strerror(err));
+    h->closing = false;
+}
+
 void kd_http_tick(kd_http *h, kd_time_ms now)
 {
-    if (!h)
+    if (!h || !h->mhd)
         return;
+    if (h->tls && kd_access_files_version(h->daemon->access) != h->files.version) {
+        renew(h);
+        return;
+    }
     atomic_store(&h->beat, now);
     atomic_store(&h->ready, h->daemon->room.low ? KD_HTTP_NO_ROOM : KD_HTTP_READY);
     kd_http_stream_tick(h, now);
@@ -369,5 +432,6 @@ void kd_http_free(kd_http *h)
         MHD_stop_daemon(h->mhd);
     kd_http_stream_end_all(h);
     pthread_mutex_destroy(&h->mu);
+    kd_access_files_clear(&h->files);
     free(h);
 }

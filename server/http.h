@@ -6,6 +6,10 @@
  *   GET /api/v1/...                  JSON, field names as `distill ... -o json` (http_api.c)
  *   GET /api/v1/stream, .../jobs/ID/stream   server-sent events (http_stream.c)
  *   GET / and its files              the dashboard's files, part of the program (web/)
+ *   GET /login?token=TOKEN           a session's cookie for a browser
+ *
+ * Where the coordinator has certificates it is HTTPS, and all but the probes and /login want a
+ * session (`distill token create --session`): its token as a bearer's, or as a cookie.
  *
  * How it meets the loop. One thread of libmicrohttpd does all sockets. It answers health and files
  * by itself; every other request is suspended and queued as a task, the loop builds the answer in
@@ -21,8 +25,9 @@
 
 #include "daemon.h"
 
-/* listen: ADDRESS:PORT, port 0 = any free one. Anything but a loopback address needs `insecure`,
- * which lets everybody in. -KD_EINVAL bad or forbidden address, -KD_EEXIST it is in use. */
+/* listen: ADDRESS:PORT, port 0 = any free one. Anything but a loopback address needs certificates,
+ * or `insecure`, which lets everybody in. -KD_EINVAL bad or forbidden address, -KD_EEXIST it is in
+ * use. */
 int kd_http_start(kd_daemon *d, const char *listen, bool insecure, kd_http **out,
                   kd_diag *diag) KD_MUST_CHECK;
 int kd_http_port(const kd_http *h);

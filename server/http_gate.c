@@ -1,6 +1,8 @@
 /* Who is let in, and where HTTP listens. */
 #include "http_internal.h"
 
+#include "access.h"
+
 #include <arpa/inet.h>
 #include <netdb.h>
 #include <stdio.h>
@@ -30,9 +32,79 @@ static bool host_is_local(const char *host)
     return false;
 }
 
+/* ---- sessions, where callers have to show who they are */
+
+/* The token of a program (RFC 6750, section 2.1) or of a browser that has logged in; "" = none. */
+static void session_of(struct MHD_Connection *c, char out[KD_TOKEN_TEXT])
+{
+    static const char bearer[] = "Bearer ";
+    const char *text =
+        MHD_lookup_connection_value(c, MHD_HEADER_KIND, MHD_HTTP_HEADER_AUTHORIZATION);
+    if (text && strncasecmp(text, bearer, sizeof bearer - 1) == 0)
+        text += sizeof bearer - 1;
+    else
+        text = MHD_lookup_connection_value(c, MHD_COOKIE_KIND, KD_HTTP_COOKIE);
+    snprintf(out, KD_TOKEN_TEXT, "%s", text && strlen(text) < KD_TOKEN_TEXT ? text : "");
+}
+
+bool kd_http_session_ok(kd_http *h, const char *token)
+{
+    char name[KD_PKI_NAME];
+    return token[0] && kd_access_session(h->daemon->access, token, name) != KD_ROLE_NONE;
+}
+
+/* A secret of 192 random bits is not guessed; who tries shall not keep the processor busy either.
+ */
+static bool guesses_too_much(kd_http *h)
+{
+    kd_time_ms second = kd_clock_ms() / 1000;
+    if (atomic_exchange(&h->guess_second, second) != second)
+        atomic_store(&h->guesses, 0);
+    return atomic_fetch_add(&h->guesses, 1) >= KD_HTTP_GUESSES;
+}
+
+static int check_session(const kd_http_request *r, const char **out_why)
+{
+    char token[KD_TOKEN_TEXT];
+    session_of(r->connection, token);
+    if (kd_http_session_ok(r->http, token))
+        return 0;
+    *out_why = "too many wrong tokens; try again in a second";
+    if (token[0] && guesses_too_much(r->http))
+        return MHD_HTTP_TOO_MANY_REQUESTS;
+    *out_why =
+        "show a session: `distill token create --session --role viewer` makes one; a browser opens "
+        "/login?token=TOKEN, a program sends `Authorization: Bearer TOKEN`";
+    return MHD_HTTP_UNAUTHORIZED;
+}
+
+void kd_http_login(kd_http_request *r)
+{
+    const char *token = MHD_lookup_connection_value(r->connection, MHD_GET_ARGUMENT_KIND, "token");
+    if (!kd_access_required(r->http->daemon->access)) {
+        kd_http_say(r, MHD_HTTP_SEE_OTHER, "text/plain", "nobody has to log in here\n");
+        r->location = "/";
+    } else if (token && strlen(token) < KD_TOKEN_TEXT && kd_http_session_ok(r->http, token)) {
+        kd_http_say(r, MHD_HTTP_SEE_OTHER, "text/plain", "logged in\n");
+        r->location = "/";
+        snprintf(r->cookie, sizeof r->cookie, "%s=%s; Path=/; HttpOnly; SameSite=Strict%s",
+                 KD_HTTP_COOKIE, token, r->http->tls ? "; Secure" : "");
+    } else if (token && guesses_too_much(r->http)) {
+        kd_http_refuse(r, MHD_HTTP_TOO_MANY_REQUESTS, "too many wrong tokens");
+    } else {
+        kd_http_refuse(r, MHD_HTTP_UNAUTHORIZED,
+                       "no such session, or it is over: `distill token create --session --role "
+                       "viewer` makes one; open /login?token=TOKEN");
+    }
+}
+
 int kd_http_authorise(const kd_http_request *r, enum kd_http_role role, const char **out_why)
 {
-    if (role == KD_HTTP_PROBE || r->http->insecure)
+    if (role == KD_HTTP_PROBE)
+        return 0;
+    if (kd_access_required(r->http->daemon->access))
+        return check_session(r, out_why);
+    if (r->http->insecure)
         return 0;
     const union MHD_ConnectionInfo *peer =
         MHD_get_connection_info(r->connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);

@@ -3,6 +3,7 @@
 #ifndef KD_SERVER_HTTP_INTERNAL_H
 #define KD_SERVER_HTTP_INTERNAL_H
 
+#include "access.h"
 #include "http.h"
 
 #include <microhttpd.h>
@@ -14,6 +15,8 @@
 #define KD_HTTP_QUEUE (2u << 20) /* bytes that wait for a stream's reader */
 #define KD_HTTP_TIMEOUT_S 30     /* without a byte in or out */
 #define KD_HTTP_LOOP_MS 10000    /* the loop stands still: not healthy */
+#define KD_HTTP_GUESSES 20       /* wrong tokens a second that are answered as such */
+#define KD_HTTP_COOKIE "distill_session"
 
 /* Who may ask. */
 enum kd_http_role {
@@ -46,12 +49,19 @@ struct kd_http_request {
     int fd; /* instead of a body, -1 = none */
     uint64_t size;
     kd_http_stream *stream; /* likewise; a reference */
+    const char *location;   /* to be gone to, static; NULL = none */
+    char cookie[256];       /* to be set, "" = none */
 };
 
 struct kd_http {
     kd_daemon *daemon;
-    struct MHD_Daemon *mhd;
-    bool insecure;
+    struct MHD_Daemon *mhd; /* NULL: it could not be started again */
+    struct sockaddr_storage address;
+    bool insecure, tls;
+    kd_access_files files; /* that it shows, with tls */
+    _Atomic kd_time_ms guess_second;
+    atomic_int guesses;      /* wrong tokens of that second */
+    atomic_int waiting;      /* requests that the loop has not answered yet */
     _Atomic kd_time_ms beat; /* the loop's last tick */
     _Atomic int ready;       /* enum kd_http_ready */
     pthread_mutex_t mu;      /* guards closing, with the queueing of a request */
@@ -73,6 +83,10 @@ void kd_http_refuse(kd_http_request *r, int status, const char *text);
 /* The one place that decides whether a request is let in with the role its route wants. Returns 0,
  * or the status that refuses it, with a sentence. */
 int kd_http_authorise(const kd_http_request *r, enum kd_http_role role, const char **out_why);
+/* Whether the token is that of a session that goes on. */
+bool kd_http_session_ok(kd_http *h, const char *token);
+/* GET /login?token=TOKEN: a cookie for a browser. */
+void kd_http_login(kd_http_request *r);
 bool kd_http_is_loopback(const struct sockaddr *a);
 /* ADDRESS:PORT or [ADDRESS]:PORT. */
 int kd_http_resolve(const char *listen, struct sockaddr_storage *out, kd_diag *diag) KD_MUST_CHECK;

@@ -53,6 +53,7 @@ const kd_rule kd_rules[] = {
     {EXCHANGE "AwaitValues", WORKER, KD_SCOPE_NONE, false, false},
     {EXCHANGE "GetBlob", WORKER, KD_SCOPE_NONE, false, false},
     {EXCHANGE "PutArtefact", WORKER, KD_SCOPE_NONE, false, false},
+    {EXCHANGE "Decide", WORKER, KD_SCOPE_NONE, false, false},
     {"/grpc.health.v1.Health/Check", ANYBODY, KD_SCOPE_NONE, false, true},
     {"/grpc.health.v1.Health/Watch", ANYBODY, KD_SCOPE_NONE, false, true},
     {"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", ANYBODY_KNOWN, KD_SCOPE_NONE,
