@@ -16,7 +16,7 @@ from call import message_class, types
 def main():
     when, job, stage = sys.argv[1], sys.argv[2], int(sys.argv[3])
     with grpc.insecure_channel(os.environ["DISTILL_SERVER"], [("grpc.enable_http_proxy", 0)]) as channel:
-        pool = types(channel)
+        pool = types(channel, "distill.v1.Cluster")
         message = message_class(pool, pool.FindMessageTypeByName("distill.v1.WorkerMessage"))
         reply = message_class(pool, pool.FindMessageTypeByName("distill.v1.CoordinatorMessage"))
         hello = message()
