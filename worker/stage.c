@@ -12,8 +12,8 @@
 
 /* ---- life */
 
-/* About sixteen chunks, so that several workers have a share, of no less than 128 KiB: a call costs as
- * much as moving so much. */
+/* About sixteen chunks, so that several workers have a share, of no less than 128 KiB: a call costs
+ * as much as moving so much. */
 static uint32_t chunk_floats_for(size_t floats)
 {
     size_t want = (floats + 15) / 16, chunk = 1u << 15;
