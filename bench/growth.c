@@ -3,7 +3,6 @@
  * of its own (growth_bank.c). */
 #include "data/data.h"
 #include "distill/loss.h"
-#include "kd/clock.h"
 #include "kd/rng.h"
 
 #include <fcntl.h>

@@ -141,8 +141,7 @@ int main(int argc, char **argv)
     while (slots < workers)
         slots *= 2;
     b.steps = strtoull(argv[3], NULL, 10);
-    uint32_t chunk = (uint32_t)KD_MIN(KD_MAX((floats + 15) / 16, (uint64_t)1 << 15),
-                                      (uint64_t)KD_MAX_CHUNK_FLOATS);
+    uint32_t chunk = kd_chunk_floats(floats);
     kd_exchange_config cfg = {.slots = slots,
                               .chunk_floats = chunk,
                               .chunks = (uint32_t)((floats + chunk - 1) / chunk),

@@ -136,8 +136,7 @@ int main(int argc, char **argv)
     while (slots < b.workers)
         slots *= 2;
     b.node = slots + b.index;
-    b.chunk_floats = (uint32_t)KD_MIN(KD_MAX((b.floats + 15) / 16, (size_t)1 << 15),
-                                      (size_t)KD_MAX_CHUNK_FLOATS);
+    b.chunk_floats = kd_chunk_floats(b.floats);
     b.chunks = (uint32_t)((b.floats + b.chunk_floats - 1) / b.chunk_floats);
     b.gradient = kd_xalloc(b.floats * sizeof *b.gradient);
     b.vector = kd_xalloc(b.floats * sizeof *b.vector);

@@ -18,7 +18,6 @@ static int run(kd_cli *cli, const kd_args *args)
     kd_submission_after after;
     uint64_t epochs;
     char key[KD_SUBMISSION_KEY + 1];
-    bool quiet = kd_args_has(args, "quiet");
     if (!kd_args_has(args, "epochs"))
         return kd_usage(cli, "continue", "for example --epochs 10",
                         "continue needs --epochs N, how many to add");
@@ -33,19 +32,10 @@ static int run(kd_cli *cli, const kd_args *args)
     if (rc != KD_EXIT_OK)
         return rc;
     Distill__V1__SubmitRequest request = DISTILL__V1__SUBMIT_REQUEST__INIT;
-    Distill__V1__SubmitReply *reply = NULL;
     request.key = key;
     request.continue_job = (char *)args->operands[0];
     request.continue_epochs = (uint32_t)epochs;
-    rc = kd_submission_call(&conn, &request, &reply);
-    if (rc == KD_EXIT_OK) {
-        kd_submission_style style = {
-            .quiet = quiet, .stays = after.watch || after.wait, .compact = after.watch};
-        rc = kd_submission_print(&conn, reply, key, &style);
-        if (rc == KD_EXIT_OK)
-            rc = kd_submission_follow(&conn, reply->job, &after, quiet);
-        kd_wire_free(&reply->base);
-    }
+    rc = kd_submission_make(&conn, &request, &after, kd_args_has(args, "quiet"));
     kd_conn_close(&conn);
     return rc;
 }

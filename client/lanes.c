@@ -56,16 +56,21 @@ static void *work(void *arg)
     return NULL;
 }
 
+void kd_lanes_wait(pthread_cond_t *cond, pthread_mutex_t *mu)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += 100000000;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    pthread_cond_timedwait(cond, mu, &until);
+}
+
 static void watch(run *r, kd_bar *bar)
 {
     pthread_mutex_lock(&r->mu);
     while (r->working > 0) {
-        struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_nsec += 100000000;
-        until.tv_sec += until.tv_nsec / 1000000000;
-        until.tv_nsec %= 1000000000;
-        pthread_cond_timedwait(&r->cond, &r->mu, &until);
+        kd_lanes_wait(&r->cond, &r->mu);
         if (kd_cli_signal() != 0)
             r->stop = true;
         kd_bar_set(bar, r->done);

@@ -104,12 +104,7 @@ static bool await(run *r, size_t at)
 {
     pthread_mutex_lock(&r->mu);
     while (!r->pictures[at].done && !r->stop) {
-        struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_nsec += 100000000;
-        until.tv_sec += until.tv_nsec / 1000000000;
-        until.tv_nsec %= 1000000000;
-        pthread_cond_timedwait(&r->cond, &r->mu, &until);
+        kd_lanes_wait(&r->cond, &r->mu);
         if (kd_cli_signal() != 0)
             r->stop = true;
     }

@@ -24,24 +24,13 @@ static int submit(kd_conn *conn, const kd_args *args, const char *key, const cha
     int n = kd_args_values(args, "set", sets, MAX_SETS);
     if (n > MAX_SETS)
         return kd_usage(conn->cli, "retry", NULL, "--set may be given %d times", MAX_SETS);
-    bool quiet = kd_args_has(args, "quiet");
     Distill__V1__SubmitRequest request = DISTILL__V1__SUBMIT_REQUEST__INIT;
-    Distill__V1__SubmitReply *reply = NULL;
     request.key = (char *)key;
     request.text = (char *)text;
     request.file_name = "retried job";
     request.set = (char **)sets;
     request.n_set = (size_t)n;
-    int rc = kd_submission_call(conn, &request, &reply);
-    if (rc != KD_EXIT_OK)
-        return rc;
-    kd_submission_style style = {
-        .quiet = quiet, .stays = after->watch || after->wait, .compact = after->watch};
-    rc = kd_submission_print(conn, reply, key, &style);
-    if (rc == KD_EXIT_OK)
-        rc = kd_submission_follow(conn, reply->job, after, quiet);
-    kd_wire_free(&reply->base);
-    return rc;
+    return kd_submission_make(conn, &request, after, kd_args_has(args, "quiet"));
 }
 
 static int check(const kd_cli *cli, const Distill__V1__JobSummary *s)

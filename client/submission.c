@@ -177,3 +177,19 @@ int kd_submission_follow(kd_conn *c, const char *job, const kd_submission_after 
         return kd_wait_run(c, job, after->timeout_s, !quiet && !c->cli->json);
     return KD_EXIT_OK;
 }
+
+int kd_submission_make(kd_conn *c, const Distill__V1__SubmitRequest *request,
+                       const kd_submission_after *after, bool quiet)
+{
+    Distill__V1__SubmitReply *reply = NULL;
+    kd_submission_style style = {
+        .quiet = quiet, .stays = after->watch || after->wait, .compact = after->watch};
+    int rc = kd_submission_call(c, request, &reply);
+    if (rc != KD_EXIT_OK)
+        return rc;
+    rc = kd_submission_print(c, reply, request->key, &style);
+    if (rc == KD_EXIT_OK)
+        rc = kd_submission_follow(c, reply->job, after, quiet);
+    kd_wire_free(&reply->base);
+    return rc;
+}

@@ -32,6 +32,9 @@ typedef struct kd_submission_after {
 /* Returns an exit code. */
 int kd_submission_flags(const kd_cli *cli, const char *verb, const kd_args *args,
                         kd_submission_after *out) KD_MUST_CHECK;
+/* Calls, tells what was accepted, then watches or waits as asked. Returns an exit code. */
+int kd_submission_make(kd_conn *c, const Distill__V1__SubmitRequest *request,
+                       const kd_submission_after *after, bool quiet) KD_MUST_CHECK;
 /* Watches or waits as asked. */
 int kd_submission_follow(kd_conn *c, const char *job, const kd_submission_after *after,
                          bool quiet) KD_MUST_CHECK;

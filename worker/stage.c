@@ -12,16 +12,6 @@
 
 /* ---- life */
 
-/* About sixteen chunks, so that several workers have a share, of no less than 128 KiB: a call costs
- * as much as moving so much. */
-static uint32_t chunk_floats_for(size_t floats)
-{
-    size_t want = (floats + 15) / 16, chunk = 1u << 15;
-    while (chunk < want && chunk < KD_MAX_CHUNK_FLOATS)
-        chunk *= 2;
-    return (uint32_t)chunk;
-}
-
 static void set_loss(kd_stage *s)
 {
     const kd_loss_spec *l = &s->train->loss;
@@ -93,7 +83,7 @@ static void set_shape(kd_stage *s)
     h->trained = s->net.graph->trained_len;
     h->slots = (uint32_t)s->train->slots;
     h->slot_batch = (uint32_t)(s->train->batch / s->train->slots);
-    h->chunk_floats = chunk_floats_for(h->floats);
+    h->chunk_floats = kd_chunk_floats(h->floats);
     h->chunks = (uint32_t)((h->floats + h->chunk_floats - 1) / h->chunk_floats);
     h->eval_units = (uint32_t)((ss->n_val + KD_EVAL_UNIT - 1) / KD_EVAL_UNIT);
     set_loss(s);

@@ -25,6 +25,15 @@
 #define KD_MAX_ARTEFACT_BYTES (256ull << 20) /* a file that a worker makes */
 #define KD_MAX_CHUNK_FLOATS (1u << 18)       /* 1 MiB a chunk */
 #define KD_MIN_CHUNK_FLOATS (1u << 12)
+/* How a worker cuts a vector: about sixteen chunks, so that several workers have a share, of no
+ * less than 128 KiB, since a call costs as much as moving so much. */
+static inline uint32_t kd_chunk_floats(uint64_t floats)
+{
+    uint64_t want = (floats + 15) / 16, chunk = 1u << 15;
+    while (chunk < want && chunk < KD_MAX_CHUNK_FLOATS)
+        chunk *= 2;
+    return (uint32_t)chunk;
+}
 #define KD_MAX_SLOTS 1024u
 #define KD_MAX_JOURNAL_BYTES (1ull << 30) /* sums since a checkpoint; one is made at half of it */
 #define KD_MAX_VECTOR_FLOATS (1ull << 28) /* 1 GiB of parameters */

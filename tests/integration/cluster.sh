@@ -150,6 +150,16 @@ small_data() {
     mkdir -p "$DIR/data"
     distill data make flowers "$DIR/data/flowers" --size 32 --train 90 --val 37 --seed 5
 }
+# idle_job NAME: a job that nobody is to train.
+idle_job() {
+    cat <<YAML
+name: $1
+data: {labelled: {path: data, train: train.txt, val: val.txt, size: 32}}
+teacher: {model: cheap_cnn, fine_tune: {epochs: 1}}
+student: {model: cheap_cnn}
+distill: {epochs: 1, batch: 8, optimizer: {name: adam, lr: 1e-3}}
+YAML
+}
 # small_job [lines]: a job that touches every stage in seconds.
 small_job() {
     cat <<YAML

@@ -2,13 +2,7 @@
 # What helps at a shell: completion with live ids, keys explained, a job submitted once more.
 . tests/integration/cluster.sh
 
-cat >"$DIR/job.yaml" <<'YAML'
-name: once
-data: {labelled: {path: data, train: train.txt, val: val.txt, size: 32}}
-teacher: {model: cheap_cnn, fine_tune: {epochs: 1}}
-student: {model: cheap_cnn}
-distill: {epochs: 1, batch: 8, optimizer: {name: adam, lr: 1e-3}}
-YAML
+idle_job once >"$DIR/job.yaml"
 coordinator
 job=$("$BUILD/distill" submit "$DIR/job.yaml" -q)
 

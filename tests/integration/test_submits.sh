@@ -3,13 +3,7 @@
 # after a kill.
 . tests/integration/cluster.sh
 
-cat >"$DIR/job.yaml" <<'YAML'
-name: many
-data: {labelled: {path: data, train: train.txt, val: val.txt, size: 32}}
-teacher: {model: cheap_cnn, fine_tune: {epochs: 1}}
-student: {model: cheap_cnn}
-distill: {epochs: 1, batch: 8, optimizer: {name: adam, lr: 1e-3}}
-YAML
+idle_job many >"$DIR/job.yaml"
 coordinator
 
 # submit_one NUMBER: every fifth key is that of its neighbour, every seventh job is wrong.
