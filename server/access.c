@@ -205,6 +205,11 @@ enum kd_role kd_access_session(kd_access *a, const char *token, char out_name[KD
     return role;
 }
 
+bool kd_access_may_read_all(enum kd_role role)
+{
+    return role == KD_ROLE_VIEWER || role == KD_ROLE_OPERATOR || role == KD_ROLE_ADMIN;
+}
+
 static char *copy_text(const char *text)
 {
     return text ? kd_xstrdup(text) : NULL;

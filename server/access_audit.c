@@ -10,11 +10,26 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Under the lock. Whoever reaches the port may be refused as often as he likes, and must not fill
+ * the audit with it. */
+static bool strangers_have_room(kd_access *a)
+{
+    kd_time_ms now = kd_clock_ms();
+    double back = (double)(now - a->strangers_at) / 1000 * KD_AUDIT_STRANGERS_S;
+    a->strangers = KD_MIN(a->strangers + back, 20.0 * KD_AUDIT_STRANGERS_S);
+    a->strangers_at = now;
+    if (a->strangers < 1)
+        return false;
+    a->strangers--;
+    return true;
+}
+
 void kd_access_audit(kd_access *a, const kd_rpc_call *call, const char *result, const char *text)
 {
     kd_rpc_peer peer = kd_rpc_call_peer(call);
     pthread_mutex_lock(&a->mu);
-    if (a->n_waiting == KD_AUDIT_WAITING) {
+    bool stranger = peer.identity->role == KD_ROLE_NONE;
+    if (a->n_waiting == KD_AUDIT_WAITING || (stranger && !strangers_have_room(a))) {
         a->left_out++;
     } else {
         kd_audit_row *r = &a->waiting[a->n_waiting++];
@@ -51,7 +66,7 @@ static int store(kd_access *a, const kd_audit_row *rows, size_t n, size_t left_o
     for (size_t i = 0; i < n && rc == 0; i++)
         rc = add(a, &rows[i], diag);
     if (left_out && rc == 0) {
-        kd_audit_row r = {.time_ms = rows[n - 1].time_ms, .result = "LEFT OUT"};
+        kd_audit_row r = {.time_ms = kd_clock_wall_ms(), .result = "LEFT OUT", .role = "none"};
         snprintf(r.text, sizeof r.text, "%zu further entries of that moment", left_out);
         rc = add(a, &r, diag);
     }
@@ -59,6 +74,11 @@ static int store(kd_access *a, const kd_audit_row *rows, size_t n, size_t left_o
         rc = kd_sql_run(&a->state->sql, NULL, diag,
                         "DELETE FROM audit WHERE n <= (SELECT max(n) FROM audit) - ?", "i",
                         (int64_t)KD_AUDIT_ROWS);
+    if (rc == 0)
+        rc = kd_sql_run(&a->state->sql, NULL, diag,
+                        "DELETE FROM audit WHERE role = 'none' AND n <= (SELECT n FROM audit WHERE "
+                        "role = 'none' ORDER BY n DESC LIMIT 1 OFFSET ?)",
+                        "i", (int64_t)KD_AUDIT_STRANGERS);
     if (rc == 0)
         return kd_state_commit(a->state, diag);
     kd_state_rollback(a->state);
@@ -75,7 +95,7 @@ void kd_access_flush_audit(kd_access *a)
     a->n_waiting = a->left_out = 0;
     pthread_mutex_unlock(&a->mu);
     a->written = rows;
-    if (n && store(a, rows, n, left_out, &diag) != 0)
+    if ((n || left_out) && store(a, rows, n, left_out, &diag) != 0)
         kd_err("%zu entries of the audit are lost: %s", n + left_out, diag.msg);
 }
 

@@ -8,10 +8,12 @@
 
 #include <pthread.h>
 
-#define KD_AUDIT_WAITING 512 /* entries between two writes; more are counted and left out */
-#define KD_AUDIT_ROWS 100000 /* that are kept */
-#define KD_SESSIONS_MAX 1000 /* open at once */
-#define KD_ACCESS_KEY 72     /* names somebody who uses something: "alice", "at 10.0.0.7" */
+#define KD_AUDIT_WAITING 512     /* entries between two writes; more are counted and left out */
+#define KD_AUDIT_ROWS 100000     /* that are kept */
+#define KD_AUDIT_STRANGERS 10000 /* of them, from callers without a certificate */
+#define KD_AUDIT_STRANGERS_S 5   /* of theirs that are kept a second, in the mean */
+#define KD_SESSIONS_MAX 1000     /* open at once */
+#define KD_ACCESS_KEY 72         /* names somebody who uses something: "alice", "at 10.0.0.7" */
 #define KD_ACCESS_BUCKETS 1024
 #define KD_ACCESS_USERS 8192
 
@@ -41,6 +43,7 @@ struct kd_access {
     pthread_mutex_t mu; /* guards all below */
     struct kd_user *users[KD_ACCESS_BUCKETS];
     size_t n_users;
+    kd_time_ms forgot;              /* idle ones */
     char (*revoked)[KD_PKI_SERIAL]; /* sorted */
     size_t n_revoked;
     struct kd_session sessions[KD_SESSIONS_MAX];
@@ -48,6 +51,8 @@ struct kd_access {
     kd_access_files files;
     kd_audit_row *waiting; /* [KD_AUDIT_WAITING] */
     size_t n_waiting, left_out;
+    double strangers; /* entries of callers without a certificate that may come at once */
+    kd_time_ms strangers_at;
 };
 
 /* access_use.c; the first two under the lock. */

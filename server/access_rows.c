@@ -68,10 +68,13 @@ static int check_wish(kd_access *a, enum kd_role role, const char *name, int64_t
     if (!a->authority)
         return kd_fail(diag, -KD_ESTATE,
                        "this coordinator runs without certificates; `distilld init` makes them");
-    if (role == KD_ROLE_NONE || role == KD_ROLE_SERVER || (session && role == KD_ROLE_WORKER))
+    if (role == KD_ROLE_NONE || role == KD_ROLE_SERVER ||
+        (session && !kd_access_may_read_all(role)))
         return kd_fail(diag, -KD_EINVAL, "%s",
-                       session ? "a session has the role viewer, submitter, operator or admin"
-                               : "a token is for a worker, submitter, viewer, operator or admin");
+                       session
+                           ? "a session reads everybody's jobs: its role is viewer, operator or "
+                             "admin"
+                           : "a token is for a worker, submitter, viewer, operator or admin");
     if (name[0] ? !kd_pki_name_ok(name) : session)
         return kd_fail(diag, -KD_EINVAL,
                        "%s; a name has 1 to 64 characters of [A-Za-z0-9._-] and begins with a "
@@ -279,6 +282,10 @@ int kd_access_renew(kd_access *a, const kd_pki_identity *who, const char *csr,
     char *certificate = NULL;
     kd_pki_identity next;
     sqlite3_stmt *st = NULL;
+    /* It may have been revoked since the call was admitted. */
+    if (kd_access_is_over(a, who))
+        return kd_fail(diag, -KD_EPERM, "the certificate %.8s of %s was revoked or is over",
+                       who->serial, who->name);
     int rc = kd_sql_query(&a->state->sql, &st, diag,
                           "SELECT count(*) FROM certificates WHERE name = ? AND not_after_ms > ?",
                           "si", who->name, kd_clock_wall_ms());

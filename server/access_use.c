@@ -11,6 +11,7 @@
 #define BURST_S 10
 #define DAY_S 86400
 #define IDLE_USER_MS 600000
+#define FORGET_MS 1000 /* between two looks at all users for idle ones */
 
 /* ---- all of these under the lock */
 
@@ -22,12 +23,20 @@ static unsigned bucket_of(const char *key)
     return h % KD_ACCESS_BUCKETS;
 }
 
+static void refill_upload(kd_access *a, struct kd_user *u, kd_time_ms now)
+{
+    double seconds = (double)(now - u->at) / 1000, day = (double)a->quotas.upload_a_day;
+    u->upload = KD_MIN(u->upload + day / DAY_S * seconds, day);
+}
+
 /* Those who have used nothing for long: their shares are whole again. */
 static void forget_idle(kd_access *a, kd_time_ms now)
 {
     for (size_t i = 0; i < KD_ACCESS_BUCKETS; i++)
         for (struct kd_user **at = &a->users[i]; *at;) {
             struct kd_user *u = *at;
+            if (!u->calls && now - u->at >= IDLE_USER_MS)
+                refill_upload(a, u, now);
             if (u->calls || now - u->at < IDLE_USER_MS ||
                 u->upload < (double)a->quotas.upload_a_day) {
                 at = &u->next;
@@ -46,9 +55,13 @@ static struct kd_user *user_of(kd_access *a, const char *key, kd_time_ms now)
     for (struct kd_user *u = *bucket; u; u = u->next)
         if (strcmp(u->key, key) == 0)
             return u;
-    if (a->n_users >= KD_ACCESS_USERS)
+    /* Addresses are cheap; whoever has a certificate finds room besides. No name has a blank. */
+    size_t most = strchr(key, ' ') ? KD_ACCESS_USERS / 2 : KD_ACCESS_USERS;
+    if (a->n_users >= most && now - a->forgot >= FORGET_MS) {
+        a->forgot = now;
         forget_idle(a, now);
-    struct kd_user *u = a->n_users < KD_ACCESS_USERS ? calloc(1, sizeof *u) : NULL;
+    }
+    struct kd_user *u = a->n_users < most ? calloc(1, sizeof *u) : NULL;
     if (!u)
         return NULL;
     snprintf(u->key, sizeof u->key, "%s", key);
@@ -64,9 +77,9 @@ static struct kd_user *user_of(kd_access *a, const char *key, kd_time_ms now)
 /* What has come back since. */
 static void refill(kd_access *a, struct kd_user *u, double rate, kd_time_ms now)
 {
-    double seconds = (double)(now - u->at) / 1000, day = (double)a->quotas.upload_a_day;
+    double seconds = (double)(now - u->at) / 1000;
     u->requests = KD_MIN(u->requests + rate * seconds, rate * BURST_S);
-    u->upload = KD_MIN(u->upload + day / DAY_S * seconds, day);
+    refill_upload(a, u, now);
     u->at = now;
 }
 

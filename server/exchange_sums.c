@@ -361,7 +361,6 @@ void kd_exchange_push(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Node
     /* Before the lock, which is for what others must not see half done. */
     bool whole = kd_crc32c(0, payload, len) == head->crc32c;
     pthread_mutex_lock(&x->mu);
-    x->io.in[KD_IO_GRADIENTS] += len;
     if (!kd_xc_usable(x, call, head->chunk))
         goto out;
     if (head->node == 0 || head->node >= 2 * x->cfg.slots) {
@@ -380,6 +379,7 @@ void kd_exchange_push(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Node
     }
     if (!kd_xc_payload_ok(call, len, kd_xc_chunk_len(x, head->chunk) * sizeof(float), whole))
         goto out;
+    x->io.in[KD_IO_GRADIENTS] += len;
     KD_FAILPOINT("exchange.push");
     slot = compare_leaves(x, late ? &x->late : &x->leaves, head, &first);
     if (slot != UINT32_MAX)

@@ -10,6 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#define RETRY_MS 1000 /* a listener that did not start */
+
 /* Scripts, styles and data of this server only, nothing inline, no frame around it. */
 static const char g_policy[] =
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' "
@@ -371,40 +373,58 @@ int kd_http_port(const kd_http *h)
     return info ? info->port : 0;
 }
 
-/* The coordinator's certificate was renewed: the listener begins anew with it, once no request
- * waits for this loop. Browsers come back by themselves. */
-static void renew(kd_http *h)
+/* With the coordinator's newest certificate, where it listened before. */
+static void restart(kd_http *h, kd_time_ms now)
 {
-    pthread_mutex_lock(&h->mu);
-    h->closing = true;
-    bool idle = h->waiting == 0;
-    pthread_mutex_unlock(&h->mu);
-    if (!idle)
-        return;
-    int port = kd_http_port(h);
-    kd_http_stream_end_all(h);
-    MHD_stop_daemon(h->mhd);
-    kd_http_stream_end_all(h);
+    h->tried = now;
     kd_access_files_clear(&h->files);
     kd_access_files_get(h->daemon->access, &h->files);
-    if (h->address.ss_family == AF_INET6)
-        ((struct sockaddr_in6 *)&h->address)->sin6_port = htons((uint16_t)port);
-    else
-        ((struct sockaddr_in *)&h->address)->sin_port = htons((uint16_t)port);
     int err = start_daemon(h);
     if (h->mhd)
         kd_info("HTTPS has a new certificate");
     else
-        kd_err("HTTPS does not start again with its new certificate: %s", strerror(err));
-    h->closing = false;
+        kd_err("HTTPS does not start again with its new certificate: %s; it is tried again",
+               err ? strerror(err) : "libmicrohttpd did not start");
+}
+
+static void close_to(kd_http *h, bool closing)
+{
+    pthread_mutex_lock(&h->mu);
+    h->closing = closing;
+    pthread_mutex_unlock(&h->mu);
+}
+
+/* The coordinator's certificate was renewed: the listener begins anew with it, once no request
+ * waits for this loop. Browsers come back by themselves. */
+static void renew(kd_http *h, kd_time_ms now)
+{
+    close_to(h, true);
+    if (h->waiting > 0)
+        return;
+    int port = kd_http_port(h);
+    if (h->address.ss_family == AF_INET6)
+        ((struct sockaddr_in6 *)&h->address)->sin6_port = htons((uint16_t)port);
+    else
+        ((struct sockaddr_in *)&h->address)->sin_port = htons((uint16_t)port);
+    kd_http_stream_end_all(h);
+    MHD_stop_daemon(h->mhd);
+    h->mhd = NULL;
+    kd_http_stream_end_all(h);
+    close_to(h, false);
+    restart(h, now);
 }
 
 void kd_http_tick(kd_http *h, kd_time_ms now)
 {
-    if (!h || !h->mhd)
+    if (!h)
         return;
+    if (!h->mhd) {
+        if (now - h->tried >= RETRY_MS)
+            restart(h, now);
+        return;
+    }
     if (h->tls && kd_access_files_version(h->daemon->access) != h->files.version) {
-        renew(h);
+        renew(h, now);
         return;
     }
     atomic_store(&h->beat, now);

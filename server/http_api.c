@@ -185,7 +185,7 @@ static void open_stream(kd_http_request *r, kd_job_record *j)
         kd_http_say(r, MHD_HTTP_OK, "text/event-stream", "");
         return;
     }
-    r->stream = kd_http_stream_new(r->http, j, r->from);
+    r->stream = kd_http_stream_new(r->http, j, r->from, r->token);
     r->status = MHD_HTTP_OK;
     r->type = "text/event-stream";
     if (!r->stream)

@@ -50,7 +50,7 @@ static void session_of(struct MHD_Connection *c, char out[KD_TOKEN_TEXT])
 bool kd_http_session_ok(kd_http *h, const char *token)
 {
     char name[KD_PKI_NAME];
-    return token[0] && kd_access_session(h->daemon->access, token, name) != KD_ROLE_NONE;
+    return token[0] && kd_access_may_read_all(kd_access_session(h->daemon->access, token, name));
 }
 
 /* A secret of 192 random bits is not guessed; who tries shall not keep the processor busy either.
@@ -63,14 +63,13 @@ static bool guesses_too_much(kd_http *h)
     return atomic_fetch_add(&h->guesses, 1) >= KD_HTTP_GUESSES;
 }
 
-static int check_session(const kd_http_request *r, const char **out_why)
+static int check_session(kd_http_request *r, const char **out_why)
 {
-    char token[KD_TOKEN_TEXT];
-    session_of(r->connection, token);
-    if (kd_http_session_ok(r->http, token))
+    session_of(r->connection, r->token);
+    if (kd_http_session_ok(r->http, r->token))
         return 0;
     *out_why = "too many wrong tokens; try again in a second";
-    if (token[0] && guesses_too_much(r->http))
+    if (r->token[0] && guesses_too_much(r->http))
         return MHD_HTTP_TOO_MANY_REQUESTS;
     *out_why =
         "show a session: `distill token create --session --role viewer` makes one; a browser opens "
@@ -98,7 +97,7 @@ void kd_http_login(kd_http_request *r)
     }
 }
 
-int kd_http_authorise(const kd_http_request *r, enum kd_http_role role, const char **out_why)
+int kd_http_authorise(kd_http_request *r, enum kd_http_role role, const char **out_why)
 {
     if (role == KD_HTTP_PROBE)
         return 0;

@@ -48,9 +48,10 @@ struct kd_http_request {
     kd_buf body;
     int fd; /* instead of a body, -1 = none */
     uint64_t size;
-    kd_http_stream *stream; /* likewise; a reference */
-    const char *location;   /* to be gone to, static; NULL = none */
-    char cookie[256];       /* to be set, "" = none */
+    kd_http_stream *stream;    /* likewise; a reference */
+    char token[KD_TOKEN_TEXT]; /* the session it came with, "" = none was asked for */
+    const char *location;      /* to be gone to, static; NULL = none */
+    char cookie[256];          /* to be set, "" = none */
 };
 
 struct kd_http {
@@ -70,6 +71,7 @@ struct kd_http {
     kd_http_stream *streams;
     size_t n_streams;
     kd_time_ms looked;
+    kd_time_ms tried; /* to start the listener again */
 };
 enum kd_http_ready { KD_HTTP_STARTING, KD_HTTP_READY, KD_HTTP_NO_ROOM, KD_HTTP_STOPPING };
 
@@ -82,7 +84,7 @@ void kd_http_refuse(kd_http_request *r, int status, const char *text);
 /* ---- http_gate.c */
 /* The one place that decides whether a request is let in with the role its route wants. Returns 0,
  * or the status that refuses it, with a sentence. */
-int kd_http_authorise(const kd_http_request *r, enum kd_http_role role, const char **out_why);
+int kd_http_authorise(kd_http_request *r, enum kd_http_role role, const char **out_why);
 /* Whether the token is that of a session that goes on. */
 bool kd_http_session_ok(kd_http *h, const char *token);
 /* GET /login?token=TOKEN: a cookie for a browser. */
@@ -101,7 +103,8 @@ void kd_http_take_workers(void *out, const void *message);
 /* ---- http_stream.c */
 /* Loop. A stream of a job's events from from_seq on, or (j NULL) of what the first page shows. NULL
  * when there are too many. The caller has one reference of two. */
-kd_http_stream *kd_http_stream_new(kd_http *h, kd_job_record *j, uint64_t from_seq);
+kd_http_stream *kd_http_stream_new(kd_http *h, kd_job_record *j, uint64_t from_seq,
+                                   const char *token);
 /* Connection's thread: the answer that lives as long as the stream; takes over the reference. */
 struct MHD_Response *kd_http_stream_response(kd_http_stream *s, struct MHD_Connection *connection);
 /* Its client is gone; drops that reference. */

@@ -30,6 +30,7 @@ struct kd_http_stream {
     kd_time_ms sent, stuck; /* stuck: since when its reader takes nothing, 0 = it does */
     uint64_t taken_then;
     char job[KD_ID_TEXT];
+    char token[KD_TOKEN_TEXT]; /* of the session that it came with */
 
     pthread_mutex_t mu; /* guards what follows */
     int refs;
@@ -50,6 +51,7 @@ static void release(kd_http_stream *s)
         return;
     kd_buf_clear(&s->out);
     pthread_mutex_destroy(&s->mu);
+    kd_pki_wipe(s->token, sizeof s->token);
     free(s);
 }
 
@@ -182,7 +184,8 @@ static void drop(void *to)
 
 static const kd_watch_sink g_sink = {send_event, queued, finish, drop};
 
-kd_http_stream *kd_http_stream_new(kd_http *h, kd_job_record *j, uint64_t from_seq)
+kd_http_stream *kd_http_stream_new(kd_http *h, kd_job_record *j, uint64_t from_seq,
+                                   const char *token)
 {
     if (h->n_streams >= KD_HTTP_STREAMS)
         return NULL;
@@ -191,6 +194,7 @@ kd_http_stream *kd_http_stream_new(kd_http *h, kd_job_record *j, uint64_t from_s
     s->whole = !j;
     s->refs = 2;
     s->sent = kd_clock_ms();
+    snprintf(s->token, sizeof s->token, "%s", token);
     pthread_mutex_init(&s->mu, NULL);
     kd_buf_init(&s->out, 2 * KD_HTTP_QUEUE);
     s->next = h->streams;
@@ -303,8 +307,20 @@ static void let_go(kd_http *h, kd_http_stream **at)
     release(s);
 }
 
+/* Sessions that were revoked or are over since. */
+static void end_strangers(kd_http *h)
+{
+    if (!kd_access_required(h->daemon->access))
+        return;
+    for (kd_http_stream *s = h->streams; s; s = s->next)
+        if (!kd_http_session_ok(h, s->token))
+            end(s);
+}
+
 void kd_http_stream_tick(kd_http *h, kd_time_ms now)
 {
+    if (now - h->looked >= LOOK_MS)
+        end_strangers(h);
     for (kd_http_stream **at = &h->streams; *at;) {
         if (is_left(*at)) {
             let_go(h, at);

@@ -327,6 +327,10 @@ static void on_problem(kd_daemon *d, kd_worker_record *w, const Distill__V1__Sta
     char text[KD_CORE_TEXT];
     if (!kd_id_parse(p->job, &id))
         return;
+    kd_job_record *j = kd_daemon_job(d, id);
+    for (int i = 0; j && i < KD_MAX_TEACHERS; i++)
+        if (j->choosing[i].process == w->process)
+            j->choosing[i].process = 0; /* another one measures */
     snprintf(text, sizeof text, "%.40s: %.280s (worker %.64s)", p->code, p->text, w->name);
     kd_daemon_event(d, &(kd_event){.kind = KD_EV_PROBLEM,
                                    .member = w->id,

@@ -167,7 +167,8 @@ static void on_put_logits(kd_rpc_call *call, const uint8_t *bytes, size_t len, v
     bool differs = false;
     Distill__V1__PutLogitsReply reply = DISTILL__V1__PUT_LOGITS_REPLY__INIT;
     bool crc_ok = kd_crc32c(0, in.payload, in.len) == m->crc32c;
-    atomic_fetch_add(&((kd_daemon *)arg)->counts.logit_bytes[0], in.len);
+    if (crc_ok)
+        atomic_fetch_add(&((kd_daemon *)arg)->counts.logit_bytes[0], in.len);
     int rc = crc_ok ? bank_of(arg, m->bank, &bank, &diag)
                     : kd_fail(&diag, -KD_EDATA, "the payload's CRC32C differs; send it again");
     if (rc == 0)

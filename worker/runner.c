@@ -379,12 +379,23 @@ static int decide(void *arg, int teacher, const char *value, const char *why, bo
         enum kd_precision *to = &r->session->job.teachers[teacher].precision;
         if (rc == 0 && (*to = kd_precision_of(chosen)) != KD_PRECISION_AUTO)
             *out_measure = false;
+        r->could_not_ask = rc != 0;
         if ((rc != 0 && !kd_err_retry(rc)) || *out_measure || *to != KD_PRECISION_AUTO)
             return rc;
         if (atomic_load(&r->cancel))
             return -KD_ECANCELED;
         usleep(FILE_RETRY_MS * 1000);
     }
+}
+
+/* Whether the job asks for numbers that not every processor has kernels for. */
+static bool wants_kernels(const kd_session *ss, enum kd_stage_kind kind)
+{
+    const kd_train_spec *t = kd_job_train(&ss->job, kind);
+    bool wants = t && t->bfloat16;
+    for (int i = 0; i < ss->job.n_teachers; i++)
+        wants = wants || ss->job.teachers[i].precision != KD_FLOAT32;
+    return wants;
 }
 
 /* Networks, plans, buffers and the composition of an epoch. *out_own: the failure is this worker's
@@ -410,8 +421,9 @@ static int make_stage(kd_runner *r, const Distill__V1__Prepare *p, enum kd_stage
         rc = fetch_finished(r, p, kind, finished, bytes, &cfg.n_finished, diag);
     *out_own = rc != 0; /* the coordinator could not be asked: not the job's fault */
     cfg.weights = weights;
-    if (rc == 0)
-        rc = kd_stage_new(&cfg, &r->stage, problem, diag);
+    r->could_not_ask = false;
+    if (rc == 0 && (rc = kd_stage_new(&cfg, &r->stage, problem, diag)) != 0)
+        *out_own = r->could_not_ask || (rc == -KD_EUNSUP && wants_kernels(r->session, kind));
     free(weights);
     for (size_t i = 0; i < KD_COUNT(bytes); i++)
         free(bytes[i]);
@@ -437,7 +449,10 @@ static kd_digest prepare_digest(const Distill__V1__Prepare *p)
     kd_buf buf;
     kd_digest d = {0};
     kd_buf_init(&buf, KD_MAX_CONTROL_BYTES);
-    if (kd_wire_pack(p, &buf) == 0)
+    /* The session is the job's, whatever was chosen for it since: that changes the text. */
+    Distill__V1__Prepare named = *p;
+    named.resolved = "";
+    if (kd_wire_pack(&named, &buf) == 0)
         d = kd_digest_of(buf.data, buf.len);
     kd_buf_clear(&buf);
     return d;

@@ -78,6 +78,7 @@ struct kd_runner {
     atomic_uint_fast64_t units;
     kd_teaching_counts counts;
     atomic_uint bad_images;
+    bool could_not_ask; /* the coordinator, what a teacher's precision is */
     atomic_bool failed; /* a problem was reported for this stage */
     uint64_t tag;       /* names the version for the plans */
 };

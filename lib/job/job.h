@@ -206,10 +206,10 @@ enum kd_stage_kind {
     KD_STAGE_EXPORT
 };
 #define KD_MAX_STAGES 16
-/* teacher, teacher2, ..., distill, scratch, evaluate, export */
 /* "float32", "int8", "bfloat16", "auto"; and the other way, AUTO for any other word. */
 const char *kd_precision_name(enum kd_precision p);
 enum kd_precision kd_precision_of(const char *name);
+/* teacher, teacher2, ..., distill, scratch, evaluate, export */
 const char *kd_stage_name(enum kd_stage_kind kind);
 /* Number of the teacher that a stage makes, -1 = another stage. */
 int kd_stage_teacher(enum kd_stage_kind kind);

@@ -95,6 +95,8 @@ grpc_server_credentials *kd_rpc_server_creds(kd_rpc_certs *c);
 void kd_rpc_certs_identify(kd_rpc_certs *c, grpc_call *call, kd_pki_identity *out);
 
 /* ---- young.c: connections that have not shown yet who they are */
+/* Connections to this port are counted; others that the process accepts are not ours. */
+void kd_rpc_connection_listen(int port, bool on);
 /* One that was just accepted; descriptors below limit are for connections. */
 void kd_rpc_connection_add(int fd, int limit);
 /* The connection that a call came over, as gRPC calls its peer, is as good as others from now on.

@@ -306,6 +306,7 @@ int kd_rpc_server_new(kd_rpc *rpc, const kd_rpc_server_config *cfg, kd_rpc_serve
         kd_rpc_server_free(s);
         return explain_listen(cfg->listen, host, port, diag);
     }
+    kd_rpc_connection_listen(s->port, true);
     grpc_server_start(s->grpc);
     for (int i = 0; i < ACCEPTS; i++) {
         s->accept[i].op.done = on_accept;
@@ -382,5 +383,7 @@ void kd_rpc_server_free(kd_rpc_server *s)
         return;
     kd_rpc_server_stop(s, 0);
     grpc_server_destroy(s->grpc);
+    if (s->port)
+        kd_rpc_connection_listen(s->port, false);
     free_parts(s);
 }

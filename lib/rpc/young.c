@@ -35,9 +35,11 @@ struct young {
     struct address from;
 };
 
-static pthread_mutex_t g_mu = PTHREAD_MUTEX_INITIALIZER; /* guards both below */
+static pthread_mutex_t g_mu = PTHREAD_MUTEX_INITIALIZER; /* guards what follows */
 static struct young g_young[MOST_YOUNG];                 /* oldest first */
 static size_t g_n;
+static atomic_bool g_any; /* whether g_n > 0: most calls come over proven connections */
+static int g_ports[8];    /* of our listeners, 0 = none; under the lock too */
 static atomic_ullong g_cut;
 
 uint64_t kd_rpc_cut_connections(void)
@@ -110,6 +112,7 @@ static unsigned bucket_of(const struct address *a)
 static void take_out(size_t i)
 {
     memmove(g_young + i, g_young + i + 1, (--g_n - i) * sizeof *g_young);
+    atomic_store(&g_any, g_n > 0);
 }
 
 static void cut(const struct young *y)
@@ -138,6 +141,41 @@ static void cut_one(void)
 
 /* ---- */
 
+static void set_port(int from, int to)
+{
+    pthread_mutex_lock(&g_mu);
+    size_t i = 0;
+    while (i < KD_COUNT(g_ports) && g_ports[i] != from)
+        i++;
+    if (i < KD_COUNT(g_ports))
+        g_ports[i] = to;
+    pthread_mutex_unlock(&g_mu);
+}
+
+void kd_rpc_connection_listen(int port, bool on)
+{
+    set_port(on ? 0 : port, on ? port : 0);
+}
+
+static int local_port(int fd)
+{
+    struct sockaddr_storage a;
+    socklen_t n = sizeof a;
+    if (getsockname(fd, (struct sockaddr *)&a, &n) != 0)
+        return -1;
+    return ntohs(a.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&a)->sin6_port
+                                         : ((struct sockaddr_in *)&a)->sin_port);
+}
+
+/* Under the lock. */
+static bool is_ours(int port)
+{
+    for (size_t i = 0; i < KD_COUNT(g_ports); i++)
+        if (g_ports[i] == port)
+            return true;
+    return false;
+}
+
 void kd_rpc_connection_add(int fd, int limit)
 {
     struct stat st;
@@ -146,17 +184,21 @@ void kd_rpc_connection_add(int fd, int limit)
         return;
     y.socket = st.st_ino;
     size_t room = KD_MIN((size_t)MOST_YOUNG, (size_t)KD_MAX(limit / 2, 1));
+    int port = local_port(fd);
     pthread_mutex_lock(&g_mu);
-    while (g_n >= room)
-        cut_one();
-    g_young[g_n++] = y;
+    if (port > 0 && is_ours(port)) {
+        while (g_n >= room)
+            cut_one();
+        g_young[g_n++] = y;
+        atomic_store(&g_any, true);
+    }
     pthread_mutex_unlock(&g_mu);
 }
 
 void kd_rpc_connection_prove(const char *peer)
 {
     struct address from;
-    if (!parse_peer(peer, &from))
+    if (!atomic_load(&g_any) || !parse_peer(peer, &from))
         return;
     pthread_mutex_lock(&g_mu);
     for (size_t i = g_n; i-- > 0;)
