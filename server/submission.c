@@ -237,7 +237,7 @@ int kd_submission_take_stages(struct kd_submission *s, struct kd_draft *f,
 static int draft_continue(struct kd_submission *s)
 {
     const Distill__V1__SubmitRequest *r = s->r;
-    const kd_job_record *j;
+    const kd_job_record *j = NULL;
     struct longer more = {0};
     struct kd_draft *f;
     int rc = find_source(s, r->continue_job, &j);

@@ -81,7 +81,7 @@ int kd_stage_measure_precision(kd_stage *s, int teacher, enum kd_precision *out,
         const char *name = kd_precision_name(candidates[i]);
         const size_t at = strlen(why);
         kd_plan *p = NULL;
-        struct trial t;
+        struct trial t = {0};
         kd_diag none = {0};
         rc = kd_stage_teacher_plan(s, teacher, candidates[i], &p, &none);
         if (rc == -KD_EUNSUP && i > 0) {

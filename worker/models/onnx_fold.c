@@ -383,7 +383,7 @@ static int fold_unary(kd_onnx_ctx *c)
 static int fold_where(kd_onnx_ctx *c)
 {
     kd_onnx_const *in[3], *wide[3];
-    int rank, rc;
+    int rank = 0, rc;
     int64_t dim[KD_ONNX_MAX_RANK];
     for (size_t i = 0; i < 3; i++)
         if ((rc = input(c, i, &in[i])))

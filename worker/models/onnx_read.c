@@ -290,7 +290,7 @@ static int whole_input(kd_onnx_ctx *c, kd_onnx_value *v, kd_onnx_info *info)
 static int make_input(kd_onnx_ctx *c, kd_onnx_info *info)
 {
     kd_onnx_value *v;
-    const Onnx__TensorTypeProto *t;
+    const Onnx__TensorTypeProto *t = NULL;
     int rc = find_input(c, &v, &t);
     if (rc)
         return rc;

@@ -298,7 +298,7 @@ static int part_node(kd_onnx_ctx *c, size_t i, const kd_onnx_dyn *like, int at, 
 int kd_onnx_concat(kd_onnx_ctx *c)
 {
     const kd_onnx_dyn *like = NULL;
-    int64_t axis, length, sum = 0;
+    int64_t axis, length = 0, sum = 0;
     int at, node, rc;
     for (size_t i = 0; i < c->node->n_input && !like; i++) {
         const kd_onnx_value *v = kd_onnx_in(c, i);
