@@ -29,7 +29,10 @@ CLEAN=$DIR/clean
 # In the middle of an epoch, with a checkpoint and sums after it.
 prepare() {
     local job
+    # Slow enough to be caught before its last step, after which no training logits are read.
+    AROUND_COORDINATOR=(env DISTILL_FAILPOINTS="exchange.commit=delay:100")
     coordinator "$STATE"
+    AROUND_COORDINATOR=()
     workers 2
     job=$(submit)
     await_steps "$job" distill 14
