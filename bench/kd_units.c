@@ -128,7 +128,7 @@ int main(int argc, char **argv)
     check(kd_stage_compose(b.stage, NULL, &diag), &diag);
     check(kd_pool_new(threads, &b.pool, &diag), &diag);
     b.h = kd_stage_shape_of(b.stage);
-    b.reducer = kd_reducer_new(b.h->slots, b.h->floats);
+    b.reducer = kd_reducer_new(b.h->slots, b.h->floats, b.h->bfloat16);
     b.vector = kd_xalloc(b.h->floats * sizeof(float));
     b.state = kd_xalloc(b.h->floats * (size_t)b.h->state_vectors * sizeof(float) + 1);
     b.places = kd_xalloc(b.h->slot_batch * sizeof *b.places);

@@ -1,5 +1,6 @@
 #include "exchange_internal.h"
 
+#include "kd/bfloat16.h"
 #include "kd/failpoint.h"
 #include "kd/hash.h"
 #include "kd/log.h"
@@ -12,6 +13,11 @@ size_t kd_xc_chunk_len(const kd_exchange *x, uint32_t chunk)
 {
     size_t first = (size_t)chunk * x->cfg.chunk_floats;
     return KD_MIN((size_t)x->cfg.chunk_floats, (size_t)x->cfg.vector_floats - first);
+}
+
+size_t kd_xc_gradient_bytes(const kd_exchange *x, uint32_t chunk)
+{
+    return kd_xc_chunk_len(x, chunk) * (x->cfg.bfloat16 ? sizeof(uint16_t) : sizeof(float));
 }
 
 struct node *kd_xc_node_at(kd_exchange *x, uint32_t chunk, uint32_t node)
@@ -133,19 +139,32 @@ void kd_xc_answer_slice(kd_exchange *x, kd_rpc_call *call, uint64_t version, uin
     kd_rpc_shared_free(packed);
 }
 
+void kd_xc_send_sum(kd_exchange *x, kd_rpc_call *call, Distill__V1__SumChunk *m, const float *sum)
+{
+    size_t len = kd_xc_gradient_bytes(x, m->chunk);
+    uint16_t *halves = x->cfg.bfloat16 ? malloc(len) : NULL;
+    if (x->cfg.bfloat16 && !halves) {
+        kd_rpc_finish(call, -KD_ENOMEM, "no memory for a sum");
+        return;
+    }
+    if (halves)
+        kd_bfloat16_pack(sum, kd_xc_chunk_len(x, m->chunk), halves);
+    const void *payload = halves ? (const void *)halves : sum;
+    m->crc32c = kd_crc32c(0, payload, len);
+    x->io.out[KD_IO_GRADIENTS] += len;
+    kd_xc_answer(call, m, payload, len);
+    free(halves);
+}
+
 void kd_xc_answer_sum(kd_exchange *x, kd_rpc_call *call, uint32_t chunk)
 {
     Distill__V1__SumChunk m = DISTILL__V1__SUM_CHUNK__INIT;
-    size_t len = kd_xc_chunk_len(x, chunk) * sizeof(float);
-    const float *sum = kd_xc_node_at(x, chunk, 1)->sum;
     m.step = x->version;
     m.chunk = chunk;
     m.checkpoint = x->checkpoint_next;
     m.scale = x->scale;
-    m.crc32c = kd_crc32c(0, sum, len);
     x->sums_left = true;
-    x->io.out[KD_IO_GRADIENTS] += len;
-    kd_xc_answer(call, &m, sum, len);
+    kd_xc_send_sum(x, call, &m, kd_xc_node_at(x, chunk, 1)->sum);
 }
 
 /* A slice with its optimiser vectors: of the newest checkpoint, else of `current`. */

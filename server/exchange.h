@@ -3,7 +3,7 @@
  * Rules 2 to 9 of docs/protocol.md. Names: V slots; node numbers are heap indices (1 the
  * root, leaf of slot s is V+s); version T is the vector that gradients are collected for; "sum" of
  * a chunk is its gradient of step T added in tree order, node = left + right in float32, whatever
- * order the parts arrive in.
+ * order the parts arrive in. With bfloat16 each node is rounded to it: any may cross the wire.
  *
  * In memory: version T whole, the slices of T+1 that are in, sums of T, and tree buffers, each
  * freed when its parent is made; older sums lie in the journal. A call that waits (for a sum or a
@@ -35,6 +35,7 @@ typedef struct kd_exchange_config {
     uint64_t checkpoint_every; /* steps; evaluated versions are always saved */
     uint32_t val_samples, eval_unit;
     uint32_t n_terms;        /* doubles of NodeChunk.terms, at most KD_TERM_SUMS */
+    bool bfloat16;           /* every node of the tree is rounded to it, and so travels */
     bool average;            /* the last state vector is what is evaluated: keep it for that */
     double clip_norm;        /* 0 = sums leave as they become whole */
     uint32_t batch, columns; /* a batch-coupled loss gathers [batch][columns] floats; 0 = none */

@@ -112,6 +112,8 @@ struct kd_exchange {
 
 /* ---- exchange.c */
 size_t kd_xc_chunk_len(const kd_exchange *x, uint32_t chunk);
+/* Of a gradient or a sum on the wire. */
+size_t kd_xc_gradient_bytes(const kd_exchange *x, uint32_t chunk);
 struct node *kd_xc_node_at(kd_exchange *x, uint32_t chunk, uint32_t node);
 void kd_xc_drop_base(kd_exchange *x);
 void kd_xc_clear_gathered(kd_exchange *x);
@@ -119,6 +121,8 @@ void kd_xc_answer(kd_rpc_call *call, const void *head, const void *payload, size
 void kd_xc_answer_slice(kd_exchange *x, kd_rpc_call *call, uint64_t version, uint32_t chunk,
                         const float *vector);
 void kd_xc_answer_sum(kd_exchange *x, kd_rpc_call *call, uint32_t chunk);
+/* The sum that m, all but its CRC32C, is the head of. */
+void kd_xc_send_sum(kd_exchange *x, kd_rpc_call *call, Distill__V1__SumChunk *m, const float *sum);
 void kd_xc_answer_state(kd_exchange *x, kd_rpc_call *call, uint32_t chunk, bool base);
 void kd_xc_answer_values(kd_exchange *x, kd_rpc_call *call);
 void kd_xc_add_waiter(kd_exchange *x, kd_rpc_call *call, enum want want, uint32_t chunk);

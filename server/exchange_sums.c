@@ -1,6 +1,7 @@
 /* The reduction tree of a step: what is pushed, added up, compared and sent to owners. */
 #include "exchange_internal.h"
 
+#include "kd/bfloat16.h"
 #include "kd/clip.h"
 #include "kd/failpoint.h"
 #include "kd/hash.h"
@@ -265,13 +266,27 @@ static uint32_t compare_leaves(kd_exchange *x, struct leaves *l, const Distill__
 
 /* sum = left + right, where the payload is one of the two: its order decides which of two NaNs is
  * kept. */
-static void add_into(float *sum, const uint8_t *payload, size_t n, bool payload_is_left)
+static void add_into(const kd_exchange *x, float *sum, const uint8_t *payload, size_t n,
+                     bool payload_is_left)
 {
+    if (x->cfg.bfloat16) {
+        kd_bfloat16_add_packed(sum, payload, n);
+        return;
+    }
     for (size_t i = 0; i < n; i++) {
         float pushed;
         memcpy(&pushed, payload + i * sizeof pushed, sizeof pushed);
         sum[i] = payload_is_left ? pushed + sum[i] : sum[i] + pushed;
     }
+}
+
+static void add_up(const kd_exchange *x, float *left, const float *right, size_t n)
+{
+    if (x->cfg.bfloat16)
+        kd_bfloat16_add(left, right, n);
+    else
+        for (size_t i = 0; i < n; i++)
+            left[i] += right[i];
 }
 
 /* Under the lock: puts a node's gradient where it belongs and adds up what is complete. */
@@ -294,7 +309,9 @@ static int take_node(kd_exchange *x, const Distill__V1__NodeChunk *head, const u
     if (!sum)
         return -KD_ENOMEM;
     if (half->sum)
-        add_into(sum, payload, n, head->node % 2 == 0);
+        add_into(x, sum, payload, n, head->node % 2 == 0);
+    else if (x->cfg.bfloat16)
+        kd_bfloat16_unpack(payload, n, sum);
     else
         memcpy(sum, payload, n * sizeof(float));
     mark_below(x, head->chunk, head->node);
@@ -314,8 +331,7 @@ static int take_node(kd_exchange *x, const Distill__V1__NodeChunk *head, const u
         struct node *left = kd_xc_node_at(x, head->chunk, at & ~1u);
         struct node *right = kd_xc_node_at(x, head->chunk, at | 1u);
         struct node *parent = kd_xc_node_at(x, head->chunk, at >> 1);
-        for (size_t i = 0; i < n; i++)
-            left->sum[i] += right->sum[i];
+        add_up(x, left->sum, right->sum, n);
         parent->sum = left->sum;
         parent->filled = true;
         free(right->sum);
@@ -377,7 +393,7 @@ void kd_exchange_push(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Node
         kd_rpc_finish(call, -KD_ESTALE, "another step is being collected");
         goto out;
     }
-    if (!kd_xc_payload_ok(call, len, kd_xc_chunk_len(x, head->chunk) * sizeof(float), whole))
+    if (!kd_xc_payload_ok(call, len, kd_xc_gradient_bytes(x, head->chunk), whole))
         goto out;
     x->io.in[KD_IO_GRADIENTS] += len;
     KD_FAILPOINT("exchange.push");
@@ -408,8 +424,7 @@ out:
 static void answer_old_sum(kd_exchange *x, kd_rpc_call *call, const Distill__V1__SumRequest *req)
 {
     kd_diag diag = {0};
-    size_t len = kd_xc_chunk_len(x, req->chunk) * sizeof(float);
-    float *sum = malloc(len);
+    float *sum = malloc(kd_xc_chunk_len(x, req->chunk) * sizeof *sum);
     Distill__V1__SumChunk m = DISTILL__V1__SUM_CHUNK__INIT;
     if (!sum) {
         kd_rpc_finish(call, -KD_ENOMEM, "no memory for an older sum");
@@ -420,9 +435,7 @@ static void answer_old_sum(kd_exchange *x, kd_rpc_call *call, const Distill__V1_
     } else {
         m.step = req->step;
         m.chunk = req->chunk;
-        m.crc32c = kd_crc32c(0, sum, len);
-        x->io.out[KD_IO_GRADIENTS] += len;
-        kd_xc_answer(call, &m, sum, len);
+        kd_xc_send_sum(x, call, &m, sum);
     }
     free(sum);
 }

@@ -155,6 +155,7 @@ static int make_exchange(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_
                               .val_samples = (uint32_t)i->val_samples,
                               .eval_unit = KD_EVAL_UNIT,
                               .n_terms = (uint32_t)(2 * i->n_terms),
+                              .bfloat16 = kd_job_train(&j->spec, s->kind)->bfloat16_gradients,
                               .average = i->average,
                               .clip_norm = i->clip_norm,
                               .batch = i->batch,

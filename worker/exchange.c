@@ -1,5 +1,6 @@
 #include "exchange.h"
 
+#include "kd/bfloat16.h"
 #include "kd/hash.h"
 #include "wire/wire.h"
 
@@ -123,7 +124,14 @@ int kd_exchange_push(kd_rpc_channel *ch, const kd_stage_ref *ref, const kd_todo 
     m.process = ref->process;
     m.leaves = (uint32_t *)push->leaves;
     m.n_leaves = push->n_leaves;
-    m.crc32c = kd_crc32c(0, push->data, push->floats * sizeof(float));
+    size_t len = push->floats * (push->bfloat16 ? sizeof(uint16_t) : sizeof(float));
+    uint16_t *halves = push->bfloat16 ? malloc(len) : NULL;
+    if (push->bfloat16 && !halves)
+        return -KD_ENOMEM;
+    if (halves)
+        kd_bfloat16_pack(push->data, push->floats, halves);
+    const void *payload = halves ? (const void *)halves : push->data;
+    m.crc32c = kd_crc32c(0, payload, len);
     if (push->chunk == 0) {
         m.loss = push->sums->loss;
         m.correct = push->sums->correct;
@@ -131,8 +139,10 @@ int kd_exchange_push(kd_rpc_channel *ch, const kd_stage_ref *ref, const kd_todo 
         m.terms = (double *)push->sums->terms;
         m.n_terms = (size_t)n_terms;
     }
-    return begin(ch, "/distill.v1.Exchange/PushNode", &m, push->data, push->floats * sizeof(float),
-                 QUICK_MS, ANSWER_PLAIN, done, arg);
+    int rc = begin(ch, "/distill.v1.Exchange/PushNode", &m, payload, len, QUICK_MS, ANSWER_PLAIN,
+                   done, arg);
+    free(halves);
+    return rc;
 }
 
 int kd_exchange_await_sum(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t step,

@@ -1,5 +1,6 @@
 #include "part.h"
 
+#include "kd/bfloat16.h"
 #include "kd/buf.h"
 
 #include <stdio.h>
@@ -510,6 +511,7 @@ static void fill(const kd_part *p, kd_todo *t, enum kd_todo_kind kind, uint32_t 
                    .chunk = k,
                    .version = version,
                    .generation = p->generation,
+                   .bfloat16 = p->h.bfloat16,
                    .first = chunk_first(p, k),
                    .floats = chunk_len(p, k)};
 }
@@ -688,7 +690,10 @@ static void tell_sum(kd_part *p, const kd_todo *t, const kd_outcome *o)
     struct chunk *c = &p->chunks[t->chunk];
     if (!c->owned || c->label != t->version || c->busy_apply)
         return;
-    memcpy(p->sums + t->first, o->data, t->floats * sizeof(float));
+    if (t->bfloat16)
+        kd_bfloat16_unpack(o->data, t->floats, p->sums + t->first);
+    else
+        memcpy(p->sums + t->first, o->data, t->floats * sizeof(float));
     c->scale = o->scale;
     c->checkpoint = o->checkpoint;
     c->sum_there = true;

@@ -27,6 +27,7 @@ typedef struct kd_part_shape {
     size_t floats; /* of the vector */
     uint32_t slots, chunk_floats, chunks;
     uint32_t state_vectors;
+    bool bfloat16;        /* gradients and sums travel in it */
     const float *initial; /* [floats] version 1; borrowed for the life of the part */
 } kd_part_shape;
 
@@ -51,6 +52,7 @@ typedef struct kd_todo {
     uint32_t chunk, node, push; /* push: number of the pushed node within the part */
     uint64_t version, generation;
     bool with_state, check;
+    bool bfloat16;        /* how data of PUSH is to travel, and what SUM asks for comes */
     size_t first, floats; /* where the chunk lies in the vector */
     const float *data, *sum;
     float *slice, *state; /* of APPLY: [floats], [state_vectors][floats] */
@@ -62,7 +64,7 @@ typedef struct kd_todo {
 
 typedef struct kd_outcome {
     int code;         /* 0 or -KD_E... */
-    const void *data; /* float32s, aligned anyhow */
+    const void *data; /* float32s, of SUM maybe bfloat16s; aligned anyhow */
     uint64_t version; /* of SLICE and BASE */
     bool checkpoint;  /* of SUM: publish with optimiser state */
     bool want_state;  /* of PUBLISH: not taken, wanted with state */

@@ -206,6 +206,7 @@ static int stage_buffers(kd_runner *r, kd_diag *diag)
                            .chunk_floats = h->chunk_floats,
                            .chunks = h->chunks,
                            .state_vectors = (uint32_t)h->state_vectors,
+                           .bfloat16 = h->bfloat16,
                            .initial = kd_stage_initial(r->stage)};
     kd_part *part = kd_part_new(&shape);
     size_t marks = (size_t)h->slots * h->chunks;
@@ -214,7 +215,7 @@ static int stage_buffers(kd_runner *r, kd_diag *diag)
     r->part = part;
     pthread_mutex_unlock(&r->mu);
     r->step = UINT64_MAX;
-    r->reducer = kd_reducer_new(h->slots, h->floats);
+    r->reducer = kd_reducer_new(h->slots, h->floats, h->bfloat16);
     r->digests = take(marks, sizeof(uint32_t));
     r->check_digests = take(marks, sizeof(uint32_t));
     r->places = take(h->slot_batch, sizeof *r->places);

@@ -85,6 +85,7 @@ static void set_shape(kd_stage *s)
     h->slot_batch = (uint32_t)(s->train->batch / s->train->slots);
     h->chunk_floats = kd_chunk_floats(h->floats);
     h->chunks = (uint32_t)((h->floats + h->chunk_floats - 1) / h->chunk_floats);
+    h->bfloat16 = s->train->bfloat16_gradients;
     h->eval_units = (uint32_t)((ss->n_val + KD_EVAL_UNIT - 1) / KD_EVAL_UNIT);
     set_loss(s);
     set_optim(s);

@@ -73,6 +73,7 @@ typedef struct kd_stage_shape {
     int n_teachers;         /* whose logits the loss wants; 0 = none */
     uint32_t value_columns; /* of a batch-coupled loss: z, v, weight; 0 = none */
     bool average;           /* the last state vector is what is evaluated */
+    bool bfloat16;          /* every node of the reduction tree is rounded to it */
     int n_terms;            /* of the loss: those with a weight */
     enum kd_loss_term terms[KD_LOSS_TERMS];
 } kd_stage_shape;

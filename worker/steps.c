@@ -2,6 +2,7 @@
  * listens to the coordinator meanwhile. */
 #include "runner_internal.h"
 
+#include "kd/bfloat16.h"
 #include "kd/clock.h"
 #include "kd/failpoint.h"
 #include "kd/hash.h"
@@ -53,7 +54,8 @@ struct call {
 static int check_length(const kd_runner *r, const struct call *c, const kd_exchange_answer *a)
 {
     const kd_stage_shape *h = kd_stage_shape_of(r->stage);
-    size_t want = c->todo.floats * sizeof(float);
+    bool halves = c->todo.kind == KD_TODO_SUM && c->todo.bfloat16;
+    size_t want = c->todo.floats * (halves ? sizeof(uint16_t) : sizeof(float));
     if (c->values)
         want = (size_t)h->slots * h->slot_batch * h->value_columns * sizeof(float);
     else if (c->todo.kind == KD_TODO_BASE)
@@ -239,6 +241,8 @@ static void compute_unit(kd_runner *r, int item, int thread)
         return;
     }
     atomic_fetch_add(&r->units, 1);
+    if (h->bfloat16)
+        kd_bfloat16_round(gradient, h->floats);
     uint32_t node = h->slots + slot;
     uint32_t *leaves = (r->round_checks ? r->check_digests : r->digests) + (size_t)slot * h->chunks;
     leaf_digests(h, gradient, leaves);

@@ -1,5 +1,7 @@
 #include "tree.h"
 
+#include "kd/bfloat16.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,6 +26,7 @@ int kd_tree_cover(uint32_t slots, uint32_t first, uint32_t count, uint32_t out[6
 struct kd_reducer {
     uint32_t slots;
     size_t floats;
+    bool bfloat16;
     pthread_mutex_t mu; /* guards all below */
     struct {
         float *sum;
@@ -34,11 +37,12 @@ struct kd_reducer {
     size_t n_pool, cap_pool;
 };
 
-kd_reducer *kd_reducer_new(uint32_t slots, size_t floats)
+kd_reducer *kd_reducer_new(uint32_t slots, size_t floats, bool bfloat16)
 {
     kd_reducer *r = kd_xalloc(sizeof *r);
     r->slots = slots;
     r->floats = floats;
+    r->bfloat16 = bfloat16;
     r->cap_pool = 2 * (size_t)slots + 64;
     r->pool = kd_xalloc(r->cap_pool * sizeof *r->pool);
     r->nodes = kd_xalloc(2 * (size_t)slots * sizeof *r->nodes);
@@ -112,6 +116,15 @@ static kd_tree_sums add_sums(const kd_tree_sums *a, const kd_tree_sums *b)
     return s;
 }
 
+static void add(const kd_reducer *r, float *sum, const float *other)
+{
+    if (r->bfloat16)
+        kd_bfloat16_add(sum, other, r->floats);
+    else
+        for (size_t i = 0; i < r->floats; i++)
+            sum[i] += other[i];
+}
+
 float *kd_reducer_add(kd_reducer *r, uint32_t slot, float *gradient, const kd_tree_sums *sums,
                       uint32_t *out_node, kd_tree_sums *out_sums)
 {
@@ -140,8 +153,7 @@ float *kd_reducer_add(kd_reducer *r, uint32_t slot, float *gradient, const kd_tr
         /* The additions run outside the lock: nobody else has either buffer now. */
         bool left = (at & 1) == 0;
         float *a = left ? gradient : other, *b = left ? other : gradient;
-        for (size_t i = 0; i < r->floats; i++)
-            a[i] += b[i];
+        add(r, a, b);
         const kd_tree_sums *sa = left ? &s : &o, *sb = left ? &o : &s;
         s = add_sums(sa, sb);
         kd_reducer_give(r, b);

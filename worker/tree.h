@@ -4,8 +4,9 @@
  * and 2n+1, leaf of slot s is V+s. A contiguous range of slots is covered by at
  * most 2 log2 V maximal aligned nodes (its canonical cover); a worker adds its
  * units up to those nodes and pushes one gradient for each. node = left + right
- * in float32, so whoever adds what, the root has the same bits. Source: DESIGN
- * section 3, invariant 1. Threads: see each part. */
+ * in float32, rounded to bfloat16 where the job wants gradients in it, so whoever
+ * adds what, the root has the same bits. Source: DESIGN section 3, invariant 1.
+ * Threads: see each part. */
 #ifndef KD_WORKER_TREE_H
 #define KD_WORKER_TREE_H
 
@@ -29,7 +30,8 @@ typedef struct kd_tree_sums {
  * that the reducer owns and reuses, so a step allocates nothing once the first
  * one has run. */
 typedef struct kd_reducer kd_reducer;
-kd_reducer *kd_reducer_new(uint32_t slots, size_t floats);
+/* bfloat16: sums are rounded to it; what is added is of it already. */
+kd_reducer *kd_reducer_new(uint32_t slots, size_t floats, bool bfloat16);
 void kd_reducer_free(kd_reducer *r);
 /* Starts a step. All buffers must have been given back. */
 void kd_reducer_start(kd_reducer *r);

@@ -18,6 +18,8 @@ void kd_load_derive(kd_job *j)
         derive_hard(&j->teachers[i].train.loss);
         if (!j->teachers[i].fine_tune)
             j->teachers[i].train.epochs = 0;
+        else
+            j->teachers[i].train.bfloat16_gradients = j->distill.bfloat16_gradients;
     }
     derive_hard(&j->scratch_train.loss);
     if (!j->export_onnx)
@@ -27,6 +29,7 @@ void kd_load_derive(kd_job *j)
     j->scratch_train.batch_norm_frozen = j->distill.batch_norm_frozen;
     j->scratch_train.freeze = j->distill.freeze;
     j->scratch_train.bfloat16 = j->distill.bfloat16;
+    j->scratch_train.bfloat16_gradients = j->distill.bfloat16_gradients;
 }
 
 /* ---- one training run */

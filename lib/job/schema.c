@@ -283,6 +283,9 @@ const kd_key kd_schema[] = {
            "jobs of greater priority come first and take workers from others"),
     NUMBER("cluster.audit", REAL, 0, 1, "0", audit,
            "share of the work that is done twice, by two workers, and compared"),
+    CHOICE("cluster.gradients", FLAG, "float32|bfloat16", "float32", NULL,
+           distill.bfloat16_gradients,
+           "how gradients travel; bfloat16: rounded to half the bytes, wherever they are added up"),
 
     ROW("export", EXPORT, 0, "file formats of the student", .def = "", .at = 0),
     ROW("matrix", SWEEP, 0, "a sweep: one job for each combination of values of these keys",

@@ -59,6 +59,7 @@ cases=(
     'mse|distill.loss.mse=0.1'
     'standardise|distill.loss.standardise=true'
     'bfloat16|distill.precision=bfloat16'
+    'gradients|cluster.gradients=bfloat16'
     'eval_every|distill.eval_every=4'
     'early|distill.early_stop={patience: 1, min_delta: 0.9}'
     "cnn|teacher={model: cheap_cnn, fine_tune: $tuned}"

@@ -66,6 +66,10 @@ mutant NOREBUILD 'a new owner begins with the initial parameters at any version'
     '        c->label = 1;' '        c->label = p->goal;'
 mutant NOSCALE 'older sums come without their clip factor' server/exchange_sums.c \
     '        m.step = req->step;' '        m.scale = 1; m.step = req->step;'
+mutant WIDE_WORKER 'a worker adds its units up without rounding the sums to bfloat16' worker/tree.c \
+    'if (r->bfloat16)' 'if (false)'
+mutant WIDE_SUMS 'the coordinator adds nodes up without rounding the sums' server/exchange_sums.c \
+    'kd_bfloat16_add(left, right, n);' 'for (size_t i = 0; i < n; i++) left[i] += right[i];'
 mutant UNFRESH 'who comes back goes on from what it held' server/core_step.c \
     'first || j->push_again || parts[r].fresh' 'first || j->push_again'
 

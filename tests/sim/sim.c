@@ -49,6 +49,7 @@ void kd_sim_draw(uint64_t seed, kd_sim_config *out)
         out->audit = 0.3;
     if (kd_rng_below(&r, 3) == 0)
         out->loss = 0.03;
+    out->bfloat16 = seed % 3 == 0;
     if (out->workers >= 4 && kd_rng_below(&r, 4) == 0) {
         /* To be found it needs three others who stay. */
         out->odd_worker = 1;

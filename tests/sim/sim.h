@@ -19,7 +19,7 @@ typedef struct kd_sim_config {
     uint64_t steps, eval_steps, checkpoint_every;
     uint32_t min_workers, max_workers;
     double clip_norm, audit;
-    bool average;
+    bool average, bfloat16; /* bfloat16: gradients and their sums are of it */
     /* Faults of each kind, at times drawn from the seed. */
     int worker_kills, worker_stops, partitions, coordinator_kills, power_failures, joins, drains,
         slow_starts;

@@ -193,6 +193,7 @@ static void open_exchange(struct world *w, const kd_action *act)
                               .val_samples = VAL_SAMPLES,
                               .eval_unit = KD_EVAL_UNIT,
                               .average = w->cfg.average,
+                              .bfloat16 = w->cfg.bfloat16,
                               .clip_norm = w->cfg.clip_norm,
                               .audit = w->cfg.audit};
     static struct kd_exchange_span all; /* is looked at as long as the exchange lives */

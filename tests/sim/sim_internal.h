@@ -13,6 +13,8 @@
 #include "part.h"
 #include "tree.h"
 
+#include "kd/bfloat16.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

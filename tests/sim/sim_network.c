@@ -124,8 +124,9 @@ static void on_request(struct world *w, void *a, uint64_t b)
         m.n_leaves = t->n_leaves;
         m.loss = c->sums.loss;
         m.samples = c->sums.samples;
-        m.crc32c = kd_crc32c(0, c->payload, c->floats * sizeof(float));
-        kd_exchange_push(w->exchange, c, &m, (uint8_t *)c->payload, c->floats * sizeof(float));
+        size_t len = c->floats * (t->bfloat16 ? sizeof(uint16_t) : sizeof(float));
+        m.crc32c = kd_crc32c(0, c->payload, len);
+        kd_exchange_push(w->exchange, c, &m, (uint8_t *)c->payload, len);
     } else if (t->kind == KD_TODO_PUBLISH) {
         Distill__V1__SliceChunk m = DISTILL__V1__SLICE_CHUNK__INIT;
         m.job = job;

@@ -19,6 +19,16 @@ static bool runs(const struct worker *k)
     return k->alive && !k->stopped && k->state == HOLDS;
 }
 
+static bool sum_is_right(const struct world *w, const kd_todo *t, const uint8_t *payload,
+                         size_t len)
+{
+    const float *truth = w->truth_sums[t->version] + t->first;
+    uint16_t halves[CHUNK_FLOATS];
+    kd_bfloat16_pack(truth, t->floats, halves);
+    size_t want = t->floats * (w->cfg.bfloat16 ? sizeof *halves : sizeof *truth);
+    return len == want && memcmp(payload, w->cfg.bfloat16 ? (void *)halves : truth, len) == 0;
+}
+
 /* The answer to what the part asked for. */
 static void tell_part(struct worker *k, const kd_rpc_call *c)
 {
@@ -34,7 +44,6 @@ static void tell_part(struct worker *k, const kd_rpc_call *c)
                                       &m, &payload, &len, &diag) != 0);
         o.scale = ((Distill__V1__SumChunk *)m)->scale;
         o.checkpoint = ((Distill__V1__SumChunk *)m)->checkpoint;
-        KD_BUG_ON(len != t->floats * sizeof(float));
     } else if (c->code == 0 && t->kind == KD_TODO_PUBLISH) {
         KD_BUG_ON(kd_wire_unpack(&distill__v1__publish_reply__descriptor, c->reply, c->reply_len,
                                  &m, &diag) != 0);
@@ -46,8 +55,7 @@ static void tell_part(struct worker *k, const kd_rpc_call *c)
     }
     o.data = payload;
     if (o.code == 0 && t->kind == KD_TODO_SUM &&
-        (o.scale != w->truth_scale[t->version] ||
-         memcmp(payload, w->truth_sums[t->version] + t->first, len) != 0))
+        (o.scale != w->truth_scale[t->version] || !sum_is_right(w, t, payload, len)))
         sim_broken(w, "sums are right", "step %llu chunk %u to worker %d",
                    (unsigned long long)t->version, t->chunk, k->index);
     if (t->kind == KD_TODO_BASE && o.code == 0)
@@ -91,7 +99,10 @@ static void send_part_call(struct worker *k, const kd_todo *t)
     if (t->kind == KD_TODO_PUSH) {
         c->floats = t->floats;
         c->payload = kd_xalloc(c->floats * sizeof(float));
-        memcpy(c->payload, t->data, c->floats * sizeof(float));
+        if (t->bfloat16)
+            kd_bfloat16_pack(t->data, c->floats, (uint16_t *)(void *)c->payload);
+        else
+            memcpy(c->payload, t->data, c->floats * sizeof(float));
         memcpy(c->leaves, t->leaves, t->n_leaves * sizeof *c->leaves);
         c->sums = *t->sums;
     } else if (t->kind == KD_TODO_PUBLISH) {
@@ -126,7 +137,9 @@ static void on_unit(struct world *w, void *a, uint64_t b)
     kd_tree_sums sums = {.loss = 1.0 / (1 + slot), .samples = 1}, node_sums;
     sim_gradient(w, kd_part_vector(k->part), step, slot, gradient);
     if (k->odd && kd_rng_below(&w->rng, 3) == 0)
-        gradient[kd_rng_below(&w->rng, (uint32_t)w->floats)] += 1e-3f;
+        gradient[kd_rng_below(&w->rng, (uint32_t)w->floats)] += w->cfg.bfloat16 ? 1 : 1e-3f;
+    if (w->cfg.bfloat16)
+        kd_bfloat16_round(gradient, w->floats);
     uint32_t own[KD_MAX_SLOTS], *leaves = k->round_checks ? own : k->digests + slot * w->cfg.chunks;
     for (uint32_t c = 0; c < w->cfg.chunks; c++)
         leaves[c] =
@@ -284,9 +297,10 @@ static void prepare(struct worker *k, const struct control *m)
                                .chunk_floats = CHUNK_FLOATS,
                                .chunks = w->cfg.chunks,
                                .state_vectors = w->vectors,
+                               .bfloat16 = w->cfg.bfloat16,
                                .initial = w->initial};
         k->part = kd_part_new(&shape);
-        k->reducer = kd_reducer_new(w->cfg.slots, w->floats);
+        k->reducer = kd_reducer_new(w->cfg.slots, w->floats, w->cfg.bfloat16);
         k->state = HOLDS;
     }
     sim_send_answer(m, &(kd_event){.kind = KD_EV_READY,

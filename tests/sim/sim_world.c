@@ -87,6 +87,8 @@ void sim_gradient(const struct world *w, const float *vector, uint64_t step, uin
 {
     for (size_t i = 0; i < w->floats; i++)
         out[i] = 0.1f * vector[i] + noise(step, slot, i);
+    if (w->cfg.bfloat16)
+        kd_bfloat16_round(out, w->floats);
 }
 
 void sim_update(const struct world *w, size_t n, float *slice, float *state, const float *sum,
@@ -113,6 +115,8 @@ static void tree_sum(const struct world *w, const float *vector, uint64_t step, 
     tree_sum(w, vector, step, 2 * node + 1, right);
     for (size_t i = 0; i < w->floats; i++)
         out[i] += right[i];
+    if (w->cfg.bfloat16)
+        kd_bfloat16_round(out, w->floats);
     free(right);
 }
 

@@ -82,8 +82,10 @@ static void test_sim_nothing_is_refused_without_a_fault(void **state)
 {
     (void)state;
     kd_sim_config cfg = eight_workers();
-    for (cfg.seed = 1; cfg.seed <= 20; cfg.seed++)
+    for (cfg.seed = 1; cfg.seed <= 20; cfg.seed++) {
+        cfg.bfloat16 = cfg.seed % 2 == 0;
         assert_int_equal(unbroken(&cfg).refused, 0);
+    }
 }
 
 static void test_sim_slow_worker_costs_half_a_step_at_most(void **state)
@@ -149,10 +151,10 @@ static int one_seed(uint64_t seed, bool odd, bool verbose)
     cfg.verbose = verbose;
     if (verbose)
         printf("workers %d threads %d slots %u chunks %u steps %llu eval %llu checkpoint %llu "
-               "min %u clip %g average %d audit %g loss %g\n",
+               "min %u clip %g average %d bfloat16 %d audit %g loss %g\n",
                cfg.workers, cfg.threads, cfg.slots, cfg.chunks, (unsigned long long)cfg.steps,
                (unsigned long long)cfg.eval_steps, (unsigned long long)cfg.checkpoint_every,
-               cfg.min_workers, cfg.clip_norm, cfg.average, cfg.audit, cfg.loss);
+               cfg.min_workers, cfg.clip_norm, cfg.average, cfg.bfloat16, cfg.audit, cfg.loss);
     kd_sim_run(&cfg, &r);
     printf("seed %llu: %s %s, %.0f virtual ms\n", (unsigned long long)seed,
            r.broken ? r.broken : "well", r.broken ? r.detail : "", r.virtual_ms);

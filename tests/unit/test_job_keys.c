@@ -78,6 +78,7 @@ static const struct row {
     ROW("teacher.precision", WHOLE, teachers[0].precision, KD_FLOAT32, "auto", KD_PRECISION_AUTO,
         "best"),
     ROW("distill.precision", FLAG, distill.bfloat16, 0, "bfloat16", 1, "int8"),
+    ROW("cluster.gradients", FLAG, distill.bfloat16_gradients, 0, "bfloat16", 1, "float16"),
     ROW("distill.ensemble", WHOLE, ensemble, KD_ENSEMBLE_LOGITS, "probabilities",
         KD_ENSEMBLE_PROBABILITIES, "mean"),
     ROW("distill.loss.kd", REAL, distill.loss.kd, 0.9, "2", 2, "-1"),
@@ -170,7 +171,8 @@ static void test_job_keys_follow(void **state)
     accept("name: x\nseed: 9\ndata: {labelled: {path: p, val_share: 0.1, size: 96}}\n"
            "teacher: {model: lenet, fine_tune: {}}\nstudent: {model: mlp}\nscratch: {}\n"
            "distill: {eval_every: 7, early_stop: {patience: 2, min_delta: 0.5}, freeze: backbone,\n"
-           "  batch_norm: frozen, precision: bfloat16, loss: {label_smoothing: 0.2}}\n",
+           "  batch_norm: frozen, precision: bfloat16, loss: {label_smoothing: 0.2}}\n"
+           "cluster: {gradients: bfloat16}\n",
            &j);
     assert_true(j.data.seed == 9);
     assert_true(j.distill.seed == 9);
@@ -186,6 +188,8 @@ static void test_job_keys_follow(void **state)
     assert_int_equal(j.scratch_train.freeze, KD_FREEZE_BACKBONE);
     assert_true(j.scratch_train.batch_norm_frozen);
     assert_true(j.scratch_train.bfloat16);
+    /* How gradients travel is one for all that is trained. */
+    assert_true(j.scratch_train.bfloat16_gradients && j.teachers[0].train.bfloat16_gradients);
     /* The teacher does not. */
     assert_int_equal(j.teachers[0].train.eval_every, 0);
     assert_int_equal(j.teachers[0].train.patience, 0);
