@@ -19,28 +19,29 @@ static const kd_opt g_opts[] = {
 
 /* What one node, or the whole network, is made of. */
 typedef struct figures {
-    uint64_t parameters, trained, zeros, macs, eight; /* eight: parameters held in 8 bits */
+    uint64_t parameters, trained, zeros, macs, eight, half; /* parameters held in 8 bits, in 16 */
 } figures;
 
-static void count_param(const kd_loaded *l, const bool *int8, int at, figures *f)
+static void count_param(const kd_loaded *l, const enum kd_st_type *types, int at, figures *f)
 {
     if (at < 0)
         return;
     const kd_param *p = &l->graph->params[at];
     f->parameters += p->count;
     f->trained += p->kind == KD_PARAM_TRAINED ? p->count : 0;
-    f->eight += int8[at] ? p->count : 0;
+    f->eight += types[at] == KD_ST_I8 ? p->count : 0;
+    f->half += types[at] == KD_ST_F16 || types[at] == KD_ST_BF16 ? p->count : 0;
     /* Pruning takes weights; biases and statistics are zero for other reasons. */
     for (size_t i = 0; i < p->count && p->ndim > 1; i++)
         f->zeros += l->vector[p->offset + i] == 0;
 }
 
-static figures count_node(const kd_loaded *l, const bool *int8, const kd_node *n)
+static figures count_node(const kd_loaded *l, const enum kd_st_type *types, const kd_node *n)
 {
     figures f = {0};
     const int params[] = {n->weight, n->bias, n->mean, n->var};
     for (size_t i = 0; i < KD_COUNT(params); i++)
-        count_param(l, int8, params[i], &f);
+        count_param(l, types, params[i], &f);
     if (n->op == KD_OP_CONV || n->op == KD_OP_DENSE)
         f.macs = (uint64_t)l->graph->params[n->weight].count * (uint64_t)n->h * (uint64_t)n->w;
     return f;
@@ -53,6 +54,7 @@ static void sum(figures *to, const figures *f)
     to->zeros += f->zeros;
     to->macs += f->macs;
     to->eight += f->eight;
+    to->half += f->half;
 }
 
 static double share(uint64_t part, uint64_t whole)
@@ -63,14 +65,19 @@ static double share(uint64_t part, uint64_t whole)
 /* How many bytes the parameters take in the file. */
 static uint64_t bytes_of(const figures *f)
 {
-    return 4 * (f->parameters - f->eight) + f->eight;
+    return 4 * (f->parameters - f->eight - f->half) + f->eight + 2 * f->half;
 }
 
 /* ---- output */
 
-static json_t *node_json(const kd_loaded *l, const bool *int8, const kd_node *n)
+static int bits_of(enum kd_st_type type)
 {
-    const figures f = count_node(l, int8, n);
+    return type == KD_ST_I8 ? 8 : type == KD_ST_F32 ? 32 : 16;
+}
+
+static json_t *node_json(const kd_loaded *l, const enum kd_st_type *types, const kd_node *n)
+{
+    const figures f = count_node(l, types, n);
     json_t *o = json_pack("{s:o, s:s, s:[i, i, i], s:I, s:I, s:f}", "name", kd_json_text(n->name),
                           "op", kd_op_word(n->op), "output", n->h, n->w, n->c, "parameters",
                           (json_int_t)f.parameters, "macs", (json_int_t)f.macs, "zeros",
@@ -81,7 +88,7 @@ static json_t *node_json(const kd_loaded *l, const bool *int8, const kd_node *n)
         for (int i = 0; i < p->ndim; i++)
             (void)json_array_append_new(shape, json_integer(p->shape[i]));
         json_object_set_new(o, "weight", shape);
-        json_object_set_new(o, "weight_bits", json_integer(int8[n->weight] ? 8 : 32));
+        json_object_set_new(o, "weight_bits", json_integer(bits_of(types[n->weight])));
     }
     if (n->range > 0)
         json_object_set_new(o, "range", json_real((double)n->range));
@@ -89,11 +96,11 @@ static json_t *node_json(const kd_loaded *l, const bool *int8, const kd_node *n)
 }
 
 static int print_json(kd_cli *cli, const kd_loaded *l, const char *path, uint64_t size,
-                      const bool *int8, const figures *all, const kd_loaded_meta *s)
+                      const enum kd_st_type *types, const figures *all, const kd_loaded_meta *s)
 {
     json_t *layers = json_array(), *meta = json_object();
     for (int i = 0; i < l->graph->n_nodes; i++)
-        (void)json_array_append_new(layers, node_json(l, int8, &l->graph->nodes[i]));
+        (void)json_array_append_new(layers, node_json(l, types, &l->graph->nodes[i]));
     for (size_t i = 0; i < s->n_pairs; i++)
         json_object_set_new(meta, s->pairs[i].key, kd_json_text(s->pairs[i].value));
     json_t *names = json_array();
@@ -112,14 +119,14 @@ static int print_json(kd_cli *cli, const kd_loaded *l, const char *path, uint64_
     return kd_json_print(cli, o, false);
 }
 
-static void print_layers(kd_cli *cli, const kd_loaded *l, const bool *int8)
+static void print_layers(kd_cli *cli, const kd_loaded *l, const enum kd_st_type *types)
 {
     char a[KD_FMT], b[KD_FMT], c[KD_FMT];
     kd_table t;
     kd_table_init(&t, "LAYER|OPERATOR|OUTPUT>|PARAMETERS>|MULTIPLY-ADDS>|ZERO>|8 BITS UP TO>");
     for (int i = 0; i < l->graph->n_nodes; i++) {
         const kd_node *n = &l->graph->nodes[i];
-        const figures f = count_node(l, int8, n);
+        const figures f = count_node(l, types, n);
         kd_table_add(&t, KD_PLAIN, "%s", n->name);
         kd_table_add(&t, KD_DIM, "%s", kd_op_word(n->op));
         kd_table_add(&t, KD_PLAIN, "%dx%dx%d", n->h, n->w, n->c);
@@ -148,6 +155,9 @@ static void print_totals(kd_cli *cli, const kd_loaded *l, uint64_t size, const f
     if (kd_graph_is_int8(l->graph))
         kd_out(cli, "%s of them are held in 8 bits",
                kd_fmt_percent(share(all->eight, all->parameters), a));
+    if (all->half)
+        kd_out(cli, "%s of them are held in 16 bits",
+               kd_fmt_percent(share(all->half, all->parameters), a));
     if (l->softmax)
         kd_out(cli, "a softmax at its end is left out: answers are logits");
     kd_out(cli, "\n%d classes%s", l->n_classes,
@@ -170,23 +180,23 @@ static int start(kd_cli *cli, const kd_args *args)
     (void)stat(path, &st);
     figures all = {0};
     kd_loaded_meta s = {0};
-    bool *int8 = kd_xalloc((size_t)(l.graph->n_params + 1) * sizeof *int8);
-    kd_int8_params(l.graph, int8);
+    enum kd_st_type *types = kd_xalloc((size_t)(l.graph->n_params + 1) * sizeof *types);
+    kd_param_types(l.graph, l.info.half, types);
     for (int i = 0; i < l.graph->n_nodes; i++) {
-        const figures f = count_node(&l, int8, &l.graph->nodes[i]);
+        const figures f = count_node(&l, types, &l.graph->nodes[i]);
         sum(&all, &f);
     }
     if (kd_loaded_describe(NULL, &l.info, &s, &diag) != 0) {
         kd_error(cli, "%s", diag.msg);
         code = KD_EXIT_FAILURE;
     } else if (cli->json) {
-        code = print_json(cli, &l, path, (uint64_t)st.st_size, int8, &all, &s);
+        code = print_json(cli, &l, path, (uint64_t)st.st_size, types, &all, &s);
     } else {
-        print_layers(cli, &l, int8);
+        print_layers(cli, &l, types);
         print_totals(cli, &l, (uint64_t)st.st_size, &all, &s);
     }
     kd_loaded_meta_clear(&s);
-    free(int8);
+    free(types);
     kd_loaded_clear(&l);
     return code;
 }

@@ -163,8 +163,9 @@ static void networks_of_stages(kd_report_job *j)
 
 static void networks_of_result(kd_report_job *j)
 {
-    static const char *const names[] = {"teacher",  "teacher2", "teacher3",
-                                        "teacher4", "student",  "scratch"};
+    static const char *const names[] = {
+        "teacher",   "teacher2",  "teacher3",  "teacher4",  "student",   "scratch",   "compress",
+        "compress2", "compress3", "compress4", "compress5", "compress6", "compress7", "compress8"};
     for (size_t i = 0; i < KD_COUNT(names); i++) {
         const json_t *o = json_object_get(j->result, names[i]);
         kd_network *n = (kd_network *)kd_report_network(j, names[i]);
@@ -176,7 +177,7 @@ static void networks_of_result(kd_report_job *j)
             snprintf(n->name, sizeof n->name, "%s", names[i]);
             n->best = score_of(0, 0);
         }
-        n->model = text_at(o, "model");
+        n->model = text_at(o, text_at(o, "step")[0] ? "step" : "model");
         n->digest = text_at(o, "digest")[0] ? text_at(o, "digest") : n->digest;
         n->best_digest = text_at(o, "best_digest")[0] ? text_at(o, "best_digest") : n->best_digest;
         kd_score val = score_at(o);

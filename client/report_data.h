@@ -15,9 +15,9 @@
 #include <jansson.h>
 
 #define KD_REPORT_JOBS 512               /* with the children of sweeps */
-#define KD_REPORT_NETWORKS 8             /* teachers, student, twin */
+#define KD_REPORT_NETWORKS 16            /* teachers, student, twin, what steps make smaller */
 #define KD_REPORT_PAIRS 32               /* pairs of networks that are compared */
-#define KD_REPORT_EVALS 32               /* (network, split) with a matrix */
+#define KD_REPORT_EVALS 64               /* (network, split) with a matrix */
 #define KD_REPORT_CONFUSION 64           /* classes up to which a matrix is shown */
 #define KD_REPORT_CLASSES 65536          /* classes */
 #define KD_REPORT_SAMPLES 24             /* pictures */
@@ -37,8 +37,9 @@ typedef struct kd_score {
 } kd_score;
 
 typedef struct kd_network {
-    char name[24]; /* teacher, teacher2, ..., student, scratch */
-    const char *model, *digest, *best_digest;
+    char name[24];     /* teacher, teacher2, ..., student, scratch, compress, compress2, ... */
+    const char *model, /* of a step: what it did */
+        *digest, *best_digest;
     kd_score val, best, test, test_best; /* last version, best by validation; validation, test */
     int64_t best_epoch;                  /* -1 = unknown */
     double parameters, bytes, ms_per_image, seconds;

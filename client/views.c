@@ -1,6 +1,7 @@
 #include "views.h"
 
 #include "format.h"
+#include "kd/stats.h"
 
 #include <jansson.h>
 #include <math.h>
@@ -186,7 +187,7 @@ static const char *count_of(const json_t *o, const char *key, char out[KD_FMT])
 static void result_row(kd_table *t, const char *role, const json_t *o)
 {
     char a[KD_FMT], b[KD_FMT];
-    const char *model = text_of(o, "model");
+    const char *model = text_of(o, text_of(o, "step")[0] ? "step" : "model");
     const json_t *interval = json_object_get(o, "interval");
     double lo = json_number_value(json_array_get(interval, 0));
     double hi = json_number_value(json_array_get(interval, 1));
@@ -210,6 +211,60 @@ static void result_row(kd_table *t, const char *role, const json_t *o)
         kd_table_add(t, KD_PLAIN, "-");
 }
 
+/* What a step of `compress` made; its stages are called so, too. */
+static bool is_small(const char *name)
+{
+    return strncmp(name, "compress", 8) == 0;
+}
+
+/* Of which pictures two networks have right; the test split's where there is one. */
+static bool pair_of(const json_t *result, const char *a, const char *b, kd_paired *out)
+{
+    bool found = false, tested = false;
+    size_t i;
+    const json_t *p;
+    json_array_foreach(json_object_get(result, "pairs"), i, p)
+    {
+        json_int_t both, only_a, only_b, neither;
+        const bool test = strcmp(text_of(p, "split"), "test") == 0;
+        if (strcmp(text_of(p, "a"), a) != 0 || strcmp(text_of(p, "b"), b) != 0 || tested ||
+            json_unpack((json_t *)(uintptr_t)p, "{s:I, s:I, s:I, s:I}", "both", &both, "only_a",
+                        &only_a, "only_b", &only_b, "neither", &neither) != 0 ||
+            both < 0 || only_a < 0 || only_b < 0 || neither < 0)
+            continue;
+        *out = (kd_paired){(uint64_t)both, (uint64_t)only_a, (uint64_t)only_b, (uint64_t)neither};
+        found = true;
+        tested = test;
+    }
+    return found;
+}
+
+/* Beside the student that it was made of. */
+static void print_small(const kd_cli *cli, const json_t *result, const char *name, const json_t *o)
+{
+    const json_t *student = json_object_get(result, "student");
+    kd_paired counts;
+    kd_buf line;
+    double difference, lo, hi, faster = real_of(student, "ms_per_image");
+    kd_buf_init(&line, 4096);
+    kd_text_clean(&line, name);
+    if (pair_of(result, name, "student", &counts)) {
+        kd_paired_interval(&counts, &difference, &lo, &hi);
+        (void)kd_buf_printf(&line,
+                            ": %+.1f points from the student (95 %%: %+.1f to %+.1f, paired)",
+                            difference * 100, lo * 100, hi * 100);
+    }
+    faster /= real_of(o, "ms_per_image");
+    if (real_of(student, "bytes") > 0)
+        (void)kd_buf_printf(&line, ", %.0f %% of its bytes",
+                            100 * real_of(o, "bytes") / real_of(student, "bytes"));
+    if (isfinite(faster))
+        (void)kd_buf_printf(&line, ", %.2f times as fast", faster);
+    (void)kd_buf_str(&line, "\n");
+    kd_out_text(cli, line.data ? line.data : "");
+    kd_buf_clear(&line);
+}
+
 bool kd_view_result(const kd_cli *cli, const char *result_json)
 {
     json_t *r = json_loads(result_json, 0, NULL);
@@ -227,7 +282,19 @@ bool kd_view_result(const kd_cli *cli, const char *result_json)
         if (json_is_object(o))
             result_row(&t, shown[i], o);
     }
+    const char *name;
+    json_t *small;
+    json_object_foreach(r, name, small)
+    {
+        if (is_small(name) && json_is_object(small))
+            result_row(&t, name, small);
+    }
     kd_table_print(cli, &t, 0);
+    json_object_foreach(r, name, small)
+    {
+        if (is_small(name) && json_is_object(small))
+            print_small(cli, r, name, small);
+    }
     double student = real_of(json_object_get(r, "student"), "accuracy");
     double teacher = real_of(json_object_get(r, "teacher"), "accuracy");
     double scratch = real_of(json_object_get(r, "scratch"), "accuracy");

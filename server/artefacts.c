@@ -4,7 +4,7 @@
 #include "kd/failpoint.h"
 #include "kd/file.h"
 #include "kd/log.h"
-#include "store/safetensors.h"
+#include "store/narrow.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -20,28 +20,16 @@
 
 /* ---- networks */
 
-const char *kd_stage_artefact_name(enum kd_stage_kind kind)
+const char *kd_stage_makes(enum kd_stage_kind kind)
 {
-    static const char *const teachers[KD_MAX_TEACHERS] = {
-        "teacher.safetensors", "teacher2.safetensors", "teacher3.safetensors",
-        "teacher4.safetensors"};
-    int teacher = kd_stage_teacher(kind);
-    if (teacher >= 0)
-        return teachers[teacher];
-    return kind == KD_STAGE_DISTILL   ? "student.safetensors"
-           : kind == KD_STAGE_SCRATCH ? "scratch.safetensors"
-                                      : NULL;
+    if (kind == KD_STAGE_EVALUATE || kind == KD_STAGE_EXPORT)
+        return NULL;
+    return kind == KD_STAGE_DISTILL ? "student" : kd_stage_name(kind);
 }
 
-/* student.safetensors, student.best.safetensors */
-static bool network_file(enum kd_stage_kind kind, bool best, char *out, size_t size)
+void kd_stage_network_file(enum kd_stage_kind kind, bool best, char out[KD_NETWORK_FILE])
 {
-    const char *name = kd_stage_artefact_name(kind);
-    if (!name)
-        return false;
-    int stem = (int)strcspn(name, ".");
-    snprintf(out, size, "%.*s%s%s", stem, name, best ? ".best" : "", name + stem);
-    return true;
+    snprintf(out, KD_NETWORK_FILE, "%s%s.safetensors", kd_stage_makes(kind), best ? ".best" : "");
 }
 
 void kd_stage_artefact_digest(kd_daemon *d, kd_job_record *j, enum kd_stage_kind kind, bool best,
@@ -49,10 +37,12 @@ void kd_stage_artefact_digest(kd_daemon *d, kd_job_record *j, enum kd_stage_kind
 {
     kd_file_row row;
     kd_diag diag = {0};
-    char name[64];
+    char name[KD_NETWORK_FILE];
     out[0] = '\0';
-    if (network_file(kind, best, name, sizeof name) &&
-        kd_state_find_artefact(&d->state, j->row.id, name, "-", &row, &diag) == 1)
+    if (!kd_stage_makes(kind))
+        return;
+    kd_stage_network_file(kind, best, name);
+    if (kd_state_find_artefact(&d->state, j->row.id, name, "-", &row, &diag) == 1)
         memcpy(out, row.digest, 33);
 }
 
@@ -92,7 +82,9 @@ static int table_item(json_t *row, size_t i, const float *vector, uint64_t float
     int64_t offset = json_integer_value(json_object_get(row, "offset"));
     uint64_t count = 1;
     it->ndim = (int)json_array_size(shape);
-    bool ok = it->name && it->ndim <= KD_ST_MAX_DIMS && offset >= 0;
+    const char *word = json_string_value(json_object_get(row, "type"));
+    const int type = word ? kd_st_type_of(word) : KD_ST_F32;
+    bool ok = it->name && it->ndim <= KD_ST_MAX_DIMS && offset >= 0 && type >= 0;
     for (int k = 0; ok && k < it->ndim; k++) {
         it->shape[k] = json_integer_value(json_array_get(shape, (size_t)k));
         ok = it->shape[k] > 0 && !__builtin_mul_overflow(count, (uint64_t)it->shape[k], &count);
@@ -100,6 +92,7 @@ static int table_item(json_t *row, size_t i, const float *vector, uint64_t float
     if (!ok || (uint64_t)offset > floats || count > floats - (uint64_t)offset)
         return kd_fail(diag, -KD_EDATA, "row %zu of the parameter table is not within it", i);
     it->data = vector + offset;
+    it->type = (enum kd_st_type)type;
     return 0;
 }
 
@@ -117,7 +110,7 @@ int kd_artefact_write_network(kd_daemon *d, kd_job_record *j, uint32_t stage, bo
     json_t *metadata = json_loads(s->info->metadata, JSON_REJECT_DUPLICATES, NULL);
     kd_st_pair pairs[64];
     size_t n_pairs = 0;
-    char id[KD_ID_TEXT], name[64];
+    char id[KD_ID_TEXT], name[KD_NETWORK_FILE];
     kd_id_text(j->row.id, id);
     pairs[n_pairs++] = (kd_st_pair){"format", "pt"};
     pairs[n_pairs++] = (kd_st_pair){"distilld.job", id};
@@ -132,8 +125,8 @@ int kd_artefact_write_network(kd_daemon *d, kd_job_record *j, uint32_t stage, bo
     kd_buf buf;
     kd_buf_init(&buf, (size_t)1 << 33);
     if (rc == 0)
-        rc = kd_st_pack(items, n, pairs, n_pairs, &buf, diag);
-    KD_BUG_ON(!network_file(s->kind, best, name, sizeof name));
+        rc = kd_narrow_pack(items, n, pairs, n_pairs, &buf, diag);
+    kd_stage_network_file(s->kind, best, name);
     if (rc == 0)
         rc = kd_artefact_write(d, j, stage, name, buf.data, buf.len, diag);
     kd_buf_clear(&buf);

@@ -208,8 +208,8 @@ static void send_prepare(kd_daemon *d, kd_worker_record *w, kd_job_record *j, ui
         kd_stage_artefact_digest(d, j, kind, best, done[n].digest);
         if (!done[n].digest[0])
             continue;
-        snprintf(done[n].name, sizeof done[n].name, "%s%s",
-                 kind == KD_STAGE_DISTILL ? "student" : kd_stage_name(kind), best ? ".best" : "");
+        snprintf(done[n].name, sizeof done[n].name, "%s%s", kd_stage_makes(kind),
+                 best ? ".best" : "");
         distill__v1__named_blob__init(&done[n].m);
         done[n].m.path = done[n].name;
         done[n].m.digest = done[n].digest;

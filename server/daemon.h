@@ -305,8 +305,12 @@ int kd_stage_load_checkpoint(kd_daemon *d, kd_job_record *j, uint32_t stage, uin
                              float **out_vector, float **out_state, kd_diag *diag) KD_MUST_CHECK;
 
 /* artefacts.c */
-/* File name of the network that a stage makes, NULL for a stage that makes none. */
-const char *kd_stage_artefact_name(enum kd_stage_kind kind);
+/* What the network is called that a stage makes: "student", else as the stage; NULL for a stage
+ * that makes none. */
+const char *kd_stage_makes(enum kd_stage_kind kind);
+/* "student.safetensors", of its best version "student.best.safetensors". */
+#define KD_NETWORK_FILE 64
+void kd_stage_network_file(enum kd_stage_kind kind, bool best, char out[KD_NETWORK_FILE]);
 /* Digest of the artefact of a finished stage, of its best version or its last ("" if there is
  * none). */
 void kd_stage_artefact_digest(kd_daemon *d, kd_job_record *j, enum kd_stage_kind kind, bool best,

@@ -73,8 +73,9 @@ static json_t *describe(kd_daemon *d, kd_job_record *j, uint32_t stage, const ch
         s->row.best_version ? kd_stage_evaluation(j, stage, s->row.best_version) : last;
     kd_file_row file = {0};
     kd_diag diag = {0};
-    (void)!kd_state_find_artefact(&d->state, j->row.id, kd_stage_artefact_name(s->kind), "-", &file,
-                                  &diag);
+    char artefact[KD_NETWORK_FILE];
+    kd_stage_network_file(s->kind, false, artefact);
+    (void)!kd_state_find_artefact(&d->state, j->row.id, artefact, "-", &file, &diag);
     json_t *o = last ? accuracy_object(last->val_correct, last->val_samples, last->val_loss)
                      : accuracy_object(0, 0, 0);
     json_object_set_new(o, "model", json_string(s->info->model));
@@ -105,6 +106,19 @@ static json_t *describe(kd_daemon *d, kd_job_record *j, uint32_t stage, const ch
     if (test_best)
         json_object_set_new(o, "test_best", test_best);
     return o;
+}
+
+/* What a step of `compress` did, and to which network. */
+static void describe_step(const kd_job_record *j, int step, json_t *o)
+{
+    char text[96];
+    const int source = kd_compress_source(&j->spec, step);
+    kd_compress_text(&j->spec.compress[step], text, sizeof text);
+    json_object_set_new(o, "step", json_string(text));
+    json_object_set_new(o, "of",
+                        json_string(source < 0 ? "student"
+                                               : kd_stage_name((enum kd_stage_kind)(
+                                                     (int)KD_STAGE_COMPRESS + source))));
 }
 
 /* Training samples that the job's own steps of a stage have gone over, to where it ended. */
@@ -175,14 +189,19 @@ void kd_result_export(kd_daemon *d, kd_job_record *j, uint32_t stage)
     const Distill__V1__StageInfo *info = NULL;
     for (int i = 0; i < j->n_stages; i++) {
         kd_stage_record *s = &j->stages[i];
-        if (!kd_stage_artefact_name(s->kind) || !s->info)
+        const char *name = kd_stage_makes(s->kind);
+        if (!name || !s->info)
             continue;
-        const char *name = s->kind == KD_STAGE_DISTILL ? "student" : kd_stage_name(s->kind);
         /* The twin has no pictures without classes. */
         if (!info || s->kind == KD_STAGE_DISTILL)
             info = s->info;
         images += images_of(s);
-        json_object_set_new(result, name, describe(d, j, (uint32_t)i, name, evaluation));
+        if (kd_stage_tune(s->kind) >= 0)
+            continue; /* what comes of it stands in the next stage */
+        json_t *o = describe(d, j, (uint32_t)i, name, evaluation);
+        if (kd_stage_compress(s->kind) >= 0)
+            describe_step(j, kd_stage_compress(s->kind), o);
+        json_object_set_new(result, name, o);
         if (s->kind == KD_STAGE_DISTILL)
             json_object_set_new(result, "digest", json_string(s->row.digest));
     }

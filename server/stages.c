@@ -465,7 +465,8 @@ static int write_networks(kd_daemon *d, kd_job_record *j, uint32_t stage, kd_dia
     int rc = final_parameters(d, j, stage, last, &vector, s->row.digest, diag);
     if (rc == 0)
         rc = kd_artefact_write_network(d, j, stage, false, vector, s->row.digest, diag);
-    if (rc == 0 && s->info->epochs > 0 && s->row.best_version) {
+    /* Of a network on its way to be pruned or rounded an earlier version is another network. */
+    if (rc == 0 && s->info->epochs > 0 && s->row.best_version && kd_stage_tune(s->kind) < 0) {
         free(vector);
         vector = NULL;
         kd_diag why = {0};
@@ -486,7 +487,8 @@ void kd_stage_tidy(kd_daemon *d, kd_job_record *j, uint32_t stage, bool done)
 {
     const kd_stage_record *s = &j->stages[stage];
     kd_diag diag = {0};
-    bool keep = done && s->info && kd_stage_teacher(s->kind) < 0 && kd_stage_artefact_name(s->kind);
+    bool student = s->kind == KD_STAGE_DISTILL || s->kind == KD_STAGE_SCRATCH;
+    bool keep = done && s->info && student;
     if (kd_state_keep_checkpoints(&d->state, j->row.id, stage, keep ? kd_stage_last_version(s) : 0,
                                   keep ? s->row.best_version : 0, &diag) != 0)
         kd_warn("old checkpoints stay: %s", diag.msg);
@@ -496,7 +498,7 @@ void kd_stage_finished(kd_daemon *d, kd_job_record *j, uint32_t stage)
 {
     kd_stage_record *s = &j->stages[stage];
     kd_diag diag = {0};
-    if (kd_stage_artefact_name(s->kind)) {
+    if (kd_stage_makes(s->kind)) {
         if (write_networks(d, j, stage, &diag) != 0) {
             kd_stage_fail(d, j, diag.msg);
             return;

@@ -219,8 +219,9 @@ int kd_submission_take_stages(struct kd_submission *s, struct kd_draft *f,
     int n = kd_job_stages(f->spec, kinds), rc = 0;
     for (int i = 0; i < n && rc == 0; i++) {
         int at = stage_at(from, kinds[i]);
-        if (!kd_job_train(f->spec, kinds[i]))
-            continue; /* evaluation and export are made anew */
+        bool small = kd_stage_tune(kinds[i]) >= 0 || kd_stage_compress(kinds[i]) >= 0;
+        if (!kd_job_train(f->spec, kinds[i]) || small)
+            continue; /* what is made of the student is made anew, evaluation and export too */
         if (at < 0)
             return kd_fail(s->diag, -KD_EINTERNAL, "the job has no stage %s",
                            kd_stage_name(kinds[i]));

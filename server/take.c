@@ -53,7 +53,7 @@ struct linking {
     kd_taken *out;
     kd_diag *diag;
     bool has_last, has_best, has_network;
-    const char *network;
+    char network[KD_NETWORK_FILE]; /* "" = the stage makes none */
 };
 
 /* Lists what is to be linked; links are made when the statement that lists them is over. */
@@ -71,7 +71,7 @@ static int list_file(void *arg, const kd_file_row *row)
     t->files[t->n_files++] = *row;
     l->has_last |= checkpoint && row->version == l->last;
     l->has_best |= checkpoint && row->version == l->best;
-    l->has_network |= l->network && strcmp(row->name, l->network) == 0;
+    l->has_network |= strcmp(row->name, l->network) == 0;
     return 0;
 }
 
@@ -160,11 +160,12 @@ int kd_take_stage(kd_daemon *d, const kd_job_record *from, uint32_t from_stage, 
                         .best = s->row.best_version,
                         .stage = to_stage,
                         .out = out,
-                        .diag = diag,
-                        .network = kd_stage_artefact_name(s->kind)};
+                        .diag = diag};
+    if (kd_stage_makes(s->kind))
+        kd_stage_network_file(s->kind, false, l.network);
     snprintf(l.folder, sizeof l.folder, "%s/jobs/%s", d->state.dir, id);
     int rc = kd_state_each_stage_file(&d->state, from->row.id, from_stage, list_file, &l, diag);
-    bool whole = how == KD_TAKE_DONE   ? l.has_network || !l.network
+    bool whole = how == KD_TAKE_DONE   ? l.has_network || !l.network[0]
                  : how == KD_TAKE_BEST ? l.has_last
                                        : l.has_last && (l.has_best || l.best == 0);
     if (rc == 0 && !whole)

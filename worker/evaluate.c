@@ -109,9 +109,7 @@ static int infer_all(struct work *w, const kd_net *net, const char *name, kd_dia
     w->nets[w->n_nets++] = (struct answers){name, logits};
     w->failed = 0;
     for (int i = 0; i < threads && rc == 0; i++) {
-        rc = kd_plan_new(net->graph, 1, KD_PLAN_INFER, &w->plans[i], diag);
-        if (rc == 0)
-            rc = kd_plan_load(w->plans[i], net->vector, diag);
+        rc = kd_plan_new_infer(net->graph, 1, net->vector, &w->plans[i], diag);
     }
     if (rc == 0) {
         kd_pool_start(w->r->pool, (int)w->n, infer_one, w);
@@ -246,6 +244,12 @@ static const struct answers *find_net(const struct work *w, const char *name)
         if (strcmp(w->nets[i].name, name) == 0)
             return &w->nets[i];
     return NULL;
+}
+
+/* What a step of `compress` made of the student. */
+static bool is_small(const char *name)
+{
+    return strncmp(name, "compress", 8) == 0;
 }
 
 /* Which samples only one of two networks has right: what a paired interval is made of. */
@@ -408,6 +412,11 @@ static char *describe(const struct work *w, kd_diag *diag)
                 json_array_append_new(
                     pairs, pair_row(w, a, b, splits[s].name, splits[s].first, splits[s].n));
         }
+        const struct answers *student = find_net(w, "student");
+        for (int i = 0; i < w->n_nets && student; i++)
+            if (is_small(w->nets[i].name))
+                json_array_append_new(pairs, pair_row(w, &w->nets[i], student, splits[s].name,
+                                                      splits[s].first, splits[s].n));
     }
     size_t first = ss->n_test ? ss->n_val : 0, n = ss->n_test ? ss->n_test : ss->n_val;
     json_t *all = json_pack("{s:o, s:o, s:o, s:o}", "classes", classes, "networks", networks,
@@ -484,7 +493,7 @@ static int export_onnx(kd_runner *r, const Distill__V1__Measure *q, kd_diag *dia
     for (int i = 0; i < kd_stage_n_finished(r->stage) && rc == 0; i++) {
         const char *name;
         (void)kd_stage_finished_net(r->stage, i, &name);
-        if (strncmp(name, "student", 7) == 0)
+        if (strncmp(name, "student", 7) == 0 || is_small(name))
             rc = put_onnx(r, q, i, diag);
     }
     return rc;
@@ -509,10 +518,8 @@ static int measure(const kd_session *ss, const kd_net *net, double *out_ms, kd_d
     kd_plan *plan = NULL;
     double ms[RUNS];
     int rc = rgb && small && input && logits
-                 ? kd_plan_new(net->graph, 1, KD_PLAN_INFER, &plan, diag)
+                 ? kd_plan_new_infer(net->graph, 1, net->vector, &plan, diag)
                  : kd_fail(diag, -KD_ENOMEM, "no memory to measure with");
-    if (rc == 0)
-        rc = kd_plan_load(plan, net->vector, diag);
     if (rc == 0)
         kd_stage_feed(ss, net, (uint32_t)(ss->n_val ? kd_data_first(ss->data, KD_SPLIT_VAL) : 0),
                       rgb, small, input);

@@ -68,7 +68,7 @@ static void eval_one(void *arg, int item, int thread)
         return;
     /* Averaged parameters are another vector of the same version. */
     const float *vector = r->average ? r->average : r->vector;
-    int n = kd_stage_eval(r->stage, thread, unit, vector, r->average ? ~r->tag : r->tag,
+    int n = kd_stage_eval(r->stage, thread, unit, r->step, vector, r->average ? ~r->tag : r->tag,
                           r->teaching ? teacher_row : NULL, r->teaching, rows, &diag);
     if (n < 0) {
         kd_runner_problem(r, n == -KD_EDATA ? "NON_FINITE" : "INTERNAL", diag.msg);

@@ -2,6 +2,7 @@
  * stages. */
 #include "stage_internal.h"
 
+#include "models/int8.h"
 #include "models/loaded.h"
 #include "models/models.h"
 #include "models/onnx.h"
@@ -237,6 +238,7 @@ static void about(const kd_stage *s, const char **names, kd_model_file_info *out
                                 .pad_tf = m->padding == KD_PAD_TF,
                                 .has_preprocess = true,
                                 .preprocess = s->net.preprocess,
+                                .half = s->half,
                                 .label_smoothing =
                                     KD_MAX(s->smoothing, s->train->loss.label_smoothing),
                                 .size = s->net.size,
@@ -244,11 +246,24 @@ static void about(const kd_stage *s, const char **names, kd_model_file_info *out
                                 .n_classes = ss->classes};
     snprintf(out->model, sizeof out->model, "%s", m->model);
     kd_digest_hex(&data, out->data);
+    snprintf(out->teacher, sizeof out->teacher, "%s", s->shape.n_teachers ? "" : s->taught_by);
     for (int i = 0; i < s->shape.n_teachers; i++) {
         const size_t at = strlen(out->teacher);
         snprintf(out->teacher + at, sizeof out->teacher - at, "%s%.40s %.16s", i ? ", " : "",
                  ss->job.teachers[i].model.model, s->banks[i][0].teacher);
     }
+}
+
+char *kd_stage_table(const kd_stage *s)
+{
+    /* What is tuned are floats, whatever will be made of them. */
+    if (s->tunes)
+        return kd_model_table(s->net.graph, NULL);
+    enum kd_st_type *types = kd_xalloc(((size_t)s->net.graph->n_params + 1) * sizeof *types);
+    kd_param_types(s->net.graph, s->half, types);
+    char *text = kd_model_table(s->net.graph, types);
+    free(types);
+    return text;
 }
 
 char *kd_stage_metadata(const kd_stage *s)

@@ -319,7 +319,7 @@ static void send_ready(kd_runner *r, const Distill__V1__Prepare *p, const char *
         enum kd_stage_kind kinds[KD_MAX_STAGES];
         kd_job_stages(&ss->job, kinds);
         fill_training_info(r, kinds[p->stage], &i, terms);
-        i.table = table = kd_model_table(kd_stage_graph(r->stage));
+        i.table = table = kd_stage_table(r->stage);
         i.metadata = metadata = kd_stage_metadata(r->stage);
         if (!describable(table, metadata)) {
             kd_runner_problem(r, "BAD_MODEL",
@@ -345,15 +345,25 @@ static void send_ready(kd_runner *r, const Distill__V1__Prepare *p, const char *
     free(metadata);
 }
 
-/* The files of earlier stages' networks: teachers for distillation, all of them to evaluate. */
+/* Whether a stage needs the network that an earlier one made: teachers to learn from, what is to be
+ * made smaller, all that is finished to evaluate. */
+static bool needs(const kd_job *job, enum kd_stage_kind kind, const char *name)
+{
+    const bool teacher = strncmp(name, "teacher", 7) == 0 && !strchr(name, '.');
+    const char *source = kd_stage_source(job, kind);
+    if (kind == KD_STAGE_EVALUATE)
+        return strncmp(name, "tune", 4) != 0;
+    return (teacher && (kind == KD_STAGE_DISTILL || kd_stage_tune(kind) >= 0)) ||
+           (source && strcmp(name, source) == 0);
+}
+
 static int fetch_finished(kd_runner *r, const Distill__V1__Prepare *p, enum kd_stage_kind kind,
                           kd_finished *out, uint8_t **bytes, size_t *out_n, kd_diag *diag)
 {
     size_t n = 0;
     for (size_t i = 0; i < p->n_finished && n < 2 * KD_MAX_STAGES; i++) {
         const Distill__V1__NamedBlob *f = p->finished[i];
-        bool teacher = strncmp(f->path, "teacher", 7) == 0 && !strchr(f->path, '.');
-        if (kind != KD_STAGE_EVALUATE && (kind != KD_STAGE_DISTILL || !teacher))
+        if (!needs(&r->session->job, kind, f->path))
             continue;
         int rc = fetch_blob(r, p->job, f->digest, &bytes[n], &out[n].len, diag);
         if (rc != 0)
@@ -416,7 +426,7 @@ static int make_stage(kd_runner *r, const Distill__V1__Prepare *p, enum kd_stage
                            .arg = r};
     *problem = "NO_BLOB";
     int rc = 0;
-    if (model && model->weights_digest[0])
+    if (model && model->weights_digest[0] && !kd_stage_source(&r->session->job, kind))
         rc = fetch_blob(r, p->job, model->weights_digest, &weights, &cfg.weights_len, diag);
     if (rc == 0)
         rc = fetch_finished(r, p, kind, finished, bytes, &cfg.n_finished, diag);

@@ -124,6 +124,7 @@ int kd_stage_compose(kd_stage *s, const uint8_t *copies, kd_diag *diag)
     h->steps = h->epoch_steps * (uint64_t)s->train->epochs;
     h->eval_steps = s->train->eval_every ? (uint64_t)s->train->eval_every : h->epoch_steps;
     set_optim(s);
+    kd_small_compose(s);
     for (int i = 0; i < 2; i++) {
         s->orders[i].samples = calloc(n, sizeof(uint32_t));
         if (!s->orders[i].samples)
@@ -140,12 +141,15 @@ static void *room(size_t count, size_t size)
 static int make_plans(kd_stage *s, struct context *c, kd_diag *diag)
 {
     bool frozen = s->train->batch_norm_frozen || s->train->freeze == KD_FREEZE_BACKBONE;
-    int rc = kd_plan_new(s->net.graph, 1, KD_PLAN_INFER, &c->infer, diag);
+    /* One of 8 bits is made for its weights: kd_stage_eval does that. */
+    int rc = kd_graph_is_int8(s->net.graph)
+                 ? 0
+                 : kd_plan_new(s->net.graph, 1, KD_PLAN_INFER, &c->infer, diag);
     if (rc != 0 || s->train->epochs == 0)
         return rc;
     rc = (s->train->bfloat16 ? kd_plan_new_bfloat16 : kd_plan_new)(
-        s->net.graph, (int)s->shape.slot_batch, frozen ? KD_PLAN_TRAIN_FROZEN_BN : KD_PLAN_TRAIN,
-        &c->train, diag);
+        s->rounded ? s->rounded : s->net.graph, (int)s->shape.slot_batch,
+        frozen ? KD_PLAN_TRAIN_FROZEN_BN : KD_PLAN_TRAIN, &c->train, diag);
     if (rc == -KD_EUNSUP && s->train->bfloat16)
         return kd_fail_at(diag, rc, "bfloat16 on this worker's processor");
     return rc;
@@ -168,15 +172,19 @@ static int make_context(kd_stage *s, struct context *c, kd_diag *diag)
     c->targets = room(b, sizeof *c->targets);
     c->places = room(b, sizeof *c->places);
     c->keys = room(b, sizeof *c->keys);
+    c->version = room(s->tunes ? s->shape.floats : 0, sizeof *c->version);
+    c->mask = room(s->tunes ? s->shape.floats : 0, sizeof *c->mask);
     if (!c->raw || !c->view || !c->other || !c->small || !c->input || !c->image || !c->logits ||
-        !c->d_logits || !c->weight || !c->targets || !c->places || !c->keys)
+        !c->d_logits || !c->weight || !c->targets || !c->places || !c->keys || !c->version ||
+        !c->mask)
         return kd_fail(diag, -KD_ENOMEM, "no memory for a compute thread's buffers");
     return make_plans(s, c, diag);
 }
 
 static int new_trained(const kd_stage_config *cfg, kd_stage *s, const char **problem, kd_diag *diag)
 {
-    int rc = kd_net_new(cfg, s, problem, diag);
+    int rc = kd_stage_source(&cfg->session->job, s->kind) ? kd_small_new(s, problem, diag)
+                                                          : kd_net_new(cfg, s, problem, diag);
     if (rc != 0)
         return rc;
     set_shape(s);
@@ -255,6 +263,8 @@ static void free_context(struct context *c)
     free(c->targets);
     free(c->places);
     free(c->keys);
+    free(c->version);
+    free(c->mask);
 }
 
 void kd_stage_free(kd_stage *s)
@@ -264,6 +274,7 @@ void kd_stage_free(kd_stage *s)
     for (int i = 0; i < s->threads && s->contexts; i++)
         free_context(&s->contexts[i]);
     free(s->contexts);
+    kd_graph_free(s->rounded);
     kd_net_clear(&s->net);
     for (int i = 0; i < s->n_finished; i++) {
         kd_net_clear(&s->finished[i].net);
@@ -472,6 +483,8 @@ static int run_unit(kd_stage *s, struct context *c, uint64_t step, uint32_t slot
         if (!kd_optim_moves(&s->optim, p))
             memset(gradient + p->offset, 0, p->count * sizeof *gradient);
     }
+    for (size_t k = 0; k < s->shape.floats && s->tunes && rc == 0; k++)
+        gradient[k] = c->mask[k] ? gradient[k] : 0;
     return rc;
 }
 
@@ -483,11 +496,45 @@ static bool beyond_epoch(const kd_stage *s, uint64_t step, uint32_t slot)
            s->shape.epoch_samples;
 }
 
-static int load_train(struct context *c, const float *vector, uint64_t tag, kd_diag *diag)
+/* Makes *vector what the network computes with after `step` steps. */
+static int tune(const kd_stage *s, struct context *c, uint64_t step, const float **vector,
+                kd_diag *diag)
 {
-    int rc = c->train_tag == tag ? 0 : kd_plan_load(c->train, vector, diag);
+    if (!s->tunes)
+        return 0;
+    const int rc =
+        kd_tune_load(s->net.graph, &s->pruning, step, *vector, c->mask, c->version, diag);
+    *vector = c->version;
+    return rc;
+}
+
+/* tag 0: whatever the plan holds, load. */
+static int load_train(const kd_stage *s, struct context *c, uint64_t step, const float *vector,
+                      uint64_t tag, kd_diag *diag)
+{
+    if (tag != 0 && c->train_tag == tag)
+        return 0;
+    int rc = tune(s, c, step, &vector, diag);
     if (rc == 0)
-        c->train_tag = tag;
+        rc = kd_plan_load(c->train, vector, diag);
+    c->train_tag = rc == 0 ? tag : 0;
+    return rc;
+}
+
+static int load_infer(const kd_stage *s, struct context *c, uint64_t step, const float *vector,
+                      uint64_t tag, kd_diag *diag)
+{
+    if (c->infer_tag == tag)
+        return 0;
+    int rc = tune(s, c, step, &vector, diag);
+    if (rc == 0 && kd_graph_is_int8(s->net.graph)) {
+        kd_plan_free(c->infer);
+        c->infer = NULL;
+        rc = kd_plan_new_infer(s->net.graph, 1, vector, &c->infer, diag);
+    } else if (rc == 0) {
+        rc = kd_plan_load(c->infer, vector, diag);
+    }
+    c->infer_tag = rc == 0 ? tag : 0;
     return rc;
 }
 
@@ -501,7 +548,7 @@ int kd_stage_unit(kd_stage *s, int thread, uint64_t step, uint32_t slot, const f
         *out = (kd_tree_sums){0};
         return 0;
     }
-    int rc = load_train(c, vector, tag, diag);
+    int rc = load_train(s, c, step, vector, tag, diag);
     return rc == 0 ? run_unit(s, c, step, slot, teacher, stats, gradient, out, diag) : rc;
 }
 
@@ -514,7 +561,7 @@ int kd_stage_values(kd_stage *s, int thread, uint64_t step, uint32_t slot, const
     memset(values, 0, s->shape.slot_batch * columns * sizeof *values);
     if (beyond_epoch(s, step, slot))
         return 0;
-    int rc = load_train(c, vector, tag, diag);
+    int rc = load_train(s, c, step, vector, tag, diag);
     if (rc == 0)
         rc = run_forward(s, c, step, slot, &real, diag);
     for (uint32_t i = 0; i < s->shape.slot_batch && rc == 0; i++) {
@@ -544,17 +591,16 @@ int kd_stage_couple(kd_stage *s, const float *values, const double **out_stats, 
     return rc;
 }
 
-int kd_stage_eval(kd_stage *s, int thread, uint32_t unit, const float *vector, uint64_t tag,
-                  kd_stage_teacher_row teacher, void *arg, float *rows, kd_diag *diag)
+int kd_stage_eval(kd_stage *s, int thread, uint32_t unit, uint64_t step, const float *vector,
+                  uint64_t tag, kd_stage_teacher_row teacher, void *arg, float *rows, kd_diag *diag)
 {
     const kd_session *ss = s->session;
     struct context *c = &s->contexts[thread];
     size_t first = (size_t)unit * KD_EVAL_UNIT;
     int n = (int)KD_MIN((size_t)KD_EVAL_UNIT, ss->n_val - first);
-    int rc = c->infer_tag == tag ? 0 : kd_plan_load(c->infer, vector, diag);
+    int rc = load_infer(s, c, step, vector, tag, diag);
     if (rc != 0)
         return rc;
-    c->infer_tag = tag;
     for (int i = 0; i < n; i++) {
         uint32_t sample = (uint32_t)(kd_data_first(ss->data, KD_SPLIT_VAL) + first + (size_t)i);
         kd_stage_feed(ss, &s->net, sample, c->raw, c->small, c->image);
@@ -606,9 +652,8 @@ static int probe_unit(kd_stage *s, kd_hasher *h, kd_diag *diag)
     if (rc == 0) {
         kd_stage_places(s, 0, 0, c->places);
         probe_teacher(s, c->places, teacher);
-        rc = kd_plan_load(c->train, s->net.vector, diag);
+        rc = load_train(s, c, 0, s->net.vector, 0, diag);
     }
-    c->train_tag = 0;
     if (rc == 0 && s->shape.value_columns) {
         rc = kd_stage_values(s, 0, 0, 0, s->net.vector, 0, teacher, values, diag);
         if (rc == 0)
@@ -645,7 +690,7 @@ int kd_stage_fingerprint(kd_stage *s, char out[33], kd_diag *diag)
         rc = probe_unit(s, h, diag);
     } else if (rc == 0 && s->session->n_val) {
         float rows[KD_EVAL_COLUMNS * KD_EVAL_UNIT];
-        int n = kd_stage_eval(s, 0, 0, s->net.vector, UINT64_MAX, NULL, NULL, rows, diag);
+        int n = kd_stage_eval(s, 0, 0, 0, s->net.vector, UINT64_MAX, NULL, NULL, rows, diag);
         if (n < 0)
             rc = n;
         else

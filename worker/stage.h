@@ -91,8 +91,11 @@ double kd_stage_temperature(const kd_stage *s); /* of the loss */
 /* Digest of initial vector, logits and gradient of slot 0 of step 0; runs on
  * the calling thread. */
 int kd_stage_fingerprint(kd_stage *s, char out[33], kd_diag *diag) KD_MUST_CHECK;
-/* JSON object of strings for the exported file; caller frees. */
+/* JSON object of strings for the exported file, and its table of parameters; caller frees. */
 char *kd_stage_metadata(const kd_stage *s);
+char *kd_stage_table(const kd_stage *s);
+/* The finished network that a stage of `compress` goes on from, NULL for another stage. */
+const char *kd_stage_source(const kd_job *job, enum kd_stage_kind kind);
 
 /* One place of a unit's batch. */
 typedef struct kd_place {
@@ -122,10 +125,12 @@ int kd_stage_values(kd_stage *s, int thread, uint64_t step, uint32_t slot, const
 int kd_stage_couple(kd_stage *s, const float *values, const double **out_stats,
                     kd_diag *diag) KD_MUST_CHECK;
 /* [thread] Rows of validation unit `unit` as GatherChunk has them; returns the
- * number of samples. teacher gives a sample's teacher logits, NULL if there are none. */
+ * number of samples. vector: of the version after `step` steps; teacher gives a sample's teacher
+ * logits, NULL if there are none. */
 typedef const float *(*kd_stage_teacher_row)(void *arg, uint32_t sample);
-int kd_stage_eval(kd_stage *s, int thread, uint32_t unit, const float *vector, uint64_t tag,
-                  kd_stage_teacher_row teacher, void *arg, float *rows, kd_diag *diag);
+int kd_stage_eval(kd_stage *s, int thread, uint32_t unit, uint64_t step, const float *vector,
+                  uint64_t tag, kd_stage_teacher_row teacher, void *arg, float *rows,
+                  kd_diag *diag);
 /* [thread] Logits of one teacher for one sample and view: [classes]. */
 int kd_stage_teach(kd_stage *s, int thread, int teacher, uint32_t sample, uint32_t view,
                    float *logits, kd_diag *diag) KD_MUST_CHECK;

@@ -4,6 +4,8 @@
 
 #include "stage.h"
 
+#include "compress/tune.h"
+
 #define KD_MAX_FINISHED (2 * KD_MAX_STAGES)
 
 /* What one compute thread has for itself. */
@@ -18,6 +20,10 @@ struct context {
     kd_target *targets;
     kd_place *places;
     uint32_t *keys;
+    /* Where the stage tunes: what the network computes with of a version, and what of it is gone.
+     */
+    float *version; /* [floats] */
+    uint8_t *mask;  /* [floats] */
 };
 
 /* One copy of an unlabelled sample in an epoch. */
@@ -32,6 +38,13 @@ struct kd_stage {
     const kd_train_spec *train;
     kd_net net;       /* that is trained */
     double smoothing; /* that the weights it starts from were trained with */
+    /* of `compress` */
+    char taught_by[KD_INFO_TEXT]; /* what the network's file said; "" where this stage has teachers
+                                   */
+    enum kd_half half;            /* what its weights are stored as */
+    bool tunes;                   /* masks, and rounds 8 bits, before it computes */
+    kd_tune_pruning pruning;
+    kd_graph *rounded; /* what is trained in place of the graph of net; NULL = that one */
     struct {
         char name[32];
         kd_net net;
@@ -70,6 +83,11 @@ bool kd_stage_make_view(const kd_stage *s, struct context *c, uint32_t sample, u
 /* A picture of the session's size as the network wants it. small: room for one of its size. */
 int kd_stage_to_input(const kd_session *ss, const kd_net *net, const uint8_t *rgb, uint8_t *small,
                       float *input, kd_diag *diag);
+
+/* small.c: the network of a stage of `compress`, from the finished ones; and what depends on how
+ * many steps it has. */
+int kd_small_new(kd_stage *s, const char **out_problem, kd_diag *diag) KD_MUST_CHECK;
+void kd_small_compose(kd_stage *s);
 
 /* teachers.c */
 void kd_stage_set_banks(kd_stage *s, const char *numerics);

@@ -30,6 +30,7 @@ void kd_load_derive(kd_job *j)
     j->scratch_train.freeze = j->distill.freeze;
     j->scratch_train.bfloat16 = j->distill.bfloat16;
     j->scratch_train.bfloat16_gradients = j->distill.bfloat16_gradients;
+    kd_compress_derive(j);
 }
 
 /* ---- one training run */
@@ -292,6 +293,8 @@ int kd_load_check(kd_loader *l)
         rc = check_training(l, "scratch", &j->scratch_train);
     if (rc == 0)
         rc = check_loss(l);
+    if (rc == 0)
+        rc = kd_compress_check(l);
     if (rc == 0 && j->min_workers > j->max_workers)
         rc = bad(l, kd_load_node(l, "cluster.min_workers"), "cluster.min_workers",
                  "%d is more than cluster.max_workers, %d", j->min_workers, j->max_workers);

@@ -8,10 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Keys that nobody writes: put there by the coordinator, or not built yet. */
+/* Keys that nobody writes: put there by the coordinator. */
 static bool hidden(const kd_key *k)
 {
-    return k->type == KD_KEY_DIGEST || k->type == KD_KEY_SOON;
+    return k->type == KD_KEY_DIGEST;
 }
 
 static const char *leaf_of(const char *key)
@@ -159,6 +159,7 @@ static json_t *value_json(const kd_key *k)
         return choices_json(k->choices);
     case KD_KEY_AUGMENT:
     case KD_KEY_LAYERS:
+    case KD_KEY_COMPRESS:
     case KD_KEY_EXPORT:
         return items_json(kd_items_of(k));
     case KD_KEY_SWEEP:

@@ -26,7 +26,6 @@ void kd_schema_expected(const kd_key *k, char *out, size_t size)
     case KD_KEY_MAP:
         snprintf(out, size, "a mapping of keys");
         break;
-    case KD_KEY_SOON:
     case KD_KEY_SWEEP:
         snprintf(out, size, "nothing");
         break;
@@ -76,6 +75,9 @@ void kd_schema_expected(const kd_key *k, char *out, size_t size)
     case KD_KEY_LAYERS:
         snprintf(out, size, "a list, as in [{conv: {channels: 16}}, relu, global_avg_pool]");
         break;
+    case KD_KEY_COMPRESS:
+        snprintf(out, size, "a list, as in [{prune: 0.8}, {quantize: int8}]");
+        break;
     case KD_KEY_EXPORT:
         snprintf(out, size, "a list of safetensors, onnx and {onnx: {opset: 13|17}}");
         break;
@@ -84,9 +86,7 @@ void kd_schema_expected(const kd_key *k, char *out, size_t size)
 
 void kd_schema_default(const kd_key *k, char *out, size_t size)
 {
-    if (k->type == KD_KEY_SOON)
-        snprintf(out, size, "not built yet");
-    else if (k->flags & KD_KEY_REQUIRED)
+    if (k->flags & KD_KEY_REQUIRED)
         snprintf(out, size, "required");
     else if (k->type == KD_KEY_MAP)
         snprintf(out, size, "%s", k->flags & KD_KEY_OPTIONAL ? "none" : "");
@@ -109,9 +109,9 @@ static void value_text(const kd_key *k, char *out, size_t size)
     range_text(k, range, sizeof range);
     switch (k->type) {
     case KD_KEY_MAP:
-    case KD_KEY_SOON:
     case KD_KEY_AUGMENT:
     case KD_KEY_LAYERS:
+    case KD_KEY_COMPRESS:
     case KD_KEY_EXPORT:
     case KD_KEY_EDGE:
         snprintf(out, size, "%s", "");

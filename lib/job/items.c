@@ -3,18 +3,13 @@
 #include <stdio.h>
 #include <string.h>
 
-#define FIELD(struct_, member, name, kind, low, high, default_, bits)                              \
-    {                                                                                              \
-        .key = (name), .type = KD_KEY_##kind, .lo = (low), .hi = (high), .def = (default_),        \
-        .flags = (bits), .at = offsetof(struct_, member)                                           \
-    }
-#define FIELDS(list) .fields = (list), .n_fields = (int)KD_COUNT(list)
+#define FIELDS(list) KD_ITEM_FIELDS(list)
 #define OPEN KD_KEY_LO_OPEN
 
 /* ---- data.augment: members of kd_augment_spec; an element is there if its first one is not 0 */
 
 #define A(member, name, kind, low, high, default_, bits)                                           \
-    FIELD(kd_augment_spec, member, name, kind, low, high, default_, bits)
+    KD_ITEM_FIELD(kd_augment_spec, member, name, kind, low, high, default_, bits)
 static const kd_key flip[] = {A(flip, "on", BOOL, 0, 0, "true", 0)};
 static const kd_key crop[] = {A(crop_pad, "pad", INT, 1, 512, NULL, 0)};
 static const kd_key resized_crop[] = {A(resized_crop, "area", REAL, 0, 1, "0.35", OPEN),
@@ -54,7 +49,7 @@ static const kd_items augment_list = {augment_items, (int)KD_COUNT(augment_items
 /* ---- layers: members of kd_layer_spec; an element's number is its enum kd_layer_kind */
 
 #define L(member, name, kind, low, high, default_, bits)                                           \
-    FIELD(kd_layer_spec, member, name, kind, low, high, default_, bits)
+    KD_ITEM_FIELD(kd_layer_spec, member, name, kind, low, high, default_, bits)
 static const kd_key conv[] = {
     L(channels, "channels", INT, 1, 65536, NULL, 0), L(kernel, "kernel", INT, 1, 1024, "3", 0),
     L(stride, "stride", INT, 1, 1024, "1", 0),       L(pad, "padding", EDGE, 0, 1024, "same", 0),
@@ -104,6 +99,23 @@ static const kd_item export_items[] = {
 };
 static const kd_items export_list = {export_items, (int)KD_COUNT(export_items)};
 
+/* Rows that are arrays of structs, one an element, each with its kind first: the number of its
+ * item. The count stands behind the array. */
+typedef struct array {
+    size_t each;
+    int most;
+    const char *what;
+} array;
+_Static_assert(offsetof(kd_layer_spec, kind) == 0 && offsetof(kd_compress_spec, kind) == 0,
+               "an element's kind stands first");
+
+static bool is_array(const kd_key *k, array *out)
+{
+    *out = k->type == KD_KEY_LAYERS ? (array){sizeof(kd_layer_spec), KD_MAX_LAYERS, "layers"}
+                                    : (array){sizeof(kd_compress_spec), KD_MAX_COMPRESS, "steps"};
+    return k->type == KD_KEY_LAYERS || k->type == KD_KEY_COMPRESS;
+}
+
 const kd_items *kd_items_of(const kd_key *k)
 {
     switch (k->type) {
@@ -111,6 +123,8 @@ const kd_items *kd_items_of(const kd_key *k)
         return &augment_list;
     case KD_KEY_LAYERS:
         return &layer_list;
+    case KD_KEY_COMPRESS:
+        return &kd_compress_list;
     case KD_KEY_EXPORT:
         return &export_list;
     default:
@@ -322,49 +336,69 @@ static int finish_augment(kd_loader *l, int node, const char *key, kd_augment_sp
     return 0;
 }
 
+static int read_array(struct element *e, const kd_key *k, const array *of, int node, int n)
+{
+    char *base = e->target;
+    if (n < 1 || n > of->most)
+        return kd_load_bad(e->l, node, k->key, "expected 1 to %d %s, found %d", of->most, of->what,
+                           n);
+    memcpy(base + (size_t)of->most * of->each, &n, sizeof n);
+    for (int i = 0; i < n; i++) {
+        int value;
+        e->node = kd_tree_node(e->l->tree, node)->data.sequence.items.start[i];
+        snprintf(e->key, sizeof e->key, "%s[%d]", k->key, i);
+        e->target = base + (size_t)i * of->each;
+        int rc = find_item(e, &value);
+        if (rc == 0)
+            rc = read_fields(e, value);
+        if (rc != 0)
+            return rc;
+        memcpy(e->target, &(int){(int)(e->item - e->list->of)}, sizeof(int));
+    }
+    return 0;
+}
+
+static void finish_layers(kd_layer_spec *layers, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (layers[i].stride == 0)
+            layers[i].stride = layers[i].kernel; /* pools */
+}
+
 int kd_items_read(kd_loader *l, const kd_key *k, int node)
 {
     const yaml_node_t *list = kd_tree_node(l->tree, node);
     struct element e = {.l = l, .list = kd_items_of(k)};
+    array of;
     if (list->type != YAML_SEQUENCE_NODE)
         return kd_load_bad_value(l, node, k->key, k);
-    ptrdiff_t n = list->data.sequence.items.top - list->data.sequence.items.start;
-    kd_layer_spec *layers = NULL;
+    const int n = (int)(list->data.sequence.items.top - list->data.sequence.items.start);
     e.target = kd_schema_field(&l->job, k, l->inst);
-    if (k->type == KD_KEY_LAYERS) {
-        layers = (kd_layer_spec *)(void *)e.target;
-        if (n < 1 || n > KD_MAX_LAYERS)
-            return kd_load_bad(l, node, k->key, "expected 1 to %d layers, found %td", KD_MAX_LAYERS,
-                               n);
-        memcpy(e.target + KD_MAX_LAYERS * sizeof *layers, &(int){(int)n}, sizeof(int));
+    if (is_array(k, &of)) {
+        kd_layer_spec *layers = (kd_layer_spec *)(void *)e.target;
+        int rc = read_array(&e, k, &of, node, n);
+        if (rc == 0 && k->type == KD_KEY_LAYERS)
+            finish_layers(layers, n);
+        return rc;
     }
     unsigned seen = 0;
-    for (int i = 0; i < (int)n; i++) {
+    for (int i = 0; i < n; i++) {
         int value, rc;
         e.node = kd_tree_node(l->tree, node)->data.sequence.items.start[i];
         snprintf(e.key, sizeof e.key, "%s[%d]", k->key, i);
-        if (layers)
-            e.target = (char *)&layers[i];
         rc = find_item(&e, &value);
-        if (rc == 0 && !layers)
+        if (rc == 0)
             rc = once(&e, &seen);
         if (rc == 0)
             rc = read_fields(&e, value);
         if (rc != 0)
             return rc;
-        if (layers) {
-            layers[i].kind = (enum kd_layer_kind)(e.item - e.list->of);
-            if (layers[i].stride == 0)
-                layers[i].stride = layers[i].kernel; /* pools */
-        }
     }
     if (k->type == KD_KEY_AUGMENT)
         return finish_augment(l, node, k->key, &l->job.data.augment);
-    if (k->type == KD_KEY_EXPORT) {
-        if (!seen)
-            return kd_load_bad(l, node, k->key, "the list is empty; expected safetensors, onnx");
-        l->job.export_onnx = seen & 1u << EXPORT_ONNX;
-    }
+    if (!seen)
+        return kd_load_bad(l, node, k->key, "the list is empty; expected safetensors, onnx");
+    l->job.export_onnx = seen & 1u << EXPORT_ONNX;
     return 0;
 }
 
@@ -406,27 +440,28 @@ struct cursor {
     const kd_key *k;
     const kd_job *job;
     const char *base;
-    int next, n_layers;
+    array of;
+    int next, n; /* of an array */
 };
 
 static struct cursor begin(const kd_key *k, const kd_job *job, int inst)
 {
     struct cursor c = {.k = k, .job = job, .base = kd_schema_const_field(job, k, inst)};
-    if (k->type == KD_KEY_LAYERS)
-        memcpy(&c.n_layers, c.base + KD_MAX_LAYERS * sizeof(kd_layer_spec), sizeof c.n_layers);
+    if (is_array(k, &c.of))
+        memcpy(&c.n, c.base + (size_t)c.of.most * c.of.each, sizeof c.n);
     return c;
 }
 
 static const kd_item *next_item(struct cursor *c, const char **out_target)
 {
+    int kind;
     *out_target = c->base;
-    if (c->k->type == KD_KEY_LAYERS) {
-        kd_layer_spec layer;
-        if (c->next >= c->n_layers || c->next >= KD_MAX_LAYERS)
+    if (is_array(c->k, &c->of)) {
+        if (c->next >= c->n || c->next >= c->of.most)
             return NULL;
-        *out_target = c->base + (size_t)c->next++ * sizeof layer;
-        memcpy(&layer, *out_target, sizeof layer);
-        return &layer_items[layer.kind];
+        *out_target = c->base + (size_t)c->next++ * c->of.each;
+        memcpy(&kind, *out_target, sizeof kind);
+        return &kd_items_of(c->k)->of[kind];
     }
     const kd_items *list = kd_items_of(c->k);
     while (c->next < list->n) {

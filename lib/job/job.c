@@ -25,9 +25,17 @@ const char *kd_stage_name(enum kd_stage_kind kind)
 {
     static const char *const teachers[KD_MAX_TEACHERS] = {"teacher", "teacher2", "teacher3",
                                                           "teacher4"};
-    int teacher = kd_stage_teacher(kind);
-    if (teacher >= 0)
-        return teachers[teacher];
+    static const char *const tunes[KD_MAX_COMPRESS] = {"tune",  "tune2", "tune3", "tune4",
+                                                       "tune5", "tune6", "tune7", "tune8"};
+    static const char *const steps[KD_MAX_COMPRESS] = {"compress",  "compress2", "compress3",
+                                                       "compress4", "compress5", "compress6",
+                                                       "compress7", "compress8"};
+    if (kd_stage_teacher(kind) >= 0)
+        return teachers[kd_stage_teacher(kind)];
+    if (kd_stage_tune(kind) >= 0)
+        return tunes[kd_stage_tune(kind)];
+    if (kd_stage_compress(kind) >= 0)
+        return steps[kd_stage_compress(kind)];
     switch ((int)kind) {
     case KD_STAGE_DISTILL:
         return "distill";
@@ -42,10 +50,26 @@ const char *kd_stage_name(enum kd_stage_kind kind)
     }
 }
 
+/* Number within the kinds that begin with `first`, -1 = none of them. */
+static int number_of(enum kd_stage_kind kind, enum kd_stage_kind first, int most)
+{
+    int n = (int)kind - (int)first;
+    return n >= 0 && n < most ? n : -1;
+}
+
 int kd_stage_teacher(enum kd_stage_kind kind)
 {
-    int n = (int)kind - (int)KD_STAGE_TEACHER;
-    return n >= 0 && n < KD_MAX_TEACHERS ? n : -1;
+    return number_of(kind, KD_STAGE_TEACHER, KD_MAX_TEACHERS);
+}
+
+int kd_stage_tune(enum kd_stage_kind kind)
+{
+    return number_of(kind, KD_STAGE_TUNE, KD_MAX_COMPRESS);
+}
+
+int kd_stage_compress(enum kd_stage_kind kind)
+{
+    return number_of(kind, KD_STAGE_COMPRESS, KD_MAX_COMPRESS);
 }
 
 int kd_job_stages(const kd_job *job, enum kd_stage_kind kinds[KD_MAX_STAGES])
@@ -56,6 +80,11 @@ int kd_job_stages(const kd_job *job, enum kd_stage_kind kinds[KD_MAX_STAGES])
     kinds[n++] = KD_STAGE_DISTILL;
     if (job->scratch)
         kinds[n++] = KD_STAGE_SCRATCH;
+    for (int i = 0; i < job->n_compress; i++) {
+        if (job->compress[i].tune.epochs > 0)
+            kinds[n++] = (enum kd_stage_kind)(KD_STAGE_TUNE + i);
+        kinds[n++] = (enum kd_stage_kind)(KD_STAGE_COMPRESS + i);
+    }
     kinds[n++] = KD_STAGE_EVALUATE;
     kinds[n++] = KD_STAGE_EXPORT;
     return n;
@@ -66,6 +95,10 @@ const kd_train_spec *kd_job_train(const kd_job *job, enum kd_stage_kind kind)
     int teacher = kd_stage_teacher(kind);
     if (teacher >= 0)
         return &job->teachers[teacher].train;
+    if (kd_stage_tune(kind) >= 0)
+        return &job->compress[kd_stage_tune(kind)].tune;
+    if (kd_stage_compress(kind) >= 0)
+        return &job->compress[kd_stage_compress(kind)].made;
     return kind == KD_STAGE_DISTILL   ? &job->distill
            : kind == KD_STAGE_SCRATCH ? &job->scratch_train
                                       : NULL;
@@ -83,7 +116,8 @@ const kd_model_spec *kd_job_model(const kd_job *job, enum kd_stage_kind kind)
     int teacher = kd_stage_teacher(kind);
     if (teacher >= 0)
         return &job->teachers[teacher].model;
-    return kind == KD_STAGE_DISTILL || kind == KD_STAGE_SCRATCH ? &job->student : NULL;
+    const bool step = kd_stage_tune(kind) >= 0 || kd_stage_compress(kind) >= 0;
+    return step || kind == KD_STAGE_DISTILL || kind == KD_STAGE_SCRATCH ? &job->student : NULL;
 }
 
 bool kd_job_is_ref(const char *weights)
@@ -182,6 +216,21 @@ static void note_loss(struct notes *to, const kd_job *job)
              "distill.loss: only ce is above 0, so the student learns nothing from the teacher");
 }
 
+/* What is taken away without training after it costs more than it must. */
+static void note_compress(struct notes *to, const kd_job *job)
+{
+    for (int i = 0; i < job->n_compress; i++) {
+        const kd_compress_spec *c = &job->compress[i];
+        bool cuts = c->kind == KD_COMPRESS_PRUNE || c->kind == KD_COMPRESS_CHANNELS;
+        if (cuts && c->tune.epochs == 0)
+            note(
+                to,
+                "compress[%d]: %g %% of the %s go at once and nothing is trained after it; give it "
+                "epochs",
+                i, c->share * 100, c->kind == KD_COMPRESS_PRUNE ? "weights" : "channels");
+    }
+}
+
 int kd_job_notes(const kd_job *job, char notes[][256], int max)
 {
     struct notes to = {.text = notes, .max = max};
@@ -199,6 +248,7 @@ int kd_job_notes(const kd_job *job, char notes[][256], int max)
     }
     note_run(&to, "distill", "student", &job->student, &job->distill);
     note_network(&to, "student", &job->student);
+    note_compress(&to, job);
     /* The loader leaves padding zero, so this compares values. */
     static const kd_augment_spec nothing;
     bool changed = memcmp(&job->data.augment, &nothing, sizeof nothing) != 0;

@@ -1,10 +1,10 @@
 /* The job file: one schema table over libyaml's document tree, resolved into plain structs.
  *
  * A job is data, never code. Loading refuses unknown keys (naming the nearest one that exists),
- * wrong types, impossible values, duplicate keys, aliases and anchors, more than one document,
- * nesting deeper than 16 and keys of parts that are not built yet, each with line and column. A
- * loaded job has every default filled in; kd_job_resolved prints it as JSON, which loads to the
- * same job. Threads: reentrant; a kd_job is plain data. */
+ * wrong types, impossible values, duplicate keys, aliases and anchors, more than one document and
+ * nesting deeper than 16, each with line and column. A loaded job has every default filled in;
+ * kd_job_resolved prints it as JSON, which loads to the same job. Threads: reentrant; a kd_job is
+ * plain data. */
 #ifndef KD_JOB_H
 #define KD_JOB_H
 
@@ -135,6 +135,35 @@ typedef struct kd_teacher_spec {
     enum kd_precision precision; /* of the runs whose logits are learnt from */
 } kd_teacher_spec;
 
+/* One entry of `compress`: a step that makes the student smaller. Only the fields that its kind
+ * names are used, the others are zero. */
+enum kd_compress_kind {
+    KD_COMPRESS_PRUNE,    /* share, scope, ramp */
+    KD_COMPRESS_CHANNELS, /* share, multiple */
+    KD_COMPRESS_QUANTIZE, /* method, percentile, pictures */
+    KD_COMPRESS_WEIGHTS   /* bfloat16 */
+};
+enum kd_compress_scope { KD_SCOPE_GLOBAL, KD_SCOPE_LAYER };
+enum kd_compress_bits { KD_BITS_INT8 };
+enum kd_compress_method { KD_METHOD_MINMAX, KD_METHOD_PERCENTILE, KD_METHOD_MSE, KD_METHOD_KL };
+enum kd_half { KD_HALF_NONE, KD_HALF_FLOAT16, KD_HALF_BFLOAT16 };
+typedef struct kd_compress_spec {
+    enum kd_compress_kind kind;
+    double share; /* of weights or channels that are gone, (0,1) */
+    enum kd_compress_scope scope;
+    double ramp;  /* share of the run in which the weights go, [0,1] */
+    int multiple; /* of what is left of a layer's channels, >= 1 */
+    enum kd_compress_bits bits;
+    enum kd_compress_method method;
+    double percentile;  /* (0,100] */
+    int pictures;       /* to calibrate with */
+    bool bfloat16;      /* weights: else float16 */
+    bool from_student;  /* else from what the step before made */
+    kd_train_spec tune; /* epochs 0: without training */
+    kd_train_spec made; /* the same of no epochs: what is made of it */
+} kd_compress_spec;
+#define KD_MAX_COMPRESS 8
+
 enum kd_data_format { KD_IMAGE_FOLDER, KD_IDX, KD_CIFAR, KD_NPY };
 enum kd_leakage { KD_LEAKAGE_REFUSE, KD_LEAKAGE_MOVE, KD_LEAKAGE_ALLOW };
 /* worker/data/view.h has what each does; zero = off. Lengths in pixels of the picture of
@@ -190,6 +219,8 @@ typedef struct kd_job {
     kd_train_spec distill;
     bool scratch; /* queue the from-scratch twin */
     kd_train_spec scratch_train;
+    kd_compress_spec compress[KD_MAX_COMPRESS];
+    int n_compress;
     int min_workers, max_workers;
     int checkpoint_every; /* steps */
     int priority;         /* greater comes first */
@@ -204,17 +235,34 @@ enum kd_stage_kind {
     KD_STAGE_TEACHER_LAST = KD_STAGE_TEACHER + KD_MAX_TEACHERS - 1,
     KD_STAGE_DISTILL,
     KD_STAGE_SCRATCH,
+    KD_STAGE_TUNE, /* + number of the step: its training, where it has some */
+    KD_STAGE_TUNE_LAST = KD_STAGE_TUNE + KD_MAX_COMPRESS - 1,
+    KD_STAGE_COMPRESS, /* + number of the step: what it makes */
+    KD_STAGE_COMPRESS_LAST = KD_STAGE_COMPRESS + KD_MAX_COMPRESS - 1,
     KD_STAGE_EVALUATE,
     KD_STAGE_EXPORT
 };
-#define KD_MAX_STAGES 16
+#define KD_MAX_STAGES 24
 /* "float32", "int8", "bfloat16", "auto"; and the other way, AUTO for any other word. */
 const char *kd_precision_name(enum kd_precision p);
 enum kd_precision kd_precision_of(const char *name);
-/* teacher, teacher2, ..., distill, scratch, evaluate, export */
+/* teacher, teacher2, ..., distill, scratch, tune, tune2, ..., compress, compress2, ..., evaluate,
+ * export */
 const char *kd_stage_name(enum kd_stage_kind kind);
 /* Number of the teacher that a stage makes, -1 = another stage. */
 int kd_stage_teacher(enum kd_stage_kind kind);
+/* Number of the step of `compress` whose training, or whose making, a stage is; -1 = another stage.
+ */
+int kd_stage_tune(enum kd_stage_kind kind);
+int kd_stage_compress(enum kd_stage_kind kind);
+/* Of a step of `compress`: the one that it goes on from, -1 = the student; whether what it makes
+ * has 8 bits; what else its weights are stored as. */
+int kd_compress_source(const kd_job *job, int step);
+bool kd_compress_int8(const kd_job *job, int step);
+enum kd_half kd_compress_half(const kd_job *job, int step);
+const char *kd_half_name(enum kd_half half); /* "float16", "bfloat16", "float32" */
+/* What a step does, for people: "80 % of the weights pruned". */
+void kd_compress_text(const kd_compress_spec *step, char *out, size_t size);
 /* Fills kinds, returns how many. */
 int kd_job_stages(const kd_job *job, enum kd_stage_kind kinds[KD_MAX_STAGES]);
 /* The training run of a stage; NULL for evaluate and export. A teacher that is only loaded has

@@ -113,7 +113,7 @@ static int unknown_key(kd_loader *l, int node, const char *prefix, const char *n
     char key[256], near[128], known[400] = "", shown[KD_SHOWN];
     size_t prefix_len = strlen(prefix), n = 0;
     for (int i = 0; i < kd_schema_count && n < sizeof known; i++)
-        if (is_child(kd_schema[i].key, prefix, prefix_len) && kd_schema[i].type != KD_KEY_SOON)
+        if (is_child(kd_schema[i].key, prefix, prefix_len))
             n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", n ? ", " : "",
                                   kd_schema[i].key + (prefix_len ? prefix_len + 1 : 0));
     nearest_key(prefix, name, near, sizeof near);
@@ -178,8 +178,6 @@ static int walk(kd_loader *l, int map, const char *prefix)
             row = kd_schema_find(key, (size_t)n);
         if (row < 0)
             return unknown_key(l, p->key, prefix, name);
-        if (kd_schema[row].type == KD_KEY_SOON)
-            return kd_load_bad(l, p->key, key, "not built yet (%s)", kd_schema[row].meaning);
         int *at = kd_load_at(l, row);
         if (*at) {
             const yaml_node_t *first = kd_tree_node(l->tree, *at);

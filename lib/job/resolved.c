@@ -68,6 +68,8 @@ static json_t *ints_value(const char *field)
 static json_t *row_value(const kd_key *k, const kd_job *job, int inst)
 {
     const char *field = kd_schema_const_field(job, k, inst);
+    if (k->type == KD_KEY_COMPRESS && job->n_compress == 0)
+        return json_null();
     if (kd_items_of(k))
         return kd_items_json(k, job, inst);
     if (k->type == KD_KEY_INTS)
@@ -120,7 +122,7 @@ static bool put_row(objects *o, int row, int inst, const kd_job *job)
     json_t *into = o->root;
     if (parent >= 0)
         into = o->of[kd_schema_each(&kd_schema[parent]) ? inst : 0][parent];
-    if (!into || k->type == KD_KEY_SOON || k->type == KD_KEY_SWEEP || k->flags & KD_KEY_ALIAS ||
+    if (!into || k->type == KD_KEY_SWEEP || k->flags & KD_KEY_ALIAS ||
         !kd_schema_applies(k, job, inst))
         return true;
     if (k->flags & KD_KEY_OPTIONAL && *kd_schema_const_field(job, k, inst) == 0)

@@ -21,6 +21,9 @@ COUNT_FOLLOWS(kd_optimizer_spec, milestones, n_milestones);
 _Static_assert(offsetof(kd_model_spec, n_layers) ==
                    offsetof(kd_model_spec, layers) + KD_MAX_LAYERS * sizeof(kd_layer_spec),
                "the count of KD_KEY_LAYERS follows its array");
+_Static_assert(offsetof(kd_job, n_compress) ==
+                   offsetof(kd_job, compress) + KD_MAX_COMPRESS * sizeof(kd_compress_spec),
+               "the count of KD_KEY_COMPRESS follows its array");
 
 /* One row each; `field` is a member of kd_job. */
 #define ROW(name, kind, bits, text, ...)                                                           \
@@ -30,7 +33,6 @@ _Static_assert(offsetof(kd_model_spec, n_layers) ==
 #define AT(field) .at = offsetof(kd_job, field)
 #define MAP(name, bits, text) ROW(name, MAP, bits, text, .at = 0)
 #define MAP_IF(name, bits, field, text) ROW(name, MAP, KD_KEY_OPTIONAL | (bits), text, AT(field))
-#define SOON(name, text) ROW(name, SOON, 0, text, .at = 0)
 #define TEXT(name, kind, bits, default_, field, text)                                              \
     ROW(name, kind, bits, text, .def = (default_), AT(field))
 #define LABELS(name, field, text)                                                                  \
@@ -274,6 +276,9 @@ const kd_key kd_schema[] = {
     STOPPING("scratch", scratch_train, "=distill.eval_every", "=distill.early_stop.patience",
              "=distill.early_stop.min_delta"),
 
+    ROW("compress", COMPRESS, 0, "what makes the trained student smaller, one step after the other",
+        .def = "", AT(compress)),
+
     MAP("cluster", 0, "where the job runs"),
     NUMBER("cluster.min_workers", INT, 1, 4096, "1", min_workers, "workers to wait for"),
     NUMBER("cluster.max_workers", INT, 1, 4096, "8", max_workers, "workers to take at most"),
@@ -292,7 +297,6 @@ const kd_key kd_schema[] = {
         .def = "", .at = 0),
     ROW("seeds", SWEEP, 0, "a sweep: one job for each of so many seeds, on the same data",
         .lo = 1, .hi = 256, .def = "", .at = 0),
-    SOON("compress", "pruning and int8 after distillation"),
 };
 /* clang-format on */
 const int kd_schema_count = (int)KD_COUNT(kd_schema);

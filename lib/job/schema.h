@@ -11,26 +11,26 @@
 #include <yaml.h>
 
 enum kd_key_type {
-    KD_KEY_MAP,     /* keys below it */
-    KD_KEY_SOON,    /* refused: a part that is not built yet */
-    KD_KEY_NAME,    /* char[KD_JOB_NAME], [A-Za-z0-9._-] */
-    KD_KEY_PATH,    /* char[KD_JOB_PATH], relative, no ".." */
-    KD_KEY_FILE,    /* char[KD_JOB_PATH], any local path */
-    KD_KEY_DIGEST,  /* char[33], 32 hex digits */
-    KD_KEY_WORD,    /* char[KD_JOB_WORD], one of choices */
-    KD_KEY_CHOICE,  /* enum, number of the choice */
-    KD_KEY_FLAG,    /* bool, true = second of two choices */
-    KD_KEY_BOOL,    /* bool */
-    KD_KEY_INT,     /* int, lo..hi */
-    KD_KEY_SEED,    /* uint64_t, 0..2^63-1 (what JSON integers hold in every reader) */
-    KD_KEY_REAL,    /* double, lo..hi */
-    KD_KEY_INTS,    /* int[8] and a count after it, each lo..hi */
-    KD_KEY_VIEWS,   /* int, "fresh" = 0 */
-    KD_KEY_EDGE,    /* int, "same" = -1, "valid" = 0, or lo..hi */
-    KD_KEY_AUGMENT, /* kd_augment_spec from a list; items.h has the tables of these three */
-    KD_KEY_LAYERS,  /* kd_layer_spec[KD_MAX_LAYERS] and a count after it */
-    KD_KEY_EXPORT,  /* export_onnx and onnx_opset */
-    KD_KEY_SWEEP    /* matrix and seeds: sweep.c reads them, a job is one child */
+    KD_KEY_MAP,      /* keys below it */
+    KD_KEY_NAME,     /* char[KD_JOB_NAME], [A-Za-z0-9._-] */
+    KD_KEY_PATH,     /* char[KD_JOB_PATH], relative, no ".." */
+    KD_KEY_FILE,     /* char[KD_JOB_PATH], any local path */
+    KD_KEY_DIGEST,   /* char[33], 32 hex digits */
+    KD_KEY_WORD,     /* char[KD_JOB_WORD], one of choices */
+    KD_KEY_CHOICE,   /* enum, number of the choice */
+    KD_KEY_FLAG,     /* bool, true = second of two choices */
+    KD_KEY_BOOL,     /* bool */
+    KD_KEY_INT,      /* int, lo..hi */
+    KD_KEY_SEED,     /* uint64_t, 0..2^63-1 (what JSON integers hold in every reader) */
+    KD_KEY_REAL,     /* double, lo..hi */
+    KD_KEY_INTS,     /* int[8] and a count after it, each lo..hi */
+    KD_KEY_VIEWS,    /* int, "fresh" = 0 */
+    KD_KEY_EDGE,     /* int, "same" = -1, "valid" = 0, or lo..hi */
+    KD_KEY_AUGMENT,  /* kd_augment_spec from a list; items.h has the tables of these four */
+    KD_KEY_LAYERS,   /* kd_layer_spec[KD_MAX_LAYERS] and a count after it */
+    KD_KEY_COMPRESS, /* kd_compress_spec[KD_MAX_COMPRESS] and a count after it */
+    KD_KEY_EXPORT,   /* export_onnx and onnx_opset */
+    KD_KEY_SWEEP     /* matrix and seeds: sweep.c reads them, a job is one child */
 };
 
 enum {

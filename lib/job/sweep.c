@@ -186,7 +186,7 @@ static int add_axis(sweeper *s, int node, int list, const char *key)
 {
     const yaml_node_t *v = kd_tree_node(s->tree, list);
     int row = row_of(key);
-    if (row < 0 || kd_schema[row].type == KD_KEY_SWEEP || kd_schema[row].type == KD_KEY_SOON)
+    if (row < 0 || kd_schema[row].type == KD_KEY_SWEEP)
         return unknown_axis(s, node, key);
     if (v->type != YAML_SEQUENCE_NODE || v->data.sequence.items.top == v->data.sequence.items.start)
         return kd_tree_fail(s->tree, list, "matrix", s->diag, -KD_EINVAL,

@@ -181,10 +181,10 @@ bool kd_value_store(char *field, const kd_key *k, const char *s, size_t len, boo
         return true;
     case KD_KEY_AUGMENT:
     case KD_KEY_LAYERS:
+    case KD_KEY_COMPRESS:
     case KD_KEY_EXPORT:
     case KD_KEY_SWEEP:
     case KD_KEY_MAP:
-    case KD_KEY_SOON:
         break;
     }
     return false;

@@ -308,9 +308,30 @@ const char *kd_st_metadata(const kd_st_file *f, const char *key)
 
 /* ---- writing */
 
+static const struct {
+    const char *word;
+    size_t bytes;
+} g_types[] = {[KD_ST_F32] = {"F32", 4},
+               [KD_ST_F16] = {"F16", 2},
+               [KD_ST_BF16] = {"BF16", 2},
+               [KD_ST_I8] = {"I8", 1}};
+
+const char *kd_st_type_word(enum kd_st_type type)
+{
+    return g_types[type].word;
+}
+
+int kd_st_type_of(const char *word)
+{
+    for (size_t i = 0; i < KD_COUNT(g_types); i++)
+        if (strcmp(g_types[i].word, word) == 0)
+            return (int)i;
+    return -1;
+}
+
 static int item_bytes(const kd_st_item *item, size_t *out, kd_diag *diag)
 {
-    size_t bytes = item->int8 ? 1 : sizeof(float);
+    size_t bytes = g_types[item->type].bytes;
     bool ok = item->ndim >= 0 && item->ndim <= KD_ST_MAX_DIMS;
     for (int i = 0; ok && i < item->ndim; i++)
         ok = item->shape[i] >= 0 && kd_mul_size(bytes, (size_t)item->shape[i], &bytes);
@@ -330,7 +351,7 @@ static int add_item(json_t *header, const kd_st_item *item, size_t first, size_t
             json_decref(shape);
             return kd_fail(diag, -KD_ENOMEM, "Out of memory for a header.");
         }
-    json_t *entry = json_pack("{s:s, s:o, s:[I, I]}", "dtype", item->int8 ? "I8" : "F32", "shape",
+    json_t *entry = json_pack("{s:s, s:o, s:[I, I]}", "dtype", kd_st_type_word(item->type), "shape",
                               shape, "data_offsets", (json_int_t)first, (json_int_t)end);
     if (!entry || json_object_set_new(header, item->name, entry) != 0)
         return kd_fail(diag, -KD_EINVAL, "%.100s is no name in UTF-8.", item->name);

@@ -8,8 +8,8 @@
  *
  * Reading is hostile-safe: header at most 16 MiB, at most 65536 tensors, every tensor within the
  * data, no overlap and no hole (the reference refuses holes too), no duplicate name, shape times
- * type size equal to its bytes. Only F32 tensors are handed out as floats; others are listed. F32
- * and I8 are written. Used for weights, checkpoints and exported students alike.
+ * type size equal to its bytes. Only F32 tensors are handed out as floats; others are listed. F32,
+ * F16, BF16 and I8 are written. Used for weights, checkpoints and exported students alike.
  *
  * Errors: -KD_EDATA for a broken file, -KD_ELIMIT past a limit, those of open() from a path.
  *
@@ -46,12 +46,16 @@ const char *kd_st_metadata(const kd_st_file *f, const char *key);
  * the order given, without holes, the data beginning at a multiple of 64 bytes; the same input
  * gives the same bytes. -KD_EINVAL for a name twice, not UTF-8 or "__metadata__", or an impossible
  * shape. */
+enum kd_st_type { KD_ST_F32, KD_ST_F16, KD_ST_BF16, KD_ST_I8 };
+/* "F32" etc.; -1 for another word. */
+const char *kd_st_type_word(enum kd_st_type type);
+int kd_st_type_of(const char *word);
 typedef struct kd_st_item {
     const char *name;
     int ndim;
     int64_t shape[KD_ST_MAX_DIMS];
-    const void *data; /* borrowed: floats, or bytes with a sign where int8 */
-    bool int8;        /* type I8, else F32 */
+    const void *data; /* borrowed: numbers of its type */
+    enum kd_st_type type;
 } kd_st_item;
 typedef struct kd_st_pair {
     const char *key, *value;

@@ -120,7 +120,7 @@ static void test_model_files_table(void **state)
     (void)state;
     kd_model_config cfg = zoo_config("mobilenet_v2", 64, 5);
     kd_graph *g = zoo_build(&cfg);
-    char *text = kd_model_table(g);
+    char *text = kd_model_table(g, NULL);
     json_error_t error;
     json_t *table = json_loads(text, 0, &error);
     assert_non_null(table);

@@ -197,26 +197,57 @@ static void round_bias(const kd_node *n, float in_unit, const float *units, floa
     }
 }
 
-static int round_parameters(work *w, kd_diag *diag)
+int kd_quantise_weights(const kd_graph *g, float *vector, kd_diag *diag)
 {
-    const kd_graph *g = w->q.graph;
     int8_t *codes = malloc(g->vector_len + 1);
     float *units = malloc((g->vector_len + 1) * sizeof *units);
-    int rc = codes && units ? 0 : no_memory(diag);
+    const int rc = codes && units ? 0 : no_memory(diag);
     for (int i = 0; i < g->n_nodes && !rc; i++) {
         const kd_node *n = &g->nodes[i];
         if (n->op != KD_OP_CONV && n->op != KD_OP_DENSE)
             continue;
         const kd_param *p = &g->params[n->weight];
-        float *weights = w->q.vector + p->offset;
         const size_t row = p->count / (size_t)n->c;
-        kd_int8_codes(weights, n->c, row, codes, units);
-        kd_int8_values(codes, units, n->c, row, weights);
-        if (w->nodes[i].conv && n->bias >= 0)
-            round_bias(n, w->nodes[n->in[0]].unit, units, w->q.vector + g->params[n->bias].offset);
+        kd_int8_codes(vector + p->offset, n->c, row, codes, units);
+        kd_int8_values(codes, units, n->c, row, vector + p->offset);
     }
     free(codes);
     free(units);
+    return rc;
+}
+
+/* Of convolutions that run in 8 bits. */
+static int round_biases(const kd_graph *g, const kd_int8_node *nodes, float *vector, kd_diag *diag)
+{
+    int8_t *codes = malloc(g->vector_len + 1);
+    float *units = malloc((g->vector_len + 1) * sizeof *units);
+    const int rc = codes && units ? 0 : no_memory(diag);
+    for (int i = 0; i < g->n_nodes && !rc; i++) {
+        const kd_node *n = &g->nodes[i];
+        if (n->op != KD_OP_CONV || !nodes[i].conv || n->bias < 0)
+            continue;
+        const kd_param *p = &g->params[n->weight];
+        kd_int8_codes(vector + p->offset, n->c, p->count / (size_t)n->c, codes, units);
+        round_bias(n, nodes[n->in[0]].unit, units, vector + g->params[n->bias].offset);
+    }
+    free(codes);
+    free(units);
+    return rc;
+}
+
+int kd_quantise_round(const kd_graph *g, float *vector, kd_diag *diag)
+{
+    kd_plan *p = NULL;
+    kd_int8_node *nodes = calloc((size_t)g->n_nodes, sizeof *nodes);
+    int rc = nodes ? kd_quantise_weights(g, vector, diag) : no_memory(diag);
+    if (!rc)
+        rc = kd_plan_new_ranged(g, 1, vector, &p, diag);
+    if (!rc) {
+        kd_plan_int8_nodes(p, nodes);
+        rc = round_biases(g, nodes, vector, diag);
+    }
+    kd_plan_free(p);
+    free(nodes);
     return rc;
 }
 
@@ -271,11 +302,30 @@ static int account(work *w, kd_diag *diag)
     return rc;
 }
 
-int kd_quantise(const kd_graph *g, const float *vector, const kd_quantise_options *opt,
-                kd_quantised *out, kd_diag *diag)
+/* Ranges for the folded network in w. */
+static int calibrate(work *w, kd_diag *diag)
+{
+    kd_plan *p = NULL;
+    int rc = kd_plan_new(w->q.graph, 1, KD_PLAN_INFER, &p, diag);
+    if (!rc)
+        rc = kd_plan_load(p, w->q.vector, diag);
+    if (!rc)
+        rc = look(w, p, diag);
+    if (!rc)
+        rc = choose(w, diag);
+    if (!rc && w->opt->method != KD_CALIBRATE_MINMAX)
+        rc = count_values(w, p, diag);
+    kd_plan_free(p);
+    if (!rc)
+        set_ranges(w);
+    return rc;
+}
+
+/* round: the parameters, too, and see what it costs. */
+static int quantise(const kd_graph *g, const float *vector, const kd_quantise_options *opt,
+                    bool round, kd_quantised *out, kd_diag *diag)
 {
     work w = {.opt = opt};
-    kd_plan *p = NULL;
     if (opt->n < KD_QUANTISE_LEAST || opt->n > KD_QUANTISE_MOST)
         return kd_fail(diag, -KD_EINVAL,
                        "%zu pictures to calibrate with: %d to %d are needed, of every kind that "
@@ -286,21 +336,10 @@ int kd_quantise(const kd_graph *g, const float *vector, const kd_quantise_option
         return rc;
     rc = make_room(&w, diag);
     if (!rc)
-        rc = kd_plan_new(w.q.graph, 1, KD_PLAN_INFER, &p, diag);
-    if (!rc)
-        rc = kd_plan_load(p, w.q.vector, diag);
-    if (!rc)
-        rc = look(&w, p, diag);
-    if (!rc)
-        rc = choose(&w, diag);
-    if (!rc && opt->method != KD_CALIBRATE_MINMAX)
-        rc = count_values(&w, p, diag);
-    kd_plan_free(p);
-    if (!rc) {
-        set_ranges(&w);
-        rc = round_parameters(&w, diag);
-    }
-    if (!rc)
+        rc = calibrate(&w, diag);
+    if (!rc && round)
+        rc = kd_quantise_round(w.q.graph, w.q.vector, diag);
+    if (!rc && round)
         rc = account(&w, diag);
     clear(&w);
     if (rc)
@@ -308,6 +347,18 @@ int kd_quantise(const kd_graph *g, const float *vector, const kd_quantise_option
     else
         *out = w.q;
     return rc;
+}
+
+int kd_quantise(const kd_graph *g, const float *vector, const kd_quantise_options *opt,
+                kd_quantised *out, kd_diag *diag)
+{
+    return quantise(g, vector, opt, true, out, diag);
+}
+
+int kd_quantise_calibrate(const kd_graph *g, const float *vector, const kd_quantise_options *opt,
+                          kd_quantised *out, kd_diag *diag)
+{
+    return quantise(g, vector, opt, false, out, diag);
 }
 
 void kd_quantised_clear(kd_quantised *q)

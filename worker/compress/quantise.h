@@ -42,4 +42,14 @@ int kd_quantise(const kd_graph *g, const float *vector, const kd_quantise_option
                 kd_quantised *out, kd_diag *diag) KD_MUST_CHECK;
 void kd_quantised_clear(kd_quantised *q);
 
+/* The same in two halves, for training in between: batch norms folded and ranges found, the
+ * parameters still floats (agree and kl stay 0); */
+int kd_quantise_calibrate(const kd_graph *g, const float *vector, const kd_quantise_options *opt,
+                          kd_quantised *out, kd_diag *diag) KD_MUST_CHECK;
+/* and the parameters of such a graph rounded in place. What is rounded already stays. -KD_ENOMEM.
+ */
+int kd_quantise_round(const kd_graph *g, float *vector, kd_diag *diag) KD_MUST_CHECK;
+/* The weights alone, as training sees them. */
+int kd_quantise_weights(const kd_graph *g, float *vector, kd_diag *diag) KD_MUST_CHECK;
+
 #endif

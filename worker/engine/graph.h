@@ -35,18 +35,20 @@ enum kd_op {
     KD_OP_HARD_SIGMOID, /* min(max(alpha * x + beta, 0), 1) */
     KD_OP_HARD_SWISH,   /* x * min(max(x + 3, 0), 6) / 6 */
     KD_OP_AVG_POOL,
-    KD_OP_SUB,      /* a - b */
-    KD_OP_MUL,      /* a * b */
-    KD_OP_DIV,      /* a / b */
-    KD_OP_CONST,    /* no input: the value is a fixed parameter [c,h,w], the same for each image */
-    KD_OP_PAD,      /* with the constant alpha, on any side of any axis */
-    KD_OP_CONCAT,   /* two inputs along one axis */
-    KD_OP_SLICE,    /* every step-th from start on, on each axis */
-    KD_OP_RESHAPE,  /* the values stay in channel-height-width order, as PyTorch's */
-    KD_OP_PERMUTE,  /* of the three axes */
-    KD_OP_SOFTMAX,  /* over the channels at each place */
-    KD_OP_DROPOUT,  /* in training values are 0 with probability alpha, others / (1 - alpha) */
-    KD_OP_DROP_PATH /* the same with whole images (Huang et al. 2016, torchvision's "row") */
+    KD_OP_SUB,       /* a - b */
+    KD_OP_MUL,       /* a * b */
+    KD_OP_DIV,       /* a / b */
+    KD_OP_CONST,     /* no input: the value is a fixed parameter [c,h,w], the same for each image */
+    KD_OP_PAD,       /* with the constant alpha, on any side of any axis */
+    KD_OP_CONCAT,    /* two inputs along one axis */
+    KD_OP_SLICE,     /* every step-th from start on, on each axis */
+    KD_OP_RESHAPE,   /* the values stay in channel-height-width order, as PyTorch's */
+    KD_OP_PERMUTE,   /* of the three axes */
+    KD_OP_SOFTMAX,   /* over the channels at each place */
+    KD_OP_DROPOUT,   /* in training values are 0 with probability alpha, others / (1 - alpha) */
+    KD_OP_DROP_PATH, /* the same with whole images (Huang et al. 2016, torchvision's "row") */
+    KD_OP_FAKE_QUANT /* as 8 bits hold it: alpha * code, of -127..127, of 0..255 where beta is 1.
+                        In graphs that are trained alone, in no file */
 };
 
 /* Where an operator has three numbers, one an axis, they are in this order. */
@@ -170,6 +172,8 @@ int kd_graph_softmax(kd_graph *g, int in);
 /* rate in [0, 1). Identity in inference; see kd_plan_noise. */
 int kd_graph_dropout(kd_graph *g, int in, float rate);
 int kd_graph_drop_path(kd_graph *g, int in, float rate);
+/* unit > 0 and finite: what code 1 stands for. positive: codes have no sign. */
+int kd_graph_fake_quant(kd_graph *g, int in, float unit, bool positive);
 
 /* Names the output and checks the whole: first builder error, parameter names all different, every
  * node but the output read by a later one, logits [1,1,2 or more]. -KD_EINVAL with the reason. */

@@ -257,6 +257,18 @@ int kd_graph_drop_path(kd_graph *g, int in, float rate)
     return noise(g, KD_OP_DROP_PATH, in, "drop_path", rate);
 }
 
+int kd_graph_fake_quant(kd_graph *g, int in, float unit, bool positive)
+{
+    kd_node *n = follow(g, KD_OP_FAKE_QUANT, in, "rounding");
+    if (!n)
+        return -1;
+    n->alpha = unit;
+    n->beta = positive ? 1 : 0;
+    return unit > 0 && isfinite(unit)
+               ? number(g, n)
+               : kd_graph_fail(g, "%s: a unit of %g is not above 0", n->name, (double)unit);
+}
+
 /* ---- pools */
 
 int kd_graph_pool(kd_graph *g, int in, const kd_pool_spec *spec)

@@ -37,6 +37,7 @@ const kd_op_impl *kd_op_of(enum kd_op op)
         [KD_OP_SOFTMAX] = &kd_op_softmax,
         [KD_OP_DROPOUT] = &kd_op_noise,
         [KD_OP_DROP_PATH] = &kd_op_noise,
+        [KD_OP_FAKE_QUANT] = &kd_op_fake_quant,
     };
     return (size_t)op < KD_COUNT(table) ? table[op] : NULL;
 }

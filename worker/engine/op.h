@@ -95,7 +95,8 @@ typedef struct kd_op_impl {
 /* One row an operator, by enum kd_op; KD_OP_INPUT's is the copy of the caller's pictures. */
 extern const kd_op_impl kd_op_input, kd_op_conv, kd_op_batch_norm, kd_op_activation, kd_op_max_pool,
     kd_op_avg_pool, kd_op_global_avg_pool, kd_op_flatten, kd_op_reshape, kd_op_permute, kd_op_dense,
-    kd_op_arithmetic, kd_op_const, kd_op_pad, kd_op_slice, kd_op_concat, kd_op_softmax, kd_op_noise;
+    kd_op_arithmetic, kd_op_const, kd_op_pad, kd_op_slice, kd_op_concat, kd_op_softmax, kd_op_noise,
+    kd_op_fake_quant;
 /* A convolution and the max pool behind it; one of 8-bit values. */
 extern const kd_op_impl kd_op_conv_pool, kd_op_conv_int8;
 /* NULL for a number outside the enum. */

@@ -127,6 +127,8 @@ static int append(kd_graph *g, const kd_node *n, const int in[2], const kd_node_
         return kd_graph_dropout(g, in[0], n->alpha);
     case KD_OP_DROP_PATH:
         return kd_graph_drop_path(g, in[0], n->alpha);
+    case KD_OP_FAKE_QUANT:
+        return kd_graph_fake_quant(g, in[0], n->alpha, n->beta > 0);
     }
     return -1;
 }

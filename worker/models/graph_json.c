@@ -78,6 +78,7 @@ _Static_assert(KD_COUNT(g_inits) == KD_INIT_UNIFORM_OUT + 1, "an initial value h
 
 const char *kd_op_word(enum kd_op op)
 {
+    KD_BUG_ON((size_t)op >= KD_COUNT(g_ops));
     return g_ops[op].name;
 }
 
@@ -99,6 +100,7 @@ static json_t *number(float v)
 
 static json_t *node_json(const kd_graph *g, const kd_node *n)
 {
+    KD_BUG_ON((size_t)n->op >= KD_COUNT(g_ops));
     const unsigned f = g_ops[n->op].fields;
     const kd_node_extra extra = kd_graph_extra(g, n);
     json_t *o = json_object();

@@ -174,6 +174,12 @@ static int read_info(kd_info_find *find, const void *arg, const char *name,
     if (!rc && (text = find(arg, "label_smoothing")) &&
         (!number(text, 0, 1, &info->label_smoothing) || info->label_smoothing >= 1))
         rc = refuse(name, "label_smoothing", text, "a number in [0, 1)", diag);
+    if (!rc && (text = find(arg, "distilld.weights"))) {
+        const bool known = strcmp(text, kd_half_name(KD_HALF_FLOAT16)) == 0;
+        info->half = known ? KD_HALF_FLOAT16 : KD_HALF_BFLOAT16;
+        if (!known && strcmp(text, kd_half_name(KD_HALF_BFLOAT16)) != 0)
+            rc = refuse(name, "distilld.weights", text, "float16 or bfloat16", diag);
+    }
     if (!rc)
         rc = read_text(find, arg, "model", name, info->model, sizeof info->model, diag);
     if (!rc)

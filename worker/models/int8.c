@@ -1,44 +1,43 @@
 #include "models/int8.h"
 
-#include <math.h>
 #include <string.h>
 
-#define DIGITS 16
-
-float kd_int8_unit_for(float largest, int most)
+static bool has_weights(const kd_node *n)
 {
-    int exponent;
-    const double unit = (double)largest / most;
-    if (!(unit > 0))
-        return 1;
-    const double fraction = frexp(unit, &exponent);
-    return (float)ldexp(ceil(ldexp(fraction, DIGITS)), exponent - DIGITS);
-}
-
-void kd_int8_codes(const float *w, int rows, size_t row, int8_t *codes, float *units)
-{
-    for (int r = 0; r < rows; r++) {
-        const float *from = w + (size_t)r * row;
-        float largest = 0;
-        for (size_t i = 0; i < row; i++)
-            largest = fmaxf(largest, fabsf(from[i]));
-        units[r] = kd_int8_unit_for(largest, KD_INT8_WEIGHT);
-        for (size_t i = 0; i < row; i++)
-            codes[(size_t)r * row + i] = (int8_t)nearbyintf(from[i] / units[r]);
-    }
-}
-
-void kd_int8_values(const int8_t *codes, const float *units, int rows, size_t row, float *w)
-{
-    for (int r = 0; r < rows; r++)
-        for (size_t i = 0; i < row; i++)
-            w[(size_t)r * row + i] = units[r] * (float)codes[(size_t)r * row + i];
+    return n->op == KD_OP_CONV || n->op == KD_OP_DENSE;
 }
 
 void kd_int8_params(const kd_graph *g, bool *out)
 {
     memset(out, 0, (size_t)g->n_params * sizeof *out);
     for (int i = 0; i < g->n_nodes && kd_graph_is_int8(g); i++)
-        if (g->nodes[i].op == KD_OP_CONV || g->nodes[i].op == KD_OP_DENSE)
+        if (has_weights(&g->nodes[i]))
             out[g->nodes[i].weight] = true;
+}
+
+static enum kd_st_type type_of(enum kd_half half)
+{
+    return half == KD_HALF_FLOAT16 ? KD_ST_F16 : half == KD_HALF_BFLOAT16 ? KD_ST_BF16 : KD_ST_F32;
+}
+
+void kd_param_types(const kd_graph *g, enum kd_half half, enum kd_st_type *out)
+{
+    const enum kd_st_type type = kd_graph_is_int8(g) ? KD_ST_I8 : type_of(half);
+    for (int i = 0; i < g->n_params; i++)
+        out[i] = KD_ST_F32;
+    for (int i = 0; i < g->n_nodes; i++)
+        if (has_weights(&g->nodes[i]))
+            out[g->nodes[i].weight] = type;
+}
+
+void kd_half_round(const kd_graph *g, enum kd_half half, float *vector)
+{
+    const enum kd_st_type type = type_of(half);
+    for (int i = 0; i < g->n_nodes && type != KD_ST_F32; i++) {
+        if (!has_weights(&g->nodes[i]))
+            continue;
+        const kd_param *p = &g->params[g->nodes[i].weight];
+        for (size_t k = p->offset; k < p->offset + p->count; k++)
+            vector[k] = kd_half_value(kd_half_bits(vector[k], type), type);
+    }
 }

@@ -276,6 +276,8 @@ int kd_loaded_describe(const kd_graph *g, const kd_model_file_info *info, kd_loa
     say(out, "padding", info->has_padding ? names[info->pad_tf] : NULL);
     say(out, "label_smoothing", out->smoothing);
     say(out, "classes", out->classes);
+    if (info->half != KD_HALF_NONE && g && !kd_graph_is_int8(g))
+        say(out, "distilld.weights", kd_half_name(info->half));
     say(out, "distilld.job", info->job);
     say(out, "distilld.digest", info->digest);
     say(out, "distilld.data", info->data);

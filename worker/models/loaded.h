@@ -48,8 +48,9 @@ void kd_loaded_meta_clear(kd_loaded_meta *m);
 
 /* A whole safetensors file that kd_loaded_open reads, appended to out; the digest is that of vector
  * whatever info says. Weights of convolutions and dense layers of an 8-bit network
- * (kd_graph_is_int8) are written in 8 bits; what is read then is vector, bit for bit, if it comes
- * from kd_quantise. -KD_ELIMIT when out is full. */
+ * (kd_graph_is_int8) are written in 8 bits, of others as info->half says; what is read then is
+ * vector, bit for bit, if it comes from kd_quantise or kd_half_round. -KD_ELIMIT when out is full.
+ */
 int kd_loaded_pack(const kd_graph *g, const float *vector, const kd_model_file_info *info,
                    kd_buf *out, kd_diag *diag) KD_MUST_CHECK;
 

@@ -28,6 +28,7 @@
 
 #include "engine/graph.h"
 #include "job/job.h"
+#include "store/safetensors.h"
 
 typedef struct kd_model_config {
     const char *model;
@@ -75,6 +76,7 @@ typedef struct kd_model_file_info {
     bool has_preprocess;      /* "preprocess": unit | symmetric | imagenet, or "mean" and "std" */
     enum kd_preprocess preprocess;
     double label_smoothing; /* "label_smoothing": [0,1) that it was trained with; 0 = not named */
+    enum kd_half half;      /* "distilld.weights": float16 | bfloat16 that they are stored as */
     int size;               /* "size": pixels a side, 1..4096; 0 = not named */
     char **classes;         /* "classes": names, as loaded.h writes them; NULL = not named */
     int n_classes;
@@ -101,8 +103,9 @@ void kd_model_file_info_clear(kd_model_file_info *info);
 int kd_model_file_info_check(const kd_model_file_info *info, const char *name, const char *model,
                              bool pad_tf, enum kd_preprocess preprocess,
                              kd_diag *diag) KD_MUST_CHECK;
-/* JSON table of the vector: [{"name","shape","offset","trained"}...]; caller frees. NULL when
+/* JSON table of the vector: [{"name","shape","offset","trained"}...], with "type" where types
+ * [n_params] (NULL = none) says that files hold it as another than F32; caller frees. NULL when
  * memory is out. */
-char *kd_model_table(const kd_graph *g);
+char *kd_model_table(const kd_graph *g, const enum kd_st_type *types);
 
 #endif

@@ -611,7 +611,8 @@ static void write_node(writer *w, int at)
     case KD_OP_DROPOUT:
         reads_float(w, simple(w, n, m, "Dropout"), "ratio", n->alpha);
         break;
-    case KD_OP_DROP_PATH: /* a number drawn for each image: the format has nothing like it */
+    case KD_OP_DROP_PATH:  /* a number drawn for each image: the format has nothing like it */
+    case KD_OP_FAKE_QUANT: /* in training alone */
         simple(w, n, m, "Identity");
         break;
     }

@@ -1,5 +1,5 @@
 #include "models/models.h"
-#include "store/safetensors.h"
+#include "store/narrow.h"
 
 #include <jansson.h>
 #include <math.h>
@@ -67,7 +67,7 @@ static int check_tensor(const kd_param *p, const kd_st_file *f, const char *name
                        "%s: tensor %s has the type I8, but there is no tensor %s.scale of type F32 "
                        "with one value a row.",
                        name, p->name, p->name);
-    if (!int8 && strcmp(t->dtype, "F32") != 0)
+    if (kd_st_type_of(t->dtype) < 0)
         return kd_fail(diag, -KD_EDATA, "%s: tensor %s has the type %s, F32 was expected.", name,
                        p->name, t->dtype);
     if (same_shape(p, t))
@@ -86,15 +86,32 @@ static float float_at(const uint8_t *data, size_t i)
     return value;
 }
 
+/* scale: of its row, of a tensor of 8 bits. */
+static float value_at(const kd_st_tensor *t, enum kd_st_type type, float scale, size_t i)
+{
+    uint16_t half;
+    switch (type) {
+    case KD_ST_F16:
+    case KD_ST_BF16:
+        memcpy(&half, t->data + i * sizeof half, sizeof half);
+        return kd_half_value(half, type);
+    case KD_ST_I8:
+        return scale * (float)(int8_t)t->data[i];
+    case KD_ST_F32:
+        break;
+    }
+    return float_at(t->data, i);
+}
+
 /* scales: of a tensor of 8 bits, else NULL. */
 static int copy_tensor(const kd_param *p, const kd_st_tensor *t, const kd_st_tensor *scales,
                        const char *name, float *vector, kd_diag *diag)
 {
     const bool variance = p->kind == KD_PARAM_STATISTIC && p->init == KD_INIT_ONE;
     const size_t row = p->count / (size_t)p->shape[0];
+    const enum kd_st_type type = (enum kd_st_type)kd_st_type_of(t->dtype);
     for (size_t i = 0; i < p->count; i++) {
-        const float value = scales ? float_at(scales->data, i / row) * (float)(int8_t)t->data[i]
-                                   : float_at(t->data, i);
+        const float value = value_at(t, type, scales ? float_at(scales->data, i / row) : 1, i);
         if (!isfinite(value) || (variance && value < 0))
             return kd_fail(diag, -KD_EDATA, "%s: value %zu of tensor %s is %g.", name, i, p->name,
                            (double)value);
@@ -139,7 +156,7 @@ int kd_model_load(const kd_graph *g, const void *file, size_t len, const char *n
     return rc;
 }
 
-char *kd_model_table(const kd_graph *g)
+char *kd_model_table(const kd_graph *g, const enum kd_st_type *types)
 {
     json_t *table = json_array();
     for (int i = 0; i < g->n_params; i++) {
@@ -147,9 +164,12 @@ char *kd_model_table(const kd_graph *g)
         json_t *shape = json_array();
         for (int k = 0; k < p->ndim; k++)
             json_array_append_new(shape, json_integer(p->shape[k]));
-        json_array_append_new(table, json_pack("{s:s, s:o, s:I, s:b}", "name", p->name, "shape",
-                                               shape, "offset", (json_int_t)p->offset, "trained",
-                                               (int)(p->kind == KD_PARAM_TRAINED)));
+        json_t *row =
+            json_pack("{s:s, s:o, s:I, s:b}", "name", p->name, "shape", shape, "offset",
+                      (json_int_t)p->offset, "trained", (int)(p->kind == KD_PARAM_TRAINED));
+        if (types && types[i] != KD_ST_F32)
+            json_object_set_new(row, "type", json_string(kd_st_type_word(types[i])));
+        json_array_append_new(table, row);
     }
     char *text = json_dumps(table, JSON_COMPACT);
     json_decref(table);

@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# The steps of `compress`: what each makes, the same digests for one worker and three, masks that
+# survive killed workers and a killed coordinator, and what is refused.
+. tests/integration/cluster.sh
+
+small_data
+STEPS=(compress compress2 compress3 compress4 compress5)
+compress_job() {
+    small_job
+    cat <<YAML
+compress:
+  - {prune: {share: 0.8, epochs: 2}}
+  - {quantize: {method: kl, pictures: 40, epochs: 1}}
+  - {channels: {share: 0.5, epochs: 1, from: student}}
+  - {quantize: {type: int8, from: student}}
+  - {weights: {type: float16, from: student}}
+export: [safetensors, onnx]
+YAML
+}
+step_digests() {
+    local s
+    for s in distill tune tune2 tune3 "${STEPS[@]}"; do printf '%s ' "$(stage_field "$1" $s digest)"; done
+    echo
+}
+# result JOB EXPRESSION: of result.json, as `r`.
+result() { distill show "$1" -o json | pick "(lambda r: $2)(d['result'])"; }
+compress_job >"$DIR/job.yaml"
+
+note "one worker"
+coordinator "$DIR/state-one"
+worker one 2
+await_workers 1
+JOB=$(distill submit "$DIR/job.yaml" -q)
+distill wait "$JOB" --timeout 10m
+step_digests "$JOB" | tee "$DIR/digests-one"
+[ "$(wc -w <"$DIR/digests-one")" -eq 9 ] || fail "not nine digests"
+
+note "what the steps made"
+distill fetch "$JOB" -O "$DIR/out"
+for s in "${STEPS[@]}"; do
+    [ -s "$DIR/out/$s.onnx" ] || fail "no $s.onnx"
+    distill evaluate "$DIR/out/$s.safetensors" "$DIR/data/flowers" --list val.txt -o json >"$DIR/$s-evaluated"
+    distill inspect "$DIR/out/$s.safetensors" -o json >"$DIR/$s-inspected"
+    [ "$(pick "d['correct']" <"$DIR/$s-evaluated")" = "$(result "$JOB" "r['$s']['correct']")" ] ||
+        fail "$s: the file is not the network that was evaluated"
+    [ "$(result "$JOB" "r['$s']['samples']")" = 37 ] || fail "$s: not the whole split"
+    [ "$(result "$JOB" "len([p for p in r['pairs'] if p['a'] == '$s' and p['b'] == 'student'])")" = 1 ] ||
+        fail "$s is not compared with the student"
+done
+layer() { pick "[l['$3'] for l in d['layers'] if l['name'] == '$2'][0]" <"$DIR/$1-inspected"; }
+share() { pick "round(sum(l['zeros'] * l['parameters'] for l in d['layers'] if l['name'] in ('conv1', 'conv2', 'fc1')) / (1728 + 73728 + 65536), 3)" <"$DIR/$1-inspected"; }
+[ "$(share compress)" = 0.8 ] || fail "$(share compress) of the weights are gone"
+[ "$(share compress2)" = 0.8 ] || fail "8 bits have changed the mask: $(share compress2)"
+[ "$(layer compress2 conv2 weight_bits)" = 8 ] && [ "$(layer compress4 conv2 weight_bits)" = 8 ] || fail "not in 8 bits"
+[ "$(layer compress3 conv2 weight)" = "[64, 32, 3, 3]" ] || fail "conv2 has $(layer compress3 conv2 weight)"
+[ "$(layer compress5 conv2 weight_bits)" = 16 ] || fail "not in 16 bits"
+bytes() { stat -c %s "$DIR/out/$1.safetensors"; }
+[ $(($(bytes compress4) * 100)) -lt $(($(bytes student) * 27)) ] || fail "8 bits take $(bytes compress4) bytes"
+distill export "$DIR/out/compress.safetensors" --format c -o "$DIR/pruned.c"
+distill export "$DIR/out/student.safetensors" --format c -o "$DIR/student.c"
+[ "$(stat -c %s "$DIR/pruned.c")" -lt $(($(stat -c %s "$DIR/student.c") / 2)) ] || fail "pruned C is not smaller"
+distill show "$JOB" >"$DIR/shown"
+grep -q "8 bits (kl), 1 epoch" "$DIR/shown" || fail "show does not say what a step did"
+grep -q "^compress4: .* points from the student .*% of its bytes" "$DIR/shown" || fail "show does not compare"
+
+note "it is replayed, and goes on"
+distill verify "$JOB" --timeout 10m
+MORE=$(distill continue "$JOB" --epochs 1 -q)
+distill wait "$MORE" --timeout 10m
+[ "$(stage_field "$MORE" compress digest)" != "$(stage_field "$JOB" compress digest)" ] || fail "the old student was made smaller"
+
+note "what is refused"
+sed -n '/^compress:/q;p' "$DIR/job.yaml" >"$DIR/plain.yaml"
+refused() { # refused REASON EXIT STEP [SET...]
+    local reason=$1 step=$2; shift 2
+    (cat "$DIR/plain.yaml"; echo "compress: [$step]") >"$DIR/bad.yaml"
+    local job
+    job=$(distill submit "$DIR/bad.yaml" "$@" -q)
+    distill wait "$job" --timeout 5m >/dev/null 2>&1 && fail "$step was taken"
+    distill show "$job" >"$DIR/refused"
+    grep -qF -- "$reason" "$DIR/refused" || { cat "$DIR/refused"; fail "no \"$reason\""; }
+}
+refused "20 pictures to calibrate with: 32 to 4096 are needed" "{quantize: int8}" --set data.labelled.max_train=20
+refused "none of the network's" "{quantize: int8}" --set student.model=mlp
+# Five pictures, eight times each.
+while read -r picture; do
+    class=$(basename "$(dirname "$picture")")
+    mkdir -p "$DIR/data/alike/$class"
+    for i in 1 2 3 4 5 6 7 8; do cp "$picture" "$DIR/data/alike/$class/$i.jpg"; done
+done < <(find "$DIR/data/flowers/images" -name '*.jpg' | sort | awk -F/ '!seen[$(NF-1)]++')
+sed -i 's/path: flowers, train: train.txt, val: val.txt,/path: alike, val_share: 0.2, leakage: allow,/' "$DIR/plain.yaml"
+refused "only 5 differ" "{quantize: int8}"
+stop one
+stop distilld
+
+note "three workers, one killed while weights go, then the coordinator"
+DISTILL_SERVER=
+coordinator "$DIR/state-three"
+for i in 1 2 3; do worker "w$i" 1; done
+await_workers 3
+JOB=$(distill submit "$DIR/job.yaml" --set cluster.min_workers=2 --set cluster.checkpoint_every=1 -q)
+await_steps "$JOB" tune 3
+stop w2 KILL
+await_steps "$JOB" tune2 2
+stop distilld KILL
+coordinator "$DIR/state-three"
+distill wait "$JOB" --timeout 10m
+step_digests "$JOB" | tee "$DIR/digests-three"
+cmp "$DIR/digests-one" "$DIR/digests-three" || fail "other digests with three workers and two crashes"
