@@ -132,6 +132,11 @@ static void tell_evaluation(kd_daemon *d, kd_job_record *j, const kd_stage_recor
     }
     snprintf(data + n, sizeof data - n, ",\"best\":%s}", row->best ? "true" : "false");
     char when[64];
+    if (s->info->epochs == 0) {
+        kd_watch_event(d, j, "epoch", "", data, "%s: validation %.1f %% (%u of %u)%s", s->row.name,
+                       100 * accuracy_of(row), row->val_correct, row->val_samples, more);
+        return;
+    }
     if (s->info->eval_steps)
         snprintf(when, sizeof when, "step %llu/%llu", (unsigned long long)row->step,
                  (unsigned long long)s->info->epochs * kd_stage_epoch_steps(s->info));

@@ -23,7 +23,7 @@ classes.txt} and DISTILL_DATA/weights/mobilenet_v2.safetensors.
   --list              names of the experiments
 
 Run it again after an interruption: what is done is not done twice, and what was running goes on.
-DIR gets table.md, results/NAME (networks, result.json) and NAME.html, the report of that run. A run of the
+DIR gets table.md, compress.md (what makes the student smaller), results/NAME (networks, result.json) and NAME.html, the report of that run. A run of the
 files as they are also writes docs/report/table.md. Exit code 0 only if all of it succeeded.
 END
 }
@@ -32,7 +32,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 # The order of the table. Files that are not named here come last.
 order=(teacher scratch kd weighted weighted-equal mse deeper-mse augmentation unlabelled temperature-sweep
-    regularised function-matching baseline-mobilenet baseline-efficientnet)
+    regularised function-matching compress baseline-mobilenet baseline-efficientnet)
 for file in "$here"/*.yaml; do
     name=$(basename "$file" .yaml)
     [[ " ${order[*]} " == *" $name "* ]] || order+=("$name")
@@ -193,7 +193,12 @@ run() {
     mv -- "$out/results/$name.part" "$out/results/$name"
 }
 
-table() { python3 "$here/table.py" "$out/results" "${order[@]}" >"$out/table.md"; }
+table() {
+    python3 "$here/table.py" "$out/results" "${order[@]}" >"$out/table.md"
+    if [[ $1 == compress ]]; then
+        python3 "$here/compress_table.py" "$bin/distill" "$out/results/compress" >"$out/compress.md"
+    fi
+}
 
 todo=()
 for name in "${order[@]}"; do
@@ -212,7 +217,7 @@ fi
 failed=()
 for name in "${todo[@]}"; do
     if run "$name"; then
-        table
+        table "$name"
     else
         [[ $name != teacher ]] || die "the teacher failed; distill logs $job says why"
         failed+=("$name")

@@ -28,14 +28,14 @@ def last_and_best(network):
     return share(network["correct"], n), share(round(network["best_accuracy"] * n), n)
 
 
-def difference(result):
-    """Student minus twin in points, last epoch, with the 95 % interval of paired samples."""
+def difference(result, a="student", b="scratch"):
+    """One network minus another in points, last epoch, with the 95 % interval of paired samples."""
     for pair in result.get("pairs", []):
-        if (pair["a"], pair["b"], pair["split"]) == ("student", "scratch", "val"):
+        if (pair["a"], pair["b"], pair["split"]) == (a, b, "val"):
             n = pair["both"] + pair["only_a"] + pair["only_b"] + pair["neither"]
-            b, c = pair["only_a"], pair["only_b"]
-            half = 1.959963984540054 * math.sqrt(b + c - (b - c) ** 2 / n) / n
-            d = (b - c) / n
+            more, less = pair["only_a"], pair["only_b"]
+            half = 1.959963984540054 * math.sqrt(more + less - (more - less) ** 2 / n) / n
+            d = (more - less) / n
             return f"{100 * d:+.1f} [{100 * (d - half):+.1f}, {100 * (d + half):+.1f}]"
     return ""
 

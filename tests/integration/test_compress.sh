@@ -62,6 +62,9 @@ distill export "$DIR/out/student.safetensors" --format c -o "$DIR/student.c"
 distill show "$JOB" >"$DIR/shown"
 grep -q "8 bits (kl), 1 epoch" "$DIR/shown" || fail "show does not say what a step did"
 grep -q "^compress4: .* points from the student .*% of its bytes" "$DIR/shown" || fail "show does not compare"
+distill report "$JOB" -O "$DIR/report.html"
+grep -q "compress2 − student" "$DIR/report.html" || fail "the report does not compare"
+distill predict "$DIR/out/compress2.safetensors" "$DIR/data/flowers/images" -o json >"$DIR/predicted"
 
 note "it is replayed, and goes on"
 distill verify "$JOB" --timeout 10m

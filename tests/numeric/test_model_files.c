@@ -248,6 +248,7 @@ static void test_model_files_info_refused(void **state)
         {"padding", "same", "w: its metadata says padding 'same', tf or torch was expected"},
         {"padding", "", "padding ''"},
         {"preprocess", "caffe", "unit, symmetric or imagenet was expected"},
+        {"distilld.weights", "float8", "distilld.weights 'float8', float16 or bfloat16"},
         {"label_smoothing", "1", "label_smoothing '1', a number in [0, 1) was expected"},
         {"label_smoothing", "-0.1", "label_smoothing"},
         {"label_smoothing", "nan", "label_smoothing"},
