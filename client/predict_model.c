@@ -196,17 +196,11 @@ void kd_predict_top(const float *logits, int n, int top, kd_prediction *out)
     }
 }
 
-int kd_predict_picture(const kd_predictor *p, const char *path, uint8_t *rgb, float *input,
-                       kd_diag *diag)
+int kd_predict_bytes(const kd_predictor *p, const void *bytes, size_t len, uint8_t *rgb,
+                     float *input, kd_diag *diag)
 {
-    char *bytes = NULL;
-    size_t len;
     kd_image im = {0};
-    int rc = kd_file_read(path, KD_IMAGE_MAX_FILE, &bytes, &len, diag);
-    if (rc != 0)
-        return rc;
-    rc = kd_image_decode((const uint8_t *)bytes, len, &im, diag);
-    free(bytes);
+    int rc = kd_image_decode(bytes, len, &im, diag);
     if (rc == 0)
         rc = kd_image_resize(&im, p->w, p->h, rgb, diag);
     kd_image_free(&im);
@@ -215,15 +209,34 @@ int kd_predict_picture(const kd_predictor *p, const char *path, uint8_t *rgb, fl
     return rc;
 }
 
+int kd_predict_picture(const kd_predictor *p, const char *path, uint8_t *rgb, float *input,
+                       kd_diag *diag)
+{
+    char *bytes = NULL;
+    size_t len;
+    int rc = kd_file_read(path, KD_IMAGE_MAX_FILE, &bytes, &len, diag);
+    if (rc != 0)
+        return rc;
+    rc = kd_predict_bytes(p, bytes, len, rgb, input, diag);
+    free(bytes);
+    return rc;
+}
+
+int kd_predict_input(kd_predict_lane *l, kd_diag *diag)
+{
+    int rc = kd_plan_forward(l->plan, l->input, l->logits, diag);
+    for (int i = 0; rc == 0 && i < l->p->net.n_classes; i++)
+        if (!isfinite(l->logits[i]))
+            rc = kd_fail(diag, -KD_EINTERNAL, "the network's answer is not finite");
+    return rc;
+}
+
 int kd_predict_file(kd_predict_lane *l, const char *path, int top, kd_prediction *out,
                     kd_diag *diag)
 {
     int rc = kd_predict_picture(l->p, path, l->rgb, l->input, diag);
     if (rc == 0)
-        rc = kd_plan_forward(l->plan, l->input, l->logits, diag);
-    for (int i = 0; rc == 0 && i < l->p->net.n_classes; i++)
-        if (!isfinite(l->logits[i]))
-            rc = kd_fail(diag, -KD_EDATA, "the network's answer is not finite");
+        rc = kd_predict_input(l, diag);
     if (rc == 0)
         kd_predict_top(l->logits, l->p->net.n_classes, top, out);
     return rc;

@@ -54,6 +54,10 @@ typedef struct kd_predict_lane {
 int kd_predict_lane_init(kd_predict_lane *l, const kd_predictor *p, kd_diag *diag) KD_MUST_CHECK;
 void kd_predict_lane_clear(kd_predict_lane *l);
 
+/* A picture file's bytes as the network wants it. rgb: room for [h,w,3]; input [h,w,3],
+ * overwritten. -KD_EDATA, -KD_ELIMIT as kd_image_decode. */
+int kd_predict_bytes(const kd_predictor *p, const void *bytes, size_t len, uint8_t *rgb,
+                     float *input, kd_diag *diag) KD_MUST_CHECK;
 /* A picture file as the network wants it. rgb: room for [h,w,3]; input [h,w,3], overwritten.
  * Errors: the file cannot be read or is no picture. */
 int kd_predict_picture(const kd_predictor *p, const char *path, uint8_t *rgb, float *input,
@@ -67,6 +71,8 @@ typedef struct kd_prediction {
  * into out [top]. Errors: the file cannot be read or is no picture. */
 int kd_predict_file(kd_predict_lane *l, const char *path, int top, kd_prediction *out,
                     kd_diag *diag) KD_MUST_CHECK;
+/* From what stands in l->input to l->logits, which are finite, or -KD_EINTERNAL. */
+int kd_predict_input(kd_predict_lane *l, kd_diag *diag) KD_MUST_CHECK;
 /* Likewise from logits [n]. */
 void kd_predict_top(const float *logits, int n, int top, kd_prediction *out);
 

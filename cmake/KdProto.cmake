@@ -1,5 +1,6 @@
 # kd_proto_c(<target> <proto>...): protobuf-c code as a library.
-# kd_proto(<target> <proto>...): the same and one descriptor set (for server reflection).
+# kd_descriptor_set(<target> <name> <proto>...): one descriptor set (for server reflection) as kd_<name> in <name>.h, made
+# with the target.
 find_program(PROTOC protoc REQUIRED)
 find_program(PROTOC_C protoc-c REQUIRED)
 function(kd_proto_c target)
@@ -19,16 +20,15 @@ function(kd_proto_c target)
   target_compile_options(${target} PRIVATE -w)
   target_link_libraries(${target} PUBLIC PkgConfig::libprotobuf_c)
 endfunction()
-function(kd_proto target)
-  kd_proto_c(${target} ${ARGN})
+function(kd_descriptor_set target name)
   set(out ${CMAKE_BINARY_DIR}/gen)
   list(TRANSFORM ARGN PREPEND ${CMAKE_SOURCE_DIR}/proto/ OUTPUT_VARIABLE protos)
   add_custom_command(
-    OUTPUT ${out}/descriptor_set.bin ${out}/descriptor_set.h
-    COMMAND ${PROTOC} --include_imports --descriptor_set_out=${out}/descriptor_set.bin
+    OUTPUT ${out}/${name}.bin ${out}/${name}.h
+    COMMAND ${PROTOC} --include_imports --descriptor_set_out=${out}/${name}.bin
             -I ${CMAKE_SOURCE_DIR}/proto ${protos}
-    COMMAND ${CMAKE_COMMAND} -DIN=${out}/descriptor_set.bin -DOUT=${out}/descriptor_set.h
+    COMMAND ${CMAKE_COMMAND} -DIN=${out}/${name}.bin -DOUT=${out}/${name}.h -DNAME=kd_${name}
             -P ${CMAKE_SOURCE_DIR}/cmake/EmbedFile.cmake
     DEPENDS ${protos} VERBATIM)
-  target_sources(${target} PRIVATE ${out}/descriptor_set.h)
+  target_sources(${target} PRIVATE ${out}/${name}.h)
 endfunction()

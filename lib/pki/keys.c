@@ -141,12 +141,12 @@ int kd_pki_digest(const char *pem, char out[KD_PKI_DIGEST], kd_diag *diag)
 int kd_pki_check(const char *ca, const char *certificate, const char *key, kd_diag *diag)
 {
     int rc = -KD_EDATA;
-    X509 *root = kd_pki_parse_certificate(ca, strlen(ca), diag);
-    X509 *x = root ? kd_pki_parse_certificate(certificate, strlen(certificate), diag) : NULL;
+    X509 *root = ca ? kd_pki_parse_certificate(ca, strlen(ca), diag) : NULL;
+    X509 *x = !ca || root ? kd_pki_parse_certificate(certificate, strlen(certificate), diag) : NULL;
     EVP_PKEY *k = x ? kd_pki_parse_key(key, diag) : NULL;
     if (k && X509_check_private_key(x, k) != 1)
         rc = kd_pki_fail(diag, -KD_EDATA, "the key is not that of the certificate");
-    else if (k && X509_verify(x, X509_get0_pubkey(root)) != 1)
+    else if (k && root && X509_verify(x, X509_get0_pubkey(root)) != 1)
         rc = kd_pki_fail(diag, -KD_EDATA, "the certificate was not issued by this CA");
     else if (k)
         rc = 0;

@@ -86,8 +86,8 @@ int kd_pki_identity_of(const char *pem, size_t len, kd_pki_identity *out,
 /* SHA-256 (FIPS 180-4) of the SubjectPublicKeyInfo in DER of the first certificate: what names a CA
  * whoever renews its certificate (as RFC 7469, section 2.4). */
 int kd_pki_digest(const char *pem, char out[KD_PKI_DIGEST], kd_diag *diag) KD_MUST_CHECK;
-/* Whether key and certificate belong together and the CA has signed it: gRPC would only say that it
- * cannot connect. */
+/* Whether key and certificate belong together and the CA (NULL = any) has signed it: gRPC would
+ * only say that it cannot connect. */
 int kd_pki_check(const char *ca, const char *certificate, const char *key,
                  kd_diag *diag) KD_MUST_CHECK;
 

@@ -16,9 +16,9 @@ struct seen {
 };
 
 struct kd_rpc_certs {
-    pthread_mutex_t mu; /* guards all below */
-    char *ca, *certificate, *key;
-    bool changed; /* since the last handshake */
+    pthread_mutex_t mu;           /* guards all below */
+    char *ca, *certificate, *key; /* ca NULL: clients are asked for no certificate */
+    bool changed;                 /* since the last handshake */
     struct seen seen[SEEN];
 };
 
@@ -43,7 +43,7 @@ void kd_rpc_certs_set(kd_rpc_certs *c, const kd_rpc_tls *tls)
 {
     pthread_mutex_lock(&c->mu);
     drop_texts(c);
-    c->ca = kd_xstrdup(tls->ca);
+    c->ca = tls->ca ? kd_xstrdup(tls->ca) : NULL;
     c->certificate = kd_xstrdup(tls->certificate);
     c->key = kd_xstrdup(tls->key);
     c->changed = true;
@@ -78,7 +78,8 @@ fetch_config(void *arg, grpc_ssl_server_certificate_config **out)
     bool changed = c->changed;
     if (changed) {
         grpc_ssl_pem_key_cert_pair pair = {c->key, c->certificate};
-        *out = grpc_ssl_server_certificate_config_create(c->ca, &pair, 1);
+        /* gRPC 1.51 aborts without a CA, even where no client is asked for a certificate. */
+        *out = grpc_ssl_server_certificate_config_create(c->ca ? c->ca : c->certificate, &pair, 1);
         c->changed = false;
     }
     pthread_mutex_unlock(&c->mu);
@@ -86,13 +87,16 @@ fetch_config(void *arg, grpc_ssl_server_certificate_config **out)
                    : GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
 }
 
-grpc_server_credentials *kd_rpc_server_creds(kd_rpc_certs *c)
+grpc_server_credentials *kd_rpc_server_creds(kd_rpc_certs *c, bool known_clients)
 {
     if (!c)
         return grpc_insecure_server_credentials_create();
     return grpc_ssl_server_credentials_create_with_options(
         grpc_ssl_server_credentials_create_options_using_config_fetcher(
-            GRPC_SSL_REQUEST_CLIENT_CERTIFICATE_AND_VERIFY, fetch_config, c));
+            !c->ca          ? GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE
+            : known_clients ? GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY
+                            : GRPC_SSL_REQUEST_CLIENT_CERTIFICATE_AND_VERIFY,
+            fetch_config, c));
 }
 
 /* Parsing takes longer than most calls, so what was parsed is kept: the same bytes, the same

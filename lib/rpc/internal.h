@@ -88,8 +88,9 @@ typedef struct kd_rpc_certs kd_rpc_certs;
 kd_rpc_certs *kd_rpc_certs_new(const kd_rpc_tls *tls);
 void kd_rpc_certs_free(kd_rpc_certs *c); /* NULL allowed */
 void kd_rpc_certs_set(kd_rpc_certs *c, const kd_rpc_tls *tls);
-/* c NULL = plain text; else it must outlive the server. */
-grpc_server_credentials *kd_rpc_server_creds(kd_rpc_certs *c);
+/* c NULL = plain text; else it must outlive the server. known_clients: as in the server's config.
+ */
+grpc_server_credentials *kd_rpc_server_creds(kd_rpc_certs *c, bool known_clients);
 /* Who calls, by the certificate that the handshake has verified; role KD_ROLE_NONE if there is
  * none, or if it is none of ours. */
 void kd_rpc_certs_identify(kd_rpc_certs *c, grpc_call *call, kd_pki_identity *out);

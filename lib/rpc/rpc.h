@@ -29,7 +29,8 @@ void kd_rpc_free(kd_rpc *rpc);
 /* PEM texts, copied by who takes them; check them first (kd_pki_check), since gRPC finds out only
  * when somebody connects. */
 typedef struct kd_rpc_tls {
-    const char *ca;          /* has signed the other side's certificate */
+    const char *ca; /* has signed the other side's certificate; NULL: clients trust the system's
+                       CAs, servers ask for no certificate */
     const char *certificate; /* our own, then those that lead to the CA; NULL = none (clients) */
     const char *key;         /* of the first of them; NULL likewise */
 } kd_rpc_tls;
@@ -82,6 +83,7 @@ typedef struct kd_rpc_server_config {
     /* NULL = plain text. A client's certificate is asked for and verified, but a client without one
      * is served as well: the guard decides. */
     const kd_rpc_tls *tls;
+    bool known_clients;           /* with tls: a client needs a certificate to connect at all */
     const kd_rpc_guard *guard;    /* borrowed until free; NULL = everybody may everything */
     const kd_rpc_method *methods; /* borrowed until free */
     size_t n_methods;

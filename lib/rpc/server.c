@@ -35,6 +35,7 @@ struct kd_rpc_server {
     size_t n_internal;
     int port;
     kd_rpc_certs *certs;       /* NULL = plain text */
+    bool by_role;              /* a connection without one of our certificates proves nothing */
     const kd_rpc_guard *guard; /* may be NULL */
     kd_rpc_health *health;
     kd_rpc_reflection *reflection;
@@ -129,7 +130,7 @@ int kd_rpc_server_enter(kd_rpc_server *s, struct kd_rpc_live *live, kd_diag *dia
     int rc = g ? g->admit(live->call, g->arg, diag) : 0;
     if (rc != 0)
         return rc;
-    if (!s->certs || peer.identity->role != KD_ROLE_NONE)
+    if (!s->by_role || peer.identity->role != KD_ROLE_NONE)
         kd_rpc_connection_prove(peer.address);
     pthread_mutex_lock(&s->mu);
     live->next = &s->live;
@@ -266,6 +267,7 @@ int kd_rpc_server_new(kd_rpc *rpc, const kd_rpc_server_config *cfg, kd_rpc_serve
     s->max_message = cfg->max_message;
     s->max_calls = cfg->max_calls ? cfg->max_calls : MAX_CALLS;
     s->certs = cfg->tls ? kd_rpc_certs_new(cfg->tls) : NULL;
+    s->by_role = cfg->tls && cfg->tls->ca && !cfg->known_clients;
     s->guard = cfg->guard;
     s->live.prev = s->live.next = &s->live;
     pthread_mutex_init(&s->mu, NULL);
@@ -299,7 +301,7 @@ int kd_rpc_server_new(kd_rpc *rpc, const kd_rpc_server_config *cfg, kd_rpc_serve
     grpc_channel_args channel_args = {n, args};
     s->grpc = grpc_server_create(&channel_args, NULL);
     grpc_server_register_completion_queue(s->grpc, rpc->cq, NULL);
-    grpc_server_credentials *creds = kd_rpc_server_creds(s->certs);
+    grpc_server_credentials *creds = kd_rpc_server_creds(s->certs, cfg->known_clients);
     s->port = grpc_server_add_http2_port(s->grpc, cfg->listen, creds);
     grpc_server_credentials_release(creds);
     if (s->port == 0) {

@@ -64,9 +64,9 @@ static const struct {
     {"SliceRequest", "job", 64},
     {"SliceChunk", "job", 64},
     {"Choice", "job", 64},
-    {"Choice", "value", 16},
+    {"Choice", "value", 32},
     {"Choice", "why", 512},
-    {"ChoiceReply", "value", 16},
+    {"ChoiceReply", "value", 32},
     {"LogitRequest", "job", 64},
     {"LogitBlock", "job", 64},
     {"GatherChunk", "job", 64},
@@ -117,6 +117,38 @@ static const struct {
     {"ListCertificatesReply", "certificates", KD_MAX_ACCESS_ROWS},
     {"RevokeReply", "certificates", KD_MAX_ACCESS_ROWS},
     {"AuditReply", "entries", KD_MAX_ACCESS_ROWS},
+    {"ModelInferRequest", "model_name", KD_MAX_TENSOR_NAME},
+    {"ModelInferRequest", "model_version", 64},
+    {"ModelInferRequest", "id", 1024},
+    {"ModelInferRequest", "inputs", KD_MAX_TENSORS},
+    {"ModelInferRequest", "outputs", KD_MAX_TENSORS},
+    {"ModelInferRequest", "raw_input_contents", KD_MAX_TENSORS},
+    {"ModelInferRequest", "parameters", 64},
+    {"ModelInferResponse", "outputs", KD_MAX_TENSORS},
+    {"ModelInferResponse", "raw_output_contents", KD_MAX_TENSORS},
+    {"ModelInferResponse", "parameters", 64},
+    {"InferInputTensor", "name", KD_MAX_TENSOR_NAME},
+    {"InferInputTensor", "datatype", 16},
+    {"InferInputTensor", "shape", KD_MAX_TENSORS},
+    {"InferInputTensor", "parameters", 64},
+    {"InferRequestedOutputTensor", "name", KD_MAX_TENSOR_NAME},
+    {"InferRequestedOutputTensor", "parameters", 64},
+    {"InferOutputTensor", "name", KD_MAX_TENSOR_NAME},
+    {"InferOutputTensor", "datatype", 16},
+    {"InferOutputTensor", "shape", KD_MAX_TENSORS},
+    {"InferOutputTensor", "parameters", 64},
+    {"InferTensorContents", "fp32_contents", KD_MAX_TENSOR_FLOATS},
+    {"ModelMetadataRequest", "name", KD_MAX_TENSOR_NAME},
+    {"ModelMetadataRequest", "version", 64},
+    {"ModelReadyRequest", "name", KD_MAX_TENSOR_NAME},
+    {"ModelReadyRequest", "version", 64},
+    {"ModelMetadataResponse", "platform", KD_MAX_TENSOR_NAME},
+    {"ModelMetadataResponse", "versions", 64},
+    {"ModelMetadataResponse", "inputs", 64},
+    {"ModelMetadataResponse", "outputs", 64},
+    {"TensorMetadata", "name", KD_MAX_TENSOR_NAME},
+    {"TensorMetadata", "datatype", 16},
+    {"TensorMetadata", "shape", KD_MAX_TENSORS},
 };
 
 /* Fields that name content are empty or 32 lower-case hex digits; message NULL = any. */
@@ -272,6 +304,25 @@ static int scan(const ProtobufCMessageDescriptor *desc, kd_pb_cursor c, int dept
 
 /* ---- unpacking under a budget */
 
+static int unpack(const ProtobufCMessageDescriptor *desc, const void *bytes, size_t len,
+                  size_t limit, size_t memory, ProtobufCMessage **out, kd_diag *diag)
+{
+    if (len > limit)
+        return kd_fail(diag, -KD_ELIMIT, "%s of %zu bytes, at most %zu are accepted",
+                       desc->short_name, len, limit);
+    int rc = scan(desc, kd_pb_cursor_of(bytes, len), 0, diag);
+    if (rc != 0)
+        return rc;
+    size_t budget = memory;
+    ProtobufCMessage *m = kd_pb_unpack(desc, bytes, len, &budget);
+    if (!m)
+        return kd_fail(diag, budget < memory / 2 ? -KD_ELIMIT : -KD_EDATA,
+                       "%s does not parse, or takes more than %zu bytes of memory",
+                       desc->short_name, memory);
+    *out = m;
+    return 0;
+}
+
 int kd_wire_unpack(const ProtobufCMessageDescriptor *desc, const void *bytes, size_t len,
                    ProtobufCMessage **out, kd_diag *diag)
 {
@@ -279,20 +330,13 @@ int kd_wire_unpack(const ProtobufCMessageDescriptor *desc, const void *bytes, si
         protobuf_c_message_descriptor_get_field(desc, PAYLOAD_FIELD);
     size_t limit = payload && payload->type == PROTOBUF_C_TYPE_BYTES ? KD_MAX_BULK_BYTES
                                                                      : KD_MAX_CONTROL_BYTES;
-    if (len > limit)
-        return kd_fail(diag, -KD_ELIMIT, "%s of %zu bytes, at most %zu are accepted",
-                       desc->short_name, len, limit);
-    int rc = scan(desc, kd_pb_cursor_of(bytes, len), 0, diag);
-    if (rc != 0)
-        return rc;
-    size_t budget = KD_MAX_UNPACK_BYTES;
-    ProtobufCMessage *m = kd_pb_unpack(desc, bytes, len, &budget);
-    if (!m)
-        return kd_fail(diag, budget < KD_MAX_UNPACK_BYTES / 2 ? -KD_ELIMIT : -KD_EDATA,
-                       "%s does not parse, or takes more than %u bytes of memory", desc->short_name,
-                       KD_MAX_UNPACK_BYTES);
-    *out = m;
-    return 0;
+    return unpack(desc, bytes, len, limit, KD_MAX_UNPACK_BYTES, out, diag);
+}
+
+int kd_wire_unpack_large(const ProtobufCMessageDescriptor *desc, const void *bytes, size_t len,
+                         size_t most, ProtobufCMessage **out, kd_diag *diag)
+{
+    return unpack(desc, bytes, len, most, KD_MAX_UNPACK_BYTES + len, out, diag);
 }
 
 void kd_wire_free(ProtobufCMessage *msg)

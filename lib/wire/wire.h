@@ -23,6 +23,10 @@
  * not validate; diag names the field). A zero-length input is the empty message. */
 int kd_wire_unpack(const ProtobufCMessageDescriptor *desc, const void *bytes, size_t len,
                    ProtobufCMessage **out, kd_diag *diag) KD_MUST_CHECK;
+/* The same for a message of at most `most` bytes, whatever its type: an inference request. Takes
+ * up to KD_MAX_UNPACK_BYTES of memory beside what it holds. */
+int kd_wire_unpack_large(const ProtobufCMessageDescriptor *desc, const void *bytes, size_t len,
+                         size_t most, ProtobufCMessage **out, kd_diag *diag) KD_MUST_CHECK;
 /* NULL allowed. */
 void kd_wire_free(ProtobufCMessage *msg);
 

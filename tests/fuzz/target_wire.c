@@ -5,6 +5,7 @@
 
 #include "distill.pb-c.h"
 #include "health.pb-c.h"
+#include "inference.pb-c.h"
 #include "reflection.pb-c.h"
 
 #include <string.h>
@@ -17,6 +18,9 @@ static const ProtobufCMessageDescriptor *const g_types[] = {
     &grpc__health__v1__health_check_request__descriptor,
     &grpc__reflection__v1__server_reflection_request__descriptor,
     &grpc__reflection__v1__server_reflection_response__descriptor,
+    &inference__model_infer_request__descriptor,
+    &inference__model_infer_response__descriptor,
+    &inference__model_metadata_response__descriptor,
 };
 
 const ProtobufCMessageDescriptor *kd_fuzz_wire_type(size_t i)
