@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct bench {
     kd_exchange *x;
@@ -21,11 +22,11 @@ struct bench {
 };
 
 static void committed(void *arg, const kd_exchange_config *cfg, uint64_t generation,
-                      uint64_t version, const kd_step_totals *totals, kd_time_ms since,
-                      const kd_time_ms *done_ms)
+                      uint64_t version, const kd_step_totals *totals,
+                      const kd_exchange_course *course)
 {
     struct bench *b = arg;
-    (void)cfg, (void)generation, (void)totals, (void)since, (void)done_ms;
+    (void)cfg, (void)generation, (void)totals, (void)course;
     if (version == 2)
         clock_gettime(CLOCK_MONOTONIC, &b->begun);
     if (version != b->steps + 2)
@@ -128,8 +129,9 @@ static int serve(struct bench *b, kd_rpc *rpc, kd_diag *diag)
 int main(int argc, char **argv)
 {
     kd_memory_for_chunks();
-    if (argc != 5) {
-        fputs("Usage: sum-server FLOATS WORKERS STEPS JOURNAL-PREFIX\n", stderr);
+    bool bfloat16 = argc == 6 && strcmp(argv[5], "bfloat16") == 0;
+    if (argc != 5 && !bfloat16) {
+        fputs("Usage: sum-server FLOATS WORKERS STEPS JOURNAL-PREFIX [bfloat16]\n", stderr);
         return 2;
     }
     struct bench b = {.mu = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
@@ -146,6 +148,7 @@ int main(int argc, char **argv)
                               .chunk_floats = chunk,
                               .chunks = (uint32_t)((floats + chunk - 1) / chunk),
                               .vector_floats = floats,
+                              .bfloat16 = bfloat16,
                               .eval_steps = 1u << 30,
                               .last_version = 1u << 30,
                               .checkpoint_every = 1u << 30};

@@ -3,6 +3,7 @@
 #include "exchange.h"
 #include "wire/limits.h"
 
+#include "kd/bfloat16.h"
 #include "kd/hash.h"
 #include "kd/memory.h"
 
@@ -22,6 +23,7 @@ struct bench {
     pthread_mutex_t mu;
     pthread_cond_t changed;
     int open;
+    bool bfloat16;
     bool failed, over; /* over: the coordinator has gone after the last step */
 };
 
@@ -53,7 +55,9 @@ static void on_answer(void *arg, const kd_exchange_answer *a)
         b->failed = true;
     }
     pthread_mutex_unlock(&b->mu);
-    if (a->code == 0 && (c->what == SUM || c->what == SLICE))
+    if (a->code == 0 && c->what == SUM && b->bfloat16)
+        kd_bfloat16_unpack(a->payload, KD_MIN(a->len / 2, length(b, c->chunk)), at);
+    else if (a->code == 0 && (c->what == SUM || c->what == SLICE))
         memcpy(at, a->payload, KD_MIN(a->len, length(b, c->chunk) * sizeof *at));
     if (again)
         start(b, c->what, c->chunk, c->step);
@@ -80,6 +84,7 @@ static void start(struct bench *b, enum what what, uint32_t chunk, uint64_t step
                     .version = step,
                     .generation = 1,
                     .floats = n,
+                    .bfloat16 = b->bfloat16,
                     .data = b->gradient + first,
                     .sums = &b->sums,
                     .leaves = &b->leaves[chunk],
@@ -122,14 +127,16 @@ static bool step(struct bench *b, uint64_t t)
 int main(int argc, char **argv)
 {
     kd_memory_for_chunks();
-    if (argc != 6) {
-        fputs("Usage: sum-worker HOST:PORT FLOATS WORKERS INDEX STEPS\n", stderr);
+    bool bfloat16 = argc == 7 && strcmp(argv[6], "bfloat16") == 0;
+    if (argc != 6 && !bfloat16) {
+        fputs("Usage: sum-worker HOST:PORT FLOATS WORKERS INDEX STEPS [bfloat16]\n", stderr);
         return 2;
     }
     struct bench b = {.mu = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
     kd_diag diag = {0};
     kd_rpc *rpc = NULL;
     uint32_t slots = 1;
+    b.bfloat16 = bfloat16;
     b.floats = strtoull(argv[2], NULL, 10);
     b.workers = (uint32_t)atoi(argv[3]);
     b.index = (uint32_t)atoi(argv[4]);
@@ -143,6 +150,8 @@ int main(int argc, char **argv)
     b.leaves = kd_xalloc(b.chunks * sizeof *b.leaves);
     for (size_t i = 0; i < b.floats; i++)
         b.gradient[i] = (float)(i % 1000) + (float)b.index;
+    if (bfloat16)
+        kd_bfloat16_round(b.gradient, b.floats);
     b.ref = (kd_stage_ref){.job = "000000000001", .generation = 1, .process = b.index + 1};
     int rc = kd_rpc_new(1, &rpc, &diag);
     if (rc == 0)

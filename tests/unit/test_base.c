@@ -273,6 +273,9 @@ static void test_hash_crc32c_of_long_data(void **state)
     for (size_t i = 0; i < LONGEST; i++)
         bytes[i] = (uint8_t)((x = x * 1664525u + 1013904223u) >> 24);
     static const size_t lengths[] = {12287, 12288, 12289, 12295, 24575, 24576, 29999};
+    for (size_t n = 0; n < 1100; n++) /* every beginning and end of each way to compute it */
+        assert_int_equal(kd_crc32c((uint32_t)n, bytes + n % 67, n),
+                         slow_crc32c((uint32_t)n, bytes + n % 67, n));
     for (size_t i = 0; i < KD_COUNT(lengths); i++)
         for (size_t at = 0; at < 2; at++) {
             size_t n = KD_MIN(lengths[i], LONGEST - at);

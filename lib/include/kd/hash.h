@@ -25,8 +25,8 @@ void kd_hasher_add(kd_hasher *h, const void *data, size_t len);
 kd_digest kd_hasher_digest(const kd_hasher *h);
 void kd_hasher_free(kd_hasher *h); /* NULL allowed */
 
-/* CRC32C of data continuing from crc (0 to start). SSE4.2 and PCLMUL where the CPU has them,
- * table otherwise: same value. "123456789" gives 0xE3069283 (RFC 3720, B.4). */
+/* CRC32C of data continuing from crc (0 to start). VPCLMULQDQ, or SSE4.2 and PCLMUL, where the CPU
+ * has them, table otherwise: same value. "123456789" gives 0xE3069283 (RFC 3720, B.4). */
 uint32_t kd_crc32c(uint32_t crc, const void *data, size_t len);
 
 #endif
