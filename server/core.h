@@ -31,7 +31,7 @@
 #include "kd/err.h"
 #include "kd/hash.h"
 
-#define KD_CORE_STAGES 16
+#define KD_CORE_STAGES 24
 #define KD_CORE_TEXT 400
 #define KD_CORE_HELD 96
 

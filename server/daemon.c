@@ -164,6 +164,8 @@ uint32_t kd_job_max_workers(const kd_job_record *j)
     return j->row.max_workers ? j->row.max_workers : (uint32_t)j->spec.max_workers;
 }
 
+_Static_assert(KD_MAX_STAGES <= KD_CORE_STAGES, "the core has room for every stage of a job");
+
 void kd_daemon_introduce(kd_daemon *d, kd_job_record *j, bool more)
 {
     kd_core_job_setup setup = {.id = j->row.id,

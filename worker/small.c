@@ -101,9 +101,15 @@ static int remove_channels(kd_stage *s, const kd_compress_spec *spec, kd_diag *d
     float *vector;
     const int rc = kd_prune_channels(s->net.graph, s->net.vector, spec->share, spec->multiple,
                                      &graph, &vector, diag);
-    if (rc == 0)
-        replace(&s->net, graph, vector);
-    return rc;
+    if (rc != 0)
+        return rc;
+    const bool less = graph->vector_len < s->net.graph->vector_len;
+    replace(&s->net, graph, vector);
+    return less ? 0
+                : kd_fail(diag, -KD_EINVAL,
+                          "none of the network's channels can go: a share of %g, in multiples of "
+                          "%d, of layers whose channels nothing else holds on to",
+                          spec->share, spec->multiple);
 }
 
 /* ---- what it makes */

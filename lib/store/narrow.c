@@ -28,8 +28,11 @@ void kd_int8_codes(const float *w, int rows, size_t row, int8_t *codes, float *u
         for (size_t i = 0; i < row; i++)
             largest = fmaxf(largest, fabsf(from[i]));
         units[r] = kd_int8_unit_for(largest, KD_INT8_WEIGHT);
-        for (size_t i = 0; i < row; i++)
-            codes[(size_t)r * row + i] = (int8_t)nearbyintf(from[i] / units[r]);
+        for (size_t i = 0; i < row; i++) {
+            const float code = nearbyintf(from[i] / units[r]);
+            /* What is no number has no code. */
+            codes[(size_t)r * row + i] = fabsf(code) <= KD_INT8_WEIGHT ? (int8_t)code : 0;
+        }
     }
 }
 
@@ -134,10 +137,10 @@ static void clear(room *r)
 static bool narrow_int8(room *r, const kd_st_item *item, size_t i, size_t count)
 {
     const size_t rows = (size_t)item->shape[0];
-    const int len = snprintf(r->names[i], NAME_ROOM, "%s.scale", item->name);
+    snprintf(r->names[i], NAME_ROOM, "%s.scale", item->name);
     r->data[i] = malloc(count);
     r->units[i] = malloc(rows * sizeof(float));
-    if (!r->data[i] || !r->units[i] || len >= NAME_ROOM)
+    if (!r->data[i] || !r->units[i])
         return false;
     kd_int8_codes(item->data, (int)rows, count / rows, r->data[i], r->units[i]);
     r->items[r->written++] = (kd_st_item){
@@ -161,8 +164,9 @@ static int narrow(room *r, const kd_st_item *item, size_t i, kd_diag *diag)
     for (int k = 0; ok && k < item->ndim; k++)
         ok = item->shape[k] > 0 && item->shape[k] <= INT32_MAX &&
              kd_mul_size(count, (size_t)item->shape[k], &count);
-    if (!ok)
-        return kd_fail(diag, -KD_EINVAL, "Tensor %.100s has an impossible shape.", item->name);
+    if (!ok || strlen(item->name) + sizeof ".scale" > NAME_ROOM)
+        return kd_fail(diag, -KD_EINVAL, "Tensor %.100s has an impossible %s.", item->name,
+                       ok ? "name" : "shape");
     ok = item->type == KD_ST_I8 ? narrow_int8(r, item, i, count) : narrow_half(r, item, i, count);
     return ok ? 0 : kd_fail(diag, -KD_ENOMEM, "Out of memory for tensor %.100s.", item->name);
 }

@@ -85,6 +85,7 @@ refused() { # refused REASON EXIT STEP [SET...]
 }
 refused "20 pictures to calibrate with: 32 to 4096 are needed" "{quantize: int8}" --set data.labelled.max_train=20
 refused "none of the network's" "{quantize: int8}" --set student.model=mlp
+refused "none of the network's channels can go" "{channels: {share: 0.1, multiple: 256}}"
 # Five pictures, eight times each.
 while read -r picture; do
     class=$(basename "$(dirname "$picture")")

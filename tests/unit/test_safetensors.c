@@ -1,7 +1,8 @@
 #include "kd/file.h"
 #include "kd_test.h"
-#include "store/safetensors.h"
+#include "store/narrow.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -295,6 +296,51 @@ static void test_safetensors_real(void **state)
     kd_st_close(f);
 }
 
+/* Floats written in 8 and 16 bits, whatever they are: a coordinator writes what workers send. */
+static void test_safetensors_narrow(void **state)
+{
+    (void)state;
+    static const float wild[] = {1, -127, 63.4F, NAN, INFINITY, -INFINITY, 0, NAN};
+    char name[130];
+    kd_diag diag = {0};
+    kd_buf out;
+    kd_st_file *f;
+    memset(name, 'n', sizeof name - 1);
+    name[sizeof name - 1] = '\0';
+    kd_st_item list[] = {
+        {.name = "a", .ndim = 2, .shape = {2, 4}, .data = wild, .type = KD_ST_I8},
+        {.name = "b", .ndim = 1, .shape = {3}, .data = wild, .type = KD_ST_BF16},
+        {.name = "c", .ndim = 1, .shape = {3}, .data = wild, .type = KD_ST_F16},
+        {.name = "d", .ndim = 0, .data = wild, .type = KD_ST_F32},
+    };
+    kd_buf_init(&out, 1 << 20);
+    kd_assert_ok(kd_narrow_pack(list, KD_COUNT(list), NULL, 0, &out, &diag), &diag);
+    kd_assert_ok(kd_st_open_memory(out.data, out.len, "narrow", &f, &diag), &diag);
+    assert_int_equal(kd_st_count(f), 5);
+    /* Wider types first; scales beside the floats. */
+    static const char *const order[][2] = {
+        {"a.scale", "F32"}, {"d", "F32"}, {"c", "F16"}, {"b", "BF16"}, {"a", "I8"}};
+    for (size_t i = 0; i < KD_COUNT(order); i++) {
+        assert_string_equal(kd_st_at(f, i)->name, order[i][0]);
+        assert_string_equal(kd_st_at(f, i)->dtype, order[i][1]);
+    }
+    static const int8_t codes[] = {1, -127, 63, 0};
+    assert_memory_equal(kd_st_find(f, "a")->data, codes, sizeof codes);
+    assert_int_equal(kd_st_find(f, "a.scale")->shape[0], 2);
+    kd_st_close(f);
+    kd_buf_clear(&out);
+
+    kd_buf_init(&out, 1 << 20);
+    list[0].name = name;
+    kd_assert_fails(kd_narrow_pack(list, 1, NULL, 0, &out, &diag), KD_EINVAL, &diag, "name");
+    list[0] = (kd_st_item){.name = "a", .ndim = 0, .data = wild, .type = KD_ST_I8};
+    kd_assert_fails(kd_narrow_pack(list, 1, NULL, 0, &out, &diag), KD_EINVAL, &diag, "shape");
+    list[0].ndim = 1; /* of 0 rows */
+    kd_assert_fails(kd_narrow_pack(list, 1, NULL, 0, &out, &diag), KD_EINVAL, &diag, "shape");
+    assert_int_equal(kd_st_type_of("F64"), -1);
+    kd_buf_clear(&out);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -302,6 +348,7 @@ int main(void)
         cmocka_unit_test(test_safetensors_foreign),    cmocka_unit_test(test_safetensors_hostile),
         cmocka_unit_test(test_safetensors_truncated),  cmocka_unit_test(test_safetensors_paths),
         cmocka_unit_test(test_safetensors_bad_items),  cmocka_unit_test(test_safetensors_real),
+        cmocka_unit_test(test_safetensors_narrow),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
