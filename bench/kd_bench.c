@@ -95,11 +95,18 @@ static double run(const struct bench *b)
     if (!train)
         check(kd_plan_load(p, w, &diag), &diag);
     if (b->precision == INT8) {
+        const size_t channels = kd_graph_channels(g, g->n_nodes);
         float *largest = kd_xalloc((size_t)g->n_nodes * sizeof *largest);
+        double *sums = kd_xalloc(channels * sizeof *sums);
+        float *means = kd_xalloc(channels * sizeof *means);
         kd_plan_watch(p, largest);
+        kd_plan_watch_sums(p, sums);
         check(kd_plan_forward(p, input, logits, &diag), &diag);
         kd_plan_free(p);
-        check(kd_plan_new_int8(g, b->batch, w, largest, &p, &diag), &diag);
+        kd_plan_means(g, sums, n, means);
+        check(kd_plan_new_int8(g, b->batch, w, largest, means, &p, &diag), &diag);
+        free(sums);
+        free(means);
         free(largest);
     }
     double begin = 0;

@@ -56,31 +56,53 @@ int kd_stage_training_picture(kd_stage *s, int teacher, size_t i, size_t n, kd_d
     return kd_stage_to_input(ss, s->teachers[teacher], c->view, c->small, c->image, diag);
 }
 
-/* largest: of each node's output over clean training pictures. */
-static int calibrate(kd_stage *s, int teacher, float *largest, kd_diag *diag)
+/* Of each node's output over clean training pictures: its largest absolute value, and the mean of
+ * each of its channels. */
+struct calibration {
+    float *numbers; /* [n] largest, then means */
+    size_t n;
+    float *largest, *means;
+};
+
+static struct calibration no_calibration(const kd_graph *g)
+{
+    const size_t nodes = (size_t)g->n_nodes;
+    struct calibration c = {.n = nodes + kd_graph_channels(g, g->n_nodes)};
+    c.largest = c.numbers = kd_xalloc(c.n * sizeof *c.numbers);
+    c.means = c.numbers + nodes;
+    return c;
+}
+
+static int calibrate(kd_stage *s, int teacher, struct calibration *out, kd_diag *diag)
 {
     struct context *c = &s->contexts[0];
+    const kd_graph *g = s->teachers[teacher]->graph;
     const size_t n = KD_MIN(s->session->n_train, (size_t)CALIBRATION);
+    double *sums = kd_xalloc(kd_graph_channels(g, g->n_nodes) * sizeof *sums);
     kd_plan *p = NULL;
     int rc = kd_stage_teacher_plan(s, teacher, KD_FLOAT32, &p, diag);
-    if (rc == 0)
-        kd_plan_watch(p, largest);
+    if (rc == 0) {
+        kd_plan_watch(p, out->largest);
+        kd_plan_watch_sums(p, sums);
+    }
     for (size_t i = 0; i < n && rc == 0; i++) {
         rc = kd_stage_training_picture(s, teacher, i, n, diag);
         if (rc == 0)
             rc = kd_plan_forward(p, c->image, c->logits, diag);
     }
+    kd_plan_means(g, sums, n, out->means);
     kd_plan_free(p);
+    free(sums);
     return rc;
 }
 
-/* Without weights yet, but in 8 bits: they tell the scales, as largest does. */
-static int new_plan(const kd_net *t, enum kd_precision precision, const float *largest,
+/* Without weights yet, but in 8 bits: they tell the scales, as c does. */
+static int new_plan(const kd_net *t, enum kd_precision precision, const struct calibration *c,
                     kd_plan **out, kd_diag *diag)
 {
     switch (precision) {
     case KD_INT8:
-        return kd_plan_new_int8(t->graph, 1, t->vector, largest, out, diag);
+        return kd_plan_new_int8(t->graph, 1, t->vector, c->largest, c->means, out, diag);
     case KD_BFLOAT16:
         return kd_plan_new_bfloat16(t->graph, 1, KD_PLAN_INFER, out, diag);
     case KD_FLOAT32:
@@ -94,12 +116,12 @@ int kd_stage_teacher_plan(kd_stage *s, int teacher, enum kd_precision precision,
                           kd_diag *diag)
 {
     const kd_net *t = s->teachers[teacher];
-    float *largest = kd_xalloc((size_t)t->graph->n_nodes * sizeof *largest);
+    struct calibration c = no_calibration(t->graph);
     kd_plan *p = NULL;
-    int rc = precision == KD_INT8 ? calibrate(s, teacher, largest, diag) : 0;
+    int rc = precision == KD_INT8 ? calibrate(s, teacher, &c, diag) : 0;
     if (rc == 0)
-        rc = new_plan(t, precision, largest, &p, diag);
-    free(largest);
+        rc = new_plan(t, precision, &c, &p, diag);
+    free(c.numbers);
     if (rc == 0 && precision != KD_INT8)
         rc = kd_plan_load(p, t->vector, diag);
     if (rc != 0) {
@@ -112,9 +134,9 @@ int kd_stage_teacher_plan(kd_stage *s, int teacher, enum kd_precision precision,
 
 /* Other scales are another teacher: to the bank, and to the other workers of the job. */
 static void name_precision(kd_stage *s, int teacher, enum kd_precision precision,
-                           const float *largest, size_t bytes)
+                           const struct calibration *c)
 {
-    const kd_digest scales = kd_digest_of(largest, bytes);
+    const kd_digest scales = kd_digest_of(c->numbers, c->n * sizeof *c->numbers);
     char hex[33];
     kd_digest_hex(&scales, hex);
     for (int k = 0; k < 2; k++) {
@@ -159,21 +181,20 @@ int kd_stage_make_teachers(kd_stage *s, const kd_stage_config *cfg, kd_diag *dia
     for (int i = 0; i < s->shape.n_teachers && rc == 0; i++) {
         const kd_net *t = s->teachers[i];
         const enum kd_precision *precision = &s->session->job.teachers[i].precision;
-        const size_t bytes = (size_t)t->graph->n_nodes * sizeof(float);
-        float *largest = kd_xalloc(bytes);
+        struct calibration calibration = no_calibration(t->graph);
         if (*precision == KD_PRECISION_AUTO)
             rc = settle_precision(s, cfg, i, diag);
         if (rc == 0 && *precision == KD_INT8)
-            rc = calibrate(s, i, largest, diag);
-        name_precision(s, i, *precision, largest, bytes);
+            rc = calibrate(s, i, &calibration, diag);
+        name_precision(s, i, *precision, &calibration);
         for (int k = 0; k < s->threads && rc == 0; k++) {
             struct context *c = &s->contexts[k];
-            rc = new_plan(t, *precision, largest, &c->teachers[i], diag);
+            rc = new_plan(t, *precision, &calibration, &c->teachers[i], diag);
             c->teacher_loaded[i] = *precision == KD_INT8;
         }
         if (*precision == KD_INT8 && rc == 0)
             tell_precision(s->contexts[0].teachers[i], i);
-        free(largest);
+        free(calibration.numbers);
     }
     return rc;
 }

@@ -186,6 +186,14 @@ void kd_graph_init_head(const kd_graph *g, uint64_t seed, float *vector)
             init_param(&g->params[i], seed, vector + g->params[i].offset);
 }
 
+size_t kd_graph_channels(const kd_graph *g, int node)
+{
+    size_t channels = 0;
+    for (int i = 0; i < node; i++)
+        channels += (size_t)g->nodes[i].c;
+    return channels;
+}
+
 bool kd_graph_is_int8(const kd_graph *g)
 {
     for (int i = 0; i < g->n_nodes; i++)

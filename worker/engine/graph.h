@@ -195,6 +195,8 @@ void kd_graph_init(const kd_graph *g, uint64_t seed, float *vector);
 void kd_graph_init_head(const kd_graph *g, uint64_t seed, float *vector);
 /* Some node has a range: made to run in 8 bits. */
 bool kd_graph_is_int8(const kd_graph *g);
+/* Channels of the nodes before this one, together; of n_nodes: of all. */
+size_t kd_graph_channels(const kd_graph *g, int node);
 /* Multiply-adds of one forward image: those of convolutions and dense layers, as everybody counts
  * them; the others have none that would show. */
 uint64_t kd_graph_macs(const kd_graph *g);

@@ -157,7 +157,7 @@ static int battery_run(const kd_graph *g, enum kd_plan_use use, const float *vec
     if (!rc)
         rc = battery_plan(p, g, train, vector, input, gradient, h, diag);
     if (!rc && !train) {
-        made = kd_plan_new_int8(g, BATTERY_BATCH, vector, largest, &p, diag);
+        made = kd_plan_new_int8(g, BATTERY_BATCH, vector, largest, NULL, &p, diag);
         rc =
             made ? unless_missing(made) : battery_plan(p, g, train, NULL, input, gradient, h, diag);
     }

@@ -135,7 +135,9 @@ struct kd_plan {
     bool bfloat16;      /* convolutions work on bfloat16 */
     const float *fixed; /* the vector that an int8 plan is made for, while it is made */
     bool is_fixed;      /* it takes no other */
+    const float *means; /* of the same, NULL = biases are not corrected */
     float *watch;       /* kd_plan_watch */
+    double *sums;       /* kd_plan_watch_sums */
     kd_plan_see *see;   /* kd_plan_observe */
     void *see_arg;
     int clock;       /* last tick that ran; -1 = none */

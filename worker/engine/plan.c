@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "engine/layout.h"
 #include "engine/op.h"
 #include "engine/ops/conv.h"
 
@@ -406,9 +407,10 @@ static int allocate(kd_plan *p, kd_diag *diag)
 
 /* ---- the plan */
 
-/* fixed, largest, edges: of an 8-bit plan, else NULL. */
+/* fixed, largest, means, edges: of an 8-bit plan, else NULL. */
 static int make(const kd_graph *graph, int batch, enum kd_plan_use use, bool bfloat16,
-                const float *fixed, const float *largest, bool edges, kd_plan **out, kd_diag *diag)
+                const float *fixed, const float *largest, const float *means, bool edges,
+                kd_plan **out, kd_diag *diag)
 {
     if (batch < 1 || batch > MAX_BATCH)
         return kd_fail(diag, -KD_EINVAL, "A plan's batch is 1 to %d, not %d.", MAX_BATCH, batch);
@@ -435,6 +437,7 @@ static int make(const kd_graph *graph, int batch, enum kd_plan_use use, bool bfl
     if (!rc)
         rc = make_tasks(p, diag);
     p->fixed = fixed;
+    p->means = means;
     if (!rc && fixed)
         kd_plan_choose_int8(p, largest, edges);
     p->bfloat16 = bfloat16;
@@ -451,7 +454,7 @@ static int make(const kd_graph *graph, int batch, enum kd_plan_use use, bool bfl
     if (!rc && fixed)
         rc = kd_plan_load(p, fixed, diag);
     p->is_fixed = fixed != NULL;
-    p->fixed = NULL;
+    p->fixed = p->means = NULL;
     if (rc) {
         kd_plan_free(p);
         return rc;
@@ -463,19 +466,19 @@ static int make(const kd_graph *graph, int batch, enum kd_plan_use use, bool bfl
 int kd_plan_new(const kd_graph *graph, int batch, enum kd_plan_use use, kd_plan **out,
                 kd_diag *diag)
 {
-    return make(graph, batch, use, false, NULL, NULL, false, out, diag);
+    return make(graph, batch, use, false, NULL, NULL, NULL, false, out, diag);
 }
 
 int kd_plan_new_bfloat16(const kd_graph *graph, int batch, enum kd_plan_use use, kd_plan **out,
                          kd_diag *diag)
 {
-    return make(graph, batch, use, true, NULL, NULL, false, out, diag);
+    return make(graph, batch, use, true, NULL, NULL, NULL, false, out, diag);
 }
 
 int kd_plan_new_int8(const kd_graph *graph, int batch, const float *vector, const float *largest,
-                     kd_plan **out, kd_diag *diag)
+                     const float *means, kd_plan **out, kd_diag *diag)
 {
-    return make(graph, batch, KD_PLAN_INFER, false, vector, largest, false, out, diag);
+    return make(graph, batch, KD_PLAN_INFER, false, vector, largest, means, false, out, diag);
 }
 
 int kd_plan_new_ranged(const kd_graph *graph, int batch, const float *vector, kd_plan **out,
@@ -486,7 +489,7 @@ int kd_plan_new_ranged(const kd_graph *graph, int batch, const float *vector, kd
         return kd_fail(diag, -KD_ENOMEM, "Out of memory for a plan.");
     for (int i = 0; i < graph->n_nodes; i++)
         largest[i] = graph->nodes[i].range;
-    const int rc = make(graph, batch, KD_PLAN_INFER, false, vector, largest, true, out, diag);
+    const int rc = make(graph, batch, KD_PLAN_INFER, false, vector, largest, NULL, true, out, diag);
     free(largest);
     return rc;
 }
@@ -521,6 +524,35 @@ void kd_plan_watch(kd_plan *p, float *largest)
     p->watch = largest;
 }
 
+void kd_plan_watch_sums(kd_plan *p, double *sums)
+{
+    KD_BUG_ON(p->training || p->is_fixed || p->bfloat16);
+    p->sums = sums;
+}
+
+void kd_plan_means(const kd_graph *graph, const double *sums, size_t images, float *means)
+{
+    size_t at = 0;
+    for (int i = 0; i < graph->n_nodes; i++) {
+        const kd_node *node = &graph->nodes[i];
+        const double count = (double)images * node->h * node->w;
+        for (int c = 0; c < node->c; c++, at++)
+            means[at] = (float)(sums[at] / count);
+    }
+}
+
+static void add_channels(const kd_value *v, const float *x, double *sums)
+{
+    kd_layout l;
+    if (!kd_layout_of(&v->md, &l))
+        return;
+    for (int64_t n = 0; n < l.n; n++)
+        for (int64_t h = 0; h < l.h; h++)
+            for (int64_t w = 0; w < l.w; w++)
+                for (int64_t c = 0; c < l.c; c++)
+                    sums[c] += (double)x[kd_layout_at(&l, n, c, h, w)];
+}
+
 static void watch(const kd_plan *p, const kd_task *t)
 {
     const kd_value *v = &p->values[t->result];
@@ -528,6 +560,8 @@ static void watch(const kd_plan *p, const kd_task *t)
     const size_t n = dnnl_memory_desc_get_size(&v->md) / sizeof *x;
     if (p->see)
         p->see(p->see_arg, t->result, x, n);
+    if (p->sums)
+        add_channels(v, x, p->sums + kd_graph_channels(p->graph, t->result));
     if (!p->watch)
         return;
     float most = p->watch[t->result];
@@ -607,7 +641,7 @@ static int run_forward(kd_plan *p, const float *input, float *logits, size_t cla
         rc = kd_task_op(p->graph, t)->forward(p, t, diag);
         if (!rc)
             rc = kd_act_run(p, t->act_prims.forward, diag);
-        if (!rc && (p->watch || p->see))
+        if (!rc && (p->watch || p->sums || p->see))
             watch(p, t);
     }
     p->input = NULL;

@@ -23,10 +23,12 @@ void kd_plan_free(kd_plan *p); /* NULL allowed */
 /* An infer plan of 8-bit values for these weights, which may be freed afterwards and are loaded: no
  * kd_plan_load. largest [graph->n_nodes]: largest absolute value of each node's output, from
  * kd_plan_watch. Convolutions and the values between them become 8 bits (one scale a value, one an
- * output channel for weights); everything else stays float32. -KD_EUNSUP if this machine's oneDNN
- * lacks one. */
+ * output channel for weights); everything else stays float32. means: of each channel of each node's
+ * output, laid out as kd_plan_watch_sums has them; by them biases make up for what the rounding of
+ * weights moves on average (Nagel et al. 2019, arXiv:1906.04721, section 4.2). NULL: they do not.
+ * -KD_EUNSUP if this machine's oneDNN lacks one. */
 int kd_plan_new_int8(const kd_graph *graph, int batch, const float *vector, const float *largest,
-                     kd_plan **out, kd_diag *diag) KD_MUST_CHECK;
+                     const float *means, kd_plan **out, kd_diag *diag) KD_MUST_CHECK;
 /* The same by the graph's own ranges, with more of it in 8 bits: a convolution whose input is a
  * float32 value with a range rounds that itself. (What kd_plan_new_int8 chooses is part of the bits
  * of jobs with 8-bit teachers.) */
@@ -54,6 +56,11 @@ void kd_plan_int8_nodes(const kd_plan *p, kd_int8_node *out);
 /* From now on each forward of a float32 infer plan raises largest [graph->n_nodes] (borrowed; begin
  * with zeros) to the absolute values that it meets; NULL: no longer. */
 void kd_plan_watch(kd_plan *p, float *largest);
+/* Likewise adds up the elements of each channel: sums [kd_graph_channels(graph, graph->n_nodes)],
+ * those of node n from kd_graph_channels(graph, n) on. */
+void kd_plan_watch_sums(kd_plan *p, double *sums);
+/* Means of the elements of so many images of which these are the sums; laid out alike. */
+void kd_plan_means(const kd_graph *graph, const double *sums, size_t images, float *means);
 /* From now on each forward of a float32 infer plan shows the outputs of its nodes, as far as they
  * are in memory: n floats in any order, with zeros among them that belong to no output. NULL: no
  * longer. */

@@ -25,6 +25,30 @@ bool kd_conv_int8_fits(const kd_plan *p, const kd_task *t)
     return node->groups == 1 || depthwise;
 }
 
+/* A result without a sign has the activation's limits itself: 0, and the largest value that it was
+ * made for. (Where biases are corrected; without, the bits are those of earlier plans.) */
+static bool clips_itself(const kd_plan *p, const kd_task *t)
+{
+    const kd_value *v = &p->values[t->result];
+    return p->means && v->scale > 0 && v->positive && t->residual < 0;
+}
+
+/* What a channel's result loses on average by its weights' rounding, away from the edges. */
+static float mean_loss(const kd_plan *p, const kd_task *t, int channel, const float *weights,
+                       const int8_t *rounded, float unit)
+{
+    const kd_node *node = &p->graph->nodes[t->node];
+    const size_t taps = (size_t)node->kernel_h * (size_t)node->kernel_w;
+    const size_t count = p->graph->params[node->weight].count / (size_t)node->c;
+    const float *means = p->means + kd_graph_channels(p->graph, t->in[0]);
+    double loss = 0;
+    for (size_t i = 0; i < count; i++) {
+        const size_t from = node->groups > 1 ? (size_t)channel : i / taps;
+        loss += (double)(weights[i] - unit * (float)rounded[i]) * (double)means[from];
+    }
+    return (float)loss;
+}
+
 /* scales [channels]: what a product of 1 and 1 stands for. */
 static int quantise(kd_plan *p, const kd_task *t, state *s, float *scales, kd_diag *diag)
 {
@@ -43,8 +67,12 @@ static int quantise(kd_plan *p, const kd_task *t, state *s, float *scales, kd_di
         const float unit = largest > 0 ? largest / 127 : 1;
         for (size_t i = 0; i < row; i++)
             s->weights[(size_t)o * row + i] = (int8_t)nearbyintf(w[i] / unit);
+        if (p->means)
+            s->bias[o] += mean_loss(p, t, o, w, s->weights + (size_t)o * row, unit);
         scales[o] = unit * scale;
         s->bias[o] /= scales[o];
+        if (clips_itself(p, t))
+            scales[o] /= p->values[t->result].scale;
     }
     free(folded);
     return rc;
@@ -61,9 +89,9 @@ static int post_ops(const kd_plan *p, const kd_task *t, dnnl_post_ops_t *out, kd
                                     : dnnl_post_ops_append_sum(*out, 1),
                        "residual", diag);
     }
-    if (!rc)
+    if (!rc && !clips_itself(p, t))
         rc = kd_conv_act_post_ops(p, t, *out, diag);
-    if (!rc && v->scale > 0)
+    if (!rc && v->scale > 0 && !clips_itself(p, t))
         rc = kd_onednn(
             dnnl_post_ops_append_eltwise(*out, 1.0F, dnnl_eltwise_linear, 1 / v->scale, 0),
             "the result's scale", diag);
