@@ -30,7 +30,24 @@ static int check_piece(const kd_conn *c, const Distill__V1__Artefact *a, uint64_
     return KD_EXIT_OK;
 }
 
-int kd_artefact_receive(kd_conn *c, const char *job, const Distill__V1__Artefact *a,
+static int ask_piece(kd_conn *c, const kd_artefact_source *from, const char *name, uint64_t at,
+                     ProtobufCMessage **reply, uint8_t **bytes, const uint8_t **payload,
+                     size_t *len, kd_failure *why)
+{
+    Distill__V1__FetchRequest artefact = DISTILL__V1__FETCH_REQUEST__INIT;
+    Distill__V1__FetchCheckpointRequest checkpoint = DISTILL__V1__FETCH_CHECKPOINT_REQUEST__INIT;
+    artefact.job = checkpoint.job = (char *)from->job;
+    artefact.name = (char *)name;
+    artefact.offset = checkpoint.offset = at;
+    checkpoint.stage = (char *)from->stage;
+    checkpoint.step = from->step;
+    return kd_conn_fetch_bulk(c, from->stage ? "Storage/FetchCheckpoint" : "Fetch",
+                              from->stage ? (void *)&checkpoint : &artefact,
+                              &distill__v1__blob_chunk__descriptor, reply, bytes, payload, len,
+                              why);
+}
+
+int kd_artefact_receive(kd_conn *c, const kd_artefact_source *from, const Distill__V1__Artefact *a,
                         const kd_artefact_sink *sink)
 {
     kd_hasher *h = kd_hasher_new();
@@ -39,20 +56,18 @@ int kd_artefact_receive(kd_conn *c, const char *job, const Distill__V1__Artefact
     int pause_ms = 500, rc = h ? KD_EXIT_OK : KD_EXIT_FAILURE;
     uint64_t at = 0;
     while (rc == KD_EXIT_OK && at < a->size) {
-        Distill__V1__FetchRequest request = DISTILL__V1__FETCH_REQUEST__INIT;
-        request.job = (char *)job;
-        request.name = a->name;
-        request.offset = at;
         ProtobufCMessage *reply = NULL;
         uint8_t *bytes = NULL;
         const uint8_t *payload = NULL;
         size_t len = 0;
-        if (kd_conn_fetch_bulk(c, "Fetch", &request, &distill__v1__blob_chunk__descriptor, &reply,
-                               &bytes, &payload, &len, &why) != 0) {
+        if (ask_piece(c, from, a->name, at, &reply, &bytes, &payload, &len, &why) != 0) {
             kd_time_ms now = kd_clock_ms();
             lost_at = lost_at ? lost_at : now;
-            if (!kd_conn_passing(&why) || now - lost_at > PATIENCE_MS)
-                rc = kd_conn_report(c, &why, job);
+            if (from->gone && why.code == -KD_ENOENT) {
+                *from->gone = true;
+                rc = KD_EXIT_NO_JOB;
+            } else if (!kd_conn_passing(&why) || now - lost_at > PATIENCE_MS)
+                rc = kd_conn_report(c, &why, from->job);
             else if (!kd_conn_pause(pause_ms))
                 rc = kd_cli_signal_exit();
             pause_ms = KD_MIN(pause_ms * 2, 5000);
@@ -97,13 +112,13 @@ static int keep(void *arg, const uint8_t *bytes, size_t len)
     return kd_buf_add(arg, bytes, len) == 0 ? KD_EXIT_OK : KD_EXIT_FAILURE;
 }
 
-int kd_artefact_read(kd_conn *c, const char *job, const Distill__V1__Artefact *a, size_t max,
-                     char **out_data, size_t *out_len)
+int kd_artefact_read(kd_conn *c, const kd_artefact_source *from, const Distill__V1__Artefact *a,
+                     size_t max, char **out_data, size_t *out_len)
 {
     kd_buf b;
     kd_buf_init(&b, max);
     if (a->size > max) {
-        kd_error(c->cli, "%s of job %s has %llu bytes; at most %zu are read", a->name, job,
+        kd_error(c->cli, "%s of job %s has %llu bytes; at most %zu are read", a->name, from->job,
                  (unsigned long long)a->size, max);
         return KD_EXIT_FAILURE;
     }
@@ -113,7 +128,7 @@ int kd_artefact_read(kd_conn *c, const char *job, const Distill__V1__Artefact *a
     }
     b.len = 0;
     kd_artefact_sink sink = {.take = keep, .arg = &b};
-    int rc = kd_artefact_receive(c, job, a, &sink);
+    int rc = kd_artefact_receive(c, from, a, &sink);
     if (rc == KD_EXIT_OK) {
         *out_len = b.len;
         *out_data = kd_buf_take(&b);

@@ -69,7 +69,8 @@ extern const kd_verb kd_verb_submit, kd_verb_jobs, kd_verb_show, kd_verb_watch, 
     kd_verb_predict, kd_verb_pause, kd_verb_resume, kd_verb_scale, kd_verb_drain, kd_verb_verify,
     kd_verb_explain, kd_verb_completion, kd_verb_retry, kd_verb_inspect, kd_verb_evaluate,
     kd_verb_bench, kd_verb_quantize, kd_verb_export, kd_verb_login, kd_verb_whoami, kd_verb_token,
-    kd_verb_certificates, kd_verb_revoke, kd_verb_audit, kd_verb_serve;
+    kd_verb_certificates, kd_verb_revoke, kd_verb_audit, kd_verb_serve, kd_verb_bank,
+    kd_verb_checkpoint, kd_verb_retention;
 /* Verbs that run networks on the engine. */
 bool kd_verb_computes(const char *name);
 extern const kd_verb *const kd_verbs[]; /* in the order of `distill help` */

@@ -157,7 +157,7 @@ static int fetch_one(const fetcher *f, const Distill__V1__Artefact *a)
         kd_bar bar;
         kd_bar_start(&bar, cli, KD_BAR_BYTES, a->name, a->size, 0);
         target to = {.c = f->c, .fd = fd, .path = path};
-        rc = kd_artefact_receive(f->c, f->job, a,
+        rc = kd_artefact_receive(f->c, &(kd_artefact_source){.job = f->job}, a,
                                  &(kd_artefact_sink){.take = write_piece, .arg = &to, .bar = &bar});
         kd_bar_end(&bar);
         if (rc == KD_EXIT_OK && !settle(fd, temporary, path)) {

@@ -115,7 +115,8 @@ static int read_evaluation(reporter *r, kd_report_job *j)
     kd_diag diag = {0};
     if (!a)
         return KD_EXIT_OK;
-    int rc = kd_artefact_read(&r->conn, job, a, KD_REPORT_EVALUATION, &text, &len);
+    int rc = kd_artefact_read(&r->conn, &(kd_artefact_source){.job = job}, a, KD_REPORT_EVALUATION,
+                              &text, &len);
     /* A report without matrices is better than none. */
     if (rc == KD_EXIT_OK && kd_report_evaluation(j, text, len, &diag) != 0)
         kd_say(r->cli, "job %s: %s; it is left out", job, diag.msg);

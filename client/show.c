@@ -328,7 +328,8 @@ static int print_classes(kd_conn *c, kd_report_job *j)
         kd_say(c->cli, "job %s has no evaluation.json: nothing is known of its classes", job);
         return KD_EXIT_OK;
     }
-    int rc = kd_artefact_read(c, job, a, KD_REPORT_EVALUATION, &text, &len);
+    int rc = kd_artefact_read(c, &(kd_artefact_source){.job = job}, a, KD_REPORT_EVALUATION, &text,
+                              &len);
     if (rc == KD_EXIT_OK && kd_report_evaluation(j, text, len, &diag) != 0) {
         kd_error(c->cli, "%s", diag.msg);
         rc = KD_EXIT_FAILURE;

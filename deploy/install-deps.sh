@@ -24,7 +24,7 @@ packages=(
     libopenblas-dev libdnnl-dev
     libjpeg-dev libspng-dev zlib1g-dev
     libsqlite3-dev libyaml-dev libjansson-dev libxxhash-dev libcmocka-dev
-    libmicrohttpd-dev libjs-chart.js
+    libmicrohttpd-dev libcurl4-openssl-dev libjs-chart.js
 )
 test_packages=(
     clang-format clang-tidy python3 python3-grpcio python3-protobuf

@@ -89,11 +89,8 @@ static int check_certificate(const kd_access *a, const kd_pki_identity *who, kd_
     return 0;
 }
 
-static int admit(const kd_rpc_call *call, void *arg, kd_diag *diag)
+static int may_enter(kd_access *a, const kd_rpc_call *call, kd_diag *diag)
 {
-    kd_access *a = arg;
-    if (!a->authority)
-        return 0;
     const kd_rpc_method *m = kd_rpc_call_method(call);
     const kd_rule *rule = rule_of(call);
     kd_rpc_peer peer = kd_rpc_call_peer(call);
@@ -112,9 +109,27 @@ static int admit(const kd_rpc_call *call, void *arg, kd_diag *diag)
     return rc;
 }
 
+static void meter(kd_access *a, const kd_rpc_call *call, int code)
+{
+    const kd_rule *rule = rule_of(call);
+    if (rule)
+        kd_rpc_meter_add(a->meter, (size_t)(rule - kd_rules), code,
+                         kd_clock_s() - kd_rpc_call_begun(call));
+}
+
+static int admit(const kd_rpc_call *call, void *arg, kd_diag *diag)
+{
+    kd_access *a = arg;
+    int rc = a->authority ? may_enter(a, call, diag) : 0;
+    if (rc != 0)
+        meter(a, call, rc);
+    return rc;
+}
+
 static void leave(const kd_rpc_call *call, int code, const char *text, void *arg)
 {
     kd_access *a = arg;
+    meter(a, call, code);
     if (!a->authority)
         return;
     const kd_rule *rule = rule_of(call);
@@ -124,6 +139,11 @@ static void leave(const kd_rpc_call *call, int code, const char *text, void *arg
     pthread_mutex_unlock(&a->mu);
     if (rule->audited || code == -KD_EPERM || code == -KD_EAUTH)
         kd_access_audit(a, call, kd_err_name(code), text);
+}
+
+const kd_rpc_meter *kd_access_meter(const kd_access *a)
+{
+    return a->meter;
 }
 
 const kd_rpc_guard *kd_access_guard(const kd_access *a)
@@ -303,6 +323,7 @@ int kd_access_open(kd_state *state, kd_authority *authority, const kd_quotas *qu
     a->authority = authority;
     a->quotas = *quotas;
     a->guard = (kd_rpc_guard){admit, leave, a};
+    a->meter = kd_rpc_meter_new();
     a->waiting = kd_xalloc(KD_AUDIT_WAITING * sizeof *a->waiting);
     a->written = kd_xalloc(KD_AUDIT_WAITING * sizeof *a->written);
     pthread_mutex_init(&a->mu, NULL);
@@ -329,6 +350,7 @@ void kd_access_close(kd_access *a)
     free(a->revoked);
     free(a->waiting);
     free(a->written);
+    kd_rpc_meter_free(a->meter);
     free(a);
 }
 

@@ -58,6 +58,8 @@ int kd_access_open(kd_state *state, kd_authority *authority, const kd_quotas *qu
 void kd_access_close(kd_access *a); /* NULL allowed */
 /* For the RPC server, which calls it on its threads. Borrowed until close. */
 const kd_rpc_guard *kd_access_guard(const kd_access *a);
+/* How long calls take; the guard adds to it. */
+const struct kd_rpc_meter *kd_access_meter(const kd_access *a);
 /* What the guard reads of a method; for each before the server gets it. */
 unsigned kd_access_rule(const char *path);
 /* Stores what waits for the audit, at most five times a second; forget: what is too old goes. */

@@ -4,6 +4,7 @@
 #define KD_SERVER_ACCESS_INTERNAL_H
 
 #include "access.h"
+#include "rpc_meter.h"
 #include "rules.h"
 
 #include <pthread.h>
@@ -37,6 +38,7 @@ struct kd_access {
     kd_authority *authority; /* NULL = plain text */
     kd_quotas quotas;
     kd_rpc_guard guard;
+    kd_rpc_meter *meter;
     kd_time_ms flushed, swept; /* when the audit was written, what is over was thrown away */
     kd_audit_row *written;     /* takes turns with `waiting` */
 

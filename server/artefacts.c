@@ -4,12 +4,11 @@
 #include "kd/failpoint.h"
 #include "kd/file.h"
 #include "kd/log.h"
-#include "store/narrow.h"
+#include "store/network.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -73,66 +72,22 @@ int kd_artefact_write(kd_daemon *d, kd_job_record *j, uint32_t stage, const char
     return kd_state_add_file(&d->state, j->row.id, name, stage, 0, path, len, hex, diag);
 }
 
-/* One row of the parameter table. */
-static int table_item(json_t *row, size_t i, const float *vector, uint64_t floats, kd_st_item *it,
-                      kd_diag *diag)
-{
-    json_t *shape = json_object_get(row, "shape");
-    it->name = json_string_value(json_object_get(row, "name"));
-    int64_t offset = json_integer_value(json_object_get(row, "offset"));
-    uint64_t count = 1;
-    it->ndim = (int)json_array_size(shape);
-    const char *word = json_string_value(json_object_get(row, "type"));
-    const int type = word ? kd_st_type_of(word) : KD_ST_F32;
-    bool ok = it->name && it->ndim <= KD_ST_MAX_DIMS && offset >= 0 && type >= 0;
-    for (int k = 0; ok && k < it->ndim; k++) {
-        it->shape[k] = json_integer_value(json_array_get(shape, (size_t)k));
-        ok = it->shape[k] > 0 && !__builtin_mul_overflow(count, (uint64_t)it->shape[k], &count);
-    }
-    if (!ok || (uint64_t)offset > floats || count > floats - (uint64_t)offset)
-        return kd_fail(diag, -KD_EDATA, "row %zu of the parameter table is not within it", i);
-    it->data = vector + offset;
-    it->type = (enum kd_st_type)type;
-    return 0;
-}
-
 int kd_artefact_write_network(kd_daemon *d, kd_job_record *j, uint32_t stage, bool best,
                               const float *vector, const char *digest, kd_diag *diag)
 {
-    kd_stage_record *s = &j->stages[stage];
-    json_t *table = json_loads(s->info->table, JSON_REJECT_DUPLICATES, NULL);
-    size_t n = json_array_size(table);
-    kd_st_item *items = kd_xalloc((n + 1) * sizeof *items);
-    int rc = n ? 0 : kd_fail(diag, -KD_EDATA, "the stage's parameter table is empty or not JSON");
-    for (size_t i = 0; i < n && rc == 0; i++)
-        rc = table_item(json_array_get(table, i), i, vector, kd_stage_vector_floats(s->info),
-                        &items[i], diag);
-    json_t *metadata = json_loads(s->info->metadata, JSON_REJECT_DUPLICATES, NULL);
-    kd_st_pair pairs[64];
-    size_t n_pairs = 0;
+    const kd_stage_record *s = &j->stages[stage];
     char id[KD_ID_TEXT], name[KD_NETWORK_FILE];
     kd_id_text(j->row.id, id);
-    pairs[n_pairs++] = (kd_st_pair){"format", "pt"};
-    pairs[n_pairs++] = (kd_st_pair){"distilld.job", id};
-    pairs[n_pairs++] = (kd_st_pair){"distilld.digest", digest};
-    const char *key;
-    json_t *value;
-    json_object_foreach(metadata, key, value)
-    {
-        if (json_is_string(value) && n_pairs < KD_COUNT(pairs))
-            pairs[n_pairs++] = (kd_st_pair){key, json_string_value(value)};
-    }
+    const kd_st_pair first[] = {
+        {"format", "pt"}, {"distilld.job", id}, {"distilld.digest", digest}};
     kd_buf buf;
     kd_buf_init(&buf, (size_t)1 << 33);
-    if (rc == 0)
-        rc = kd_narrow_pack(items, n, pairs, n_pairs, &buf, diag);
     kd_stage_network_file(s->kind, best, name);
+    int rc = kd_network_pack(s->info->table, s->info->metadata, vector,
+                             kd_stage_vector_floats(s->info), first, KD_COUNT(first), &buf, diag);
     if (rc == 0)
         rc = kd_artefact_write(d, j, stage, name, buf.data, buf.len, diag);
     kd_buf_clear(&buf);
-    json_decref(metadata);
-    json_decref(table);
-    free(items);
     return rc;
 }
 

@@ -1,5 +1,6 @@
-#include "bank.h"
+#include "bank_internal.h"
 
+#include "kd/clock.h"
 #include "kd/failpoint.h"
 #include "kd/file.h"
 #include "kd/hash.h"
@@ -16,46 +17,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define BLOCK_HEAD 16
-#define MAX_BLOCK (64u << 20)
-
-struct entry {
-    uint64_t key;    /* sample << 32 | view */
-    uint64_t offset; /* of the record, never 0 since a block's head is before it; 0 = free */
-};
-
-struct kd_bank {
-    kd_bank *next;
-    char id[KD_DIGEST_HEX];
-    uint32_t classes;
-    size_t record;
-    pthread_mutex_t mu; /* guards all below */
-    int fd;
-    uint64_t end;
-    bool dirty;
-    struct entry *table;
-    size_t cap, count; /* cap a power of two */
-    char *path;        /* of the records */
-    kd_bank_store *store;
-};
-
-struct kd_bank_store {
-    char *dir;
-    uint64_t keep_free;
-    pthread_mutex_t mu; /* guards banks */
-    kd_bank *banks;
-};
-
-static uint32_t read_u32(const uint8_t *p)
-{
-    uint32_t v;
-    memcpy(&v, p, 4);
-    return v;
-}
+#define TOUCH_MS 60000 /* how exact the time of the last use is */
 
 static uint64_t pair_of(const uint8_t *p)
 {
-    return (uint64_t)read_u32(p) << 32 | read_u32(p + 4);
+    return (uint64_t)kd_bank_u32(p) << 32 | kd_bank_u32(p + 4);
 }
 
 static struct entry *slot_of(struct entry *table, size_t cap, uint64_t key)
@@ -83,22 +49,6 @@ static bool reserve(kd_bank *b)
     return true;
 }
 
-static bool pread_all(int fd, void *buf, size_t len, uint64_t at)
-{
-    uint8_t *p = buf;
-    while (len) {
-        ssize_t n = pread(fd, p, len, (off_t)at);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return false;
-        p += n;
-        at += (uint64_t)n;
-        len -= (size_t)n;
-    }
-    return true;
-}
-
 /* Reads the blocks and fills the table; cuts the file at the first one that is not whole. */
 static int scan(kd_bank *b, const char *path, kd_diag *diag)
 {
@@ -109,9 +59,9 @@ static int scan(kd_bank *b, const char *path, kd_diag *diag)
     uint8_t *records = NULL;
     while (at + BLOCK_HEAD <= size) {
         uint8_t head[BLOCK_HEAD];
-        if (!pread_all(b->fd, head, sizeof head, at))
+        if (!kd_bank_pread(b->fd, head, sizeof head, at))
             break;
-        uint64_t n = read_u32(head + 4), bytes = n * b->record;
+        uint64_t n = kd_bank_u32(head + 4), bytes = n * b->record;
         if (memcmp(head, "KDB1", 4) != 0 || n == 0 || bytes > MAX_BLOCK ||
             at + BLOCK_HEAD + bytes > size)
             break;
@@ -121,8 +71,8 @@ static int scan(kd_bank *b, const char *path, kd_diag *diag)
             return kd_fail(diag, -KD_ENOMEM, "no memory to read %s", path);
         }
         records = p;
-        if (!pread_all(b->fd, records, bytes, at + BLOCK_HEAD) ||
-            kd_crc32c(0, records, bytes) != read_u32(head + 8))
+        if (!kd_bank_pread(b->fd, records, bytes, at + BLOCK_HEAD) ||
+            kd_crc32c(0, records, bytes) != kd_bank_u32(head + 8))
             break;
         for (uint64_t i = 0; i < n; i++) {
             uint64_t key = pair_of(records + i * b->record);
@@ -195,12 +145,13 @@ static int check_description(const char *path, const kd_bank_key *key, bool *out
     return rc;
 }
 
-static void bank_free(kd_bank *b)
+void kd_bank_free(kd_bank *b)
 {
     if (b->fd >= 0)
         close(b->fd);
     free(b->table);
     free(b->path);
+    free(b->uses);
     pthread_mutex_destroy(&b->mu);
     free(b);
 }
@@ -224,13 +175,14 @@ static int bank_open(const char *dir, const char *id, const kd_bank_key *key, kd
     snprintf(b->id, sizeof b->id, "%s", id);
     b->classes = key->classes;
     b->record = 8 + 4 * (size_t)key->classes;
+    kd_bank_read_uses(dir, id, &b->uses, &b->n_uses);
     snprintf(path, sizeof path, "%s/%s/records.bin", dir, id);
     b->path = kd_xstrdup(path);
     b->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | (anew ? O_TRUNC : 0), 0600);
     rc = b->fd < 0 ? kd_fail(diag, -KD_EIO, "cannot open %s: %s", path, strerror(errno))
                    : scan(b, path, diag);
     if (rc != 0) {
-        bank_free(b);
+        kd_bank_free(b);
         return rc;
     }
     *out = b;
@@ -245,6 +197,7 @@ int kd_bank_store_open(const char *dir, kd_bank_store **out, kd_diag *diag)
     kd_bank_store *s = kd_xalloc(sizeof *s);
     s->dir = kd_xstrdup(dir);
     pthread_mutex_init(&s->mu, NULL);
+    kd_bank_drop_doomed(dir);
     *out = s;
     return 0;
 }
@@ -261,7 +214,7 @@ void kd_bank_store_close(kd_bank_store *s)
     while (s->banks) {
         kd_bank *b = s->banks;
         s->banks = b->next;
-        bank_free(b);
+        kd_bank_free(b);
     }
     pthread_mutex_destroy(&s->mu);
     free(s->dir);
@@ -293,10 +246,25 @@ int kd_bank_get(kd_bank_store *s, const kd_bank_key *key, kd_bank **out, kd_diag
         b->next = s->banks;
         s->banks = b;
     }
-    pthread_mutex_unlock(&s->mu);
-    if (rc == 0)
+    if (rc == 0) {
+        kd_time_ms now = kd_clock_ms();
+        b->refs++;
+        if (b->touched == 0 || now - b->touched > TOUCH_MS)
+            (void)futimens(b->fd, NULL); /* its age counts from here */
+        b->touched = b->touched == 0 || now - b->touched > TOUCH_MS ? now : b->touched;
         *out = b;
+    }
+    pthread_mutex_unlock(&s->mu);
     return rc;
+}
+
+void kd_bank_release(kd_bank *b)
+{
+    if (!b)
+        return;
+    pthread_mutex_lock(&b->store->mu);
+    b->refs--;
+    pthread_mutex_unlock(&b->store->mu);
 }
 
 int kd_bank_find(kd_bank *b, const uint8_t *wanted, size_t n, kd_buf *out, kd_diag *diag)
@@ -310,7 +278,7 @@ int kd_bank_find(kd_bank *b, const uint8_t *wanted, size_t n, kd_buf *out, kd_di
         char *at = kd_buf_grow(out, b->record);
         if (!at)
             rc = kd_fail(diag, -KD_ELIMIT, "too many logits asked for at once");
-        else if (!pread_all(b->fd, at, b->record, e->offset))
+        else if (!kd_bank_pread(b->fd, at, b->record, e->offset))
             rc = kd_fail(diag, -KD_EIO, "cannot read bank %s: %s", b->id, strerror(errno));
     }
     pthread_mutex_unlock(&b->mu);
@@ -369,7 +337,7 @@ int kd_bank_put(kd_bank *b, const uint8_t *records, size_t len, uint32_t *out_ne
         if (e->offset) {
             if (e->offset >= first) /* twice in this very block */
                 differs |= memcmp(fresh + (e->offset - first), r, b->record) != 0;
-            else if (pread_all(b->fd, old, b->record, e->offset))
+            else if (kd_bank_pread(b->fd, old, b->record, e->offset))
                 differs |= memcmp(old, r, b->record) != 0;
             continue;
         }

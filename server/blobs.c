@@ -38,6 +38,7 @@ int kd_blob_add_piece(kd_daemon *d, const Distill__V1__BlobChunk *m, const uint8
     blob_file(d, m->digest, true, part, sizeof part);
     blob_file(d, m->digest, false, whole, sizeof whole);
     if (access(whole, R_OK) == 0) {
+        (void)utimensat(AT_FDCWD, whole, NULL, 0); /* a job is about to name it */
         reply->complete = true;
         reply->have = m->size;
         return 0;
@@ -231,6 +232,27 @@ static void drop_pieces(kd_daemon *d, const char *name)
     blob_file(d, digest, true, path, sizeof path);
     if (has_blob(d, digest) && unlink(path) == 0)
         kd_info("removed the pieces of a whole upload: path=%s", path);
+}
+
+void kd_blobs_each_waiting(kd_daemon *d, kd_blob_fn fn, void *arg)
+{
+    char path[4200], digest[KD_DIGEST_HEX];
+    snprintf(path, sizeof path, "%s/blobs", d->state.dir);
+    DIR *folder = opendir(path);
+    for (struct dirent *e; folder && (e = readdir(folder));) {
+        kd_digest parsed;
+        struct stat st;
+        const char *end = e->d_name + KD_MIN(strlen(e->d_name), sizeof digest - 1);
+        snprintf(digest, sizeof digest, "%.32s", e->d_name);
+        if (!kd_digest_parse(digest, &parsed) || (end[0] && strcmp(end, ".part") != 0) ||
+            (!end[0] && is_named(d, digest)))
+            continue;
+        blob_file(d, digest, end[0] != '\0', path, sizeof path);
+        if (stat(path, &st) == 0)
+            fn(arg, path, (uint64_t)st.st_size, (int64_t)st.st_mtim.tv_sec * 1000);
+    }
+    if (folder)
+        closedir(folder);
 }
 
 void kd_blobs_drop_strays(kd_daemon *d)

@@ -9,6 +9,7 @@
 #include <yaml.h>
 
 #define MAX_FILE 65536
+#define KEEP_MOST (3660ll * 86400)
 #define AT(field) offsetof(kd_daemon_config, field)
 
 const kd_setting kd_settings[] = {
@@ -46,6 +47,36 @@ const kd_setting kd_settings[] = {
      "requests a second of one name, training's own not counted", "200"},
     {"quota_upload", NULL, KD_SET_SIZE, AT(quotas.upload_a_day), 0, 0, "SIZE",
      "bytes that one name may upload in a day", "256G"},
+    {"keep_checkpoints", NULL, KD_SET_DURATION, AT(keep.age_s[KD_KEEP_CHECKPOINTS]), 0, KEEP_MOST,
+     "DURATION",
+     "how long the checkpoints of a job that is over stay, by which it can be continued; this\n"
+     "and what follows: 0 = no limit, the oldest go first, `distill retention` changes it",
+     "90d"},
+    {"keep_checkpoints_size", NULL, KD_SET_SIZE, AT(keep.bytes[KD_KEEP_CHECKPOINTS]), 0, 0, "SIZE",
+     "bytes of such checkpoints together", "0"},
+    {"keep_logs", NULL, KD_SET_DURATION, AT(keep.age_s[KD_KEEP_LOGS]), 0, KEEP_MOST, "DURATION",
+     "how long the events and logs of a job that is over stay; its beginning and end always do",
+     "365d"},
+    {"keep_logs_size", NULL, KD_SET_SIZE, AT(keep.bytes[KD_KEEP_LOGS]), 0, 0, "SIZE",
+     "bytes of such events and logs together", "4G"},
+    {"keep_banks", NULL, KD_SET_DURATION, AT(keep.age_s[KD_KEEP_BANKS]), 0, KEEP_MOST, "DURATION",
+     "how long a logit bank stays that no job uses; teachers can fill it again", "90d"},
+    {"keep_banks_size", NULL, KD_SET_SIZE, AT(keep.bytes[KD_KEEP_BANKS]), 0, 0, "SIZE",
+     "bytes of all banks together; those that a job uses are never dropped", "0"},
+    {"keep_uploads", NULL, KD_SET_DURATION, AT(keep.age_s[KD_KEEP_UPLOADS]), 0, KEEP_MOST,
+     "DURATION", "how long uploaded files stay that no job came to name", "7d"},
+    {"keep_uploads_size", NULL, KD_SET_SIZE, AT(keep.bytes[KD_KEEP_UPLOADS]), 0, 0, "SIZE",
+     "bytes of such files together", "0"},
+    {"hook_command", NULL, KD_SET_LIST, AT(hooks.command), 0, 0, "WORDS",
+     "a program, by its whole path, and its arguments: run without a shell when a job starts,\n"
+     "ends, fails or stalls and at each epoch, the event as JSON on its standard input",
+     "[]"},
+    {"hook_url", NULL, KD_SET_TEXT, AT(hooks.url), 0, 0, "URL",
+     "the same is posted to this address, http:// or https://; empty = to none", "\"\""},
+    {"hook_events", NULL, KD_SET_LIST, AT(hooks.kinds), 0, 0, "WORDS",
+     "only these of start, end, fail, stall and epoch; empty = all", "[]"},
+    {"hook_timeout", NULL, KD_SET_DURATION, AT(hooks.timeout_s), 1, 3600, "DURATION",
+     "after which a hook has failed; it is tried again", "30s"},
 };
 const size_t kd_n_settings = KD_COUNT(kd_settings);
 
@@ -98,6 +129,23 @@ static int put_bool(const char *text, bool *out)
     return 0;
 }
 
+static int put_words(const char *text, kd_words *out, kd_diag *diag)
+{
+    char word[KD_WORDS_TEXT];
+    int rc = 0;
+    *out = (kd_words){0};
+    while (rc == 0 && *(text += strspn(text, " ")) != '\0') {
+        size_t n = strcspn(text, " ");
+        if (n >= sizeof word)
+            return kd_fail(diag, -KD_ELIMIT, "a word is too long");
+        memcpy(word, text, n);
+        word[n] = '\0';
+        text += n;
+        rc = kd_words_add(out, word, diag);
+    }
+    return rc;
+}
+
 int kd_setting_put(const kd_setting *s, const char *text, kd_daemon_config *cfg, kd_diag *diag)
 {
     static const int64_t bytes[] = {1ll << 10, 1ll << 20, 1ll << 30},
@@ -108,7 +156,9 @@ int kd_setting_put(const kd_setting *s, const char *text, kd_daemon_config *cfg,
     switch (s->type) {
     case KD_SET_TEXT:
         *(const char **)field = text;
-        return text[0] || s->at == AT(http) ? 0 : kd_fail(diag, -KD_EINVAL, "wants a %s", s->meta);
+        return text[0] || s->at == AT(http) || s->at == AT(hooks.url)
+                   ? 0
+                   : kd_fail(diag, -KD_EINVAL, "wants a %s", s->meta);
     case KD_SET_NUMBER:
         if (!number(text, s->low, s->high, &v))
             return kd_fail(diag, -KD_EINVAL,
@@ -131,6 +181,8 @@ int kd_setting_put(const kd_setting *s, const char *text, kd_daemon_config *cfg,
         return put_bool(text, field) == 0
                    ? 0
                    : kd_fail(diag, -KD_EINVAL, "wants true or false, not \"%.64s\"", text);
+    case KD_SET_LIST:
+        return put_words(text, field, diag);
     case KD_SET_LEVEL:
         level = kd_log_level_of(text);
         if (level < 0)
@@ -151,10 +203,27 @@ struct reader {
     kd_diag *diag;
 };
 
-static int put_pair(struct reader *r, const yaml_node_t *key, const yaml_node_t *value)
+static int put_sequence(struct reader *r, yaml_document_t *doc, const yaml_node_t *value,
+                        kd_words *out)
+{
+    int rc = 0;
+    *out = (kd_words){0};
+    for (const yaml_node_item_t *i = value->data.sequence.items.start;
+         rc == 0 && i < value->data.sequence.items.top; i++) {
+        const yaml_node_t *word = yaml_document_get_node(doc, *i);
+        rc = word->type == YAML_SCALAR_NODE
+                 ? kd_words_add(out, (const char *)word->data.scalar.value, r->diag)
+                 : kd_fail(r->diag, -KD_EINVAL, "a list of words is expected");
+    }
+    return rc;
+}
+
+static int put_pair(struct reader *r, yaml_document_t *doc, const yaml_node_t *key,
+                    const yaml_node_t *value)
 {
     size_t line = key->start_mark.line + 1;
-    if (key->type != YAML_SCALAR_NODE || value->type != YAML_SCALAR_NODE)
+    bool list = value->type == YAML_SEQUENCE_NODE;
+    if (key->type != YAML_SCALAR_NODE || (value->type != YAML_SCALAR_NODE && !list))
         return kd_fail(r->diag, -KD_EINVAL, "%.300s:%zu: one `key: value` a line is expected",
                        r->path, line);
     const char *name = (const char *)key->data.scalar.value;
@@ -167,6 +236,12 @@ static int put_pair(struct reader *r, const yaml_node_t *key, const yaml_node_t 
     if (r->seen[s - kd_settings])
         return kd_fail(r->diag, -KD_EINVAL, "%.300s:%zu: %s is there twice", r->path, line, s->key);
     r->seen[s - kd_settings] = true;
+    if (list) {
+        int rc = s->type == KD_SET_LIST
+                     ? put_sequence(r, doc, value, (kd_words *)((char *)r->cfg + s->at))
+                     : kd_fail(r->diag, -KD_EINVAL, "one value is expected, no list");
+        return rc == 0 ? 0 : kd_fail_at(r->diag, rc, "%.300s:%zu: %s", r->path, line, s->key);
+    }
     const char *text = (const char *)value->data.scalar.value;
     if (s->type == KD_SET_TEXT) {
         char *held = r->cfg->held[r->held++];
@@ -190,8 +265,8 @@ static int put_document(struct reader *r, yaml_document_t *doc)
     int rc = 0;
     for (yaml_node_pair_t *p = root->data.mapping.pairs.start;
          p < root->data.mapping.pairs.top && rc == 0; p++)
-        rc =
-            put_pair(r, yaml_document_get_node(doc, p->key), yaml_document_get_node(doc, p->value));
+        rc = put_pair(r, doc, yaml_document_get_node(doc, p->key),
+                      yaml_document_get_node(doc, p->value));
     return rc;
 }
 

@@ -538,6 +538,9 @@ static void on_tick(uv_timer_t *timer)
     kd_room_tick(&d->room, now);
     kd_stage_tick(d, now);
     kd_result_tick(d);
+    kd_keep_tick(d, now);
+    kd_hooks_tick(d, now);
+    kd_worker_log_tick(d, now);
     kd_daemon_event(d, &(kd_event){.kind = KD_EV_TICK});
 }
 
@@ -703,6 +706,7 @@ static void close_handles(kd_daemon *d)
 
 static void shut_down(kd_daemon *d)
 {
+    atomic_store(&d->closing, true);
     kd_cluster_close(d, "the coordinator is stopping");
     while (d->watchers) {
         const kd_watcher *w = d->watchers;
@@ -710,6 +714,7 @@ static void shut_down(kd_daemon *d)
         kd_watch_drop(d, w->to);
     }
     kd_http_close(d->http);
+    kd_hooks_stop(d);
     /* Checkpoints under way are finished: they are work that need not be done again. */
     while (d->writes_running)
         uv_run(&d->loop, UV_RUN_ONCE);
@@ -733,6 +738,7 @@ static kd_rpc_method *all_methods(size_t *out_n)
         size_t n;
     } services[] = {{kd_jobs_methods, kd_n_jobs_methods},
                     {kd_access_methods, kd_n_access_methods},
+                    {kd_storage_methods, kd_n_storage_methods},
                     {kd_cluster_methods, kd_n_cluster_methods},
                     {kd_exchange_methods, kd_n_exchange_methods}};
     size_t n = 0;
@@ -746,6 +752,11 @@ static kd_rpc_method *all_methods(size_t *out_n)
         n += services[i].n;
     }
     return all;
+}
+
+static void count_commit(void *arg, double seconds)
+{
+    kd_histogram_add(&((kd_daemon *)arg)->counts.commit_seconds, seconds);
 }
 
 int kd_daemon_run(const kd_daemon_config *cfg, kd_diag *diag)
@@ -780,13 +791,19 @@ int kd_daemon_run(const kd_daemon_config *cfg, kd_diag *diag)
     if (rc == 0) {
         d->state.sql.make_room = kd_room_make;
         d->state.sql.make_room_arg = &d->room;
+        d->state.sql.committed = count_commit;
+        d->state.sql.committed_arg = d;
         rc = kd_bank_store_open(path, &d->bank, diag);
     }
     if (rc == 0) {
         kd_bank_store_keep_free(d->bank, cfg->min_free);
         d->core = kd_core_new(d->state.epoch);
-        rc = kd_state_each_job(&d->state, restore_job, d, diag);
+        rc = kd_keep_open(d, &cfg->keep, diag);
     }
+    if (rc == 0)
+        rc = kd_state_each_job(&d->state, restore_job, d, diag);
+    if (rc == 0)
+        rc = kd_hooks_open(d, &cfg->hooks, diag);
     KD_FAILPOINT("start.restored");
     if (rc == 0)
         rc = open_access(d, cfg, diag);
@@ -831,6 +848,7 @@ int kd_daemon_run(const kd_daemon_config *cfg, kd_diag *diag)
         kd_job_record_free(j);
     }
     free(d->aside);
+    kd_hooks_free(d->hooks);
     kd_core_free(d->core);
     kd_bank_store_close(d->bank);
     kd_access_close(d->access);

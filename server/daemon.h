@@ -7,8 +7,8 @@
  *
  * Files: daemon.c the loop, tasks, and the core's actions; stages.c what a running stage does with
  * disks, stage_info.c what it is made of, stage_news.c what its exchange tells; watch.c events and
- * who reads them; wishes.c what users change of what runs; svc_jobs.c, svc_access.c, svc_cluster.c,
- * svc_exchange.c the services.
+ * who reads them; wishes.c what users change of what runs; keep.c what is dropped when; svc_jobs.c,
+ * svc_access.c, svc_storage.c, svc_cluster.c, svc_exchange.c the services.
  */
 #ifndef KD_SERVER_DAEMON_H
 #define KD_SERVER_DAEMON_H
@@ -17,7 +17,9 @@
 #include "bank.h"
 #include "core.h"
 #include "exchange.h"
+#include "hooks.h"
 #include "job/job.h"
+#include "keep.h"
 #include "meter.h"
 #include "room.h"
 #include "rpc/rpc.h"
@@ -69,11 +71,16 @@ typedef struct kd_job_record {
     int n_epochs;
     char costs[1024]; /* JSON array of measured model costs */
     const char *phase;
-    bool saving;  /* a checkpoint is being written */
-    bool planned; /* it stands still because that was wanted: going on is no fault's recovery */
+    bool saving;    /* a checkpoint is being written */
+    bool planned;   /* it stands still because that was wanted: going on is no fault's recovery */
+    unsigned lines; /* of its workers' logs, kept in this process */
     bool export_waits; /* for room for result.json */
     uint32_t export_stage;
     bool told_no_room; /* for the files that its workers send */
+    struct {
+        bool known; /* once it is over */
+        uint64_t bytes[KD_KEEP_OF_JOBS];
+    } kept;
     struct {
         uint64_t process; /* 0 = nobody measures */
         kd_time_ms until; /* then another one may */
@@ -103,7 +110,19 @@ typedef struct kd_worker_record {
     double teacher_seconds;
     kd_job_id beat_job;
     uint32_t beat_stage;
+    kd_time_ms lines_since; /* log lines since then, within a second */
+    unsigned lines;
 } kd_worker_record;
+
+/* A log line of a worker that is not stored yet. */
+typedef struct kd_worker_line {
+    kd_job_id job;
+    int64_t time_ms;
+    uint64_t seq, step;
+    uint32_t stage;
+    const char *level;
+    char worker[65], text[601];
+} kd_worker_line;
 
 /* A worker that was drained or quarantined when its stream was lost: so it is when it comes back.
  */
@@ -151,11 +170,13 @@ struct kd_daemon {
     uv_timer_t tick;
     uv_signal_t sigint, sigterm, sighup;
     int stopping;
-    int writes_running; /* checkpoint writes on libuv's pool */
+    int writes_running; /* works on libuv's pool that a stop waits for */
     kd_rpc *rpc;
     kd_rpc_server *server;
     kd_http *http; /* NULL = not wanted */
     kd_counts counts;
+    kd_keep keep;
+    kd_hooks *hooks;         /* NULL before they are opened */
     kd_authority *authority; /* NULL = plain text */
     kd_access *access;
     kd_time_ms looked;     /* when certificates were last looked after */
@@ -164,13 +185,17 @@ struct kd_daemon {
     kd_state state;
     kd_room room;
     kd_bank_store *bank;
-    atomic_bool bank_failed;
+    atomic_bool bank_failed, closing;
+    bool verifying; /* a bank */
     kd_core *core;
     kd_actions actions; /* of events under way, in order */
     bool carrying;
     kd_job_record *jobs;
     kd_worker_record *workers;
     kd_watcher *watchers;
+    kd_worker_line lines[256];
+    size_t n_lines;
+    kd_time_ms lines_at;                          /* when the first of them came */
     struct kd_submission *submits, **submits_end; /* in order of coming */
     size_t submits_waiting;                       /* of that list */
     atomic_int submits_coming, submits_open;      /* being read; not answered yet */
@@ -197,7 +222,9 @@ typedef struct kd_daemon_config {
     bool insecure;                     /* plain text and HTTP, also beyond this machine */
     int64_t certificate_life_s;
     kd_quotas quotas;
-    char held[3][1024]; /* texts that came from the configuration file */
+    kd_keep_rules keep;
+    kd_hook_config hooks;
+    char held[4][1024]; /* texts that came from the configuration file */
 } kd_daemon_config;
 /* options.c: configuration file, environment and flags into *cfg, whose texts are borrowed from
  * these and from itself. -1 = run with it; else the exit code, with everything said. */
@@ -349,6 +376,15 @@ void kd_watch_fed(kd_daemon *d, const kd_job_record *j);
 /* Stores an event, logs it and sends it to who watches. worker "" = none, data NULL = none. */
 void kd_watch_event(kd_daemon *d, kd_job_record *j, const char *kind, const char *worker,
                     const char *data, const char *fmt, ...) KD_PRINTF(6, 7);
+/* The same of what was said at a time by a worker, within a transaction. */
+void kd_watch_line(kd_daemon *d, kd_job_record *j, const char *kind, const char *worker,
+                   const char *data, int64_t time_ms, const char *text);
+
+/* worker_log.c */
+void kd_worker_log_add(kd_daemon *d, kd_worker_record *w, const Distill__V1__WorkerLog *l);
+/* Stores what has come; events of later do so before themselves. */
+void kd_worker_log_flush(kd_daemon *d);
+void kd_worker_log_tick(kd_daemon *d, kd_time_ms now);
 /* Fills a Progress of a running job; false if it does not run. p->stage and p->phase borrow. */
 bool kd_watch_progress(kd_daemon *d, kd_job_record *j, Distill__V1__Progress *p);
 
@@ -366,6 +402,21 @@ bool kd_blobs_needed(const kd_job *job);
 void kd_blobs_drop_unused(kd_daemon *d, const kd_job *job);
 /* At start: second names of artefacts that no job came to name. */
 void kd_blobs_drop_strays(kd_daemon *d);
+/* Calls fn for each upload, whole or in pieces, that no job names. */
+typedef void (*kd_blob_fn)(void *arg, const char *path, uint64_t bytes, int64_t changed_ms);
+void kd_blobs_each_waiting(kd_daemon *d, kd_blob_fn fn, void *arg);
+
+/* banks.c: logit banks as jobs and people see them. */
+/* Whether a job that is not over uses it. */
+bool kd_bank_is_needed(kd_daemon *d, const char *id);
+/* From then on it is no bank any more; its files are removed on libuv's pool. -KD_ESTATE while it
+ * is read or written. */
+int kd_bank_drop(kd_daemon *d, const char *id, kd_diag *diag) KD_MUST_CHECK;
+/* Answers of the calls that are named so. */
+struct kd_loop_call;
+void kd_banks_list(kd_daemon *d, struct kd_loop_call *c);
+void kd_banks_verify(kd_daemon *d, struct kd_loop_call *c);
+void kd_banks_remove(kd_daemon *d, struct kd_loop_call *c);
 
 /* submit.c: the call Submit, on any thread; takes r. It waits for kd_submit_run on the loop, which
  * stores what has come together in one transaction and answers. */
@@ -390,10 +441,10 @@ bool kd_wish_paused(kd_daemon *d, const kd_job_record *j);
 kd_job_record *kd_job_find(kd_daemon *d, const kd_rpc_call *call, const char *text, kd_diag *diag);
 
 /* svc_*.c: rows of the method table */
-extern const kd_rpc_method kd_jobs_methods[], kd_access_methods[], kd_cluster_methods[],
-    kd_exchange_methods[];
-extern const size_t kd_n_jobs_methods, kd_n_access_methods, kd_n_cluster_methods,
-    kd_n_exchange_methods;
+extern const kd_rpc_method kd_jobs_methods[], kd_access_methods[], kd_storage_methods[],
+    kd_cluster_methods[], kd_exchange_methods[];
+extern const size_t kd_n_jobs_methods, kd_n_access_methods, kd_n_storage_methods,
+    kd_n_cluster_methods, kd_n_exchange_methods;
 /* Ends every control stream (at stop). */
 void kd_cluster_close(kd_daemon *d, const char *why);
 /* Sends a message to a worker; a worker that does not take its messages is dropped. */

@@ -30,6 +30,7 @@ int main(int argc, char **argv)
     if (rc >= 0)
         return rc;
     raise_descriptors();
+    signal(SIGPIPE, SIG_IGN); /* a hook need not read what it is told */
     signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes is told by write, as a full disk is */
     kd_diag diag = {0};
     rc = kd_daemon_run(&cfg, &diag);

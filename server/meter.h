@@ -66,6 +66,8 @@ typedef struct kd_counts {
     kd_histogram recovery_seconds;
     uint64_t checkpoints;
     kd_histogram checkpoint_seconds;
+    kd_histogram commit_seconds;     /* of the database */
+    uint64_t lines[2];               /* log lines of workers: kept, not kept */
     uint64_t lost[3];                /* workers: silent, closed, refused */
     _Atomic uint64_t logit_bytes[2]; /* any thread: in, out */
 } kd_counts;

@@ -1,6 +1,7 @@
 /* Metrics of workers and of the coordinator itself. */
 #include "metrics.h"
 #include "http_internal.h"
+#include "rpc_meter.h"
 
 #include "kd/file.h"
 #include "kd/process.h"
@@ -171,6 +172,81 @@ static void write_store(kd_daemon *d, kd_buf *b)
                       (double)d->counts.logit_bytes[1]);
 }
 
+static void write_kept(const kd_daemon *d, kd_buf *b)
+{
+    static const struct {
+        const char *name, *type, *help;
+        size_t at; /* of a kd_keep_sum in kd_keep, then in that */
+        bool bytes;
+    } families[] = {
+        {"distill_kept_bytes", G, "What is kept of what is over, banks, and uploads that wait.",
+         offsetof(kd_keep, kept), true},
+        {"distill_kept_items", G, "Jobs, banks and files that these bytes are of.",
+         offsetof(kd_keep, kept), false},
+        {"distill_dropped_bytes_total", C, "What the retention rules dropped.",
+         offsetof(kd_keep, dropped), true},
+        {"distill_dropped_items_total", C, "Jobs, banks and files that these bytes were of.",
+         offsetof(kd_keep, dropped), false}};
+    for (size_t i = 0; i < KD_COUNT(families); i++) {
+        const kd_keep_sum *sums =
+            (const kd_keep_sum *)(const void *)((const char *)&d->keep + families[i].at);
+        kd_metric_family(b, families[i].name, families[i].type, families[i].help);
+        for (int w = 0; w < KD_KEEPS; w++)
+            kd_metric_by_word(b, families[i].name, "of", kd_keep_words[w],
+                              (double)(families[i].bytes ? sums[w].bytes : sums[w].items));
+    }
+}
+
+static void write_lines(const kd_daemon *d, kd_buf *b)
+{
+    kd_metric_family(b, "distill_worker_log_lines_total", C,
+                     "Log lines of workers: kept as events, or not since there were too many.");
+    kd_metric_by_word(b, "distill_worker_log_lines_total", "result", "kept",
+                      (double)d->counts.lines[0]);
+    kd_metric_by_word(b, "distill_worker_log_lines_total", "result", "dropped",
+                      (double)d->counts.lines[1]);
+}
+
+static void write_hooks(const kd_daemon *d, kd_buf *b)
+{
+    kd_hook_counts n = kd_hooks_count(d->hooks);
+    const struct {
+        const char *result;
+        const uint64_t *of;
+    } rows[] = {{"told", n.told}, {"failed", n.failed}, {"dropped", n.dropped}};
+    kd_metric_family(b, "distill_hooks_total", C,
+                     "Events that hooks told, tries that failed, events that were given up.");
+    for (int t = 0; t < KD_HOOK_TARGETS; t++)
+        for (size_t i = 0; i < KD_COUNT(rows); i++)
+            (void)kd_buf_printf(b, "distill_hooks_total{to=\"%s\",result=\"%s\"} %llu\n",
+                                kd_hook_targets[t], rows[i].result,
+                                (unsigned long long)rows[i].of[t]);
+    kd_metric_single(b, "distill_hooks_waiting", G, (double)n.waiting,
+                     "Events that hooks have still to tell.");
+}
+
+static void write_queues(const kd_daemon *d, kd_buf *b)
+{
+    size_t watchers = 0;
+    for (const kd_watcher *w = d->watchers; w; w = w->next)
+        watchers++;
+    const struct {
+        const char *word;
+        double n;
+    } rows[] = {{"submits", (double)d->submits_waiting},
+                {"pool", d->writes_running},
+                {"watchers", (double)watchers},
+                {"worker_lines", (double)d->n_lines}};
+    kd_metric_family(b, "distill_queue_depth", G,
+                     "What waits: submits, works of the pool, streams of events, log lines.");
+    for (size_t i = 0; i < KD_COUNT(rows); i++)
+        kd_metric_by_word(b, "distill_queue_depth", "queue", rows[i].word, rows[i].n);
+    kd_metric_family(b, "distill_database_commit_seconds", "histogram",
+                     "A transaction's commit, its fsync with it.");
+    kd_metric_histogram(b, "distill_database_commit_seconds", "", &d->counts.commit_seconds);
+    kd_rpc_meter_write(kd_access_meter(d->access), b);
+}
+
 static void write_process(kd_daemon *d, kd_buf *b)
 {
     kd_process_now p = kd_process_look();
@@ -206,4 +282,8 @@ void kd_metrics_write(kd_daemon *d, kd_buf *out)
     write_workers(d, out);
     write_faults(d, out);
     write_store(d, out);
+    write_kept(d, out);
+    write_hooks(d, out);
+    write_lines(d, out);
+    write_queues(d, out);
 }

@@ -150,7 +150,9 @@ int kd_daemon_options(int argc, char **argv, kd_daemon_config *cfg)
                               .lease_ms = 5000,
                               .min_free = 64u << 20,
                               .certificate_life_s = KD_CERTIFICATE_LIFE_S,
-                              .quotas = KD_QUOTAS_DEFAULT};
+                              .quotas = KD_QUOTAS_DEFAULT,
+                              .keep = KD_KEEP_DEFAULT,
+                              .hooks = {.timeout_s = 30}};
     int rc = read_before_flags(argc, argv, options, cfg);
     if (rc < 0)
         rc = read_flags(argc, argv, options, cfg);

@@ -13,6 +13,7 @@
 
 #define JOBS "/distill.v1.Jobs/"
 #define ACCESS "/distill.v1.Access/"
+#define STORAGE "/distill.v1.Storage/"
 #define EXCHANGE "/distill.v1.Exchange/"
 
 const kd_rule kd_rules[] = {
@@ -40,6 +41,13 @@ const kd_rule kd_rules[] = {
     {ACCESS "ListCertificates", ADMIN, KD_SCOPE_NONE, false, true},
     {ACCESS "Revoke", ADMIN, KD_SCOPE_NONE, true, true},
     {ACCESS "Audit", ADMIN, KD_SCOPE_NONE, false, true},
+    {STORAGE "GetRetention", READERS, KD_SCOPE_NONE, false, true},
+    {STORAGE "SetRetention", OPERATORS, KD_SCOPE_NONE, true, true},
+    {STORAGE "ListBanks", READERS, KD_SCOPE_READ, false, true}, /* names jobs that may be read */
+    {STORAGE "VerifyBank", OPERATORS, KD_SCOPE_NONE, true, true},
+    {STORAGE "RemoveBank", OPERATORS, KD_SCOPE_NONE, true, true},
+    {STORAGE "ListCheckpoints", READERS, KD_SCOPE_READ, false, true},
+    {STORAGE "FetchCheckpoint", READERS, KD_SCOPE_READ, false, false},
     {"/distill.v1.Cluster/Control", WORKER, KD_SCOPE_NONE, true, true},
     {EXCHANGE "PushNode", WORKER, KD_SCOPE_NONE, false, false},
     {EXCHANGE "AwaitSum", WORKER, KD_SCOPE_NONE, false, false},

@@ -87,6 +87,11 @@ static const char *const g_migrations[] = {
     " object TEXT NOT NULL, result TEXT NOT NULL, text TEXT NOT NULL);",
     /* What callers without a certificate did is kept apart. */
     "CREATE INDEX audit_role ON audit(role, n);",
+    /* What was changed of the configuration at run time. */
+    "CREATE TABLE settings(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;",
+    /* What hooks are to tell, until they have. */
+    "CREATE TABLE hooks(n INTEGER PRIMARY KEY AUTOINCREMENT, target INTEGER NOT NULL,"
+    " job INTEGER NOT NULL, seq INTEGER NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL);",
 };
 
 void kd_id_text(kd_job_id id, char out[KD_ID_TEXT])
@@ -139,8 +144,11 @@ static int drop_orphans(kd_state *s, kd_diag *diag)
         int there = rc == 0 ? kd_sql_step(&s->sql, st, diag) : rc;
         kd_sql_end(st);
         snprintf(path, sizeof path, "%s/jobs/%s", s->dir, e->d_name);
-        if (there == 1)
+        if (there == 1) {
             kd_file_drop_temporaries(path);
+            there = kd_state_drop_unnamed(s, strtoull(e->d_name, NULL, 16), path, diag);
+            there = there == 0 ? 1 : there;
+        }
         if (there == 0) {
             kd_info("removing the folder of a job that is not stored: path=%s", path);
             there = kd_file_remove_tree(path, diag);
@@ -601,8 +609,9 @@ int kd_state_add_event(kd_state *s, kd_job_id id, const kd_event_row *row, kd_di
     return kd_sql_run(&s->sql, NULL, diag,
                       "INSERT INTO events SELECT ?1, coalesce(max(seq), 0) + 1, ?2, ?3, ?4, ?5,"
                       " ?6, ?7 FROM events WHERE job = ?1",
-                      "iisssis", (int64_t)id, kd_clock_wall_ms(), row->kind, row->text, row->worker,
-                      (int64_t)row->state, row->data ? row->data : "");
+                      "iisssis", (int64_t)id, row->time_ms ? row->time_ms : kd_clock_wall_ms(),
+                      row->kind, row->text, row->worker, (int64_t)row->state,
+                      row->data ? row->data : "");
 }
 
 int kd_state_each_event(kd_state *s, kd_job_id id, uint64_t from, int max, kd_state_event_fn fn,

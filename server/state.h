@@ -145,7 +145,7 @@ int kd_state_add_epoch(kd_state *s, kd_job_id id, const kd_epoch_row *row,
 int kd_state_take_stage(kd_state *s, kd_job_id id, uint32_t stage, const kd_stage_row *row,
                         const kd_epoch_row *epochs, size_t n_epochs, const kd_file_row *files,
                         size_t n_files, kd_diag *diag) KD_MUST_CHECK;
-/* Stores an event with the time of now and the job's next number. */
+/* Stores an event with the job's next number, and the time of now unless it has one. */
 int kd_state_add_event(kd_state *s, kd_job_id id, const kd_event_row *row,
                        kd_diag *diag) KD_MUST_CHECK;
 /* Calls fn for the events seq >= from, at most max; stops when it returns non-zero. */
@@ -175,6 +175,9 @@ int kd_state_each_digest(kd_state *s, kd_job_id id, kd_state_digest_fn fn, void 
 typedef int (*kd_state_file_fn)(void *arg, const kd_file_row *row);
 int kd_state_each_artefact(kd_state *s, kd_job_id id, kd_state_file_fn fn, void *arg,
                            kd_diag *diag) KD_MUST_CHECK;
+/* By stage and version. */
+int kd_state_each_checkpoint(kd_state *s, kd_job_id id, kd_state_file_fn fn, void *arg,
+                             kd_diag *diag) KD_MUST_CHECK;
 /* Checkpoints and artefacts of one stage. */
 int kd_state_each_stage_file(kd_state *s, kd_job_id id, uint32_t stage, kd_state_file_fn fn,
                              void *arg, kd_diag *diag) KD_MUST_CHECK;
@@ -185,6 +188,37 @@ int kd_state_drop_checkpoints(kd_state *s, kd_job_id id, uint32_t stage, uint64_
 /* Forgets and unlinks all checkpoints of a stage but those of two versions. */
 int kd_state_keep_checkpoints(kd_state *s, kd_job_id id, uint32_t stage, uint64_t one,
                               uint64_t other, kd_diag *diag) KD_MUST_CHECK;
+/* Forgets and unlinks all checkpoints of a job. */
+int kd_state_drop_job_checkpoints(kd_state *s, kd_job_id id, kd_diag *diag) KD_MUST_CHECK;
+/* Forgets events of a job but those of the kinds that tell its course in short: submitted, started,
+ * finished, slow, quarantine, dropped. */
+int kd_state_drop_events(kd_state *s, kd_job_id id, kd_diag *diag) KD_MUST_CHECK;
+/* Bytes of a job's checkpoints, and of its events that kd_state_drop_events would forget. */
+int kd_state_sum_job(kd_state *s, kd_job_id id, uint64_t *out_checkpoints, uint64_t *out_events,
+                     kd_diag *diag) KD_MUST_CHECK;
+/* Settings that were changed at run time, as text; value NULL = forgotten. */
+int kd_state_set_setting(kd_state *s, const char *name, const char *value,
+                         kd_diag *diag) KD_MUST_CHECK;
+typedef void (*kd_state_setting_fn)(void *arg, const char *name, const char *value);
+int kd_state_each_setting(kd_state *s, kd_state_setting_fn fn, void *arg,
+                          kd_diag *diag) KD_MUST_CHECK;
+/* state_hooks.c: what hooks are to tell, in the order of n, and the number of a job's newest
+ * event. */
+int kd_state_last_event(kd_state *s, kd_job_id id, uint64_t *out_seq, kd_diag *diag) KD_MUST_CHECK;
+int kd_state_add_hook(kd_state *s, int target, kd_job_id job, uint64_t seq, const char *kind,
+                      const char *body, kd_diag *diag) KD_MUST_CHECK;
+/* Those with n > after, at most max; stops when fn returns non-zero, which comes back. */
+typedef int (*kd_state_hook_fn)(void *arg, int64_t n, int target, kd_job_id job, uint64_t seq,
+                                const char *kind, const char *body);
+int kd_state_each_hook(kd_state *s, int64_t after, int max, kd_state_hook_fn fn, void *arg,
+                       kd_diag *diag) KD_MUST_CHECK;
+int kd_state_drop_hook(kd_state *s, int64_t n, kd_diag *diag) KD_MUST_CHECK;
+int kd_state_drop_hooks(kd_state *s, int target, kd_diag *diag) KD_MUST_CHECK;
+int kd_state_count_hooks(kd_state *s, uint64_t *out, kd_diag *diag) KD_MUST_CHECK;
+/* At start: checkpoint files of a job's folder that no row names; a crash between a commit and the
+ * removal of what it forgot leaves them. */
+int kd_state_drop_unnamed(kd_state *s, kd_job_id id, const char *folder,
+                          kd_diag *diag) KD_MUST_CHECK;
 /* Forgets jobs, all of them or none, and their folders; *out_freed bytes. */
 int kd_state_remove_jobs(kd_state *s, const kd_job_id *ids, size_t n, uint64_t *out_freed,
                          kd_diag *diag) KD_MUST_CHECK;

@@ -379,15 +379,6 @@ static void on_stalled(kd_daemon *d, kd_worker_record *w, const Distill__V1__Sta
                                    .text = text});
 }
 
-static void on_log(kd_daemon *d, kd_worker_record *w, const Distill__V1__WorkerLog *l)
-{
-    kd_job_id id;
-    kd_job_record *j = kd_id_parse(l->job, &id) ? kd_daemon_job(d, id) : NULL;
-    if (j)
-        kd_watch_event(d, j, strcmp(l->level, "warn") == 0 ? "warning" : "log", w->name, NULL,
-                       "%.600s", l->text);
-}
-
 static void loop_control(kd_daemon *d, void *arg)
 {
     struct control_task *t = arg;
@@ -443,7 +434,7 @@ static void loop_control(kd_daemon *d, void *arg)
             on_problem(d, w, t->m->problem);
             break;
         case DISTILL__V1__WORKER_MESSAGE__KIND_LOG:
-            on_log(d, w, t->m->log);
+            kd_worker_log_add(d, w, t->m->log);
             break;
         case DISTILL__V1__WORKER_MESSAGE__KIND_MEASURED:
             on_measured(d, w, t->m->measured);

@@ -103,12 +103,18 @@ static void on_wait_closed(kd_rpc_call *call, bool cancelled, void *arg)
 
 /* ---- the bank */
 
-static int bank_of(kd_daemon *d, const Distill__V1__BankKey *k, kd_bank **out, kd_diag *diag)
+/* Borrowed until kd_bank_release. */
+static int bank_of(kd_daemon *d, const char *job, const Distill__V1__BankKey *k, kd_bank **out,
+                   kd_diag *diag)
 {
+    kd_job_id id;
     if (!k)
         return kd_fail(diag, -KD_EINVAL, "the call names no bank");
     kd_bank_key key = {k->teacher, k->precision, k->numerics, k->data, k->view_rule, k->classes};
-    return kd_bank_get(d->bank, &key, out, diag);
+    int rc = kd_bank_get(d->bank, &key, out, diag);
+    if (rc == 0 && kd_id_parse(job, &id))
+        kd_bank_note_use(*out, id, k->wanted);
+    return rc;
 }
 
 /* A bank is a store of what can be computed again: that it cannot be read or written costs teacher
@@ -134,7 +140,7 @@ static void on_get_logits(kd_rpc_call *call, const uint8_t *bytes, size_t len, v
     kd_buf records, head;
     kd_buf_init(&records, KD_MAX_PAYLOAD_BYTES);
     kd_buf_init(&head, KD_MAX_CONTROL_BYTES);
-    int rc = in.len % 8 == 0 ? bank_of(arg, m->bank, &bank, &diag)
+    int rc = in.len % 8 == 0 ? bank_of(arg, m->job, m->bank, &bank, &diag)
                              : kd_fail(&diag, -KD_EINVAL, "wanted samples come in 8 bytes each");
     if (rc != 0 && bank_failed(arg, rc, &diag))
         rc = 0;
@@ -151,6 +157,7 @@ static void on_get_logits(kd_rpc_call *call, const uint8_t *bytes, size_t len, v
     } else {
         kd_rpc_finish_diag(call, &diag);
     }
+    kd_bank_release(bank);
     kd_buf_clear(&records);
     kd_buf_clear(&head);
     kd_wire_free(in.head);
@@ -169,10 +176,11 @@ static void on_put_logits(kd_rpc_call *call, const uint8_t *bytes, size_t len, v
     bool crc_ok = kd_crc32c(0, in.payload, in.len) == m->crc32c;
     if (crc_ok)
         atomic_fetch_add(&((kd_daemon *)arg)->counts.logit_bytes[0], in.len);
-    int rc = crc_ok ? bank_of(arg, m->bank, &bank, &diag)
+    int rc = crc_ok ? bank_of(arg, m->job, m->bank, &bank, &diag)
                     : kd_fail(&diag, -KD_EDATA, "the payload's CRC32C differs; send it again");
     if (rc == 0)
         rc = kd_bank_put(bank, in.payload, in.len, &reply.stored, &differs, &diag);
+    kd_bank_release(bank);
     if (rc == 0)
         kd_answer(call, &reply);
     else

@@ -146,6 +146,44 @@ void kd_watch_fed(kd_daemon *d, const kd_job_record *j)
             feed(d, w);
 }
 
+/* In one transaction with what hooks are to tell of it. */
+static void store(kd_daemon *d, const kd_job_record *j, const kd_event_row *row)
+{
+    enum kd_hook_kind kind;
+    kd_diag diag = {0};
+    bool tells = kd_hooks_want(d, j, row->kind, &kind);
+    int rc = tells ? kd_state_begin(&d->state, &diag) : 0;
+    if (rc == 0)
+        rc = kd_state_add_event(&d->state, j->row.id, row, &diag);
+    if (rc == 0 && tells)
+        rc = kd_hooks_add(d, j, kind, row->text, row->worker, row->data, &diag);
+    if (rc == 0 && tells)
+        rc = kd_state_commit(&d->state, &diag);
+    if (rc != 0)
+        kd_daemon_fatal(d, &diag);
+}
+
+static void log_event(const kd_job_record *j, const char *kind, const char *worker,
+                      const char *text)
+{
+    bool warns = strcmp(kind, "warning") == 0 || strcmp(kind, "quarantine") == 0;
+    kd_log(warns ? KD_LOG_WARN : KD_LOG_INFO, "%s job=%012llx event=%s%s%s", text,
+           (unsigned long long)j->row.id, kind, worker[0] ? " worker=" : "", worker);
+}
+
+void kd_watch_line(kd_daemon *d, kd_job_record *j, const char *kind, const char *worker,
+                   const char *data, int64_t time_ms, const char *text)
+{
+    kd_event_row row = {.time_ms = time_ms,
+                        .state = j->row.state,
+                        .text = (char *)text,
+                        .data = data ? (char *)data : ""};
+    snprintf(row.kind, sizeof row.kind, "%s", kind);
+    snprintf(row.worker, sizeof row.worker, "%s", worker);
+    store(d, j, &row);
+    log_event(j, kind, worker, text);
+}
+
 void kd_watch_event(kd_daemon *d, kd_job_record *j, const char *kind, const char *worker,
                     const char *data, const char *fmt, ...)
 {
@@ -155,15 +193,8 @@ void kd_watch_event(kd_daemon *d, kd_job_record *j, const char *kind, const char
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
     kd_utf8_mend(text); /* a cut may have split a character, which no client would take */
-    kd_event_row row = {.state = j->row.state, .text = text, .data = (char *)data};
-    snprintf(row.kind, sizeof row.kind, "%s", kind);
-    snprintf(row.worker, sizeof row.worker, "%s", worker);
-    kd_diag diag = {0};
-    if (kd_state_add_event(&d->state, j->row.id, &row, &diag) != 0)
-        kd_daemon_fatal(d, &diag);
-    bool warns = strcmp(kind, "warning") == 0 || strcmp(kind, "quarantine") == 0;
-    kd_log(warns ? KD_LOG_WARN : KD_LOG_INFO, "%s job=%012llx event=%s%s%s", text,
-           (unsigned long long)j->row.id, kind, worker[0] ? " worker=" : "", worker);
+    kd_worker_log_flush(d);
+    kd_watch_line(d, j, kind, worker, data, 0, text);
     if (d->state.depth == 0)
         kd_watch_fed(d, j);
 }

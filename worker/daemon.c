@@ -4,8 +4,9 @@
 #include "kd/clock.h"
 #include "kd/failpoint.h"
 #include "kd/hash.h"
-#include "kd/log.h"
+#include "kd/log_sink.h"
 #include "kd/process.h"
+#include "log_ship.h"
 #include "renew.h"
 #include "rpc/rpc.h"
 #include "runner.h"
@@ -161,6 +162,7 @@ static void on_beat(uv_timer_t *timer)
     m.kind_case = DISTILL__V1__WORKER_MESSAGE__KIND_HEARTBEAT;
     m.heartbeat = &h;
     send_message(w, &m);
+    kd_log_ship(send_message, w);
 }
 
 static void on_retry(uv_timer_t *timer);
@@ -280,6 +282,8 @@ static int open_channel(struct worker *w, kd_diag *diag)
                             &w->channel, diag);
     if (rc == 0 && secure)
         w->renewal = kd_renewal_new(&w->loop, w->channel, &login);
+    kd_log_set_worker(w->name);
+    kd_log_ship_start();
     kd_login_clear(&login);
     return rc;
 }
@@ -357,6 +361,7 @@ int kd_worker_run(const kd_worker_config *cfg, kd_diag *diag)
     if (root >= 0)
         close(root);
     pthread_mutex_destroy(&w->mu);
+    kd_log_set_worker(NULL);
     free(w);
     return rc;
 }

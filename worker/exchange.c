@@ -337,6 +337,7 @@ static void fill_key(Distill__V1__BankKey *k, const kd_bank_ref *bank)
     k->data = (char *)bank->data;
     k->view_rule = (char *)bank->view_rule;
     k->classes = bank->classes;
+    k->wanted = bank->wanted;
 }
 
 int kd_exchange_get_logits(kd_rpc_channel *ch, const kd_stage_ref *ref, const kd_bank_ref *bank,

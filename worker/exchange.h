@@ -22,6 +22,7 @@ typedef struct kd_stage_ref {
 typedef struct kd_bank_ref {
     char teacher[33], precision[33], numerics[33], data[33], view_rule[1024];
     uint32_t classes;
+    uint64_t wanted; /* records that this stage would have of it, 0 = not known before */
 } kd_bank_ref;
 
 /* code 0: payload is the answer's bulk data, borrowed during the call, its CRC32C checked.

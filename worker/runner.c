@@ -1,7 +1,8 @@
 #include "runner_internal.h"
 
+#include "kd/clock.h"
 #include "kd/failpoint.h"
-#include "kd/log.h"
+#include "kd/log_sink.h"
 #include "kd/text.h"
 #include "models/models.h"
 #include "wire/limits.h"
@@ -32,6 +33,7 @@ static void send_problem(kd_runner *r, const char *job, uint32_t stage, bool wor
     Distill__V1__WorkerMessage m = DISTILL__V1__WORKER_MESSAGE__INIT;
     m.kind_case = DISTILL__V1__WORKER_MESSAGE__KIND_PROBLEM;
     m.problem = &p;
+    kd_log_set_work(&(kd_log_work){0}); /* the message tells the job of it */
     kd_warn("%s: %s job=%s stage=%u", code, text, job, stage);
     r->cfg.send(r->cfg.arg, &m);
 }
@@ -62,12 +64,21 @@ void kd_runner_problem(kd_runner *r, const char *code, const char *text)
     pthread_mutex_unlock(&r->mu);
 }
 
+/* What log lines are about from here on. */
+static void tell_log(const kd_runner *r, uint64_t step)
+{
+    kd_log_work work = {.stage = r->stage_index, .step = step};
+    snprintf(work.job, sizeof work.job, "%.12s", r->stage_job);
+    kd_log_set_work(&work);
+}
+
 void kd_runner_phase(kd_runner *r, const char *phase, uint64_t step)
 {
     pthread_mutex_lock(&r->mu);
     r->status.phase = phase;
     r->status.step = step;
     pthread_mutex_unlock(&r->mu);
+    tell_log(r, step);
 }
 
 void kd_runner_status_get(kd_runner *r, kd_runner_status *out)
@@ -166,6 +177,7 @@ static void stage_close(kd_runner *r)
     r->stats = NULL;
     r->n_valued = r->next_valued = 0;
     r->stage_job[0] = '\0';
+    tell_log(r, 0);
 }
 
 static void session_close(kd_runner *r)
@@ -499,6 +511,8 @@ static void do_prepare(kd_runner *r, const Distill__V1__Prepare *p)
     pthread_mutex_unlock(&r->mu);
     snprintf(r->stage_job, sizeof r->stage_job, "%.12s", p->job);
     r->stage_index = p->stage;
+    tell_log(r, 0);
+    const double begun = kd_clock_s();
     int rc = session_open(r, p, &problem, &diag);
     if (rc != 0) {
         /* Other workers may have the data; but leakage is the data's own. */
@@ -527,6 +541,7 @@ static void do_prepare(kd_runner *r, const Distill__V1__Prepare *p)
     r->prepared = digest;
     r->is_prepared = true;
     pthread_mutex_unlock(&r->mu);
+    kd_info("stage %s is prepared: seconds=%.1f", p->stage_name, kd_clock_s() - begun);
     send_ready(r, p, fingerprint);
 }
 

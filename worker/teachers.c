@@ -25,6 +25,18 @@ static kd_digest network_digest(const kd_net *n)
     return d;
 }
 
+/* Records of a bank once the stage is done; 0 where views are always new ones, or unlabelled
+ * samples are copied as their labels come out. */
+static uint64_t wanted(const kd_stage *s, bool clean)
+{
+    const kd_session *ss = s->session;
+    if (clean)
+        return ss->n_val + ss->n_unlabelled;
+    return s->train && s->train->views > 0 && ss->n_unlabelled == 0
+               ? (uint64_t)s->train->views * ss->n_train
+               : 0;
+}
+
 void kd_stage_set_banks(kd_stage *s, const char *numerics)
 {
     kd_digest data = kd_data_digest(s->session->data);
@@ -43,6 +55,7 @@ void kd_stage_set_banks(kd_stage *s, const char *numerics)
             if (t->size != s->session->size)
                 snprintf(b->view_rule + n, sizeof b->view_rule - n, " seen %d", t->size);
             b->classes = (uint32_t)s->session->classes;
+            b->wanted = wanted(s, k);
         }
     }
 }

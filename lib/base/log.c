@@ -1,5 +1,8 @@
-#include "kd/log.h"
+#include "kd/log_sink.h"
 
+#include "kd/clock.h"
+
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,7 +11,12 @@
 #include <unistd.h>
 
 static atomic_int g_level = -1;
-static const char *g_name = "distill";
+static atomic_int g_json = -1;
+static const char *g_name = "distill", *g_worker;
+static pthread_mutex_t g_mu = PTHREAD_MUTEX_INITIALIZER; /* guards g_work */
+static kd_log_work g_work;
+static kd_log_sink g_sink;
+static void *g_sink_arg;
 
 void kd_log_set_level(enum kd_log_level level)
 {
@@ -18,6 +26,35 @@ void kd_log_set_level(enum kd_log_level level)
 void kd_log_set_name(const char *name)
 {
     g_name = name;
+}
+
+void kd_log_set_worker(const char *name)
+{
+    g_worker = name;
+}
+
+void kd_log_set_work(const kd_log_work *work)
+{
+    pthread_mutex_lock(&g_mu);
+    g_work = *work;
+    pthread_mutex_unlock(&g_mu);
+}
+
+void kd_log_set_sink(kd_log_sink sink, void *arg)
+{
+    g_sink_arg = arg;
+    g_sink = sink;
+}
+
+static bool wants_json(void)
+{
+    int json = atomic_load(&g_json);
+    if (json < 0) {
+        const char *env = getenv("KD_LOG_FORMAT");
+        json = env && strcmp(env, "json") == 0;
+        atomic_store(&g_json, json);
+    }
+    return json;
 }
 
 int kd_log_level_of(const char *word)
@@ -42,36 +79,50 @@ static int current_level(void)
     return level;
 }
 
-void kd_log(enum kd_log_level level, const char *fmt, ...)
+/* The prefix of a line of text. */
+static size_t begin_line(char *line, size_t size, enum kd_log_level level)
 {
     static const char *const words[] = {"ERROR", "WARN", "INFO", "DEBUG"};
     static const int priority[] = {3, 4, 6, 7};
+    if (getenv("JOURNAL_STREAM"))
+        return (size_t)snprintf(line, size, "<%d>", priority[level]);
+    struct timespec ts;
+    struct tm tm;
+    clock_gettime(CLOCK_REALTIME, &ts);
+    gmtime_r(&ts.tv_sec, &tm);
+    size_t k = strftime(line, size, "%Y-%m-%dT%H:%M:%S", &tm);
+    return k + (size_t)snprintf(line + k, size - k, ".%03ldZ %-5s %s: ", ts.tv_nsec / 1000000,
+                                words[level], g_name);
+}
+
+void kd_log(enum kd_log_level level, const char *fmt, ...)
+{
     if ((int)level > current_level())
         return;
-    char line[2048];
-    int n;
-    if (getenv("JOURNAL_STREAM")) {
-        n = snprintf(line, sizeof line, "<%d>", priority[level]);
-    } else {
-        struct timespec ts;
-        struct tm tm;
-        clock_gettime(CLOCK_REALTIME, &ts);
-        gmtime_r(&ts.tv_sec, &tm);
-        size_t k = strftime(line, sizeof line, "%Y-%m-%dT%H:%M:%S", &tm);
-        n = (int)k + snprintf(line + k, sizeof line - k, ".%03ldZ %-5s %s: ", ts.tv_nsec / 1000000,
-                              words[level], g_name);
-    }
+    char line[2048], json[4096];
+    size_t n = begin_line(line, sizeof line, level);
     va_list ap;
     va_start(ap, fmt);
-    int m = vsnprintf(line + n, sizeof line - (size_t)n - 1, fmt, ap);
+    int m = vsnprintf(line + n, sizeof line - n - 1, fmt, ap);
     va_end(ap);
-    int end = n + (m < 0 ? 0 : m);
-    if (end > (int)sizeof line - 2)
-        end = (int)sizeof line - 2;
-    for (int i = n; i < end; i++)
+    size_t end = KD_MIN(n + (m < 0 ? 0 : (size_t)m), sizeof line - 2);
+    for (size_t i = n; i < end; i++)
         if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
             line[i] = '?';
-    line[end++] = '\n';
-    ssize_t w = write(STDERR_FILENO, line, (size_t)end);
+    line[end] = '\0';
+    pthread_mutex_lock(&g_mu);
+    const kd_log_work work = g_work;
+    pthread_mutex_unlock(&g_mu);
+    if (g_sink)
+        g_sink(g_sink_arg, level, line + n, &work);
+    const char *out = line;
+    if (wants_json()) {
+        end = kd_log_json(json, sizeof json, kd_clock_wall_ms(), level, g_name, g_worker, &work,
+                          line + n);
+        out = json;
+    } else {
+        line[end++] = '\n';
+    }
+    ssize_t w = write(STDERR_FILENO, out, end);
     (void)w; /* nowhere left to report it */
 }

@@ -21,6 +21,7 @@ struct kd_rpc_call {
     char peer[128];
     kd_pki_identity identity;
     kd_time_ms deadline;
+    double begun;
     void *data; /* the handler's */
 
     pthread_mutex_t mu; /* guards all below */
@@ -63,6 +64,11 @@ kd_rpc_peer kd_rpc_call_peer(const kd_rpc_call *c)
 const kd_rpc_method *kd_rpc_call_method(const kd_rpc_call *c)
 {
     return c->method;
+}
+
+double kd_rpc_call_begun(const kd_rpc_call *c)
+{
+    return c->begun;
 }
 
 kd_time_ms kd_rpc_call_deadline(const kd_rpc_call *c)
@@ -378,6 +384,7 @@ void kd_rpc_call_serve(kd_rpc_server *s, grpc_call *call, gpr_timespec deadline,
     c->call = call;
     c->method = code ? NULL : method;
     c->max_message = max_message;
+    c->begun = kd_clock_s();
     c->deadline = to_clock_ms(deadline);
     c->close_op.done = on_closed;
     c->read_op.done = on_read;

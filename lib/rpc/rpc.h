@@ -130,6 +130,7 @@ const kd_rpc_method *kd_rpc_call_method(const kd_rpc_call *call);
 #define KD_RPC_NOTE 72
 void kd_rpc_call_set_note(kd_rpc_call *call, const char *note);
 void kd_rpc_call_note(const kd_rpc_call *call, char out[KD_RPC_NOTE]);
+double kd_rpc_call_begun(const kd_rpc_call *call); /* on the scale of kd_clock_s */
 /* On the scale of kd_clock_ms; INT64_MAX = none. Up to 1 % later than the client's own, which gives
  * up first: gRPC rounds a timeout up to send it in few digits (1000 ms as 1010, 20 s as 20.1). */
 kd_time_ms kd_rpc_call_deadline(const kd_rpc_call *call);

@@ -1,5 +1,6 @@
 #include "store/sql.h"
 
+#include "kd/clock.h"
 #include "kd/failpoint.h"
 #include "kd/file.h"
 
@@ -62,11 +63,20 @@ int kd_sql_begin(kd_sql *s, kd_diag *diag)
     return kd_sql_exec(s, "BEGIN IMMEDIATE", diag);
 }
 
+static void tell_committed(const kd_sql *s, double begun)
+{
+    if (s->committed)
+        s->committed(s->committed_arg, kd_clock_s() - begun);
+}
+
 int kd_sql_commit(kd_sql *s, kd_diag *diag)
 {
+    double begun = kd_clock_s();
     int rc = kd_sql_exec(s, "COMMIT", diag);
     if (rc != 0)
         kd_sql_rollback(s);
+    else
+        tell_committed(s, begun);
     return rc;
 }
 
@@ -176,6 +186,7 @@ int kd_sql_run(kd_sql *s, int *out_changes, kd_diag *diag, const char *sql, cons
         rc = sql_fail(s, sql, rc, diag);
     va_end(ap);
     bool alone = sqlite3_get_autocommit(s->db);
+    double begun = alone ? kd_clock_s() : 0;
     if (rc == 0 && alone && KD_FAILPOINT_FAILS("sql.run"))
         rc = kd_fail(diag, -KD_EIO, "database: %s in: %.*s", strerror(errno), SHOWN_SQL, sql);
     while (rc == 0 && (rc = kd_sql_step(s, st, diag)) == 1)
@@ -189,6 +200,8 @@ int kd_sql_run(kd_sql *s, int *out_changes, kd_diag *diag, const char *sql, cons
     }
     if (alone)
         KD_FAILPOINT("sql.ran");
+    if (alone && rc == 0)
+        tell_committed(s, begun);
     if (rc == 0 && out_changes)
         *out_changes = sqlite3_changes(s->db);
     return rc;

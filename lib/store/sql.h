@@ -17,6 +17,9 @@ typedef struct kd_sql {
      * itself found the disk full: true = it is tried again. */
     bool (*make_room)(void *arg, bool full);
     void *make_room_arg;
+    /* May be NULL. Told how long each commit took, its fsync with it. */
+    void (*committed)(void *arg, double seconds);
+    void *committed_arg;
 } kd_sql;
 
 /* migrations[i] brings user_version i to i+1, each in its own transaction. A database newer than

@@ -20,6 +20,9 @@
 #define KD_BLOB_PIECE (1u << 20)        /* payload of one BlobChunk */
 #define KD_MAX_PEM 16384u               /* a certificate, a request for one */
 #define KD_MAX_ACCESS_ROWS 1000u        /* tokens, certificates or audit entries of one answer */
+#define KD_MAX_BANKS 1000u              /* of one answer */
+#define KD_MAX_BANK_JOBS 64u            /* that an answer names of a bank */
+#define KD_MAX_CHECKPOINTS 1024u        /* of one answer */
 #define KD_MAX_STATUS_TEXT 900u         /* gRPC status details travel in 8 KiB of headers */
 #define KD_MAX_STATE_VECTORS 3          /* of the optimiser: Adam's two, a moving average */
 #define KD_MAX_ARTEFACT_BYTES (256ull << 20) /* a file that a worker makes */

@@ -149,14 +149,29 @@ static const struct {
     {"TensorMetadata", "name", KD_MAX_TENSOR_NAME},
     {"TensorMetadata", "datatype", 16},
     {"TensorMetadata", "shape", KD_MAX_TENSORS},
+    {"SetRetentionRequest", "name", 64},
+    {"SetRetentionRequest", "value", 32},
+    {"RetentionReply", "rules", 64},
+    {"RetentionReply", "kept", 64},
+    {"ListBanksReply", "banks", KD_MAX_BANKS},
+    {"BankInfo", "jobs", KD_MAX_BANK_JOBS},
+    {"BankRequest", "bank", 64},
+    {"ListCheckpointsRequest", "job", 64},
+    {"ListCheckpointsRequest", "stage", 64},
+    {"ListCheckpointsReply", "checkpoints", KD_MAX_CHECKPOINTS},
+    {"ListCheckpointsReply", "table", KD_MAX_JOB_TEXT},
+    {"ListCheckpointsReply", "metadata", KD_MAX_METADATA},
+    {"FetchCheckpointRequest", "job", 64},
+    {"FetchCheckpointRequest", "stage", 64},
 };
 
 /* Fields that name content are empty or 32 lower-case hex digits; message NULL = any. */
 static const struct {
     const char *message, *field;
 } g_digests[] = {
-    {NULL, "digest"},      {NULL, "best_digest"}, {NULL, "data_digest"},  {NULL, "classes_digest"},
-    {NULL, "fingerprint"}, {NULL, "numerics"},    {"BankKey", "teacher"}, {"BankKey", "data"},
+    {NULL, "digest"},         {NULL, "best_digest"}, {NULL, "data_digest"},
+    {NULL, "classes_digest"}, {NULL, "fingerprint"}, {NULL, "numerics"},
+    {"BankKey", "teacher"},   {"BankKey", "data"},   {NULL, "content"},
 };
 
 static const char *const g_needs_kind[] = {"WorkerMessage", "CoordinatorMessage"};

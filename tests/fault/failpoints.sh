@@ -31,7 +31,8 @@ case ${1-} in
 esac
 
 # Points that this job does not come to, and where they are tested instead.
-declare -A ELSEWHERE=()
+declare -A ELSEWHERE=([bank.doomed]=test_storage [keep.drop]=test_storage
+    [hook.tell]=test_hooks [hook.told]=test_hooks)
 
 DISTILL_FAILPOINTS=list "$BUILD/distilld" >"$DIR/list" 2>/dev/null &&
     grep -q '^file.write ' "$DIR/list" || fail "$BUILD/distilld has no failpoints; build the preset dev"

@@ -12,6 +12,7 @@ static const struct {
     const size_t *n;
 } g_services[] = {{kd_jobs_methods, &kd_n_jobs_methods},
                   {kd_access_methods, &kd_n_access_methods},
+                  {kd_storage_methods, &kd_n_storage_methods},
                   {kd_cluster_methods, &kd_n_cluster_methods},
                   {kd_exchange_methods, &kd_n_exchange_methods}};
 
@@ -77,6 +78,13 @@ static void test_rules_roles(void **state)
         {"Access/ListCertificates", A},
         {"Access/Revoke", A},
         {"Access/Audit", A},
+        {"Storage/GetRetention", S | V | O | A},
+        {"Storage/SetRetention", O | A},
+        {"Storage/ListBanks", S | V | O | A},
+        {"Storage/VerifyBank", O | A},
+        {"Storage/RemoveBank", O | A},
+        {"Storage/ListCheckpoints", S | V | O | A},
+        {"Storage/FetchCheckpoint", S | V | O | A},
         {"Cluster/Control", W},
         {"Exchange/PushNode", W},
         {"Exchange/GetBlob", W},

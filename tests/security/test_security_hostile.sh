@@ -39,7 +39,7 @@ refused(node, "Exchange/PushNode", 64 << 20, full)
 PY
 
 note "bytes that are no message, for every method"
-for pair in 'alice Jobs' 'root Access' 'node Exchange'; do
+for pair in 'alice Jobs' 'root Access' 'root Storage' 'node Exchange'; do
     read -r who service <<<"$pair"
     calls=()
     for m in $(sed -n "/^service $service /,/^}/p" proto/distill.proto | awk '/^  rpc/ {sub(/\(.*/, "", $2); print $2}'); do
@@ -73,6 +73,10 @@ for bad in ../../distilld.db "$secret" .. /etc/passwd '' 'x/../../../distilld.db
     calls Submit "{\"key\": \"k\", \"continue_job\": \"$bad\", \"continue_epochs\": 1}" 'NOT_FOUND|INVALID_ARGUMENT' alice
     calls Access/CreateToken "{\"role\": \"viewer\", \"name\": \"x$bad/\", \"ttl_ms\": 60000}" INVALID_ARGUMENT root
     calls Access/Revoke "{\"who\": \"$bad\"}" NOT_FOUND root
+    calls Storage/VerifyBank "{\"bank\": \"$bad\"}" NOT_FOUND root
+    calls Storage/RemoveBank "{\"bank\": \"$bad\"}" NOT_FOUND root
+    calls Storage/SetRetention "{\"name\": \"$bad\", \"value\": \"1s\"}" INVALID_ARGUMENT root
+    calls Storage/FetchCheckpoint "{\"job\": \"$job\", \"stage\": \"$bad\", \"step\": 12}" NOT_FOUND alice
 done
 wide=$(printf '\303\266%.0s' $(seq 31))
 calls Access/Revoke "{\"who\": \"x$wide\"}" NOT_FOUND root

@@ -36,6 +36,11 @@ expect 4 'belongs to alice' as bob distill pause "$job"
 expect 4 'belongs to alice' as bob distill rm "$job"
 expect 4 'belongs to alice' as bob distill fetch "$job" -O "$DIR/stolen"
 expect 4 'belongs to alice' as bob distill watch "$job"
+expect 4 'belongs to alice' as bob distill checkpoint ls "$job"
+expect 4 'belongs to alice' as bob distill checkpoint get "$job"
+expect 4 'may not call Storage/SetRetention' as alice distill retention set keep_logs=1s
+expect 4 'may not call Storage/RemoveBank' as alice distill bank rm 0123
+[ "$(as bob distill bank ls -o json | pick 'sum((b["jobs"] for b in d["banks"]), [])')" = '[]' ] || fail "bob sees jobs of alice's in banks"
 expect 4 'belongs to alice' as bob distill scale "$job" --max 1
 [ "$(as bob distill jobs -q)" = "" ] || fail "bob sees jobs of others"
 [ "$(as alice distill jobs -q)" = "$job" ] || fail "alice does not see her job"

@@ -519,6 +519,78 @@ static void test_state_keeps_digests_of_versions(void **state)
     assert_string_equal(text, "0:7=a 0:10=b 1:4=c ");
 }
 
+/* ---- what of a job that is over can go */
+
+static void test_state_drops_what_was_passing(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t checkpoints, events, after;
+    int rc;
+    reopen(f);
+    add_sweep(f, 0x100, 1, &rc);
+    kd_assert_ok(rc, &f->diag);
+    int64_t said = number(f, "SELECT count(*) FROM events WHERE job = 257");
+    static const char *const kinds[] = {"epoch", "slow", "log", "finished", "warning", "dropped"};
+    for (size_t i = 0; i < KD_COUNT(kinds); i++)
+        put_event(f, kinds[i], "w");
+    kd_assert_ok(kd_state_sum_job(&f->state, 0x101, &checkpoints, &events, &f->diag), &f->diag);
+    assert_true(events > 100);
+    kd_assert_ok(kd_state_drop_events(&f->state, 0x101, &f->diag), &f->diag);
+    kd_assert_ok(kd_state_sum_job(&f->state, 0x101, &checkpoints, &after, &f->diag), &f->diag);
+    assert_int_equal(after, 0);
+    assert_int_equal(number(f, "SELECT count(*) FROM events WHERE job = 257"), said + 3);
+    /* Numbers go on from where they were. */
+    put_event(f, "dropped", "");
+    assert_int_equal(number(f, "SELECT max(seq) FROM events WHERE job = 257"), said + 7);
+}
+
+static void test_state_drops_checkpoints_of_a_job(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t checkpoints, events;
+    char path[4096];
+    int rc;
+    reopen(f);
+    add_sweep(f, 0x100, 1, &rc);
+    kd_assert_ok(rc, &f->diag);
+    kd_state_close(&f->state);
+    snprintf(path, sizeof path, "%s/jobs/000000000101", f->dir);
+    kd_assert_ok(kd_file_mkdirs(path, &f->diag), &f->diag);
+    /* Named by rows, by none, and no checkpoint. */
+    put(f, "jobs/000000000101/stage0-version9.safetensors", path, sizeof path);
+    reopen(f);
+    assert_false(there(f, "jobs/000000000101/stage0-version9.safetensors"));
+    put(f, "jobs/000000000101/stage0-version9.safetensors", path, sizeof path);
+    kd_assert_ok(kd_state_add_file(&f->state, 0x101, "", 0, 9, path, 1, "dd", &f->diag), &f->diag);
+    put(f, "jobs/000000000101/stage0-version7.safetensors", path, sizeof path);
+    put(f, "jobs/000000000101/stage0-version7.safetensors.txt", path, sizeof path);
+    put(f, "jobs/000000000101/student.safetensors", path, sizeof path);
+    reopen(f);
+    assert_true(there(f, "jobs/000000000101/stage0-version9.safetensors"));
+    assert_false(there(f, "jobs/000000000101/stage0-version7.safetensors"));
+    assert_true(there(f, "jobs/000000000101/stage0-version7.safetensors.txt"));
+    kd_assert_ok(kd_state_sum_job(&f->state, 0x101, &checkpoints, &events, &f->diag), &f->diag);
+    assert_true(checkpoints >= 1);
+    kd_assert_ok(kd_state_drop_job_checkpoints(&f->state, 0x101, &f->diag), &f->diag);
+    kd_assert_ok(kd_state_sum_job(&f->state, 0x101, &checkpoints, &events, &f->diag), &f->diag);
+    assert_int_equal(checkpoints, 0);
+    assert_false(there(f, "jobs/000000000101/stage0-version9.safetensors"));
+    assert_true(there(f, "jobs/000000000101/student.safetensors"));
+}
+
+static void test_state_keeps_settings(void **state)
+{
+    struct fixture *f = *state;
+    reopen(f);
+    kd_assert_ok(kd_state_set_setting(&f->state, "keep_logs", "3d", &f->diag), &f->diag);
+    kd_assert_ok(kd_state_set_setting(&f->state, "keep_logs", "4d", &f->diag), &f->diag);
+    kd_assert_ok(kd_state_set_setting(&f->state, "keep_banks", "1s", &f->diag), &f->diag);
+    kd_assert_ok(kd_state_set_setting(&f->state, "keep_banks", NULL, &f->diag), &f->diag);
+    reopen(f);
+    assert_int_equal(number(f, "SELECT count(*) FROM settings WHERE value = '4d'"), 1);
+    assert_int_equal(number(f, "SELECT count(*) FROM settings"), 1);
+}
+
 int main(void)
 {
 #define TEST(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
@@ -534,6 +606,9 @@ int main(void)
         TEST(test_state_keeps_pauses_and_scales),
         TEST(test_state_names_workers_of_events),
         TEST(test_state_keeps_digests_of_versions),
+        TEST(test_state_drops_what_was_passing),
+        TEST(test_state_drops_checkpoints_of_a_job),
+        TEST(test_state_keeps_settings),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -220,6 +220,13 @@ static void test_wire_string_limits(void **state)
         {64, 1, DESC(revoke_token_request), "RevokeTokenRequest.id"},
         {64, 1, DESC(revoke_request), "RevokeRequest.who"},
         {64, 2, DESC(audit_request), "AuditRequest.name"},
+        {64, 1, DESC(set_retention_request), "SetRetentionRequest.name"},
+        {32, 2, DESC(set_retention_request), "SetRetentionRequest.value"},
+        {64, 1, DESC(bank_request), "BankRequest.bank"},
+        {64, 1, DESC(list_checkpoints_request), "ListCheckpointsRequest.job"},
+        {64, 2, DESC(list_checkpoints_request), "ListCheckpointsRequest.stage"},
+        {64, 1, DESC(fetch_checkpoint_request), "FetchCheckpointRequest.job"},
+        {64, 2, DESC(fetch_checkpoint_request), "FetchCheckpointRequest.stage"},
     };
     for (size_t i = 0; i < KD_COUNT(rows); i++) {
         char *text = text_of(rows[i].limit + 1);

@@ -42,6 +42,10 @@
     X(arg, "bank.appended", false, "logit bank: a block is written, not synced")                   \
     X(arg, "bank.sync", true, "logit bank: before the sync of its file")                           \
     X(arg, "bank.synced", false, "logit bank: after the sync of its file")                         \
+    X(arg, "bank.doomed", false, "logit bank: dropped, its folder not yet removed")                \
+    X(arg, "keep.drop", false, "retention: before what a job kept is forgotten")                   \
+    X(arg, "hook.tell", false, "hooks: before one is told")                                        \
+    X(arg, "hook.told", false, "hooks: one was told, or failed, before that is stored")            \
     X(arg, "blob.piece", true, "upload: before a piece is appended")                               \
     X(arg, "blob.whole", true, "upload: all pieces are there, before the file is named")           \
     X(arg, "blob.named", false, "upload: the file is named, its pieces not yet removed")           \

@@ -1,0 +1,163 @@
+#!/usr/bin/env bash
+# Hooks: a command and a web address are told of what happens to jobs, once if nothing fails, again by the same id where
+# something does; what hangs, floods or fails holds nothing up.
+. tests/integration/cluster.sh
+
+small_data
+small_job >"$DIR/job.yaml"
+mkdir "$DIR/told"
+cat >"$DIR/hook" <<'SH'
+#!/bin/bash
+# Notes what it was given; $2 = ok, fail: at the first try of each event, slow, hang.
+event=$(cat)
+echo "$DISTILL_EVENT $DISTILL_EVENT_ID $DISTILL_JOB $DISTILL_JOB_NAME $event" >>"$1/told"
+env | cut -d= -f1 | sort | tr '\n' ' ' >"$1/env"
+ls /proc/self/fd | tr '\n' ' ' >"$1/fds"
+ps -o pid=,pgid=,sid= -p $$ >"$1/group" 2>/dev/null || true
+echo "heard of $DISTILL_EVENT"
+case $2 in
+slow) sleep 2 ;;
+hang)
+    trap '' TERM
+    sleep 600 &
+    echo $! >>"$1/children"
+    wait
+    ;;
+fail)
+    [ -e "$1/try-$DISTILL_EVENT_ID" ] || { touch "$1/try-$DISTILL_EVENT_ID"; exit 3; }
+    ;;
+esac
+SH
+chmod 755 "$DIR/hook"
+cat >"$DIR/web.py" <<'PY'
+"""Takes what is posted; the first post of each event is answered 503."""
+import http.server, json, os, sys
+folder, seen = sys.argv[1], set()
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        event = json.loads(body)
+        assert self.headers["X-Distill-Event-Id"] == event["id"] and self.headers["Content-Type"] == "application/json"
+        again = event["id"] in seen
+        seen.add(event["id"])
+        with open(os.path.join(folder, "web"), "a") as f:
+            f.write(f'{event["event"]} {event["id"]} {"again" if again else "first"}\n')
+        self.send_response(204 if again else 503)
+        self.end_headers()
+    def log_message(self, *_): pass
+server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+with open(os.path.join(folder, "web-port"), "w") as f:
+    f.write(str(server.server_port))
+server.serve_forever()
+PY
+kinds() { awk '{ print $1 }' "$1" | sort | uniq -c | awk '{ print $2 "=" $1 }' | tr '\n' ' '; }
+# configure LINES...: the coordinator's file.
+configure() {
+    printf '%s\n' "$@" >"$DIR/distilld.yaml"
+    COORDINATOR_FLAGS=(--config "$DIR/distilld.yaml" --http 127.0.0.1:0 --http-port-file "$DIR/http-port")
+}
+metric() { curl -sS "http://127.0.0.1:$(cat "$DIR/http-port")/metrics" | awk -v name="$1" '$1 == name { print $2 }'; }
+await_told() { # N: and nobody waits
+    for _ in $(seq 200); do
+        [ "$(metric distill_hooks_waiting)" = 0 ] && [ "$(wc -l <"$DIR/told/told")" -ge "$1" ] && return
+        sleep 0.1
+    done
+    fail "$1 events were not told: $(cat "$DIR/told/told")"
+}
+
+note "what cannot be is refused at the start"
+refused() { # TEXT LINES...
+    printf '%s\n' "${@:2}" >"$DIR/bad.yaml"
+    local rc=0
+    "$BUILD/distilld" --config "$DIR/bad.yaml" --state-dir "$DIR/bad" --listen 127.0.0.1:0 >"$DIR/out" 2>&1 || rc=$?
+    [ $rc -ne 0 ] && says "$1" <"$DIR/out" || { cat "$DIR/out"; fail "no \"$1\""; }
+}
+refused 'whole path of a program' 'hook_command: [notify, now]'
+refused 'begins with http' 'hook_url: file:///etc/passwd'
+refused 'start, end, fail, stall and epoch, not begin' 'hook_events: [begin]'
+refused 'one value is expected' 'min_free: [1, 2]'
+refused 'list of words' 'hook_command: [[a]]'
+
+note "a command with arguments, in order, once, with little around it; a web address that fails at first"
+/usr/bin/python3 "$DIR/web.py" "$DIR/told" >"$DIR/web.log" 2>&1 &
+PIDS[web]=$!
+for _ in $(seq 50); do [ -s "$DIR/told/web-port" ] && break; sleep 0.1; done
+configure "hook_command: [\"$DIR/hook\", \"$DIR/told\", ok]" "hook_url: http://127.0.0.1:$(cat "$DIR/told/web-port")/x"
+coordinator
+worker one
+await_workers 1
+SECRET=hidden job=$(distill submit "$DIR/job.yaml" --wait -q)
+await_told 6
+[ "$(kinds "$DIR/told/told")" = 'end=1 epoch=4 start=1 ' ] || fail "the command was told: $(cat "$DIR/told/told")"
+[ "$(awk '{ print $1 }' "$DIR/told/told" | sed -n '1p;$p' | tr '\n' ' ')" = 'start end ' ] || fail "not in order"
+awk '{ $1 = $2 = $3 = $4 = ""; print }' "$DIR/told/told" | /usr/bin/python3 -c '
+import json, sys
+events = [json.loads(l) for l in sys.stdin]
+assert all(e["job"] == sys.argv[1] and e["name"] == "small" for e in events), events
+assert [e["data"] is not None for e in events if e["event"] == "epoch"] == [True] * 4, events
+assert events[-1]["state"] == "succeeded" and events[-1]["text"] == "job succeeded", events[-1]
+' "$job" || fail "what the command was given"
+[ "$(cat "$DIR/told/env")" = 'DISTILL_EVENT DISTILL_EVENT_ID DISTILL_JOB DISTILL_JOB_NAME LANG PATH PWD SHLVL _ ' ] ||
+    fail "its environment: $(cat "$DIR/told/env")"
+# None of the daemon's; what this shell has inherited, every child of it has.
+[ "$(cat "$DIR/told/fds")" = "$(ls /proc/self/fd | tr '\n' ' ')" ] || fail "descriptors that it got: $(cat "$DIR/told/fds")"
+says 'hook_command: heard of epoch' <"$DIR/distilld.log" || fail "its output is not in the log"
+for _ in $(seq 200); do [ "$(metric 'distill_hooks_total{to="url",result="told"}')" = 6 ] && break; sleep 0.2; done
+[ "$(kinds "$DIR/told/web")" = 'end=2 epoch=8 start=2 ' ] || fail "the address was told: $(cat "$DIR/told/web")"
+[ "$(metric 'distill_hooks_total{to="url",result="failed"}')" = 6 ] || fail "failures were not counted"
+! grep -q '/x' "$DIR/distilld.log" || fail "the address is in the log"
+if command -v promtool >/dev/null; then
+    promtool check metrics < <(curl -sS "http://127.0.0.1:$(cat "$DIR/http-port")/metrics") || fail "metrics"
+fi
+stop web
+
+note "one that hangs is ended with all it began, and holds no job up"
+stop distilld
+rm -f "$DIR/told/told"
+configure "hook_command: [\"$DIR/hook\", \"$DIR/told\", hang]" 'hook_events: [start]' 'hook_timeout: 1s'
+coordinator
+await_workers 1
+distill submit "$DIR/job.yaml" --wait -q >/dev/null
+for _ in $(seq 100); do says 'its time was over' <"$DIR/distilld.log" && break; sleep 0.1; done
+says 'its time was over' <"$DIR/distilld.log" || fail "the command still runs"
+[ -s "$DIR/told/children" ] || fail "it began nothing"
+stop distilld
+while read -r child; do ! kill -0 "$child" 2>/dev/null || fail "a child of the command lives"; done <"$DIR/told/children"
+
+note "the coordinator is killed before, while and after it tells: told again, by the same id"
+for point in hook.tell hook.told; do
+    rm -f "$DIR/told/told" "$DIR"/told/try-*
+    configure "hook_command: [\"$DIR/hook\", \"$DIR/told\", fail]" 'hook_events: [start, fail, end]'
+    AROUND_COORDINATOR=(env DISTILL_FAILPOINTS="$point=kill@2")
+    coordinator
+    await_workers 1
+    job=$(distill submit "$DIR/job.yaml" --set distill.epochs=1 -q)
+    rc=0
+    wait "${PIDS[distilld]}" || rc=$?
+    [ $rc -eq 137 ] || fail "the coordinator was not killed at $point"
+    AROUND_COORDINATOR=()
+    coordinator
+    distill wait "$job" --timeout 5m
+    await_told 2
+    for kind in start end; do
+        grep -q "^$kind $job-[0-9]* $job small " "$DIR/told/told" || fail "$kind was not told: $(cat "$DIR/told/told")"
+        [ "$(awk -v k=$kind '$1 == k { print $2 }' "$DIR/told/told" | sort -u | wc -l)" = 1 ] || fail "$kind has several ids"
+    done
+    stop distilld
+done
+
+note "one that cannot be run"
+configure 'hook_command: [/no/such/program]' 'hook_events: [fail]'
+coordinator
+await_workers 1
+bad=$(distill submit "$DIR/job.yaml" --set data.labelled.path=nowhere -q)
+distill cancel "$bad" >/dev/null
+failing=$(distill submit "$DIR/job.yaml" --set distill.optimizer.lr=1e30 -q)
+distill wait "$failing" --timeout 2m || true
+if [ "$(distill show "$failing" -o json | pick 'd["state"]')" = failed ]; then
+    for _ in $(seq 50); do says 'cannot run /no/such/program' <"$DIR/distilld.log" && break; sleep 0.1; done
+    says 'cannot run /no/such/program' <"$DIR/distilld.log" || fail "the log does not say it"
+fi
+expect 0 '' distill jobs
+stop one
+stop distilld
