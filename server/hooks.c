@@ -184,7 +184,8 @@ static void load(kd_daemon *d)
 {
     kd_hooks *h = d->hooks;
     kd_diag diag = {0};
-    int rc = kd_state_each_hook(&d->state, h->loaded, LOADED, load_row, h, &diag);
+    /* One more than there is room for tells that there are more. */
+    int rc = kd_state_each_hook(&d->state, h->loaded, LOADED + 1, load_row, h, &diag);
     if (rc < 0)
         kd_warn("cannot read what hooks are to tell: %s", diag.msg);
     h->more = rc == 1;

@@ -55,6 +55,11 @@ static void assert_same(const kd_daemon_config *a, const kd_daemon_config *b)
     assert_int_equal(a->insecure, b->insecure);
     assert_true(a->certificate_life_s == b->certificate_life_s);
     assert_memory_equal(&a->quotas, &b->quotas, sizeof a->quotas);
+    assert_memory_equal(&a->keep, &b->keep, sizeof a->keep);
+    assert_int_equal(a->hooks.command.n, b->hooks.command.n);
+    assert_int_equal(a->hooks.kinds.n, b->hooks.kinds.n);
+    assert_true(a->hooks.timeout_s == b->hooks.timeout_s);
+    assert_string_equal(a->hooks.url ? a->hooks.url : "", b->hooks.url ? b->hooks.url : "");
 }
 
 /* What is shown commented out is what holds without it. */
@@ -122,7 +127,12 @@ static void test_config_refuses(void **state)
         {"insecure: perhaps\n", "wants true or false"},
         {"log_level: loud\n", "wants err, warn"},
         {"listen:\n", "wants a HOST:PORT"},
-        {"listen: [a, b]\n", "one `key: value` a line"},
+        {"listen: [a, b]\n", ":1: listen: one value is expected"},
+        {"listen: {a: b}\n", "one `key: value` a line"},
+        {"\nhook_command: [/x, [y]]\n", ":2: hook_command: a list of words"},
+        {"hook_timeout: 0s\n", "wants a duration"},
+        {"keep_logs: -1d\n", "wants a duration"},
+        {"keep_banks_size: lots\n", "wants a size"},
         {"? [a]\n: b\n", "one `key: value` a line"},
         {"- a\n- b\n", "lines of `key: value`"},
         {"just words\n", "lines of `key: value`"},
@@ -149,6 +159,37 @@ static void test_config_refuses(void **state)
     free(big);
 }
 
+static void test_config_lists(void **state)
+{
+    struct fixture *f = *state;
+    kd_daemon_config cfg = f->defaults;
+    static const char text[] = "hook_command: [/bin/notify, \"two words\", '']\n"
+                               "hook_events:\n- fail\n- stall\n";
+    put_file(f, text, sizeof text - 1);
+    kd_assert_ok(kd_config_read(f->path, &cfg, &f->diag), &f->diag);
+    assert_int_equal(cfg.hooks.command.n, 3);
+    assert_string_equal(kd_words_at(&cfg.hooks.command, 0), "/bin/notify");
+    assert_string_equal(kd_words_at(&cfg.hooks.command, 1), "two words");
+    assert_string_equal(kd_words_at(&cfg.hooks.command, 2), "");
+    assert_int_equal(cfg.hooks.kinds.n, 2);
+    options(&cfg, (char *)"--hook-command", (char *)"  /bin/echo  a   b ");
+    assert_int_equal(cfg.hooks.command.n, 3);
+    assert_string_equal(kd_words_at(&cfg.hooks.command, 2), "b");
+    /* No more than there is room for. */
+    kd_words w = {0};
+    char *big = kd_xalloc(KD_WORDS_TEXT + 1);
+    memset(big, 'x', KD_WORDS_TEXT);
+    kd_assert_fails(kd_words_add(&w, big, &f->diag), KD_ELIMIT, &f->diag, "more than");
+    big[KD_WORDS_TEXT - 1] = '\0';
+    kd_assert_ok(kd_words_add(&w, big, &f->diag), &f->diag);
+    kd_assert_fails(kd_words_add(&w, "", &f->diag), KD_ELIMIT, &f->diag, "more than");
+    w = (kd_words){0};
+    for (int i = 0; i < KD_WORDS; i++)
+        kd_assert_ok(kd_words_add(&w, "word", &f->diag), &f->diag);
+    kd_assert_fails(kd_words_add(&w, "word", &f->diag), KD_ELIMIT, &f->diag, "more than");
+    free(big);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -156,6 +197,7 @@ int main(void)
         TEST(test_config_examples_are_defaults),
         TEST(test_config_order),
         TEST(test_config_refuses),
+        TEST(test_config_lists),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
