@@ -235,7 +235,7 @@ static void test_sweep_refused(void **state)
     refuse_sweep(MATRIX("{temperature: [1]}"), "`temperature` is no key of a job");
     refuse_sweep(MATRIX("{matrix: [1]}"), "`matrix` is no key of a job");
     refuse_sweep(MATRIX("{seeds: [1]}"), "`seeds` is no key");
-    refuse_sweep(MATRIX("{compress: [1]}"), "`compress` is no key");
+    refuse_sweep(MATRIX("{squash: [1]}"), "`squash` is no key");
     refuse_sweep(MATRIX("[1]"), "job.yaml:6:9: matrix: expected a mapping of keys to lists");
     refuse_sweep(MATRIX(""), "matrix: expected a mapping of keys to lists");
     refuse_sweep(MATRIX("{}"), "matrix: no keys below it");
