@@ -56,6 +56,13 @@ static uint32_t bits_of(float x)
     return bits;
 }
 
+static float of_bits(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
 /* Drops the last n bits of a number's pattern: to the nearest, ties to even. A carry into the
  * exponent is right. */
 static uint32_t drop(uint32_t bits, int n)
@@ -73,12 +80,15 @@ static uint16_t float16_bits(float x)
     return (uint16_t)(sign | (rounded > F16_LARGEST ? F16_LARGEST : rounded));
 }
 
-static float float16_value(uint16_t bits)
+static float float16_value(uint16_t half)
 {
-    const int exponent = bits >> 10 & 31, fraction = bits & 1023;
-    const float size = exponent ? ldexpf((float)(1024 + fraction), exponent - 25)
-                                : (float)fraction * F16_SUBNORMAL_UNIT;
-    return bits & 0x8000U ? -size : size;
+    const uint32_t sign = (half & 0x8000U) << 16, exponent = half >> 10 & 31,
+                   fraction = half & 1023U;
+    if (exponent == 0) {
+        const float size = (float)fraction * F16_SUBNORMAL_UNIT; /* exact */
+        return sign ? -size : size;
+    }
+    return of_bits(sign | (exponent == 31 ? 255 : exponent + 112) << 23 | fraction << 13);
 }
 
 uint16_t kd_half_bits(float x, enum kd_st_type type)
@@ -91,12 +101,7 @@ uint16_t kd_half_bits(float x, enum kd_st_type type)
 
 float kd_half_value(uint16_t bits, enum kd_st_type type)
 {
-    if (type == KD_ST_F16)
-        return float16_value(bits);
-    const uint32_t wide = (uint32_t)bits << 16;
-    float x;
-    memcpy(&x, &wide, sizeof x);
-    return x;
+    return type == KD_ST_F16 ? float16_value(bits) : of_bits((uint32_t)bits << 16);
 }
 
 /* ---- files */

@@ -20,7 +20,7 @@ float kd_int8_unit_for(float largest, int most);
 void kd_int8_codes(const float *w, int rows, size_t row, int8_t *codes, float *units);
 void kd_int8_values(const int8_t *codes, const float *units, int rows, size_t row, float *w);
 
-/* type: KD_ST_F16 or KD_ST_BF16. x is finite. */
+/* type: KD_ST_F16 or KD_ST_BF16. x is finite; bits are any. */
 uint16_t kd_half_bits(float x, enum kd_st_type type);
 float kd_half_value(uint16_t bits, enum kd_st_type type);
 

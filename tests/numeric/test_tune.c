@@ -37,6 +37,8 @@ static void test_halves(void **state)
     }
     assert_true(kd_half_value(kd_half_bits(1e6F, KD_ST_F16), KD_ST_F16) == 65504);
     assert_true(kd_half_value(kd_half_bits(-65520, KD_ST_F16), KD_ST_F16) == -65504);
+    assert_true(isinf(kd_half_value(0xfc00, KD_ST_F16)) && isnan(kd_half_value(0x7c01, KD_ST_F16)));
+    assert_true(isinf(kd_half_value(0x7f80, KD_ST_BF16)));
     assert_true(kd_half_value(0x3c00, KD_ST_F16) == 1 && kd_half_value(0x3f80, KD_ST_BF16) == 1);
     assert_true(kd_half_value(kd_half_bits(0x1p-26F, KD_ST_F16), KD_ST_F16) == 0);
     assert_true(isfinite(kd_half_value(kd_half_bits(3.4e38F, KD_ST_BF16), KD_ST_BF16)));

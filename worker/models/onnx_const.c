@@ -3,6 +3,7 @@
 #include "models/onnx_internal.h"
 
 #include "kd/file.h"
+#include "store/narrow.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -171,32 +172,6 @@ void kd_onnx_const_free(kd_onnx_const *k)
 
 /* ---- reading values */
 
-/* IEEE 754 binary16. */
-static float half(uint16_t h)
-{
-    uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = (h >> 10) & 31, fraction = h & 1023u;
-    uint32_t bits;
-    if (exponent == 31) {
-        bits = sign | 0x7f800000u | fraction << 13;
-    } else if (exponent == 0) {
-        float v = (float)fraction * 0x1p-24f; /* exact */
-        return sign ? -v : v;
-    } else {
-        bits = sign | (exponent + 112) << 23 | fraction << 13;
-    }
-    float v;
-    memcpy(&v, &bits, sizeof v);
-    return v;
-}
-
-static float bfloat(uint16_t h)
-{
-    uint32_t bits = (uint32_t)h << 16;
-    float v;
-    memcpy(&v, &bits, sizeof v);
-    return v;
-}
-
 #define READ(type)                                                                                 \
     type v;                                                                                        \
     memcpy(&v, p + n * sizeof v, sizeof v)
@@ -212,7 +187,7 @@ static float float_at(int32_t type, const uint8_t *p, size_t n)
         return (float)v;
     }
     READ(uint16_t);
-    return type == KD_ONNX_FLOAT16 ? half(v) : bfloat(v);
+    return kd_half_value(v, type == KD_ONNX_FLOAT16 ? KD_ST_F16 : KD_ST_BF16);
 }
 
 static int64_t int_at(int32_t type, const uint8_t *p, size_t n)
@@ -254,10 +229,10 @@ static void from_lists(const kd_onnx_const *k, float *f, int64_t *i)
             f[n] = (float)t->double_data[n];
             break;
         case KD_ONNX_FLOAT16:
-            f[n] = half((uint16_t)t->int32_data[n]);
+            f[n] = kd_half_value((uint16_t)t->int32_data[n], KD_ST_F16);
             break;
         case KD_ONNX_BFLOAT16:
-            f[n] = bfloat((uint16_t)t->int32_data[n]);
+            f[n] = kd_half_value((uint16_t)t->int32_data[n], KD_ST_BF16);
             break;
         case KD_ONNX_INT64:
             i[n] = t->int64_data[n];
