@@ -26,7 +26,8 @@ bool kd_conv_int8_fits(const kd_plan *p, const kd_task *t)
 }
 
 /* A result without a sign has the activation's limits itself: 0, and the largest value that it was
- * made for. (Where biases are corrected; without, the bits are those of earlier plans.) */
+ * made for. Only where biases are corrected: plans without are part of what names the process's
+ * numerics, and so the bank. */
 static bool clips_itself(const kd_plan *p, const kd_task *t)
 {
     const kd_value *v = &p->values[t->result];
