@@ -2,8 +2,7 @@
 #include "args.h"
 #include "connect.h"
 #include "format.h"
-#include "json.h"
-#include "output.h"
+#include "list.h"
 
 #include "kd/clock.h"
 
@@ -14,50 +13,52 @@ static const kd_opt g_opts[] = {
     {"name", 0, "NAME", "only what this name did"},
 };
 
-static int print_json(const kd_cli *cli, const Distill__V1__AuditReply *r)
+static json_t *to_json(const void *item, const void *arg)
 {
-    json_t *all = json_array();
-    for (size_t i = 0; i < r->n_entries; i++) {
-        const Distill__V1__AuditEntry *e = r->entries[i];
-        (void)json_array_append_new(
-            all, json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "time",
-                           kd_json_time(e->time_ms), "name", kd_json_text(e->name), "role",
-                           kd_json_text(e->role), "address", kd_json_text(e->address), "method",
-                           kd_json_text(e->method), "object", kd_json_text(e->object), "result",
-                           kd_json_text(e->result), "text", kd_json_text(e->text)));
-    }
-    return kd_json_print(cli, json_pack("{s:o}", "entries", all), false);
+    const Distill__V1__AuditEntry *e = item;
+    (void)arg;
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "time", kd_json_time(e->time_ms),
+                     "name", kd_json_text(e->name), "role", kd_json_text(e->role), "address",
+                     kd_json_text(e->address), "method", kd_json_text(e->method), "object",
+                     kd_json_text(e->object), "result", kd_json_text(e->result), "text",
+                     kd_json_text(e->text));
 }
 
-static void print_table(const kd_cli *cli, const Distill__V1__AuditReply *r)
+static void add_row(kd_table *t, const void *item, const void *arg)
 {
-    kd_table t;
+    const Distill__V1__AuditEntry *e = item;
     char a[KD_FMT];
-    int64_t now = kd_clock_wall_ms();
-    kd_table_init(&t, "TIME|NAME|ROLE|ADDRESS|METHOD|OBJECT|RESULT|TEXT");
-    for (size_t i = 0; i < r->n_entries; i++) {
-        const Distill__V1__AuditEntry *e = r->entries[i];
-        bool good = strcmp(e->result, "OK") == 0 || strcmp(e->result, "BEGUN") == 0;
-        kd_table_add(&t, KD_PLAIN, "%s", kd_fmt_clock(e->time_ms, now, a));
-        kd_table_add(&t, KD_PLAIN, "%s", e->name);
-        kd_table_add(&t, KD_PLAIN, "%s", e->role);
-        kd_table_add(&t, KD_PLAIN, "%s", e->address);
-        kd_table_add(&t, KD_PLAIN, "%s", e->method);
-        kd_table_add(&t, KD_PLAIN, "%s", e->object);
-        kd_table_add(&t, good ? KD_PLAIN : KD_YELLOW, "%s", e->result);
-        kd_table_add(&t, KD_PLAIN, "%s", e->text);
-    }
-    kd_table_print(cli, &t, 0);
+    bool good = strcmp(e->result, "OK") == 0 || strcmp(e->result, "BEGUN") == 0;
+    kd_table_add(t, KD_PLAIN, "%s", kd_fmt_clock(e->time_ms, *(const int64_t *)arg, a));
+    kd_table_add(t, KD_PLAIN, "%s", e->name);
+    kd_table_add(t, KD_PLAIN, "%s", e->role);
+    kd_table_add(t, KD_PLAIN, "%s", e->address);
+    kd_table_add(t, KD_PLAIN, "%s", e->method);
+    kd_table_add(t, KD_PLAIN, "%s", e->object);
+    kd_table_add(t, good ? KD_PLAIN : KD_YELLOW, "%s", e->result);
+    kd_table_add(t, KD_PLAIN, "%s", e->text);
 }
+
+static const kd_column g_columns[] = {
+    {"TIME", "time", KD_ALWAYS},     {"NAME", "name", KD_ALWAYS},
+    {"ROLE", "role", KD_ALWAYS},     {"ADDRESS", "address", KD_ALWAYS},
+    {"METHOD", "method", KD_ALWAYS}, {"OBJECT", "object", KD_ALWAYS},
+    {"RESULT", "result", KD_ALWAYS}, {"TEXT", "text", KD_ALWAYS},
+};
 
 static int tell(kd_cli *cli, const kd_args *args, const ProtobufCMessage *reply)
 {
     (void)args;
     const Distill__V1__AuditReply *r = (const Distill__V1__AuditReply *)reply;
-    if (cli->json)
-        return print_json(cli, r);
-    print_table(cli, r);
-    return KD_EXIT_OK;
+    int64_t now = kd_clock_wall_ms();
+    const kd_list l = {.key = "entries",
+                       .name = "name",
+                       .columns = g_columns,
+                       .n_columns = KD_COUNT(g_columns),
+                       .json = to_json,
+                       .row = add_row,
+                       .arg = &now};
+    return kd_list_print(cli, &l, (const void *const *)r->entries, r->n_entries, NULL);
 }
 
 static int run(kd_cli *cli, const kd_args *args)
@@ -83,4 +84,5 @@ const kd_verb kd_verb_audit = {
         "newest 100,000 entries.",
     .opts = g_opts,
     .n_opts = KD_COUNT(g_opts),
+    .lists = true,
     .run = run};

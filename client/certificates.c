@@ -3,8 +3,6 @@
 
 #include "args.h"
 #include "format.h"
-#include "json.h"
-#include "output.h"
 
 #include "kd/clock.h"
 
@@ -13,50 +11,56 @@ static const char *state_of(const Distill__V1__CertificateInfo *c, int64_t now)
     return c->revoked_ms ? "revoked" : c->not_after_ms <= now ? "over" : "good";
 }
 
-json_t *kd_certificates_json(Distill__V1__CertificateInfo *const *list, size_t n)
+static json_t *to_json(const void *item, const void *arg)
 {
-    json_t *all = json_array();
-    int64_t now = kd_clock_wall_ms();
-    for (size_t i = 0; i < n; i++) {
-        const Distill__V1__CertificateInfo *c = list[i];
-        (void)json_array_append_new(
-            all, json_pack("{s:o, s:o, s:o, s:s, s:o, s:o, s:o}", "serial", kd_json_text(c->serial),
-                           "role", kd_json_text(c->role), "name", kd_json_text(c->name), "state",
-                           state_of(c, now), "issued", kd_json_time(c->issued_ms), "not_after",
-                           kd_json_time(c->not_after_ms), "revoked", kd_json_time(c->revoked_ms)));
-    }
-    return all;
+    const Distill__V1__CertificateInfo *c = item;
+    return json_pack("{s:o, s:o, s:o, s:s, s:o, s:o, s:o}", "serial", kd_json_text(c->serial),
+                     "role", kd_json_text(c->role), "name", kd_json_text(c->name), "state",
+                     state_of(c, *(const int64_t *)arg), "issued", kd_json_time(c->issued_ms),
+                     "not_after", kd_json_time(c->not_after_ms), "revoked",
+                     kd_json_time(c->revoked_ms));
 }
 
-void kd_certificates_table(const kd_cli *cli, Distill__V1__CertificateInfo *const *list, size_t n)
+static void add_row(kd_table *t, const void *item, const void *arg)
 {
-    kd_table t;
-    char a[KD_FMT], b[KD_FMT];
+    const Distill__V1__CertificateInfo *c = item;
+    int64_t now = *(const int64_t *)arg;
+    char a[KD_FMT];
+    kd_table_add(t, KD_PLAIN, "%s", c->name);
+    kd_table_add(t, KD_PLAIN, "%s", c->role);
+    kd_table_add(t, c->revoked_ms ? KD_RED : KD_PLAIN, "%s", state_of(c, now));
+    kd_table_add(t, KD_PLAIN, "%s", kd_fmt_clock(c->issued_ms, now, a));
+    kd_table_add(t, KD_PLAIN, "%s", kd_fmt_clock(c->not_after_ms, now, a));
+    kd_table_add(t, KD_PLAIN, "%s", c->revoked_ms ? kd_fmt_clock(c->revoked_ms, now, a) : "");
+    kd_table_add(t, KD_PLAIN, "%s", c->serial);
+}
+
+static const kd_column g_columns[] = {
+    {"NAME", "name", KD_ALWAYS},      {"ROLE", "role", KD_ALWAYS},
+    {"STATE", "state", KD_ALWAYS},    {"ISSUED", "issued", KD_ALWAYS},
+    {"ENDS", "not_after", KD_ALWAYS}, {"REVOKED", "revoked", KD_WIDE},
+    {"SERIAL", "serial", KD_ALWAYS},
+};
+
+int kd_certificates_print(const kd_cli *cli, Distill__V1__CertificateInfo *const *list, size_t n,
+                          json_t *more)
+{
     int64_t now = kd_clock_wall_ms();
-    kd_table_init(&t, "NAME|ROLE|STATE|ISSUED|ENDS|SERIAL");
-    for (size_t i = 0; i < n; i++) {
-        const Distill__V1__CertificateInfo *c = list[i];
-        kd_table_add(&t, KD_PLAIN, "%s", c->name);
-        kd_table_add(&t, KD_PLAIN, "%s", c->role);
-        kd_table_add(&t, c->revoked_ms ? KD_RED : KD_PLAIN, "%s", state_of(c, now));
-        kd_table_add(&t, KD_PLAIN, "%s", kd_fmt_clock(c->issued_ms, now, a));
-        kd_table_add(&t, KD_PLAIN, "%s", kd_fmt_clock(c->not_after_ms, now, b));
-        kd_table_add(&t, KD_PLAIN, "%s", c->serial);
-    }
-    kd_table_print(cli, &t, 0);
+    const kd_list l = {.key = "certificates",
+                       .name = "serial",
+                       .columns = g_columns,
+                       .n_columns = KD_COUNT(g_columns),
+                       .json = to_json,
+                       .row = add_row,
+                       .arg = &now};
+    return kd_list_print(cli, &l, (const void *const *)list, n, more);
 }
 
 static int tell(kd_cli *cli, const kd_args *args, const ProtobufCMessage *reply)
 {
     (void)args;
     const Distill__V1__ListCertificatesReply *r = (const Distill__V1__ListCertificatesReply *)reply;
-    if (cli->json)
-        return kd_json_print(cli,
-                             json_pack("{s:o}", "certificates",
-                                       kd_certificates_json(r->certificates, r->n_certificates)),
-                             false);
-    kd_certificates_table(cli, r->certificates, r->n_certificates);
-    return KD_EXIT_OK;
+    return kd_certificates_print(cli, r->certificates, r->n_certificates, NULL);
 }
 
 static int run(kd_cli *cli, const kd_args *args)
@@ -69,4 +73,5 @@ static int run(kd_cli *cli, const kd_args *args)
 const kd_verb kd_verb_certificates = {.name = "certificates",
                                       .operands = "",
                                       .summary = "list the certificates that were issued",
+                                      .lists = true,
                                       .run = run};

@@ -3,10 +3,10 @@
 #define KD_CLI_CERTIFICATES_H
 
 #include "connect.h"
+#include "list.h"
 
-#include <jansson.h>
-
-json_t *kd_certificates_json(Distill__V1__CertificateInfo *const *list, size_t n);
-void kd_certificates_table(const kd_cli *cli, Distill__V1__CertificateInfo *const *list, size_t n);
+/* more: as for kd_list_print. Returns an exit code. */
+int kd_certificates_print(const kd_cli *cli, Distill__V1__CertificateInfo *const *list, size_t n,
+                          json_t *more) KD_MUST_CHECK;
 
 #endif

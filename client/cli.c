@@ -3,8 +3,8 @@
 
 #include "args.h"
 #include "kd/log.h"
-#include "login/login.h"
 #include "output.h"
+#include "settings.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -35,28 +35,32 @@ const kd_exit_row kd_exit_codes[] = {
 const int kd_n_exit_codes = KD_COUNT(kd_exit_codes);
 
 const kd_verb *const kd_verbs[] = {
-    &kd_verb_submit, &kd_verb_jobs,       &kd_verb_show,         &kd_verb_watch,
-    &kd_verb_logs,   &kd_verb_events,     &kd_verb_wait,         &kd_verb_pause,
-    &kd_verb_resume, &kd_verb_scale,      &kd_verb_cancel,       &kd_verb_rm,
-    &kd_verb_fetch,  &kd_verb_report,     &kd_verb_continue,     &kd_verb_retry,
-    &kd_verb_replay, &kd_verb_verify,     &kd_verb_predict,      &kd_verb_evaluate,
-    &kd_verb_bench,  &kd_verb_serve,      &kd_verb_inspect,      &kd_verb_quantize,
-    &kd_verb_export, &kd_verb_workers,    &kd_verb_drain,        &kd_verb_login,
-    &kd_verb_whoami, &kd_verb_token,      &kd_verb_certificates, &kd_verb_revoke,
-    &kd_verb_audit,  &kd_verb_checkpoint, &kd_verb_bank,         &kd_verb_retention,
-    &kd_verb_data,   &kd_verb_explain,    &kd_verb_completion,   &kd_verb_version,
-    &kd_verb_help,
+    &kd_verb_init,         &kd_verb_run,       &kd_verb_local,    &kd_verb_submit,
+    &kd_verb_jobs,         &kd_verb_show,      &kd_verb_watch,    &kd_verb_logs,
+    &kd_verb_events,       &kd_verb_wait,      &kd_verb_pause,    &kd_verb_resume,
+    &kd_verb_scale,        &kd_verb_cancel,    &kd_verb_rm,       &kd_verb_fetch,
+    &kd_verb_report,       &kd_verb_continue,  &kd_verb_retry,    &kd_verb_replay,
+    &kd_verb_verify,       &kd_verb_predict,   &kd_verb_evaluate, &kd_verb_bench,
+    &kd_verb_serve,        &kd_verb_inspect,   &kd_verb_quantize, &kd_verb_export,
+    &kd_verb_workers,      &kd_verb_cluster,   &kd_verb_drain,    &kd_verb_login,
+    &kd_verb_context,      &kd_verb_config,    &kd_verb_whoami,   &kd_verb_token,
+    &kd_verb_certificates, &kd_verb_revoke,    &kd_verb_audit,    &kd_verb_checkpoint,
+    &kd_verb_bank,         &kd_verb_retention, &kd_verb_data,     &kd_verb_explain,
+    &kd_verb_completion,   &kd_verb_version,   &kd_verb_help,
 };
 const int kd_n_verbs = KD_COUNT(kd_verbs);
 
 const kd_opt kd_global_opts[] = {
     {"server", 0, "HOST:PORT",
-     "the coordinator; else DISTILL_SERVER, else that of `distill login`, "
+     "the coordinator; else DISTILL_SERVER, else that of the context or of `distill login`, "
      "else " KD_CLI_DEFAULT_SERVER},
+    {"context", 0, "NAME",
+     "the cluster of that name; else DISTILL_CONTEXT, else that of `distill context use`"},
     {"credentials", 0, "DIR",
-     "certificate and key; else DISTILL_CREDENTIALS, else where `distill login` puts them"},
+     "certificate and key; else DISTILL_CREDENTIALS, else those of the context"},
     {"insecure", 0, NULL, "plain text, also to other machines (so does DISTILL_INSECURE=1)"},
-    {"output", 'o', "table|json", "tables for people, or JSON for programs"},
+    {"output", 'o', "FORMAT",
+     "table, or json for programs, jsonl on one line; lists also as wide, csv or name"},
     {"no-color", 0, NULL, "no colours (so does NO_COLOR in the environment)"},
     {"help", 'h', NULL, "show the help of the verb"},
 };
@@ -102,9 +106,25 @@ void kd_cli_catch_signals(void)
     }
 }
 
+static void on_child(int number)
+{
+    if (g_signal == 0)
+        g_signal = number;
+}
+
+void kd_cli_catch_child(void)
+{
+    sigaction(SIGCHLD, &(struct sigaction){.sa_handler = on_child, .sa_flags = SA_NOCLDSTOP}, NULL);
+}
+
 int kd_cli_signal(void)
 {
     return g_signal;
+}
+
+bool kd_cli_comes_back(const kd_cli *cli)
+{
+    return g_signal != 0 && g_signal != SIGHUP && !cli->throwaway;
 }
 
 int kd_cli_signal_exit(void)
@@ -136,42 +156,48 @@ static void look_around(kd_cli *cli)
     cli->utf8 = strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
     cli->tty_out = smart_terminal(STDOUT_FILENO);
     cli->tty_err = smart_terminal(STDERR_FILENO);
+    cli->from.color = color ? "the terminal" : "NO_COLOR";
     cli->color_out = cli->tty_out && color;
     cli->color_err = cli->tty_err && color;
+}
+
+static const char *const g_formats[] = {
+    [KD_FORMAT_TABLE] = "table", [KD_FORMAT_WIDE] = "wide", [KD_FORMAT_JSON] = "json",
+    [KD_FORMAT_JSONL] = "jsonl", [KD_FORMAT_CSV] = "csv",   [KD_FORMAT_NAME] = "name",
+};
+
+/* Returns an exit code. */
+static int apply_format(kd_cli *cli, const kd_verb *verb, const char *word)
+{
+    for (int i = 0; i < verb->n_opts; i++)
+        if (strcmp(verb->opts[i].name, "output") == 0)
+            return KD_EXIT_OK;
+    size_t f = 0;
+    while (word && f < KD_COUNT(g_formats) && strcmp(word, g_formats[f]) != 0)
+        f++;
+    if (f == KD_COUNT(g_formats))
+        return kd_usage(cli, NULL,
+                        verb->lists ? "-o table, wide, json, jsonl, csv or name"
+                                    : "-o table, json or jsonl",
+                        "unknown output format \"%s\"", word);
+    cli->format = (enum kd_format)f;
+    cli->json = f == KD_FORMAT_JSON || f == KD_FORMAT_JSONL;
+    return verb->lists ? KD_EXIT_OK : kd_cli_no_list(cli, verb->name);
+}
+
+int kd_cli_no_list(const kd_cli *cli, const char *what)
+{
+    if (cli->format == KD_FORMAT_TABLE || cli->json)
+        return KD_EXIT_OK;
+    return kd_usage(cli, NULL, "-o table, json or jsonl", "%s prints no list: it has no -o %s",
+                    what, g_formats[cli->format]);
 }
 
 /* Settings from flags and environment. Returns an exit code. */
 static int apply_globals(kd_cli *cli, const kd_verb *verb, const kd_args *args)
 {
-    kd_diag diag = {0};
-    const char *flag = kd_args_value(args, "server");
-    const char *env = getenv("DISTILL_SERVER");
-    const char *insecure = getenv("DISTILL_INSECURE");
-    char joined[KD_LOGIN_SERVER];
-    kd_login_folder(kd_args_value(args, "credentials"), "DISTILL_CREDENTIALS", "distill", false,
-                    cli->credentials, &cli->credentials_chosen);
-    cli->insecure =
-        kd_args_has(args, "insecure") || (insecure && *insecure && strcmp(insecure, "0") != 0);
-    const char *server = flag                                        ? flag
-                         : env && *env                               ? env
-                         : kd_login_server(cli->credentials, joined) ? joined
-                                                                     : KD_CLI_DEFAULT_SERVER;
-    if (kd_args_has(args, "no-color"))
-        cli->color_out = cli->color_err = false;
-    if (kd_args_server(server, cli->server, sizeof cli->server, &diag) != 0)
-        return kd_usage(
-            cli, NULL, "for example --server 10.0.0.5:7070", "%s%s", diag.msg,
-            flag || server == env ? (flag ? " (from --server)" : " (from DISTILL_SERVER)") : "");
-    if (flag)
-        snprintf(cli->server_flag, sizeof cli->server_flag, " --server %s", cli->server);
-    const char *output = kd_args_value(args, "output");
-    bool own = false;
-    for (int i = 0; i < verb->n_opts; i++)
-        own = own || strcmp(verb->opts[i].name, "output") == 0;
-    if (output && !own && strcmp(output, "json") != 0 && strcmp(output, "table") != 0)
-        return kd_usage(cli, NULL, "-o table or -o json", "unknown output format \"%s\"", output);
-    cli->json = output && strcmp(output, "json") == 0;
-    return KD_EXIT_OK;
+    int rc = kd_settings_read(cli, args);
+    return rc == KD_EXIT_OK ? apply_format(cli, verb, kd_args_value(args, "output")) : rc;
 }
 
 /* Index in argv of the verb: the first word that is neither a global flag nor its value. argc if
@@ -182,9 +208,12 @@ static int find_verb(int argc, char **argv)
         const char *w = argv[i];
         if (w[0] != '-' || w[1] == '\0')
             return i;
-        if (strcmp(w, "--server") == 0 || strcmp(w, "--output") == 0 || strcmp(w, "-o") == 0 ||
-            strcmp(w, "--credentials") == 0)
-            i++;
+        for (int k = 0; k < kd_n_global_opts; k++) {
+            const kd_opt *o = &kd_global_opts[k];
+            bool named =
+                w[1] == '-' ? strcmp(w + 2, o->name) == 0 : o->letter && w[1] == o->letter && !w[2];
+            i += named && o->meta;
+        }
     }
     return argc;
 }
@@ -199,10 +228,10 @@ const char *kd_cli_verb_word(int argc, char **argv)
 static const char *usual_name(const char *word)
 {
     static const char *const names[][2] = {
-        {"list", "jobs"},      {"ls", "jobs"},     {"ps", "jobs"},       {"status", "show"},
-        {"info", "show"},      {"run", "submit"},  {"start", "submit"},  {"train", "submit"},
-        {"stop", "cancel"},    {"kill", "cancel"}, {"delete", "rm"},     {"remove", "rm"},
-        {"download", "fetch"}, {"get", "fetch"},   {"nodes", "workers"}, {"tail", "logs"},
+        {"list", "jobs"},   {"ls", "jobs"},       {"ps", "jobs"},      {"status", "show"},
+        {"info", "show"},   {"start", "submit"},  {"train", "submit"}, {"stop", "cancel"},
+        {"kill", "cancel"}, {"delete", "rm"},     {"remove", "rm"},    {"download", "fetch"},
+        {"get", "fetch"},   {"nodes", "workers"}, {"tail", "logs"},
     };
     for (size_t i = 0; i < KD_COUNT(names); i++)
         if (strcmp(word, names[i][0]) == 0)

@@ -9,11 +9,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define FORMATS "table wide json jsonl csv name"
+
 /* What a verb's operands are, as the usage line calls them. */
-enum operand { OPERAND_NONE, OPERAND_JOB, OPERAND_WORKER, OPERAND_FILE };
+enum operand { OPERAND_NONE, OPERAND_JOB, OPERAND_WORKER, OPERAND_CONTEXT, OPERAND_FILE };
 
 static enum operand operand_of(const kd_verb *v)
 {
+    if (v == &kd_verb_context)
+        return OPERAND_CONTEXT;
     if (strncmp(v->operands, "JOB.yaml", 8) == 0 || strstr(v->operands, "FILE") ||
         strstr(v->operands, "MODEL"))
         return OPERAND_FILE;
@@ -24,9 +28,23 @@ static enum operand operand_of(const kd_verb *v)
 
 static const char *ids_of(enum operand o)
 {
-    return o == OPERAND_JOB      ? "distill jobs -q 2>/dev/null"
-           : o == OPERAND_WORKER ? "distill workers -q 2>/dev/null"
-                                 : "";
+    return o == OPERAND_JOB       ? "distill jobs -o name 2>/dev/null"
+           : o == OPERAND_WORKER  ? "distill workers -o name 2>/dev/null"
+           : o == OPERAND_CONTEXT ? "distill context ls -o name 2>/dev/null"
+                                  : "";
+}
+
+/* The words that the first operand is one of, as "up down status"; "" = it is none of some words.
+ * They stand in the usage line with bars between, in small letters. */
+static const char *words_of(const kd_verb *v, char out[128])
+{
+    size_t n = strcspn(v->operands, " ");
+    if (v->operands[0] < 'a' || v->operands[0] > 'z' || n >= 128 || strchr(v->operands, '/'))
+        n = 0;
+    for (size_t i = 0; i < n; i++)
+        out[i] = v->operands[i] == '|' ? ' ' : v->operands[i];
+    out[n] = '\0';
+    return out;
 }
 
 static void flags_of(kd_buf *b, const kd_opt *opts, int n)
@@ -53,11 +71,24 @@ static void bash(kd_buf *b)
     }
     kd_buf_str(b, "        esac\n        words+='");
     flags_of(b, kd_global_opts, kd_n_global_opts);
-    kd_buf_str(b, "'\n    else\n        case $verb in\n");
+    kd_buf_str(b, "'\n"
+                  "    elif [[ ${COMP_WORDS[COMP_CWORD - 1]} == --context ]]; then\n"
+                  "        words=$(distill context ls -o name 2>/dev/null)\n"
+                  "    elif [[ ${COMP_WORDS[COMP_CWORD - 1]} == @(-o|--output) ]]; then\n"
+                  "        words='" FORMATS "'\n"
+                  "    else\n        case $verb in\n");
     for (int i = 0; i < kd_n_verbs; i++) {
-        enum operand o = operand_of(kd_verbs[i]);
-        if (o == OPERAND_JOB || o == OPERAND_WORKER)
-            kd_buf_printf(b, "        %s) words=$(%s) ;;\n", kd_verbs[i]->name, ids_of(o));
+        const char *ids = ids_of(operand_of(kd_verbs[i]));
+        char words[128];
+        words_of(kd_verbs[i], words);
+        if (words[0] && ids[0])
+            kd_buf_printf(b, "        %s) ((COMP_CWORD == 2)) && words='%s' || words=$(%s) ;;\n",
+                          kd_verbs[i]->name, words, ids);
+        else if (words[0])
+            kd_buf_printf(b, "        %s) ((COMP_CWORD == 2)) && words='%s' ;;\n",
+                          kd_verbs[i]->name, words);
+        else if (ids[0])
+            kd_buf_printf(b, "        %s) words=$(%s) ;;\n", kd_verbs[i]->name, ids);
     }
     kd_buf_str(b, "        esac\n    fi\n"
                   "    COMPREPLY=($(compgen -W \"$words\" -- \"$word\"))\n}\n"
@@ -82,8 +113,13 @@ static void zsh_flags(kd_buf *b, const kd_opt *opts, int n)
     for (int i = 0; i < n; i++) {
         kd_buf_printf(b, " \\\n            '--%s[", opts[i].name);
         quoted(b, opts[i].help, "[]:");
+        const char *values = strcmp(opts[i].name, "context") == 0
+                                 ? ":{_values context ${(f)\"$(distill context ls -o name)\"}}"
+                             : opts[i].meta && strcmp(opts[i].meta, "FORMAT") == 0 ? ":(" FORMATS
+                                                                                     ")"
+                                                                                   : ":_files";
         kd_buf_printf(b, "]%s%s%s'", opts[i].meta ? ":" : "", opts[i].meta ? opts[i].meta : "",
-                      opts[i].meta ? ":_files" : "");
+                      opts[i].meta ? values : "");
     }
 }
 
@@ -102,12 +138,16 @@ static void zsh(kd_buf *b)
     for (int i = 0; i < kd_n_verbs; i++) {
         enum operand o = operand_of(kd_verbs[i]);
         kd_buf_printf(b, "    %s)\n", kd_verbs[i]->name);
+        char words[128];
+        words_of(kd_verbs[i], words);
         if (ids_of(o)[0])
-            kd_buf_printf(b, "        ids=(${(f)\"$(%s)\"})\n", ids_of(o));
+            kd_buf_printf(b, "        ids=(%s ${(f)\"$(%s)\"})\n", words, ids_of(o));
+        else if (words[0])
+            kd_buf_printf(b, "        ids=(%s)\n", words);
         kd_buf_str(b, "        shift words\n        ((CURRENT--))\n        _arguments");
         zsh_flags(b, kd_verbs[i]->opts, kd_verbs[i]->n_opts);
         zsh_flags(b, kd_global_opts, kd_n_global_opts);
-        if (ids_of(o)[0])
+        if (ids_of(o)[0] || words[0])
             kd_buf_str(b, " \\\n            '*:operand:($ids)'\n        ;;\n");
         else
             kd_buf_str(b, " \\\n            '*:operand:_files'\n        ;;\n");
@@ -123,7 +163,12 @@ static void fish_flags(kd_buf *b, const char *verb, const kd_opt *opts, int n)
                       verb ? "'" : "", opts[i].name);
         if (opts[i].letter)
             kd_buf_printf(b, " -s %c", opts[i].letter);
-        kd_buf_printf(b, "%s -d '", opts[i].meta ? " -r" : "");
+        kd_buf_str(b, opts[i].meta ? " -r" : "");
+        if (strcmp(opts[i].name, "context") == 0)
+            kd_buf_str(b, " -f -a '(distill context ls -o name 2>/dev/null)'");
+        else if (opts[i].meta && strcmp(opts[i].meta, "FORMAT") == 0)
+            kd_buf_str(b, " -f -a '" FORMATS "'");
+        kd_buf_str(b, " -d '");
         quoted(b, opts[i].help, "");
         kd_buf_str(b, "'\n");
     }
@@ -138,6 +183,10 @@ static void fish(kd_buf *b)
         kd_buf_printf(b, "complete -c distill -f -n __fish_use_subcommand -a %s -d '", v->name);
         quoted(b, v->summary, "");
         kd_buf_str(b, "'\n");
+        char words[128];
+        if (words_of(v, words)[0])
+            kd_buf_printf(b, "complete -c distill -f -n '__fish_seen_subcommand_from %s' -a '%s'\n",
+                          v->name, words);
         if (ids_of(o)[0])
             kd_buf_printf(b,
                           "complete -c distill -f -n '__fish_seen_subcommand_from %s' -a '(%s)'\n",

@@ -1,7 +1,9 @@
 #include "connect.h"
 
+#include "job/job.h"
 #include "kd/clock.h"
 #include "output.h"
+#include "settings.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -16,8 +18,11 @@ int kd_conn_open(kd_cli *cli, kd_conn *out)
 {
     kd_diag diag = {0};
     *out = (kd_conn){.cli = cli};
-    int rc = kd_login_choose(cli->credentials, cli->credentials_chosen, cli->insecure, cli->server,
-                             &out->login, &diag);
+    int rc = kd_settings_check(cli);
+    if (rc != KD_EXIT_OK)
+        return rc;
+    rc = kd_login_choose(cli->credentials, cli->credentials_chosen, cli->insecure, cli->server,
+                         &out->login, &diag);
     if (rc < 0) {
         kd_error(cli, "%s", diag.msg);
         if (rc == -KD_EAUTH || rc == -KD_ENOENT)
@@ -39,7 +44,7 @@ int kd_conn_open(kd_cli *cli, kd_conn *out)
 
 int kd_conn_start(kd_cli *cli, const char *job, kd_conn *out)
 {
-    int rc = job ? kd_conn_check_id(cli, job) : KD_EXIT_OK;
+    int rc = job ? kd_conn_check_job(cli, job) : KD_EXIT_OK;
     if (rc == KD_EXIT_OK)
         rc = kd_conn_open(cli, out);
     if (rc == KD_EXIT_OK)
@@ -325,8 +330,9 @@ int kd_conn_report(const kd_conn *c, const kd_failure *why, const char *job)
                     "`distill login TOKEN --server HOST:PORT` with a token from its admin gets "
                     "a certificate and its CA");
         else
-            kd_hint(cli, "start one with `distilld --state-dir DIR`, or name another with --server "
-                         "HOST:PORT or DISTILL_SERVER");
+            kd_hint(cli,
+                    "start one with `distilld --state-dir DIR`, or with `distill local up` to try "
+                    "things out; or name another with --server or --context");
         return rc;
     }
     kd_error(cli, "%s", text);
@@ -341,12 +347,21 @@ int kd_conn_report(const kd_conn *c, const kd_failure *why, const char *job)
     return rc;
 }
 
-int kd_conn_check_id(const kd_cli *cli, const char *job)
+const char *kd_conn_id(const Distill__V1__JobSummary *s, char out[KD_CONN_ID])
 {
-    size_t n = strspn(job, "0123456789abcdefABCDEF");
-    if (job[n] == '\0' && n >= 4 && n <= 12)
+    snprintf(out, KD_CONN_ID, "%s", s->job);
+    return out;
+}
+
+int kd_conn_check_job(const kd_cli *cli, const char *job)
+{
+    size_t n = strspn(job, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ._-");
+    if (job[n] == '\0' && n >= 1 && n < KD_JOB_NAME)
         return KD_EXIT_OK;
-    kd_error(cli, "no such job: %s (an id is 12 hex digits, or at least the first 4 of them)", job);
+    kd_error(cli,
+             "no such job: %s (it is named by its id, the first 4 or more digits of it, or its "
+             "name)",
+             job);
     kd_hint(cli, "`distill jobs` lists the jobs");
     return KD_EXIT_NO_JOB;
 }
@@ -387,7 +402,7 @@ int kd_conn_ask_job(kd_conn *c, const char *method, const char *job,
 
 int kd_conn_job(kd_conn *c, const char *job, Distill__V1__JobDetail **out)
 {
-    int rc = kd_conn_check_id(c->cli, job);
+    int rc = kd_conn_check_job(c->cli, job);
     ProtobufCMessage *reply = NULL;
     if (rc == KD_EXIT_OK)
         rc = kd_conn_ask_job(c, "Get", job, &distill__v1__job_detail__descriptor, &reply);

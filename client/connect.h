@@ -30,7 +30,7 @@ typedef struct kd_failure {
 
 /* Makes no connection yet. Returns an exit code. */
 int kd_conn_open(kd_cli *cli, kd_conn *out) KD_MUST_CHECK;
-/* How most verbs begin: refuses a job that cannot be an id (NULL = none is named), opens the
+/* How most verbs begin: refuses what cannot be a job (NULL = none is named), opens the
  * connection and catches signals from then on. Returns an exit code. */
 int kd_conn_start(kd_cli *cli, const char *job, kd_conn *out) KD_MUST_CHECK;
 void kd_conn_close(kd_conn *c);
@@ -71,11 +71,14 @@ int kd_conn_exit(int code, int grpc_status, bool reached);
 /* May the same call do better a little later? */
 bool kd_conn_passing(const kd_failure *why);
 
-/* Get of one job. Returns an exit code; *out with kd_wire_free. Refuses what cannot be an id. */
+/* Get of one job. Returns an exit code; *out with kd_wire_free. Refuses what cannot be a job. */
 int kd_conn_job(kd_conn *c, const char *job, Distill__V1__JobDetail **out) KD_MUST_CHECK;
-/* Could be an id or the beginning of one: 4 to 12 hex digits. Else prints and returns exit code 3.
- */
-int kd_conn_check_id(const kd_cli *cli, const char *job) KD_MUST_CHECK;
+/* The id of a job, of which only so much is taken as an id has. */
+#define KD_CONN_ID 16
+const char *kd_conn_id(const Distill__V1__JobSummary *s, char out[KD_CONN_ID]);
+/* Could be an id, the beginning of one or a name: what names are made of. Else prints and returns
+ * exit code 3. */
+int kd_conn_check_job(const kd_cli *cli, const char *job) KD_MUST_CHECK;
 
 /* Sleeps, but not through a signal: false when one has come. */
 bool kd_conn_pause(int ms);

@@ -10,7 +10,7 @@ int kd_each_run(kd_cli *cli, const kd_args *args, const char *key,
         return first;
     json_t *list = json_array();
     for (int i = 0; i < args->n_operands && kd_cli_signal() == 0; i++) {
-        int rc = kd_conn_check_id(cli, args->operands[i]);
+        int rc = kd_conn_check_job(cli, args->operands[i]);
         if (rc == KD_EXIT_OK)
             rc = one(&conn, args->operands[i], list, arg);
         first = first != KD_EXIT_OK ? first : rc;

@@ -6,7 +6,7 @@
 #include "connect.h"
 #include "json.h"
 
-/* Calls `one` with each operand of args that can be an id; it returns an exit code, and with
+/* Calls `one` with each operand of args that can be a job; it returns an exit code, and with
  * -o json adds to `list`, which is printed as {KEY: [...]}. Goes on after a job that fails, but not
  * without a coordinator. Returns the first exit code that is not 0. */
 int kd_each_run(kd_cli *cli, const kd_args *args, const char *key,

@@ -1,13 +1,25 @@
 #include "event_list.h"
 
 #include "follow.h"
-#include "json.h"
-#include "output.h"
+#include "list.h"
+
+/* For programs a line each; for people the verbs have forms of their own. */
+static const kd_column g_columns[] = {
+    {NULL, "job", KD_ALWAYS},  {NULL, "seq", KD_ALWAYS},   {NULL, "time", KD_ALWAYS},
+    {NULL, "kind", KD_ALWAYS}, {NULL, "state", KD_ALWAYS}, {NULL, "worker", KD_ALWAYS},
+    {NULL, "text", KD_ALWAYS},
+};
+static const kd_list g_list = {.columns = g_columns, .n_columns = KD_COUNT(g_columns)};
 
 struct printer {
     kd_cli *cli;
     kd_event_list *l;
 };
+
+static bool people(const kd_cli *cli)
+{
+    return cli->format == KD_FORMAT_TABLE || cli->format == KD_FORMAT_WIDE;
+}
 
 static int on_event(const Distill__V1__Event *e, void *arg)
 {
@@ -15,8 +27,8 @@ static int on_event(const Distill__V1__Event *e, void *arg)
     if (e->seq == 0 || !p->l->wanted(e, p->l->arg))
         return 0;
     p->l->lines++;
-    if (p->cli->json)
-        return kd_json_print(p->cli, kd_json_event(p->l->job, e), true);
+    if (!people(p->cli))
+        return kd_list_line(p->cli, &g_list, kd_json_event(p->l->job, e), p->l->lines == 1);
     p->l->print(p->cli, e, p->l->arg);
     return kd_out_flush(p->cli);
 }
@@ -38,14 +50,19 @@ int kd_event_list_run(kd_cli *cli, kd_event_list *l)
                    .on_idle = on_idle,
                    .arg = &p};
     kd_conn conn;
+    if (cli->format == KD_FORMAT_NAME)
+        return kd_usage(cli, NULL, "-o table, json, jsonl or csv", "events have no names");
     int rc = kd_conn_start(cli, l->job, &conn);
     if (rc != KD_EXIT_OK)
         return rc;
     Distill__V1__JobDetail *detail = NULL;
-    if (l->begin && !cli->json)
-        rc = kd_conn_job(&conn, l->job, &detail);
+    char id[KD_CONN_ID];
+    rc = kd_conn_job(&conn, l->job, &detail);
     if (detail) {
-        l->begin(cli, detail, l->arg);
+        /* Another job may be given the same name meanwhile. */
+        f.job = l->job = kd_conn_id(detail->summary, id);
+        if (l->begin && people(cli))
+            l->begin(cli, detail, l->arg);
         kd_wire_free(&detail->base);
     }
     if (rc == KD_EXIT_OK)

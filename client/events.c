@@ -161,6 +161,7 @@ const kd_verb kd_verb_events = {.name = "events",
                                         "figures under `data`.",
                                 .opts = g_opts,
                                 .n_opts = KD_COUNT(g_opts),
+                                .lists = true,
                                 .min_operands = 1,
                                 .max_operands = 1,
                                 .run = run};

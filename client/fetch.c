@@ -7,6 +7,7 @@
 #include "output.h"
 #include "progress.h"
 #include "sweep.h"
+#include "verbs.h"
 #include "views.h"
 
 #include "kd/file.h"
@@ -301,6 +302,32 @@ static int fetch_sweep(fetcher *f, const kd_args *args, const Distill__V1__JobDe
     return rc != KD_EXIT_OK ? rc : worst;
 }
 
+static int fetch(kd_conn *c, const kd_args *args, const char *job, const char *dir)
+{
+    kd_cli *cli = c->cli;
+    fetcher f = {.c = c, .job = job, .dir = dir, .list = cli->json ? json_array() : NULL};
+    Distill__V1__JobDetail *detail = NULL;
+    char id[KD_CONN_ID];
+    int rc = kd_conn_job(c, job, &detail);
+    if (rc == KD_EXIT_OK) {
+        f.job = kd_conn_id(detail->summary, id);
+        rc = kd_is_sweep(detail->summary) ? fetch_sweep(&f, args, detail)
+                                          : fetch_all(&f, args, detail);
+        kd_wire_free(&detail->base);
+    }
+    if (f.list) {
+        int printed = kd_json_print(cli, json_pack("{s:O}", "files", f.list), false);
+        rc = rc != KD_EXIT_OK ? rc : printed;
+        json_decref(f.list);
+    }
+    return rc;
+}
+
+int kd_fetch_all(kd_conn *c, const char *job, const char *dir)
+{
+    return fetch(c, &(kd_args){.operands = &job, .n_operands = 1}, job, dir);
+}
+
 static int run(kd_cli *cli, const kd_args *args)
 {
     const char *dir = kd_args_value(args, "output-dir");
@@ -308,23 +335,8 @@ static int run(kd_cli *cli, const kd_args *args)
     int rc = kd_conn_start(cli, NULL, &conn);
     if (rc != KD_EXIT_OK)
         return rc;
-    fetcher f = {.c = &conn,
-                 .job = args->operands[0],
-                 .dir = dir && *dir ? dir : ".",
-                 .list = cli->json ? json_array() : NULL};
-    Distill__V1__JobDetail *detail = NULL;
-    rc = kd_conn_job(&conn, f.job, &detail);
-    if (rc == KD_EXIT_OK) {
-        rc = kd_is_sweep(detail->summary) ? fetch_sweep(&f, args, detail)
-                                          : fetch_all(&f, args, detail);
-        kd_wire_free(&detail->base);
-    }
+    rc = fetch(&conn, args, args->operands[0], dir && *dir ? dir : ".");
     kd_conn_close(&conn);
-    if (f.list) {
-        int printed = kd_json_print(cli, json_pack("{s:O}", "files", f.list), false);
-        rc = rc != KD_EXIT_OK ? rc : printed;
-        json_decref(f.list);
-    }
     return rc;
 }
 

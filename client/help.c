@@ -20,7 +20,7 @@ static void print_opts(const kd_cli *cli, const kd_opt *opts, int n)
     }
 }
 
-static void print_verb(const kd_cli *cli, const kd_verb *v)
+static void print_own(const kd_cli *cli, const kd_verb *v)
 {
     kd_out(cli, "distill %s - %s", v->name, v->summary);
     kd_out(cli, "\nUsage: distill %s%s%s%s", v->name, v->n_opts ? " [flags]" : "",
@@ -31,6 +31,11 @@ static void print_verb(const kd_cli *cli, const kd_verb *v)
         kd_out(cli, "\nFlags:");
         print_opts(cli, v->opts, v->n_opts);
     }
+}
+
+static void print_verb(const kd_cli *cli, const kd_verb *v)
+{
+    print_own(cli, v);
     kd_out(cli, "\nGlobal flags:");
     print_opts(cli, kd_global_opts, kd_n_global_opts);
 }
@@ -40,13 +45,12 @@ static void print_overview(const kd_cli *cli)
     kd_out(cli, "distill " KD_VERSION " - submits, watches and fetches distillation jobs\n\n"
                 "Usage: distill VERB [flags] [operands]\n\nVerbs:");
     for (int i = 0; i < kd_n_verbs; i++)
-        kd_out(cli, "  %-10s %s", kd_verbs[i]->name, kd_verbs[i]->summary);
+        kd_out(cli, "  %-12s  %s", kd_verbs[i]->name, kd_verbs[i]->summary);
     kd_out(cli, "\nGlobal flags:");
     print_opts(cli, kd_global_opts, kd_n_global_opts);
-    kd_out(cli,
-           "\nMore: distill help VERB, distill help job (the job file), distill help exit-codes.\n"
-           "Data goes to standard output, talk to standard error. A job is named by its id or\n"
-           "the first four or more digits of it.");
+    kd_out(cli, "\nMore: distill help VERB, help all, help job (the job file), help exit-codes.\n"
+                "Data goes to standard output, talk to standard error. A job is named by its id,\n"
+                "the first four or more digits of it, or its name where one job alone has it.");
 }
 
 static int print_schema(const kd_cli *cli)
@@ -67,6 +71,18 @@ static void print_exit_codes(const kd_cli *cli)
         kd_out(cli, "%4d  %s", kd_exit_codes[i].code, kd_exit_codes[i].meaning);
 }
 
+/* Everything but the job file, which is a text of its own; the man page is made of it. */
+static void print_all(const kd_cli *cli)
+{
+    print_overview(cli);
+    for (int i = 0; i < kd_n_verbs; i++) {
+        kd_out(cli, "%s", "");
+        print_own(cli, kd_verbs[i]);
+    }
+    kd_out(cli, "\nExit codes:");
+    print_exit_codes(cli);
+}
+
 static int run(kd_cli *cli, const kd_args *args)
 {
     const char *topic = args->n_operands ? args->operands[0] : NULL;
@@ -77,13 +93,15 @@ static int run(kd_cli *cli, const kd_args *args)
     if (strcmp(topic, "job") == 0)
         return print_schema(cli);
     const kd_verb *v = kd_verb_find(topic);
-    if (strcmp(topic, "exit-codes") == 0) {
+    if (strcmp(topic, "all") == 0) {
+        print_all(cli);
+    } else if (strcmp(topic, "exit-codes") == 0) {
         print_exit_codes(cli);
     } else if (v) {
         print_verb(cli, v);
     } else {
-        const char *names[64] = {"job", "exit-codes"};
-        int n = 2;
+        const char *names[64] = {"job", "exit-codes", "all"};
+        int n = 3;
         for (int i = 0; i < kd_n_verbs && n < (int)KD_COUNT(names); i++)
             names[n++] = kd_verbs[i]->name;
         const char *near = kd_args_nearest(topic, names, n);
@@ -96,7 +114,7 @@ static int run(kd_cli *cli, const kd_args *args)
 }
 
 const kd_verb kd_verb_help = {.name = "help",
-                              .operands = "[VERB|job|exit-codes]",
+                              .operands = "[VERB|all|job|exit-codes]",
                               .summary = "explain a verb, the job file or the exit codes",
                               .max_operands = 1,
                               .run = run};

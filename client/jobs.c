@@ -2,8 +2,7 @@
 #include "args.h"
 #include "connect.h"
 #include "format.h"
-#include "json.h"
-#include "output.h"
+#include "list.h"
 #include "sweep.h"
 #include "views.h"
 
@@ -18,14 +17,14 @@
 static const kd_opt g_opts[] = {
     {"limit", 'n', "N", "at most so many jobs, the newest (100)"},
     {"state", 0, "STATE", "only queued, paused, running, succeeded, failed or cancelled jobs"},
-    {"quiet", 'q', NULL, "print ids only"},
+    {"quiet", 'q', NULL, "print ids only, as -o name"},
     {"all", 'a', NULL, "the jobs of sweeps too, below their sweep"},
-    {"sweep", 0, "ID", "only the jobs of this sweep"},
+    {"sweep", 0, "SWEEP", "only the jobs of this sweep"},
 };
 
 typedef struct selection {
     const char *state, *sweep; /* NULL = any */
-    bool all, quiet;
+    bool all;
     size_t limit;
 } selection;
 
@@ -46,7 +45,8 @@ static bool wanted(const selection *w, const Distill__V1__JobSummary *s)
 {
     if (!in_state(w, s))
         return false;
-    return w->sweep ? s->sweep[0] && starts(s->sweep, w->sweep) : !s->sweep[0];
+    return w->sweep ? s->sweep[0] && (starts(s->sweep, w->sweep) || strcmp(s->name, w->sweep) == 0)
+                    : !s->sweep[0];
 }
 
 /* Below its sweep. */
@@ -85,18 +85,27 @@ static void add_workers(kd_table *t, const Distill__V1__JobSummary *s)
                      s->max_workers);
 }
 
-static void add_row(kd_table *t, const Distill__V1__JobSummary *s, bool owner, bool priority,
-                    int64_t now)
+static void add_took(kd_table *t, const Distill__V1__JobSummary *s, int64_t now)
 {
     char a[KD_FMT];
+    int64_t end = s->finished_ms ? s->finished_ms : now;
+    kd_table_add(t, KD_PLAIN, "%s",
+                 s->started_ms ? kd_fmt_duration((double)(end - s->started_ms) / 1000, a) : "");
+}
+
+static void add_row(kd_table *t, const void *item, const void *arg)
+{
+    char a[KD_FMT];
+    const Distill__V1__JobSummary *s = item;
     const Distill__V1__Progress *p = s->progress;
+    int64_t now = *(const int64_t *)arg;
     kd_table_add(t, KD_PLAIN, "%s", s->job);
     kd_table_add(t, KD_PLAIN, "%s%s", s->sweep[0] ? "  " : "", s->label[0] ? s->label : s->name);
     kd_table_add(t, kd_summary_color(s), "%s", kd_summary_word(s));
-    if (owner)
-        kd_table_add(t, KD_PLAIN, "%s", s->owner);
-    if (priority)
-        kd_table_add(t, KD_PLAIN, "%d", s->priority);
+    kd_table_add(t, KD_PLAIN, "%s", s->owner);
+    snprintf(a, sizeof a, "%d", s->priority);
+    kd_table_add(t, KD_PLAIN, "%s", s->priority ? a : "");
+    kd_table_add(t, KD_PLAIN, "%s", s->sweep);
     if (p) {
         bool steps = p->steps > 0;
         kd_table_add(t, KD_PLAIN, "%s %u/%u", p->stage, p->stage_index + 1, p->stage_count);
@@ -121,51 +130,67 @@ static void add_row(kd_table *t, const Distill__V1__JobSummary *s, bool owner, b
     }
     add_workers(t, s);
     kd_table_add(t, KD_PLAIN, "%s", kd_fmt_age(s->submitted_ms, now, a));
+    add_took(t, s, now);
     kd_table_add(t, KD_PLAIN, "%s", s->reason);
 }
 
+static json_t *to_json(const void *item, const void *arg)
+{
+    (void)arg;
+    return kd_json_summary(item);
+}
+
+static const kd_column g_columns[] = {
+    {"ID", "job", KD_ALWAYS},
+    {"NAME", "name", KD_ALWAYS},
+    {"STATE", "state", KD_ALWAYS},
+    {NULL, "paused", KD_ALWAYS},
+    {"OWNER", "owner", KD_IF_ANY},
+    {"PRIORITY>", "priority", KD_IF_ANY},
+    {"SWEEP", "sweep", KD_WIDE},
+    {NULL, "label", KD_ALWAYS},
+    {"STAGE", "progress.stage", KD_ALWAYS},
+    {"STEP>", "progress.step", KD_ALWAYS},
+    {NULL, "progress.steps", KD_ALWAYS},
+    {"LOSS>", "progress.loss", KD_ALWAYS},
+    {"RATE>", "progress.samples_per_second", KD_ALWAYS},
+    {"ETA>", "progress.eta_seconds", KD_ALWAYS},
+    {"WORKERS>", "progress.workers", KD_ALWAYS},
+    {NULL, "min_workers", KD_ALWAYS},
+    {NULL, "max_workers", KD_ALWAYS},
+    {"AGE>", "submitted", KD_ALWAYS},
+    {"TOOK>", "started", KD_WIDE},
+    {NULL, "finished", KD_ALWAYS},
+    {"REASON", "reason", KD_ALWAYS},
+};
+
 static int print(kd_cli *cli, const Distill__V1__ListReply *list, const selection *w)
 {
-    size_t *rows = calloc(list->n_jobs + 1, sizeof *rows);
-    if (!rows) {
-        kd_error(cli, "no memory for the list");
-        return KD_EXIT_FAILURE;
-    }
-    size_t n = choose(w, list, rows);
-    if (cli->json) {
-        json_t *all = json_array();
-        for (size_t i = 0; i < n; i++)
-            (void)json_array_append_new(all, kd_json_summary(list->jobs[rows[i]]));
-        free(rows);
-        return kd_json_print(cli, json_pack("{s:o}", "jobs", all), false);
-    }
-    kd_table t;
-    bool priority = false, owner = false; /* columns only where some job has one */
-    char spec[128];
-    for (size_t i = 0; i < n; i++) {
-        priority = priority || list->jobs[rows[i]]->priority != 0;
-        owner = owner || list->jobs[rows[i]]->owner[0];
-    }
-    snprintf(spec, sizeof spec,
-             "ID|NAME|STATE|%s%sSTAGE|STEP>|LOSS>|RATE>|ETA>|WORKERS>|AGE>|REASON",
-             owner ? "OWNER|" : "", priority ? "PRIORITY>|" : "");
-    kd_table_init(&t, w->quiet ? "ID" : spec);
     int64_t now = kd_clock_wall_ms();
-    for (size_t i = 0; i < n; i++) {
-        if (w->quiet)
-            kd_out(cli, "%s", list->jobs[rows[i]]->job);
-        else
-            add_row(&t, list->jobs[rows[i]], owner, priority, now);
+    const kd_list l = {.key = "jobs",
+                       .name = "job",
+                       .columns = g_columns,
+                       .n_columns = KD_COUNT(g_columns),
+                       .json = to_json,
+                       .row = add_row,
+                       .arg = &now};
+    size_t *rows = calloc(list->n_jobs + 1, sizeof *rows);
+    const void **items = calloc(list->n_jobs + 1, sizeof *items);
+    int rc = KD_EXIT_FAILURE;
+    if (rows && items) {
+        size_t n = choose(w, list, rows);
+        for (size_t i = 0; i < n; i++)
+            items[i] = list->jobs[rows[i]];
+        rc = kd_list_print(cli, &l, items, n, NULL);
+        if (n == 0 && !cli->json)
+            kd_say(cli, "no %s%sjobs %s%s", w->state ? w->state : "", w->state ? " " : "",
+                   w->sweep ? "of sweep " : "at ", w->sweep ? w->sweep : cli->server);
+    } else {
+        kd_error(cli, "no memory for the list");
     }
-    if (w->quiet || n == 0)
-        kd_table_clear(&t);
-    else
-        kd_table_print(cli, &t, 0);
-    if (n == 0)
-        kd_say(cli, "no %s%sjobs %s%s", w->state ? w->state : "", w->state ? " " : "",
-               w->sweep ? "of sweep " : "at ", w->sweep ? w->sweep : cli->server);
     free(rows);
-    return kd_out_flush(cli);
+    free(items);
+    return rc;
 }
 
 static int run(kd_cli *cli, const kd_args *args)
@@ -174,8 +199,7 @@ static int run(kd_cli *cli, const kd_args *args)
     uint64_t limit;
     selection w = {.state = kd_args_value(args, "state"),
                    .sweep = kd_args_value(args, "sweep"),
-                   .all = kd_args_has(args, "all"),
-                   .quiet = kd_args_has(args, "quiet")};
+                   .all = kd_args_has(args, "all")};
     static const char *const states[] = {"queued",    "paused", "running",
                                          "succeeded", "failed", "cancelled"};
     bool known = !w.state;
@@ -185,6 +209,8 @@ static int run(kd_cli *cli, const kd_args *args)
         return kd_usage(cli, "jobs", NULL, "there is no state \"%s\"", w.state);
     if (kd_args_u64(args, "limit", 1, 1000, 100, &limit, &diag) != 0)
         return kd_usage(cli, "jobs", NULL, "%s", diag.msg);
+    if (kd_args_has(args, "quiet") && !cli->json)
+        cli->format = KD_FORMAT_NAME;
     w.limit = w.sweep ? SIZE_MAX : (size_t)limit;
     kd_conn conn;
     int rc = kd_conn_start(cli, w.sweep, &conn);
@@ -209,4 +235,5 @@ const kd_verb kd_verb_jobs = {.name = "jobs",
                                       "them, --sweep ID lists those of one.",
                               .opts = g_opts,
                               .n_opts = KD_COUNT(g_opts),
+                              .lists = true,
                               .run = run};

@@ -5,8 +5,8 @@
 #include "cli.h"
 #include "json/json.h"
 
-/* Prints value and a line break to standard output and drops the reference. compact: on one line.
- * NULL prints an error. Returns an exit code. */
+/* Prints value and a line break to standard output and drops the reference. compact: on one line,
+ * as with -o jsonl. NULL prints an error. Returns an exit code. */
 int kd_json_print(const kd_cli *cli, json_t *value, bool compact);
 
 #endif

@@ -1,8 +1,10 @@
 /* login: a certificate for this user, by a token. */
 #include "args.h"
 #include "connect.h"
+#include "contexts.h"
 #include "json.h"
 #include "output.h"
+#include "verbs.h"
 
 #include "kd/clock.h"
 
@@ -49,6 +51,10 @@ static int run(kd_cli *cli, const kd_args *args)
                            user ? user : "", &l, &diag);
     if (rpc)
         kd_rpc_free(rpc);
+    /* What one logs in to is what one uses from then on. */
+    const char *context = cli->context[0] ? cli->context : KD_CONTEXT_DEFAULT;
+    if (rc == 0 && !cli->credentials_chosen && (rc = kd_context_use(context, &diag)) == 0)
+        kd_context_warn(cli, context, cli->server);
     if (rc != 0) {
         kd_error(cli, "%s", diag.msg);
         if (rc == -KD_EUNAVAIL)
@@ -67,9 +73,10 @@ const kd_verb kd_verb_login = {
     .help =
         "The key is made here and leaves this machine never. The token says which CA the\n"
         "coordinator must have, and is sent to no other. It is good once. From then on commands\n"
-        "that go to this coordinator (it becomes the default one) show the certificate, and\n"
-        "renew it in time. They are kept in --credentials DIR, $DISTILL_CREDENTIALS, or\n"
-        "~/.config/distill, readable by you alone.",
+        "that go to this coordinator (it becomes the one in use) show the certificate, and\n"
+        "renew it in time. With --context NAME it is one of several, see `distill context`. They\n"
+        "are kept in --credentials DIR, $DISTILL_CREDENTIALS, or ~/.config/distill, readable by\n"
+        "you alone.",
     .opts = g_opts,
     .n_opts = KD_COUNT(g_opts),
     .min_operands = 1,

@@ -84,6 +84,7 @@ const kd_verb kd_verb_logs = {
             "checkpoints) is in `distill events`.",
     .opts = g_opts,
     .n_opts = KD_COUNT(g_opts),
+    .lists = true,
     .min_operands = 1,
     .max_operands = 1,
     .run = run};

@@ -97,6 +97,14 @@ void kd_table_add(kd_table *t, enum kd_color color, const char *fmt, ...)
     t->cells[t->count++] = (kd_cell){.text = text, .color = color};
 }
 
+bool kd_table_is_blank(const kd_table *t, int column)
+{
+    for (size_t i = (size_t)column; i < t->count; i += (size_t)t->n_columns)
+        if (strcmp(t->cells[i].text, "-") != 0)
+            return false;
+    return true;
+}
+
 static void put_cell(kd_buf *out, const char *text, int columns, bool right, bool last,
                      enum kd_color color, bool color_on)
 {
@@ -113,11 +121,13 @@ static void put_cell(kd_buf *out, const char *text, int columns, bool right, boo
 
 int kd_table_render(const kd_table *t, int indent, bool color, kd_buf *out)
 {
-    int columns[KD_TABLE_COLUMNS], n = t->n_columns;
+    int columns[KD_TABLE_COLUMNS], n = t->n_columns, last = -1;
     if (t->failed)
         return -KD_ENOMEM;
-    for (int c = 0; c < n; c++)
+    for (int c = 0; c < n; c++) {
         columns[c] = kd_text_width(t->heading[c]);
+        last = t->hidden[c] ? last : c;
+    }
     for (size_t i = 0; i < t->count; i++) {
         int w = kd_text_width(t->cells[i].text);
         columns[i % (size_t)n] = KD_MAX(columns[i % (size_t)n], w);
@@ -128,10 +138,12 @@ int kd_table_render(const kd_table *t, int indent, bool color, kd_buf *out)
         kd_buf_init(&line, MAX_TEXT);
         (void)kd_buf_printf(&line, "%*s", indent, "");
         for (int c = 0; c < n; c++) {
+            if (t->hidden[c])
+                continue;
             size_t i = (r - 1) * (size_t)n + (size_t)c;
             bool there = r > 0 && i < t->count;
             const char *text = r == 0 ? t->heading[c] : there ? t->cells[i].text : "";
-            put_cell(&line, text, columns[c], t->right[c], c == n - 1,
+            put_cell(&line, text, columns[c], t->right[c], c == last,
                      r == 0  ? KD_BOLD
                      : there ? t->cells[i].color
                              : KD_PLAIN,

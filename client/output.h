@@ -18,7 +18,8 @@ typedef struct kd_cell {
 } kd_cell;
 typedef struct kd_table {
     const char *heading[KD_TABLE_COLUMNS];
-    bool right[KD_TABLE_COLUMNS]; /* aligned to the right */
+    bool right[KD_TABLE_COLUMNS];  /* aligned to the right */
+    bool hidden[KD_TABLE_COLUMNS]; /* filled, but not shown */
     int n_columns;
     char *spec;
     kd_cell *cells; /* row by row */
@@ -30,6 +31,8 @@ void kd_table_init(kd_table *t, const char *spec);
 void kd_table_clear(kd_table *t);
 /* The next cell, row by row. An empty text becomes "-". */
 void kd_table_add(kd_table *t, enum kd_color color, const char *fmt, ...) KD_PRINTF(3, 4);
+/* No row has anything but "-" there. */
+bool kd_table_is_blank(const kd_table *t, int column);
 /* Appends the table. indent: columns before each line. Rows that are not whole are filled with
  * empty cells. Lines are not cut, since what stands last (a reason, a digest) is what people came
  * for; no blanks at line ends. -KD_ENOMEM. */

@@ -4,6 +4,7 @@
 #include "format.h"
 #include "json.h"
 #include "kd/stats.h"
+#include "list.h"
 #include "views.h"
 
 #include <math.h>
@@ -14,26 +15,6 @@
 #define MAX_TERMS 16 /* names of loss terms in one table */
 
 /* ---- CSV (RFC 4180) */
-
-static void csv_text(kd_buf *out, const char *s)
-{
-    kd_buf clean;
-    kd_buf_init(&clean, out->max);
-    kd_text_clean(&clean, s);
-    const char *text = clean.data ? clean.data : "";
-    if (!strpbrk(text, ",\"\r\n")) {
-        (void)kd_buf_str(out, text);
-    } else {
-        (void)kd_buf_str(out, "\"");
-        for (const char *p = text; *p; p++) {
-            if (*p == '"')
-                (void)kd_buf_str(out, "\"");
-            (void)kd_buf_add(out, p, 1);
-        }
-        (void)kd_buf_str(out, "\"");
-    }
-    kd_buf_clear(&clean);
-}
 
 /* Enough digits to get the same number back; empty = unknown. */
 static void csv_real(kd_buf *out, double v)
@@ -79,11 +60,11 @@ static void csv_row(kd_buf *out, const kd_report_job *j, const Distill__V1__Stag
     double lo = NAN, hi = NAN;
     if (val)
         kd_wilson(e->val_correct, e->val_samples, &lo, &hi);
-    csv_text(out, m->job);
+    kd_csv_text(out, m->job);
     const char *const words[] = {m->name, m->sweep, m->label, kd_state_word(m->state), s->name};
     for (size_t i = 0; i < KD_COUNT(words); i++) {
         (void)kd_buf_str(out, ",");
-        csv_text(out, words[i]);
+        kd_csv_text(out, words[i]);
     }
     (void)kd_buf_printf(out, ",%u,%llu", e->epoch, (unsigned long long)e->step);
     csv_real(out, e->epoch ? e->train_loss : NAN);
@@ -115,7 +96,7 @@ int kd_report_csv(const kd_report *r, kd_buf *out)
     for (int k = 0; k < 2; k++)
         for (int t = 0; t < n_terms; t++) {
             (void)kd_buf_str(out, k ? ",loss_" : ",share_");
-            csv_text(out, terms[t]);
+            kd_csv_text(out, terms[t]);
         }
     (void)kd_buf_str(out, "\r\n");
     for (size_t i = 0; i < r->n_jobs; i++)

@@ -1,23 +1,16 @@
 /* revoke: certificates that are good no more. */
 #include "args.h"
 #include "certificates.h"
-#include "connect.h"
-#include "json.h"
-#include "output.h"
 
 static int tell(kd_cli *cli, const kd_args *args, const ProtobufCMessage *reply)
 {
     (void)args;
     const Distill__V1__RevokeReply *r = (const Distill__V1__RevokeReply *)reply;
-    if (cli->json)
-        return kd_json_print(cli,
-                             json_pack("{s:o, s:i}", "certificates",
-                                       kd_certificates_json(r->certificates, r->n_certificates),
-                                       "calls_ended", (int)r->calls_ended),
-                             false);
-    kd_certificates_table(cli, r->certificates, r->n_certificates);
-    kd_say(cli, "%u of its calls ended", r->calls_ended);
-    return KD_EXIT_OK;
+    int rc = kd_certificates_print(cli, r->certificates, r->n_certificates,
+                                   json_pack("{s:i}", "calls_ended", (int)r->calls_ended));
+    if (!cli->json)
+        kd_say(cli, "%u of its calls ended", r->calls_ended);
+    return rc;
 }
 
 static int run(kd_cli *cli, const kd_args *args)
@@ -37,4 +30,5 @@ const kd_verb kd_verb_revoke = {
         "without it. `distill token create --name NAME` lets the name in again.",
     .min_operands = 1,
     .max_operands = 1,
+    .lists = true,
     .run = run};

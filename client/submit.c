@@ -7,6 +7,7 @@
 #include "output.h"
 #include "submission.h"
 #include "upload.h"
+#include "verbs.h"
 
 #include "kd/file.h"
 
@@ -29,7 +30,7 @@ static const kd_opt g_opts[] = {
     {"quiet", 'q', NULL, "print the job's id and no hints"},
 };
 
-typedef struct submission {
+struct kd_submit {
     kd_cli *cli;
     const char *file;
     char *text;
@@ -41,9 +42,9 @@ typedef struct submission {
     kd_job job, child;
     kd_local_file files[MAX_FILES];
     int n_files;
-} submission;
+};
 
-static int read_job(submission *s)
+static int read_job(kd_submit *s)
 {
     kd_diag diag = {0};
     int rc = strcmp(s->file, "-") == 0
@@ -68,7 +69,7 @@ static int read_job(submission *s)
     return KD_EXIT_OK;
 }
 
-static int add_files(submission *s, const kd_job *job)
+static int add_files(kd_submit *s, const kd_job *job)
 {
     const char *names[KD_JOB_MAX_FILES];
     int n = kd_job_local_files(job, names);
@@ -97,7 +98,7 @@ static int add_files(submission *s, const kd_job *job)
 }
 
 /* A sweep may vary the files, too: each of its jobs is asked for its own. */
-static int find_files(submission *s)
+static int find_files(kd_submit *s)
 {
     kd_sweep sweep = {0};
     kd_diag diag = {0};
@@ -126,7 +127,7 @@ static int find_files(submission *s)
     return rc;
 }
 
-static int call_submit(kd_conn *c, submission *s, Distill__V1__SubmitReply **out)
+static int call_submit(kd_conn *c, kd_submit *s, Distill__V1__SubmitReply **out)
 {
     Distill__V1__SubmitRequest request = DISTILL__V1__SUBMIT_REQUEST__INIT;
     Distill__V1__NamedBlob blobs[MAX_FILES], *list[MAX_FILES];
@@ -148,7 +149,7 @@ static int call_submit(kd_conn *c, submission *s, Distill__V1__SubmitReply **out
     return kd_submission_call(c, &request, out);
 }
 
-static int print_dry_run(const submission *s, const Distill__V1__SubmitReply *r)
+static int print_dry_run(const kd_submit *s, const Distill__V1__SubmitReply *r)
 {
     kd_submission_notes(s->cli, r);
     int rc = kd_json_print(s->cli, kd_json_parse(r->resolved), false);
@@ -157,7 +158,7 @@ static int print_dry_run(const submission *s, const Distill__V1__SubmitReply *r)
     return rc;
 }
 
-static int submit(submission *s, const kd_submission_after *after)
+static int submit(kd_submit *s, const kd_submission_after *after)
 {
     kd_conn conn;
     int rc = kd_conn_open(s->cli, &conn);
@@ -182,38 +183,68 @@ static int submit(submission *s, const kd_submission_after *after)
     return rc;
 }
 
-static int run(kd_cli *cli, const kd_args *args)
+int kd_submit_read(kd_cli *cli, const char *verb, const kd_args *args, kd_submit **out)
 {
-    kd_submission_after after;
     /* A kd_job holds many KiB. */
-    submission *s = kd_xalloc(sizeof *s);
+    kd_submit *s = *out = kd_xalloc(sizeof *s);
     s->cli = cli;
     s->file = args->operands[0];
     s->dry_run = kd_args_has(args, "dry-run");
     s->quiet = kd_args_has(args, "quiet");
     s->n_sets = kd_args_values(args, "set", s->sets, MAX_SETS);
-    int rc = KD_EXIT_OK;
     if (s->n_sets > MAX_SETS)
-        rc = kd_usage(cli, "submit", NULL, "at most %d --set are accepted", MAX_SETS);
-    for (int i = 0; rc == KD_EXIT_OK && i < s->n_sets; i++)
+        return kd_usage(cli, verb, NULL, "at most %d --set are accepted", MAX_SETS);
+    for (int i = 0; i < s->n_sets; i++)
         if (!strchr(s->sets[i], '=') || s->sets[i][0] == '=')
-            rc = kd_usage(cli, "submit", "for example --set distill.epochs=3",
-                          "--set %s: KEY=VALUE is expected", s->sets[i]);
-    if (rc == KD_EXIT_OK)
-        rc = kd_submission_flags(cli, "submit", args, &after);
-    if (rc == KD_EXIT_OK)
-        rc = kd_submission_key(cli, "submit", kd_args_value(args, "key"), s->key);
-    kd_cli_catch_signals();
+            return kd_usage(cli, verb, "for example --set distill.epochs=3",
+                            "--set %s: KEY=VALUE is expected", s->sets[i]);
+    int rc = kd_submission_key(cli, verb, kd_args_value(args, "key"), s->key);
     if (rc == KD_EXIT_OK)
         rc = read_job(s);
-    if (rc == KD_EXIT_OK)
-        rc = find_files(s);
-    if (rc == KD_EXIT_OK)
-        rc = submit(s, &after);
+    return rc == KD_EXIT_OK ? find_files(s) : rc;
+}
+
+void kd_submit_free(kd_submit *s)
+{
     for (int i = 0; i < s->n_files; i++)
         kd_local_file_clear(&s->files[i]);
     free(s->text);
     free(s);
+}
+
+const kd_job *kd_submit_job(const kd_submit *s)
+{
+    return &s->job;
+}
+
+int kd_submit_send(kd_conn *c, kd_submit *s, char id[KD_CONN_ID])
+{
+    Distill__V1__SubmitReply *reply = NULL;
+    int rc = KD_EXIT_OK;
+    for (int i = 0; rc == KD_EXIT_OK && i < s->n_files; i++)
+        rc = kd_upload(c, &s->files[i]);
+    if (rc == KD_EXIT_OK)
+        rc = call_submit(c, s, &reply);
+    if (rc != KD_EXIT_OK)
+        return rc;
+    kd_submission_notes(s->cli, reply);
+    snprintf(id, KD_CONN_ID, "%s", reply->job);
+    kd_wire_free(&reply->base);
+    return KD_EXIT_OK;
+}
+
+static int run(kd_cli *cli, const kd_args *args)
+{
+    kd_submission_after after;
+    kd_submit *s = NULL;
+    int rc = kd_submission_flags(cli, "submit", args, &after);
+    if (rc != KD_EXIT_OK)
+        return rc;
+    kd_cli_catch_signals();
+    rc = kd_submit_read(cli, "submit", args, &s);
+    if (rc == KD_EXIT_OK)
+        rc = submit(s, &after);
+    kd_submit_free(s);
     return rc;
 }
 

@@ -10,7 +10,6 @@
 #include "kd/clock.h"
 
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -428,7 +427,7 @@ int kd_sweep_watch(kd_conn *c, const char *job, bool hints)
     free(l.states);
     if (rc == KD_EXIT_OK)
         return print_end(c, d, true, hints);
-    if (kd_cli_signal() != 0 && kd_cli_signal() != SIGHUP) {
+    if (kd_cli_comes_back(c->cli)) {
         kd_say(c->cli, "%ssweep %s goes on; watch it again: distill watch %s%s",
                c->cli->tty_err ? "\n" : "", job, job, c->cli->server_flag);
         kd_say(c->cli, "to stop it: distill cancel %s%s", job, c->cli->server_flag);
@@ -445,7 +444,7 @@ int kd_sweep_wait(kd_conn *c, const char *job, double timeout_s, bool table)
     int rc = look_on(&l, &d);
     if (rc == KD_EXIT_OK)
         return print_end(c, d, table, false);
-    if (kd_cli_signal() != 0 && kd_cli_signal() != SIGHUP)
+    if (kd_cli_comes_back(c->cli))
         kd_say(c->cli, "%ssweep %s goes on; wait again: distill wait %s%s",
                c->cli->tty_err ? "\n" : "", job, job, c->cli->server_flag);
     return rc;

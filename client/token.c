@@ -2,8 +2,7 @@
 #include "args.h"
 #include "connect.h"
 #include "format.h"
-#include "json.h"
-#include "output.h"
+#include "list.h"
 
 #include "kd/clock.h"
 
@@ -16,8 +15,10 @@ static const kd_opt g_opts[] = {
     {"session", 0, NULL, "create: for a browser; good until it ends, not for a certificate"},
 };
 
-static json_t *to_json(const Distill__V1__TokenInfo *t)
+static json_t *to_json(const void *item, const void *arg)
 {
+    const Distill__V1__TokenInfo *t = item;
+    (void)arg;
     return json_pack("{s:o, s:o, s:o, s:b, s:o, s:o, s:o, s:o, s:o}", "id", kd_json_text(t->id),
                      "role", kd_json_text(t->role), "name", kd_json_text(t->name), "session",
                      (int)t->session, "created", kd_json_time(t->created_ms), "expires",
@@ -41,7 +42,7 @@ static int create(kd_conn *c, const kd_args *args, double ttl_s)
         return rc;
     const Distill__V1__CreateTokenReply *r = (Distill__V1__CreateTokenReply *)reply;
     if (cli->json && r->info) {
-        json_t *o = to_json(r->info);
+        json_t *o = to_json(r->info, NULL);
         (void)json_object_set_new(o, "token", kd_json_text(r->token));
         rc = kd_json_print(cli, o, false);
     } else {
@@ -59,40 +60,54 @@ static int create(kd_conn *c, const kd_args *args, double ttl_s)
     return rc;
 }
 
+static void add_row(kd_table *t, const void *item, const void *arg)
+{
+    const Distill__V1__TokenInfo *k = item;
+    int64_t now = *(const int64_t *)arg;
+    char a[KD_FMT];
+    kd_table_add(t, KD_PLAIN, "%s", k->id);
+    kd_table_add(t, strcmp(k->state, "open") == 0 ? KD_GREEN : KD_PLAIN, "%s", k->state);
+    kd_table_add(t, KD_PLAIN, "%s", k->role);
+    kd_table_add(t, KD_PLAIN, "%s", k->name);
+    kd_table_add(t, KD_PLAIN, "%s", k->session ? "session" : "certificate");
+    kd_table_add(t, KD_PLAIN, "%s", kd_fmt_clock(k->created_ms, now, a));
+    kd_table_add(t, KD_PLAIN, "%s", kd_fmt_clock(k->expires_ms, now, a));
+    kd_table_add(t, KD_PLAIN, "%s", k->used_by);
+    kd_table_add(t, KD_PLAIN, "%s", k->created_by);
+}
+
+static const kd_column g_columns[] = {
+    {"ID", "id", KD_ALWAYS},
+    {"STATE", "state", KD_ALWAYS},
+    {"ROLE", "role", KD_ALWAYS},
+    {"NAME", "name", KD_ALWAYS},
+    {"KIND", "session", KD_ALWAYS},
+    {"CREATED", "created", KD_ALWAYS},
+    {"ENDS", "expires", KD_ALWAYS},
+    {"USED BY", "used_by", KD_ALWAYS},
+    {"CREATED BY", "created_by", KD_ALWAYS},
+};
+
 static int list(kd_conn *c)
 {
-    const kd_cli *cli = c->cli;
     Distill__V1__ListTokensRequest request = DISTILL__V1__LIST_TOKENS_REQUEST__INIT;
     ProtobufCMessage *reply = NULL;
+    int64_t now = kd_clock_wall_ms();
+    const kd_list l = {.key = "tokens",
+                       .name = "id",
+                       .columns = g_columns,
+                       .n_columns = KD_COUNT(g_columns),
+                       .json = to_json,
+                       .row = add_row,
+                       .arg = &now};
     int rc = kd_conn_ask(c, "Access/ListTokens", &request, NULL,
                          &distill__v1__list_tokens_reply__descriptor, &reply);
     if (rc != KD_EXIT_OK)
         return rc;
     const Distill__V1__ListTokensReply *r = (Distill__V1__ListTokensReply *)reply;
-    if (cli->json) {
-        json_t *all = json_array();
-        for (size_t i = 0; i < r->n_tokens; i++)
-            (void)json_array_append_new(all, to_json(r->tokens[i]));
-        rc = kd_json_print(cli, json_pack("{s:o}", "tokens", all), false);
-    } else {
-        kd_table t;
-        char a[KD_FMT], b[KD_FMT];
-        int64_t now = kd_clock_wall_ms();
-        kd_table_init(&t, "ID|STATE|ROLE|NAME|KIND|CREATED|ENDS|USED BY|CREATED BY");
-        for (size_t i = 0; i < r->n_tokens; i++) {
-            const Distill__V1__TokenInfo *k = r->tokens[i];
-            kd_table_add(&t, KD_PLAIN, "%s", k->id);
-            kd_table_add(&t, strcmp(k->state, "open") == 0 ? KD_GREEN : KD_PLAIN, "%s", k->state);
-            kd_table_add(&t, KD_PLAIN, "%s", k->role);
-            kd_table_add(&t, KD_PLAIN, "%s", k->name);
-            kd_table_add(&t, KD_PLAIN, "%s", k->session ? "session" : "certificate");
-            kd_table_add(&t, KD_PLAIN, "%s", kd_fmt_clock(k->created_ms, now, a));
-            kd_table_add(&t, KD_PLAIN, "%s", kd_fmt_clock(k->expires_ms, now, b));
-            kd_table_add(&t, KD_PLAIN, "%s", k->used_by);
-            kd_table_add(&t, KD_PLAIN, "%s", k->created_by);
-        }
-        kd_table_print(cli, &t, 0);
-    }
+    rc = kd_list_print(c->cli, &l, (const void *const *)r->tokens, r->n_tokens, NULL);
+    if (r->n_tokens == 0 && !c->cli->json)
+        kd_say(c->cli, "no tokens at %s", c->cli->server);
     kd_wire_free(reply);
     return rc;
 }
@@ -108,7 +123,7 @@ static int revoke(kd_conn *c, const char *id)
         return rc;
     const Distill__V1__TokenInfo *t = (Distill__V1__TokenInfo *)reply;
     if (c->cli->json)
-        rc = kd_json_print(c->cli, to_json(t), false);
+        rc = kd_json_print(c->cli, to_json(t, NULL), false);
     else
         kd_out_clean(c->cli, "token %s is revoked%s%s", t->id,
                      t->used_by[0] ? "; it was used by " : "", t->used_by);
@@ -134,6 +149,8 @@ static int run(kd_cli *cli, const kd_args *args)
         return kd_usage(cli, "token", NULL, "token %s takes no operand", what);
     if (makes && !kd_args_value(args, "role"))
         return kd_usage(cli, "token", "for example --role worker", "token create needs --role");
+    if (!lists && kd_cli_no_list(cli, makes ? "token create" : "token revoke") != KD_EXIT_OK)
+        return KD_EXIT_USAGE;
     if (kd_args_duration(args, "ttl", &ttl_s, &diag) != 0)
         return kd_usage(cli, "token", NULL, "%s", diag.msg);
     kd_conn conn;
@@ -160,4 +177,5 @@ const kd_verb kd_verb_token = {
     .n_opts = KD_COUNT(g_opts),
     .min_operands = 1,
     .max_operands = 2,
+    .lists = true,
     .run = run};

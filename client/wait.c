@@ -9,8 +9,6 @@
 #include "verbs.h"
 #include "views.h"
 
-#include <signal.h>
-
 static const kd_opt g_opts[] = {
     {"timeout", 0, "DURATION", "give up after 90, 90s, 10m, 1h30m ...; exit code 124"},
 };
@@ -29,6 +27,9 @@ int kd_wait_run(kd_conn *c, const char *job, double timeout_s, bool table)
     if (asked != KD_EXIT_OK)
         return asked;
     bool sweep = kd_is_sweep(now->summary);
+    char id[KD_CONN_ID];
+    /* Another job may be given the same name meanwhile. */
+    job = kd_conn_id(now->summary, id);
     kd_wire_free(&now->base);
     if (sweep)
         return kd_sweep_wait(c, job, timeout_s, table);
@@ -47,8 +48,7 @@ int kd_wait_run(kd_conn *c, const char *job, double timeout_s, bool table)
             rc = kd_view_end(c->cli, detail, table);
         }
         kd_wire_free(&detail->base);
-    } else if (kd_cli_signal() != 0 && kd_cli_signal() != SIGHUP) {
-        /* After a hang-up nobody reads. */
+    } else if (kd_cli_comes_back(c->cli)) {
         kd_say(c->cli, "%sjob %s goes on; wait again: distill wait %s%s",
                c->cli->tty_err ? "\n" : "", job, job, c->cli->server_flag);
     }

@@ -11,8 +11,8 @@
 
 #include "kd/clock.h"
 
-#include <signal.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #define PLAIN_MS 10000  /* between progress lines where there is no terminal */
@@ -88,13 +88,28 @@ static int on_progress(watcher *w, const Distill__V1__Event *e)
     return kd_out_flush(w->cli);
 }
 
+/* On a cluster that goes with this command nobody else will come. */
+static int check_servable(const watcher *w, const Distill__V1__Event *e)
+{
+    static const char hopeless[] = "no worker can serve it";
+    if (!w->cli->throwaway || strcmp(e->kind, "waiting") != 0 ||
+        strncmp(e->text, hopeless, sizeof hopeless - 1) != 0)
+        return KD_EXIT_OK;
+    kd_error(w->cli, "%s", e->text);
+    if (strstr(e->text, "NO_DATA"))
+        kd_hint(w->cli, "data are looked for beneath --data-root DIR");
+    return KD_EXIT_JOB_FAILED;
+}
+
 static int on_event(const Distill__V1__Event *e, void *arg)
 {
     watcher *w = arg;
     if (e->progress)
         return on_progress(w, e);
-    if (w->cli->json)
-        return kd_json_print(w->cli, kd_json_event(w->job, e), true);
+    if (w->cli->json) {
+        int printed = kd_json_print(w->cli, kd_json_event(w->job, e), true);
+        return printed != KD_EXIT_OK ? printed : check_servable(w, e);
+    }
     kd_buf line;
     kd_buf_init(&line, KD_MAX_CONTROL_BYTES);
     kd_view_event(w->cli, e, kd_clock_wall_ms(), &line);
@@ -104,7 +119,7 @@ static int on_event(const Distill__V1__Event *e, void *arg)
     /* A job that ended has no progress any more. */
     if (kd_state_ended(e->state))
         kd_buf_clear(&w->live);
-    return rc;
+    return rc != KD_EXIT_OK ? rc : check_servable(w, e);
 }
 
 static int print_end(const watcher *w, const Distill__V1__JobDetail *d, bool hints)
@@ -128,6 +143,9 @@ int kd_watch_run(kd_conn *c, const char *job, bool hints)
     if (asked != KD_EXIT_OK)
         return asked;
     bool sweep = kd_is_sweep(now->summary);
+    char id[KD_CONN_ID];
+    /* Another job may be given the same name meanwhile. */
+    job = kd_conn_id(now->summary, id);
     kd_wire_free(&now->base);
     if (sweep)
         return kd_sweep_watch(c, job, hints);
@@ -146,8 +164,7 @@ int kd_watch_run(kd_conn *c, const char *job, bool hints)
     if (rc == KD_EXIT_OK) {
         rc = print_end(&w, detail, hints);
         kd_wire_free(&detail->base);
-    } else if (kd_cli_signal() != 0 && kd_cli_signal() != SIGHUP) {
-        /* After a hang-up nobody reads. */
+    } else if (kd_cli_comes_back(c->cli)) {
         kd_say(c->cli, "%sjob %s goes on; watch it again: distill watch %s%s",
                c->cli->tty_err ? "\n" : "", job, job, c->cli->server_flag);
         kd_say(c->cli, "to stop it: distill cancel %s%s", job, c->cli->server_flag);

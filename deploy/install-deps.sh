@@ -8,7 +8,7 @@ usage() {
 Usage: deploy/install-deps.sh [--test] [--web] [--fuzz] [--models] [--list]
 
   --test    also what the tests need: clang-format, clang-tidy, Python with gRPC, ip and nft, curl,
-            a compiler for 32-bit Arm and QEMU
+            man and mandoc, a compiler for 32-bit Arm and QEMU
   --web     also what the tests of dashboard and metrics need, which are skipped without: Chromium
             with its driver, Prometheus (Debian starts it as a service)
   --fuzz    also what tests/fuzz/campaign.sh needs: clang with libFuzzer
@@ -30,6 +30,7 @@ test_packages=(
     clang-format clang-tidy python3 python3-grpcio python3-protobuf
     iproute2 nftables
     curl
+    man-db mandoc
     gcc-arm-linux-gnueabihf libc6-dev-armhf-cross qemu-user
 )
 web_packages=(chromium chromium-driver python3-selenium prometheus)

@@ -136,7 +136,7 @@ static int bind_artefact(kd_daemon *d, const kd_rpc_call *call, kd_model_spec *m
     snprintf(id, sizeof id, "%.*s", slash ? (int)(slash - ref) : (int)sizeof id - 1, ref);
     snprintf(name, sizeof name, "%s", slash ? slash + 1 : "student.safetensors");
     kd_diag why = {0};
-    kd_job_record *j = kd_job_find(d, call, id, &why);
+    kd_job_record *j = kd_job_find_id(d, call, id, &why);
     if (!j && why.code == -KD_ENOENT && has_blob(d, m->weights_digest))
         return 0; /* a resolved job whose source is gone, and the file is not */
     if (!j)

@@ -436,9 +436,12 @@ kd_worker_record *kd_wish_drain(kd_daemon *d, const char *name, bool undo, const
 /* Whether a user has paused the job, or all jobs of the sweep that are not over. */
 bool kd_wish_paused(kd_daemon *d, const kd_job_record *j);
 
-/* The job that a person means by an id or the beginning of one (at least 4 digits), if the call may
- * do to it what its method does (call NULL: it may); NULL with diag. */
+/* The job that a person means by an id or the beginning of one (at least 4 digits), else by a name
+ * that one job alone has, if the call may do to it what its method does (call NULL: it may); NULL
+ * with diag. The second: by the id only, for what is kept and must mean the same job later. */
 kd_job_record *kd_job_find(kd_daemon *d, const kd_rpc_call *call, const char *text, kd_diag *diag);
+kd_job_record *kd_job_find_id(kd_daemon *d, const kd_rpc_call *call, const char *text,
+                              kd_diag *diag);
 
 /* svc_*.c: rows of the method table */
 extern const kd_rpc_method kd_jobs_methods[], kd_access_methods[], kd_storage_methods[],

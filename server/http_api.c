@@ -94,15 +94,7 @@ static void answer_workers(kd_daemon *d, kd_http_request *r)
 static void answer_info(kd_daemon *d, kd_http_request *r)
 {
     json_t *json = NULL;
-    kd_bank_totals bank = kd_bank_store_totals(d->bank);
-    int64_t left = kd_file_free_bytes(d->state.dir);
     kd_tell_info(d, take_info, &json);
-    (void)json_object_set_new(json, "free_bytes", left < 0 ? json_null() : json_integer(left));
-    (void)json_object_set_new(json, "min_free_bytes", json_integer((json_int_t)d->room.min_free));
-    (void)json_object_set_new(json, "bank",
-                              json_pack("{s:I, s:I, s:I}", "banks", (json_int_t)bank.banks,
-                                        "records", (json_int_t)bank.records, "bytes",
-                                        (json_int_t)bank.bytes));
     say_json(r, json);
 }
 

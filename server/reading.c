@@ -2,6 +2,7 @@
 #include "reading.h"
 #include "sweep.h"
 
+#include "kd/file.h"
 #include "kd/log.h"
 
 #include <stdio.h>
@@ -347,6 +348,31 @@ void kd_tell_workers(kd_daemon *d, kd_tell_fn fn, void *arg)
     free(items);
 }
 
+static void count_jobs(const kd_daemon *d, Distill__V1__JobCounts *out)
+{
+    for (const kd_job_record *j = d->jobs; j; j = j->next) {
+        if (j->row.is_sweep)
+            continue;
+        switch (j->row.state) {
+        case KD_RUN_QUEUED:
+            out->queued++;
+            break;
+        case KD_RUN_RUNNING:
+            out->running++;
+            break;
+        case KD_RUN_SUCCEEDED:
+            out->succeeded++;
+            break;
+        case KD_RUN_FAILED:
+            out->failed++;
+            break;
+        case KD_RUN_CANCELLED:
+            out->cancelled++;
+            break;
+        }
+    }
+}
+
 void kd_tell_info(kd_daemon *d, kd_tell_fn fn, void *arg)
 {
     Distill__V1__InfoReply reply = DISTILL__V1__INFO_REPLY__INIT;
@@ -355,5 +381,14 @@ void kd_tell_info(kd_daemon *d, kd_tell_fn fn, void *arg)
     reply.epoch = d->state.epoch;
     reply.started_ms = d->started_wall_ms;
     reply.state_dir = d->state.dir;
+    kd_bank_totals bank = kd_bank_store_totals(d->bank);
+    reply.free_bytes = kd_file_free_bytes(d->state.dir);
+    reply.min_free_bytes = d->room.min_free;
+    reply.banks = bank.banks;
+    reply.bank_records = bank.records;
+    reply.bank_bytes = bank.bytes;
+    Distill__V1__JobCounts jobs = DISTILL__V1__JOB_COUNTS__INIT;
+    count_jobs(d, &jobs);
+    reply.jobs = &jobs;
     fn(arg, &reply);
 }

@@ -11,29 +11,83 @@
 
 /* ---- finding jobs */
 
-kd_job_record *kd_job_find(kd_daemon *d, const kd_rpc_call *call, const char *text, kd_diag *diag)
+static bool may(const kd_daemon *d, const kd_rpc_call *call, const kd_job_record *j, kd_diag *diag)
+{
+    return !call || kd_access_job(d->access, call, j->row.owner, diag) == 0;
+}
+
+/* By an id or the beginning of one. -KD_EINVAL: that of several. */
+static int by_id(kd_daemon *d, const char *text, kd_job_record **out, kd_diag *diag)
 {
     size_t n = strlen(text);
-    kd_job_record *found = NULL;
     char id[KD_ID_TEXT];
+    *out = NULL;
     for (kd_job_record *j = d->jobs; j && n >= 4; j = j->next) {
         kd_id_text(j->row.id, id);
         if (n > KD_ID_TEXT - 1 || strncmp(id, text, n) != 0)
             continue;
-        if (found) {
-            (void)kd_fail(diag, -KD_EINVAL, "more than one job begins with %.12s; give more digits",
-                          text);
-            return NULL;
-        }
-        found = j;
+        if (*out)
+            return kd_fail(diag, -KD_EINVAL,
+                           "more than one job begins with %.12s; give more digits", text);
+        *out = j;
     }
+    return 0;
+}
+
+#define NAMED_TOLD 4 /* ids of jobs of one name, the newest */
+
+/* By name, of those that the caller may have; the jobs of a sweep bear its name and have their ids
+ * only. -KD_EINVAL: several. */
+static int by_name(kd_daemon *d, const kd_rpc_call *call, const char *text, kd_job_record **out,
+                   kd_diag *diag)
+{
+    char ids[NAMED_TOLD][KD_ID_TEXT], list[NAMED_TOLD * (KD_ID_TEXT + 2) + 8] = "";
+    size_t n = 0, len = 0;
+    *out = NULL;
+    for (kd_job_record *j = d->jobs; j; j = j->next) {
+        if (j->row.sweep != 0 || strcmp(j->row.name, text) != 0 || !may(d, call, j, NULL))
+            continue;
+        *out = j;
+        kd_id_text(j->row.id, ids[n++ % NAMED_TOLD]);
+    }
+    if (n < 2)
+        return 0;
+    for (size_t k = 1; k <= KD_MIN(n, (size_t)NAMED_TOLD); k++)
+        len += (size_t)snprintf(list + len, sizeof list - len, "%s%s", k > 1 ? ", " : "",
+                                ids[(n - k) % NAMED_TOLD]);
+    return kd_fail(diag, -KD_EINVAL,
+                   "%zu jobs are called %.63s; name one by its id, newest first: %s%s", n, text,
+                   list, n > NAMED_TOLD ? ", ..." : "");
+}
+
+kd_job_record *kd_job_find_id(kd_daemon *d, const kd_rpc_call *call, const char *text,
+                              kd_diag *diag)
+{
+    kd_job_record *found;
+    if (by_id(d, text, &found, diag) != 0)
+        return NULL;
     if (!found)
         (void)kd_fail(diag, -KD_ENOENT,
                       "no job %.64s here; a job is named by its id or the first digits of it, at "
                       "least 4 (`distill jobs` lists them)",
                       text);
-    if (found && call && kd_access_job(d->access, call, found->row.owner, diag) != 0)
+    return found && may(d, call, found, diag) ? found : NULL;
+}
+
+kd_job_record *kd_job_find(kd_daemon *d, const kd_rpc_call *call, const char *text, kd_diag *diag)
+{
+    kd_job_record *found;
+    if (by_id(d, text, &found, diag) != 0)
         return NULL;
+    if (found)
+        return may(d, call, found, diag) ? found : NULL;
+    if (by_name(d, call, text, &found, diag) != 0)
+        return NULL;
+    if (!found)
+        (void)kd_fail(diag, -KD_ENOENT,
+                      "no job %.64s here; a job is named by its id, the first digits of it, at "
+                      "least 4, or its name (`distill jobs` lists them)",
+                      text);
     return found;
 }
 

@@ -102,8 +102,7 @@ void kd_schema_default(const kd_key *k, char *out, size_t size)
         snprintf(out, size, "%s", k->def);
 }
 
-/* Type and range in few words; empty where the default or the meaning tells. */
-static void value_text(const kd_key *k, char *out, size_t size)
+void kd_schema_value(const kd_key *k, char *out, size_t size)
 {
     char range[80];
     range_text(k, range, sizeof range);
@@ -184,7 +183,7 @@ static void print_row(kd_buf *b, const kd_key *k, int wide_key, int wide_def)
 {
     char value[160], def[80];
     kd_schema_default(k, def, sizeof def);
-    value_text(k, value, sizeof value);
+    kd_schema_value(k, value, sizeof value);
     kd_buf_printf(b, "%-*s  %-*s  %s", wide_key, k->key, wide_def, def, k->meaning);
     if (value[0])
         kd_buf_printf(b, " [%s]", value);

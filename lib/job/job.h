@@ -291,6 +291,12 @@ int kd_job_explain(const char *key, char **out_text, kd_diag *diag) KD_MUST_CHEC
 /* The schema as JSON Schema (draft 2020-12), for editors. It says what the table says: what depends
  * on other keys or on the data is checked by kd_job_load alone. Caller frees. */
 int kd_job_json_schema(char **out_text) KD_MUST_CHECK;
+/* A job file to begin with: the keys that `sets` (as for kd_job_load) name, with their values, and
+ * behind `#` other keys worth knowing (with `all`: every one that applies) with their defaults, all
+ * with their meaning. It loads to the same job as the sets alone. Errors as kd_job_load's. Caller
+ * frees. */
+int kd_job_template(const char *const *sets, int n_sets, bool all, char **out_text,
+                    kd_diag *diag) KD_MUST_CHECK;
 /* Weights that another job made: `job:ID` or `job:ID/NAME`, no file of the submitting machine. */
 #define KD_JOB_REF "job:"
 bool kd_job_is_ref(const char *weights);

@@ -67,6 +67,8 @@ int kd_schema_find(const char *key, size_t len);
 int kd_schema_parent(int row);
 /* "a whole number from 1 to 65536" */
 void kd_schema_expected(const kd_key *k, char *out, size_t size);
+/* Type and range in few words; empty where the default or the meaning tells. */
+void kd_schema_value(const kd_key *k, char *out, size_t size);
 /* What it is without being written: "required", "0.9", "as distill.epochs"; "" for a mapping. */
 void kd_schema_default(const kd_key *k, char *out, size_t size);
 /* The optimizer that `distill help job` prints; it refers to it for the others, whose keys, ranges

@@ -263,6 +263,15 @@ json_t *kd_json_worker(const Distill__V1__WorkerInfo *w)
     return o;
 }
 
+static json_t *counts(const Distill__V1__JobCounts *c)
+{
+    if (!c)
+        return json_null();
+    return json_pack("{s:I, s:I, s:I, s:I, s:I}", "queued", (json_int_t)c->queued, "running",
+                     (json_int_t)c->running, "succeeded", (json_int_t)c->succeeded, "failed",
+                     (json_int_t)c->failed, "cancelled", (json_int_t)c->cancelled);
+}
+
 json_t *kd_json_info(const Distill__V1__InfoReply *info)
 {
     json_t *o = json_object();
@@ -271,5 +280,12 @@ json_t *kd_json_info(const Distill__V1__InfoReply *info)
     set(o, "epoch", whole(info->epoch));
     set(o, "started", kd_json_time(info->started_ms));
     set(o, "state_dir", kd_json_text(info->state_dir));
+    set(o, "free_bytes",
+        info->free_bytes < 0 ? json_null() : json_integer((json_int_t)info->free_bytes));
+    set(o, "min_free_bytes", whole(info->min_free_bytes));
+    set(o, "bank",
+        json_pack("{s:o, s:o, s:o}", "banks", whole(info->banks), "records",
+                  whole(info->bank_records), "bytes", whole(info->bank_bytes)));
+    set(o, "jobs", counts(info->jobs));
     return o;
 }

@@ -5,6 +5,8 @@ set -euo pipefail
 BUILD=${KD_BUILD:-$PWD/build/dev}
 DIR=$(mktemp -d "${TMPDIR:-/tmp}/kd-it-XXXXXX")
 export DISTILL_SERVER=
+# Nothing of what the user of this machine has chosen.
+export DISTILL_CONFIG=$DIR/config
 declare -A PIDS=()
 # What the daemons are started through (env ..., ip netns exec ...), further flags of distilld, where the coordinator listens, and
 # where workers look for it if not there.

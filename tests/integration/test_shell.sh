@@ -21,6 +21,12 @@ complete_as() { # WORD...: what the last one is completed to
 [ "$(complete_as expl)" = explain ] || fail "a verb: $(complete_as expl)"
 [ "$(complete_as show "${job:0:2}")" = "$job" ] || fail "an id: $(complete_as show "${job:0:2}")"
 [[ $(complete_as submit --wa) == *--watch* ]] || fail "a flag: $(complete_as submit --wa)"
+[ "$(complete_as context u)" = use ] || fail "a word: $(complete_as context u)"
+[ "$(complete_as local "")" = "up down status" ] || fail "words: $(complete_as local "")"
+"$BUILD/distill" context add mine --server "$DISTILL_SERVER" >/dev/null
+[ "$(complete_as context use m)" = mine ] || fail "a context: $(complete_as context use m)"
+[ "$(complete_as jobs --context m)" = mine ] || fail "a flag's context: $(complete_as jobs --context m)"
+[ "$(complete_as jobs -o js)" = "json jsonl" ] || fail "a format: $(complete_as jobs -o js)"
 rc=0
 "$BUILD/distill" completion tcsh 2>"$DIR/err" || rc=$?
 [ $rc -eq 2 ] && grep -q 'one of bash, zsh, fish' "$DIR/err" || fail "tcsh: $rc $(cat "$DIR/err")"
@@ -30,6 +36,17 @@ note "explain"
 rc=0
 "$BUILD/distill" explain temprature 2>"$DIR/err" || rc=$?
 [ $rc -eq 2 ] && grep -q 'did you mean distill.loss.temperature' "$DIR/err" || fail "nearest: $rc $(cat "$DIR/err")"
+
+note "a name in place of an id"
+[ "$("$BUILD/distill" show once -o json | pick 'd["job"]')" = "$job" ] || fail "by name"
+twin=$("$BUILD/distill" submit "$DIR/job.yaml" -q)
+expect 2 "2 jobs are called once; name one by its id, newest first: $twin, $job" "$BUILD/distill" show once
+expect 3 'no job twice here' "$BUILD/distill" show twice
+expect 3 'no such job: on ce' "$BUILD/distill" cancel "on ce"
+"$BUILD/distill" cancel "$twin" >/dev/null
+"$BUILD/distill" rm "$twin" >/dev/null
+"$BUILD/distill" pause once >/dev/null
+"$BUILD/distill" resume once >/dev/null
 
 note "retry"
 rc=0

@@ -273,7 +273,7 @@ static void test_changes_pause_and_resume(void **state)
     g.text = "the job is over already";
     RUNS(KD_EXIT_CONFLICT, "", "error: the job is over already\nhint: ", "pause", JOB);
     RUNS(KD_EXIT_CONFLICT, "", "error: the job is over already\nhint: ", "resume", JOB);
-    RUNS(KD_EXIT_NO_JOB, "", "error: no such job: xyz", "pause", "xyz");
+    RUNS(KD_EXIT_NO_JOB, "", "error: no such job: x y", "pause", "x y");
     RUNS(KD_EXIT_USAGE, "", "usage: distill pause", "pause");
 }
 
@@ -337,6 +337,28 @@ static void test_changes_are_seen(void **state)
     RUNS(0, "\"slow\": 12", "", "workers", "-o", "json");
 }
 
+static void test_changes_lists_in_every_format(void **state)
+{
+    (void)state;
+    g.state = DISTILL__V1__JOB_STATE__JOB_STATE_QUEUED;
+    RUNS(0, JOB "\n", "", "jobs", "-o", "name");
+    RUNS(0, JOB "\n", "", "jobs", "-q");
+    RUNS(0, "{\n  \"jobs\": [", "", "jobs", "-q", "-o", "json"); /* who asks for JSON gets it */
+    RUNS(0, "{\"job\":\"" JOB "\",", "", "jobs", "-o", "jsonl");
+    RUNS(0, "job,name,state,paused,owner,priority,sweep,label,progress.stage,", "", "jobs", "-o",
+         "csv");
+    RUNS(0, "\r\n" JOB ",", "", "jobs", "-o", "csv");
+    RUNS(0, "  CPU\n", "", "workers", "-o", "wide");
+    RUNS(0, "NAME", "", "workers");
+    LACKS(g_out, "CPU");
+    RUNS(0, "w1\n", "", "workers", "-o", "name");
+    RUNS(KD_EXIT_USAGE, "", "show prints no list: it has no -o csv", "show", JOB, "-o", "csv");
+    RUNS(KD_EXIT_USAGE, "", "hint: -o table, wide, json, jsonl, csv or name", "jobs", "-o", "xml");
+    RUNS(KD_EXIT_USAGE, "", "hint: -o table, json or jsonl", "show", JOB, "-o", "xml");
+    RUNS(0, "job,seq,time,kind,state,worker,text\r\n", "", "events", JOB, "-o", "csv");
+    RUNS(KD_EXIT_USAGE, "", "events have no names", "events", JOB, "-o", "name");
+}
+
 static void test_changes_events_tell_a_story(void **state)
 {
     (void)state;
@@ -393,6 +415,7 @@ int main(void)
         cmocka_unit_test_setup(test_changes_scale, fresh),
         cmocka_unit_test_setup(test_changes_drain, fresh),
         cmocka_unit_test_setup(test_changes_are_seen, fresh),
+        cmocka_unit_test_setup(test_changes_lists_in_every_format, fresh),
         cmocka_unit_test_setup(test_changes_events_tell_a_story, fresh),
         cmocka_unit_test_setup(test_changes_verify, fresh),
     };
