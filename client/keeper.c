@@ -94,6 +94,7 @@ static pid_t start(const keeper *k, const char *log, char *const *argv)
         _exit(126);
     sigset_t none;
     sigemptyset(&none);
+    signal(SIGPIPE, SIG_DFL);
     sigprocmask(SIG_SETMASK, &none, NULL);
     execv(argv[0], argv);
     dprintf(STDERR_FILENO, "cannot start %s: %s\n", argv[0], strerror(errno));
@@ -297,7 +298,8 @@ static void take_signals(keeper *k)
         sigaddset(&k->signals, numbers[i]);
         signal(numbers[i], SIG_DFL);
     }
-    signal(SIGPIPE, SIG_DFL);
+    /* Who waits for news may be gone, and the folder is still to be removed. */
+    signal(SIGPIPE, SIG_IGN);
     sigprocmask(SIG_SETMASK, &k->signals, NULL);
 }
 

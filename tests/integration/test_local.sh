@@ -55,7 +55,8 @@ expect 69 'there is no local cluster' distill local down
 
 note "up that is stopped half-way"
 for how in INT KILL; do
-    "$BUILD/distill" local up --workers 8 --data-root "$DIR/data" >"$DIR/up.out" 2>&1 &
+    # In the background a shell lets INT be ignored.
+    env --default-signal=INT "$BUILD/distill" local up --data-root "$DIR/data" >"$DIR/up.out" 2>&1 &
     pid=$!
     for _ in $(seq 100); do compgen -G "$TMPDIR/*/logs/distilld.log" >/dev/null && break; sleep 0.02; done
     kill -$how $pid
