@@ -109,7 +109,7 @@ for _ in $(seq 200); do [ "$(metric 'distill_hooks_total{to="url",result="told"}
 if command -v promtool >/dev/null; then
     promtool check metrics < <(curl -sS "http://127.0.0.1:$(cat "$DIR/http-port")/metrics") || fail "metrics"
 fi
-stop web
+stop web KILL
 
 note "one that hangs is ended with all it began, and holds no job up"
 stop distilld
@@ -124,8 +124,17 @@ says 'its time was over' <"$DIR/distilld.log" || fail "the command still runs"
 stop distilld
 while read -r child; do ! kill -0 "$child" 2>/dev/null || fail "a child of the command lives"; done <"$DIR/told/children"
 
+# forget_hooks: a coordinator without hooks has nothing to tell any more.
+forget_hooks() {
+    configure 'heartbeat_ms: 200'
+    coordinator
+    [ "$(metric distill_hooks_waiting)" = 0 ] || fail "what nobody is to be told is still there"
+    stop distilld
+}
+
 note "the coordinator is killed before, while and after it tells: told again, by the same id"
 for point in hook.tell hook.told; do
+    forget_hooks
     rm -f "$DIR/told/told" "$DIR"/told/try-*
     configure "hook_command: [\"$DIR/hook\", \"$DIR/told\", fail]" 'hook_events: [start, fail, end]'
     AROUND_COORDINATOR=(env DISTILL_FAILPOINTS="$point=kill@2")
@@ -147,6 +156,7 @@ for point in hook.tell hook.told; do
 done
 
 note "one that cannot be run"
+forget_hooks
 configure 'hook_command: [/no/such/program]' 'hook_events: [fail]'
 coordinator
 await_workers 1
