@@ -114,11 +114,11 @@ stop web KILL
 note "one that hangs is ended with all it began, and holds no job up"
 stop distilld
 rm -f "$DIR/told/told"
-configure "hook_command: [\"$DIR/hook\", \"$DIR/told\", hang]" 'hook_events: [start]' 'hook_timeout: 1s'
+configure "hook_command: [\"$DIR/hook\", \"$DIR/told\", hang]" 'hook_events: [start]' 'hook_timeout: 6s'
 coordinator
 await_workers 1
 distill submit "$DIR/job.yaml" --wait -q >/dev/null
-for _ in $(seq 100); do says 'its time was over' <"$DIR/distilld.log" && break; sleep 0.1; done
+for _ in $(seq 300); do says 'its time was over' <"$DIR/distilld.log" && break; sleep 0.1; done
 says 'its time was over' <"$DIR/distilld.log" || fail "the command still runs"
 [ -s "$DIR/told/children" ] || fail "it began nothing"
 stop distilld
