@@ -534,6 +534,7 @@ static void do_prepare(kd_runner *r, const Distill__V1__Prepare *p)
         return;
     }
     snprintf(r->stage_job, sizeof r->stage_job, "%.12s", p->job);
+    tell_log(r, 0); /* another session's end has made it forget */
     snprintf(r->fingerprint, sizeof r->fingerprint, "%s", fingerprint);
     if (atomic_load(&r->failed))
         return;

@@ -33,9 +33,9 @@ wait $follower || { cat "$DIR/followed.err"; fail "the follower ended with $?"; 
 distill logs "$job" -o json >"$DIR/all"
 /usr/bin/python3 - "$DIR/all" "$DIR/followed" <<'PY' || fail "lines"
 import json, sys
-all, followed = ([json.loads(l) for l in open(p)] for p in sys.argv[1:])
-assert [e["seq"] for e in followed] == [e["seq"] for e in all], "following shows other lines"
-lines = [e for e in all if e["data"] and "level" in e["data"]]
+events, followed = ([json.loads(l) for l in open(p)] for p in sys.argv[1:])
+assert [e["seq"] for e in followed] == [e["seq"] for e in events], "following shows other lines"
+lines = [e for e in events if e["data"] and "level" in e["data"]]
 assert {e["worker"] for e in lines} == {"one", "two"}, lines
 assert all(set(e["data"]) == {"level", "stage", "step", "seq"} for e in lines), lines
 prepared = [e for e in lines if "is prepared" in e["text"]]
