@@ -2,8 +2,7 @@
 #include "args.h"
 #include "connect.h"
 #include "format.h"
-#include "json.h"
-#include "output.h"
+#include "list.h"
 
 #include "kd/clock.h"
 
@@ -12,8 +11,10 @@
 
 #define VERIFY_MS (6 * 3600 * 1000) /* all of a bank is read */
 
-static json_t *to_json(const Distill__V1__BankInfo *b)
+static json_t *to_json(const void *item, const void *arg)
 {
+    const Distill__V1__BankInfo *b = item;
+    (void)arg;
     json_t *jobs = json_array();
     for (size_t i = 0; i < b->n_jobs; i++)
         (void)json_array_append_new(jobs, kd_json_text(b->jobs[i]));
@@ -26,54 +27,65 @@ static json_t *to_json(const Distill__V1__BankInfo *b)
                      (int)b->in_use, "damaged", (int)b->damaged);
 }
 
-static void print_banks(const kd_cli *cli, const Distill__V1__ListBanksReply *r)
+static void add_row(kd_table *t, const void *item, const void *arg)
 {
-    kd_table t;
+    const Distill__V1__BankInfo *b = item;
     char a[KD_FMT];
-    int64_t now = kd_clock_wall_ms();
-    kd_table_init(&t, "BANK|TEACHER|PRECISION|RECORDS>|THERE>|SIZE>|USED>|JOBS");
-    for (size_t i = 0; i < r->n_banks; i++) {
-        const Distill__V1__BankInfo *b = r->banks[i];
-        double share = b->wanted ? (double)b->records / (double)b->wanted : -1;
-        kd_buf jobs;
-        kd_buf_init(&jobs, 4096);
-        size_t shown = KD_MIN(b->n_jobs, (size_t)3);
-        if (b->n_jobs > shown)
-            kd_buf_printf(&jobs, "%zu more, ", b->n_jobs - shown);
-        for (size_t k = b->n_jobs - shown; k < b->n_jobs; k++)
-            kd_buf_printf(&jobs, "%s%s", b->jobs[k], k + 1 < b->n_jobs ? ", " : "");
-        kd_table_add(&t, b->in_use ? KD_GREEN : KD_PLAIN, "%.12s%s", b->bank,
-                     b->in_use ? " in use" : "");
-        kd_table_add(&t, b->damaged ? KD_RED : KD_PLAIN, "%.12s",
-                     b->damaged ? "damaged" : b->teacher);
-        kd_table_add(&t, KD_PLAIN, "%.24s", b->precision);
-        kd_table_add(&t, KD_PLAIN, "%s", kd_fmt_count(b->records, a));
-        kd_table_add(&t, KD_PLAIN, "%s", share >= 0 ? kd_fmt_percent(KD_MIN(share, 1.0), a) : "");
-        kd_table_add(&t, KD_PLAIN, "%s", kd_fmt_bytes((double)b->bytes, a));
-        kd_table_add(&t, KD_PLAIN, "%s", kd_fmt_age(b->used_ms, now, a));
-        kd_table_add(&t, KD_PLAIN, "%s", jobs.data ? jobs.data : "");
-        kd_buf_clear(&jobs);
-    }
-    kd_table_print(cli, &t, 0);
+    double share = b->wanted ? (double)b->records / (double)b->wanted : -1;
+    kd_buf jobs;
+    kd_buf_init(&jobs, 4096);
+    size_t shown = KD_MIN(b->n_jobs, (size_t)3);
+    if (b->n_jobs > shown)
+        kd_buf_printf(&jobs, "%zu more, ", b->n_jobs - shown);
+    for (size_t k = b->n_jobs - shown; k < b->n_jobs; k++)
+        kd_buf_printf(&jobs, "%s%s", b->jobs[k], k + 1 < b->n_jobs ? ", " : "");
+    kd_table_add(t, b->in_use ? KD_GREEN : KD_PLAIN, "%.12s%s", b->bank,
+                 b->in_use ? " in use" : "");
+    kd_table_add(t, b->damaged ? KD_RED : KD_PLAIN, "%.12s", b->damaged ? "damaged" : b->teacher);
+    kd_table_add(t, KD_PLAIN, "%.24s", b->precision);
+    kd_table_add(t, KD_PLAIN, "%s", kd_fmt_count(b->records, a));
+    kd_table_add(t, KD_PLAIN, "%s", share >= 0 ? kd_fmt_percent(KD_MIN(share, 1.0), a) : "");
+    kd_table_add(t, KD_PLAIN, "%s", kd_fmt_bytes((double)b->bytes, a));
+    kd_table_add(t, KD_PLAIN, "%s", kd_fmt_age(b->used_ms, *(const int64_t *)arg, a));
+    kd_table_add(t, KD_PLAIN, "%s", b->data);
+    kd_table_add(t, KD_PLAIN, "%s", jobs.data ? jobs.data : "");
+    kd_buf_clear(&jobs);
 }
+
+static const kd_column g_columns[] = {
+    {"BANK", "bank", KD_ALWAYS},
+    {"TEACHER", "teacher", KD_ALWAYS},
+    {"PRECISION", "precision", KD_ALWAYS},
+    {"RECORDS>", "records", KD_ALWAYS},
+    {"THERE>", "wanted", KD_ALWAYS},
+    {"SIZE>", "bytes", KD_ALWAYS},
+    {"USED>", "used", KD_ALWAYS},
+    {"DATA", "data", KD_WIDE},
+    {"JOBS", NULL, KD_ALWAYS},
+    {NULL, "in_use", KD_ALWAYS},
+    {NULL, "damaged", KD_ALWAYS},
+};
 
 static int list(kd_conn *c)
 {
     Distill__V1__ListBanksRequest request = DISTILL__V1__LIST_BANKS_REQUEST__INIT;
     ProtobufCMessage *reply = NULL;
+    int64_t now = kd_clock_wall_ms();
+    const kd_list l = {.key = "banks",
+                       .name = "bank",
+                       .columns = g_columns,
+                       .n_columns = KD_COUNT(g_columns),
+                       .json = to_json,
+                       .row = add_row,
+                       .arg = &now};
     int rc = kd_conn_ask(c, "Storage/ListBanks", &request, NULL,
                          &distill__v1__list_banks_reply__descriptor, &reply);
     if (rc != KD_EXIT_OK)
         return rc;
     const Distill__V1__ListBanksReply *r = (const Distill__V1__ListBanksReply *)reply;
-    if (c->cli->json) {
-        json_t *all = json_array();
-        for (size_t i = 0; i < r->n_banks; i++)
-            (void)json_array_append_new(all, to_json(r->banks[i]));
-        rc = kd_json_print(c->cli, json_pack("{s:o}", "banks", all), false);
-    } else {
-        print_banks(c->cli, r);
-    }
+    rc = kd_list_print(c->cli, &l, (const void *const *)r->banks, r->n_banks, NULL);
+    if (r->n_banks == 0 && !c->cli->json)
+        kd_say(c->cli, "no logit banks at %s", c->cli->server);
     kd_wire_free(reply);
     return rc;
 }
@@ -140,6 +152,8 @@ static int run(kd_cli *cli, const kd_args *args)
     if (lists != (args->n_operands == 1))
         return kd_usage(cli, "bank", NULL, "bank %s %s", what,
                         lists ? "takes no operand" : "needs a BANK");
+    if (!lists && kd_cli_no_list(cli, removes ? "bank rm" : "bank verify") != KD_EXIT_OK)
+        return KD_EXIT_USAGE;
     kd_conn conn;
     int rc = kd_conn_start(cli, NULL, &conn);
     if (rc != KD_EXIT_OK)
@@ -178,4 +192,5 @@ const kd_verb kd_verb_bank = {
         "digits, at least 4.",
     .min_operands = 1,
     .max_operands = -1,
+    .lists = true,
     .run = run};

@@ -2,8 +2,7 @@
 #include "args.h"
 #include "artefact.h"
 #include "format.h"
-#include "json.h"
-#include "output.h"
+#include "list.h"
 
 #include "kd/file.h"
 #include "kd/hash.h"
@@ -35,38 +34,51 @@ static int ask_list(kd_conn *c, const char *job, const char *stage,
     return rc;
 }
 
+static json_t *to_json(const void *item, const void *arg)
+{
+    const Distill__V1__CheckpointInfo *m = item;
+    (void)arg;
+    return json_pack("{s:o, s:I, s:I, s:o, s:o, s:b, s:b}", "stage", kd_json_text(m->stage), "step",
+                     (json_int_t)m->step, "size", (json_int_t)m->size, "digest",
+                     kd_json_text(m->digest), "content", kd_json_text(m->content), "best",
+                     (int)m->best, "last", (int)m->last);
+}
+
+static void add_row(kd_table *t, const void *item, const void *arg)
+{
+    const Distill__V1__CheckpointInfo *m = item;
+    char a[KD_FMT];
+    (void)arg;
+    kd_table_add(t, KD_PLAIN, "%s", m->stage);
+    kd_table_add(t, KD_PLAIN, "%s", kd_fmt_count(m->step, a));
+    kd_table_add(t, KD_PLAIN, "%s", kd_fmt_bytes((double)m->size, a));
+    kd_table_add(t, KD_PLAIN, "%s", m->content);
+    kd_table_add(t, KD_PLAIN, "%s", m->digest);
+    kd_table_add(t, m->best ? KD_GREEN : KD_PLAIN, "%s",
+                 m->best && m->last ? "best, last"
+                 : m->best          ? "best"
+                 : m->last          ? "last"
+                                    : "");
+}
+
+static const kd_column g_columns[] = {
+    {"STAGE", "stage", KD_ALWAYS},     {"STEP>", "step", KD_ALWAYS},  {"SIZE>", "size", KD_ALWAYS},
+    {"CONTENT", "content", KD_ALWAYS}, {"DIGEST", "digest", KD_WIDE}, {"WHICH", "best", KD_ALWAYS},
+    {NULL, "last", KD_ALWAYS},
+};
+
 static int print_list(const kd_cli *cli, const Distill__V1__ListCheckpointsReply *r)
 {
-    if (cli->json) {
-        json_t *all = json_array();
-        for (size_t i = 0; i < r->n_checkpoints; i++) {
-            const Distill__V1__CheckpointInfo *m = r->checkpoints[i];
-            (void)json_array_append_new(
-                all,
-                json_pack("{s:o, s:I, s:I, s:o, s:o, s:b, s:b}", "stage", kd_json_text(m->stage),
-                          "step", (json_int_t)m->step, "size", (json_int_t)m->size, "digest",
-                          kd_json_text(m->digest), "content", kd_json_text(m->content), "best",
-                          (int)m->best, "last", (int)m->last));
-        }
-        return kd_json_print(cli, json_pack("{s:o}", "checkpoints", all), false);
-    }
-    kd_table t;
-    char a[KD_FMT];
-    kd_table_init(&t, "STAGE|STEP>|SIZE>|CONTENT|WHICH");
-    for (size_t i = 0; i < r->n_checkpoints; i++) {
-        const Distill__V1__CheckpointInfo *m = r->checkpoints[i];
-        kd_table_add(&t, KD_PLAIN, "%s", m->stage);
-        kd_table_add(&t, KD_PLAIN, "%s", kd_fmt_count(m->step, a));
-        kd_table_add(&t, KD_PLAIN, "%s", kd_fmt_bytes((double)m->size, a));
-        kd_table_add(&t, KD_PLAIN, "%s", m->content);
-        kd_table_add(&t, m->best ? KD_GREEN : KD_PLAIN, "%s",
-                     m->best && m->last ? "best, last"
-                     : m->best          ? "best"
-                     : m->last          ? "last"
-                                        : "");
-    }
-    kd_table_print(cli, &t, 0);
-    return KD_EXIT_OK;
+    static const kd_list l = {.key = "checkpoints",
+                              .name = "digest",
+                              .columns = g_columns,
+                              .n_columns = KD_COUNT(g_columns),
+                              .json = to_json,
+                              .row = add_row};
+    int rc = kd_list_print(cli, &l, (const void *const *)r->checkpoints, r->n_checkpoints, NULL);
+    if (r->n_checkpoints == 0 && !cli->json)
+        kd_say(cli, "the job has no checkpoints there");
+    return rc;
 }
 
 /* The one that --step means; NULL when there is none. */
@@ -222,6 +234,8 @@ static int run(kd_cli *cli, const kd_args *args)
     if (!lists && !gets)
         return kd_usage(cli, "checkpoint", "ls JOB or get JOB",
                         "checkpoint: no such thing as \"%s\"", args->operands[0]);
+    if (gets && kd_cli_no_list(cli, "checkpoint get") != KD_EXIT_OK)
+        return KD_EXIT_USAGE;
     kd_conn conn;
     int rc = kd_conn_start(cli, args->operands[1], &conn);
     if (rc != KD_EXIT_OK)
@@ -254,4 +268,5 @@ const kd_verb kd_verb_checkpoint = {
     .n_opts = KD_COUNT(g_opts),
     .min_operands = 2,
     .max_operands = 2,
+    .lists = true,
     .run = run};

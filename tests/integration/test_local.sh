@@ -53,10 +53,12 @@ grep -q 'other is in use again' "$DIR/out" || fail "it does not go back to the c
 gone "down"
 expect 69 'there is no local cluster' distill local down
 
+# What a shell starts with & ignores Ctrl-C otherwise.
+here=(env --default-signal=INT "$BUILD/distill")
+
 note "up that is stopped half-way"
 for how in INT KILL; do
-    # In the background a shell lets INT be ignored.
-    env --default-signal=INT "$BUILD/distill" local up --data-root "$DIR/data" >"$DIR/up.out" 2>&1 &
+    "${here[@]}" local up --data-root "$DIR/data" >"$DIR/up.out" 2>&1 &
     pid=$!
     for _ in $(seq 100); do compgen -G "$TMPDIR/*/logs/distilld.log" >/dev/null && break; sleep 0.02; done
     kill -$how $pid
@@ -110,7 +112,7 @@ long=("$DIR/data/job.yaml" --set distill.epochs=5000)
 
 note "run: Ctrl-C, twice, and a kill that cannot be caught"
 for how in INT "INT INT" KILL; do
-    "$BUILD/distill" run "${long[@]}" >"$DIR/run.out" 2>&1 &
+    "${here[@]}" run "${long[@]}" >"$DIR/run.out" 2>&1 &
     pid=$!
     for _ in $(seq 300); do grep -q 'distill begins' "$DIR/run.out" && break; sleep 0.1; done
     grep -q 'distill begins' "$DIR/run.out" || fail "the job did not begin"
