@@ -212,6 +212,15 @@ static int put_records(kd_teaching *t, const kd_stage_ref *ref, int teacher, boo
     return 0;
 }
 
+/* A bank that cannot be read has nothing even of what it took. */
+static bool is_lost(const kd_teaching *t)
+{
+    for (size_t i = 0; i < t->n_pairs; i++)
+        if (t->requests.answered[i] && !t->have[i])
+            return true;
+    return false;
+}
+
 int kd_teaching_ask_outside(kd_teaching *t, const kd_stage_ref *ref, int teacher, kd_diag *diag)
 {
     int rc = 0;
@@ -230,6 +239,8 @@ int kd_teaching_ask_outside(kd_teaching *t, const kd_stage_ref *ref, int teacher
         /* Another worker may have been first, with answers of another model. */
         if (rc == 0)
             rc = compare(t, teacher, diag);
+        if (rc == 0 && is_lost(t))
+            usleep(RETRY_MS * 1000);
     }
     if (rc != 0 && rc != -KD_ECANCELED) {
         t->cfg.problem(t->cfg.arg, diag->msg);
