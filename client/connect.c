@@ -6,7 +6,6 @@
 #include "settings.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -90,51 +89,17 @@ bool kd_conn_pause(int ms)
     return false;
 }
 
-/* One call under way. Whoever of the caller and the callback comes last frees it. */
-typedef struct waiter {
-    pthread_mutex_t mu;
-    pthread_cond_t cond;
-    bool done, abandoned; /* guarded by mu */
-    kd_rpc_result result; /* guarded by mu; bytes are ours */
-} waiter;
-
-static void waiter_free(waiter *w)
-{
-    free(w->result.bytes);
-    pthread_cond_destroy(&w->cond);
-    pthread_mutex_destroy(&w->mu);
-    free(w);
-}
-
-static void on_done(const kd_rpc_result *result, void *arg)
-{
-    waiter *w = arg;
-    pthread_mutex_lock(&w->mu);
-    w->result = *result;
-    w->result.bytes = NULL;
-    if (result->code == 0 && result->len > 0) {
-        w->result.bytes = malloc(result->len);
-        if (w->result.bytes) {
-            memcpy(w->result.bytes, result->bytes, result->len);
-        } else {
-            w->result.code = -KD_ENOMEM;
-            snprintf(w->result.text, sizeof w->result.text, "no memory for an answer of %zu bytes",
-                     result->len);
-        }
-    }
-    w->done = true;
-    bool abandoned = w->abandoned;
-    pthread_cond_signal(&w->cond);
-    pthread_mutex_unlock(&w->mu);
-    if (abandoned)
-        waiter_free(w);
-}
-
 static int fail(kd_failure *why, int code, const char *text)
 {
     *why = (kd_failure){.code = code, .grpc_status = kd_err_grpc(code)};
     snprintf(why->text, sizeof why->text, "%s", text);
     return code;
+}
+
+static bool interrupted(void *arg)
+{
+    (void)arg;
+    return kd_cli_signal() != 0;
 }
 
 /* *out_bytes: caller frees. */
@@ -143,49 +108,23 @@ static int call(kd_conn *c, const char *method, const struct iovec *parts, int n
                 kd_failure *why)
 {
     char path[64];
+    kd_rpc_result result;
     snprintf(path, sizeof path, "/distill.v1.%s%s", strchr(method, '/') ? "" : "Jobs/", method);
-    waiter *w = kd_xalloc(sizeof *w);
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_mutex_init(&w->mu, NULL);
-    pthread_cond_init(&w->cond, &attr);
-    pthread_condattr_destroy(&attr);
-    int rc =
-        kd_rpc_unary_start(c->channel, path, parts, n_parts, timeout_ms, wait_ready, on_done, w);
-    if (rc != 0) {
-        waiter_free(w);
-        return fail(why, rc, kd_err_text(rc));
-    }
-    pthread_mutex_lock(&w->mu);
-    while (!w->done && kd_cli_signal() == 0) {
-        struct timespec until;
-        clock_gettime(CLOCK_MONOTONIC, &until);
-        until.tv_nsec += SLICE_MS * 1000000L;
-        until.tv_sec += until.tv_nsec / 1000000000L;
-        until.tv_nsec %= 1000000000L;
-        pthread_cond_timedwait(&w->cond, &w->mu, &until);
-    }
-    if (!w->done) {
-        w->abandoned = true;
-        pthread_mutex_unlock(&w->mu);
-        return fail(why, -KD_ECANCELED, "interrupted");
-    }
-    pthread_mutex_unlock(&w->mu);
-    rc = w->result.code;
+    const int rc = kd_rpc_unary_until(c->channel, path, parts, n_parts, timeout_ms, wait_ready,
+                                      interrupted, NULL, &result);
+    if (rc == -KD_ECANCELED && kd_cli_signal() != 0)
+        return fail(why, rc, "interrupted");
     /* Whatever is answered by the far side, even a refusal, shows that there is one. */
     if (rc != -KD_EUNAVAIL && rc != -KD_ETIMEOUT && rc != -KD_ECANCELED)
         c->reached = true;
     if (rc == 0) {
-        *out_bytes = w->result.bytes;
-        *out_len = w->result.len;
-        w->result.bytes = NULL;
+        *out_bytes = result.bytes;
+        *out_len = result.len;
         renew(c);
     } else {
-        *why = (kd_failure){.code = rc, .grpc_status = w->result.grpc_status};
-        snprintf(why->text, sizeof why->text, "%s", w->result.text);
+        *why = (kd_failure){.code = rc, .grpc_status = result.grpc_status};
+        snprintf(why->text, sizeof why->text, "%s", result.text);
     }
-    waiter_free(w);
     return rc;
 }
 

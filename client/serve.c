@@ -324,13 +324,11 @@ const kd_verb kd_verb_serve = {
     .name = "serve",
     .operands = "MODEL",
     .summary = "answer the Open Inference Protocol (KServe v2) over gRPC with a model",
-    .help =
-        "Clients of KServe and Triton can ask it. The model is there twice: NAME takes pixels as "
-        "the\n"
-        "network reads them, NAME_image takes JPEG and PNG files. Both answer with logits and\n"
-        "probabilities, or the best classes of them. A signal ends it once what runs is "
-        "answered;\n"
-        "then it tells how long requests took. No coordinator is asked.",
+    .help = "Clients of KServe and Triton can ask it, and so can a job whose teacher it shall be\n"
+            "(`distill explain teacher.kserve`). The model is there twice: NAME takes pixels as\n"
+            "the network reads them, NAME_image takes JPEG and PNG files. Both answer with logits\n"
+            "and probabilities, or the best classes of them. A signal ends it once what runs is\n"
+            "answered; then it tells how long requests took. No coordinator is asked.",
     .opts = g_opts,
     .n_opts = KD_COUNT(g_opts),
     .min_operands = 1,

@@ -25,6 +25,11 @@ const kd_setting kd_settings[] = {
      "plain text: whoever reaches the ports may do everything. Without it, a port that other\n"
      "machines can reach wants the certificates that `distilld init` makes",
      "false"},
+    {"outside_teachers", "DISTILLD_OUTSIDE_TEACHERS", KD_SET_TEXT, AT(outside_teachers), 0, 0,
+     "LIST",
+     "HOST:PORT,HOST:PORT,... that jobs may name as teachers (teacher.kserve), since workers then\n"
+     "send pictures there; empty = none",
+     "\"\""},
     {"heartbeat_ms", NULL, KD_SET_NUMBER, AT(heartbeat_ms), 10, 60000, "N",
      "how often workers report", "1000"},
     {"lease_ms", NULL, KD_SET_NUMBER, AT(lease_ms), 100, 600000, "N",
@@ -156,7 +161,8 @@ int kd_setting_put(const kd_setting *s, const char *text, kd_daemon_config *cfg,
     switch (s->type) {
     case KD_SET_TEXT:
         *(const char **)field = text;
-        return text[0] || s->at == AT(http) || s->at == AT(hooks.url)
+        return text[0] || s->at == AT(http) || s->at == AT(hooks.url) ||
+                       s->at == AT(outside_teachers)
                    ? 0
                    : kd_fail(diag, -KD_EINVAL, "wants a %s", s->meta);
     case KD_SET_NUMBER:

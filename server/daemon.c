@@ -765,6 +765,7 @@ int kd_daemon_run(const kd_daemon_config *cfg, kd_diag *diag)
     d->state.lock_fd = -1;
     d->heartbeat_ms = cfg->heartbeat_ms;
     d->lease_ms = cfg->lease_ms;
+    d->outside_teachers = cfg->outside_teachers;
     d->started_wall_ms = kd_clock_wall_ms();
     d->started = kd_clock_ms();
     d->tasks_end = &d->tasks;

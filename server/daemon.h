@@ -112,6 +112,7 @@ typedef struct kd_worker_record {
     uint32_t beat_stage;
     kd_time_ms lines_since; /* log lines since then, within a second */
     unsigned lines;
+    char waits[65]; /* what it waits for, as its heart-beats say; "" = nothing */
 } kd_worker_record;
 
 /* A log line of a worker that is not stored yet. */
@@ -173,7 +174,8 @@ struct kd_daemon {
     int writes_running; /* works on libuv's pool that a stop waits for */
     kd_rpc *rpc;
     kd_rpc_server *server;
-    kd_http *http; /* NULL = not wanted */
+    kd_http *http;                /* NULL = not wanted */
+    const char *outside_teachers; /* of the configuration */
     kd_counts counts;
     kd_keep keep;
     kd_hooks *hooks;         /* NULL before they are opened */
@@ -220,11 +222,12 @@ typedef struct kd_daemon_config {
     uint64_t min_free;                 /* bytes kept for checkpoints and the database */
     const char *http, *http_port_file; /* NULL = no HTTP; no file */
     bool insecure;                     /* plain text and HTTP, also beyond this machine */
+    const char *outside_teachers;      /* HOST:PORT, ... that jobs may name; NULL or "" = none */
     int64_t certificate_life_s;
     kd_quotas quotas;
     kd_keep_rules keep;
     kd_hook_config hooks;
-    char held[4][1024]; /* texts that came from the configuration file */
+    char held[5][1024]; /* texts that came from the configuration file */
 } kd_daemon_config;
 /* options.c: configuration file, environment and flags into *cfg, whose texts are borrowed from
  * these and from itself. -1 = run with it; else the exit code, with everything said. */

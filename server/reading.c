@@ -15,11 +15,23 @@ struct summary {
     char id[KD_ID_TEXT], sweep[KD_ID_TEXT], reason[KD_CORE_TEXT];
 };
 
+/* What a running job waits for, as one of its workers has said: it is no state of its own. */
+static void tell_waiting(const kd_daemon *d, const kd_job_record *j, char *reason, size_t size)
+{
+    for (const kd_worker_record *w = d->workers; w && j->row.state == KD_RUN_RUNNING; w = w->next)
+        if (w->joined && w->waits[0] && w->beat_job == j->row.id) {
+            snprintf(reason, size, "%s (worker %s)", w->waits, w->name);
+            return;
+        }
+}
+
 static void summarise(kd_daemon *d, kd_job_record *j, struct summary *s)
 {
     distill__v1__job_summary__init(&s->m);
     kd_id_text(j->row.id, s->id);
     snprintf(s->reason, sizeof s->reason, "%s", j->row.reason);
+    if (!s->reason[0])
+        tell_waiting(d, j, s->reason, sizeof s->reason);
     s->m.job = s->id;
     s->m.name = j->row.name;
     s->m.owner = j->row.owner;

@@ -266,6 +266,8 @@ static void on_heartbeat(kd_daemon *d, kd_worker_record *w, const Distill__V1__H
     w->units = h->units_done;
     w->units_at = now;
     kd_job_id job;
+    const bool waits = strncmp(h->phase, "waiting for ", 12) == 0;
+    snprintf(w->waits, sizeof w->waits, "%s", waits ? h->phase : "");
     if (h->job[0] && kd_id_parse(h->job, &job))
         add_counts(d, w, job, h->stage, h->teacher_forwards, h->bank_hits,
                    h->teacher_seconds >= 0 ? h->teacher_seconds : 0);

@@ -288,6 +288,19 @@ static int open_channel(struct worker *w, kd_diag *diag)
     return rc;
 }
 
+/* What teachers outside are shown, and whom to believe that he is one. Texts are owned. */
+static int read_teacher_tls(const kd_worker_config *cfg, kd_rpc_tls *out, kd_diag *diag)
+{
+    char *ca = NULL, *identity = NULL;
+    int rc = cfg->teacher_ca ? kd_pki_read_certificate(cfg->teacher_ca, &ca, diag) : 0;
+    if (rc == 0 && cfg->teacher_identity)
+        rc = kd_pki_read_key(cfg->teacher_identity, &identity, diag);
+    if (rc == 0 && identity)
+        rc = kd_pki_check(NULL, identity, identity, diag);
+    *out = (kd_rpc_tls){.ca = ca, .certificate = identity, .key = identity};
+    return rc;
+}
+
 int kd_worker_run(const kd_worker_config *cfg, kd_diag *diag)
 {
     struct worker *w = kd_xalloc(sizeof *w);
@@ -322,10 +335,15 @@ int kd_worker_run(const kd_worker_config *cfg, kd_diag *diag)
                     "the CPU is");
         rc = kd_rpc_new(2, &w->rpc, diag);
     }
+    kd_rpc_tls teacher_tls = {0};
+    if (rc == 0)
+        rc = read_teacher_tls(cfg, &teacher_tls, diag);
     if (rc == 0)
         rc = open_channel(w, diag);
     if (rc == 0) {
-        kd_runner_config rcfg = {.channel = w->channel,
+        kd_runner_config rcfg = {.rpc = w->rpc,
+                                 .channel = w->channel,
+                                 .teacher_tls = &teacher_tls,
                                  .data_root = root,
                                  .threads = cfg->threads,
                                  .cache_bytes = cfg->cache_bytes,
@@ -356,6 +374,8 @@ int kd_worker_run(const kd_worker_config *cfg, kd_diag *diag)
     kd_rpc_channel_free(w->channel);
     if (w->rpc)
         kd_rpc_free(w->rpc);
+    kd_pki_drop((char *)teacher_tls.ca);
+    kd_pki_drop((char *)teacher_tls.key);
     close_handles(w);
     kd_renewal_free(w->renewal);
     if (root >= 0)

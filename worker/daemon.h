@@ -14,7 +14,10 @@ typedef struct kd_worker_config {
     char credentials[4096];  /* folder of its login, see login/login.h */
     bool credentials_chosen; /* by flag or environment */
     bool insecure;           /* plain text, also to another machine */
-    char joined[300];        /* what `server` points to if it comes from there */
+    /* Files for TLS to teachers outside: the CA of their certificates, our own certificate and key;
+     * NULL = the system's CAs, none. */
+    const char *teacher_ca, *teacher_identity;
+    char joined[300]; /* what `server` points to if it comes from there */
 } kd_worker_config;
 
 /* options.c: flags and environment into *cfg, whose texts are borrowed. -1 = run with it; else the

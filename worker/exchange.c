@@ -305,7 +305,7 @@ int kd_exchange_put_artefact(kd_rpc_channel *ch, const char *job, uint32_t stage
 }
 
 int kd_exchange_decide(kd_rpc_channel *ch, const kd_stage_ref *ref, uint32_t teacher,
-                       const char *value, const char *why, char out[16], bool *out_measure,
+                       const char *value, const char *why, char out[33], bool *out_measure,
                        kd_diag *diag)
 {
     Distill__V1__Choice m = DISTILL__V1__CHOICE__INIT;
@@ -320,7 +320,7 @@ int kd_exchange_decide(kd_rpc_channel *ch, const kd_stage_ref *ref, uint32_t tea
     if (rc == 0)
         rc = kd_wire_unpack(&distill__v1__choice_reply__descriptor, r.bytes, r.len, &reply, diag);
     if (rc == 0) {
-        snprintf(out, 16, "%.15s", ((Distill__V1__ChoiceReply *)reply)->value);
+        snprintf(out, 33, "%.32s", ((Distill__V1__ChoiceReply *)reply)->value);
         *out_measure = ((Distill__V1__ChoiceReply *)reply)->measure;
     }
     kd_wire_free(reply);

@@ -75,9 +75,9 @@ int kd_exchange_get_average(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_
 int kd_exchange_put_artefact(kd_rpc_channel *ch, const char *job, uint32_t stage, const char *name,
                              const void *bytes, size_t len, kd_diag *diag) KD_MUST_CHECK;
 /* Asks what the job's teacher goes by, or with a value (not "") settles it; why: for people. out
- * [16]: "" while another worker measures; *out_measure: this one shall, and call again. */
+ * [33]: "" while another worker measures; *out_measure: this one shall, and call again. */
 int kd_exchange_decide(kd_rpc_channel *ch, const kd_stage_ref *ref, uint32_t teacher,
-                       const char *value, const char *why, char out[16], bool *out_measure,
+                       const char *value, const char *why, char out[33], bool *out_measure,
                        kd_diag *diag) KD_MUST_CHECK;
 /* Appends the records (sample, view, logits) that the bank has of n wanted
  * pairs. */

@@ -249,8 +249,9 @@ static void about(const kd_stage *s, const char **names, kd_model_file_info *out
     snprintf(out->teacher, sizeof out->teacher, "%s", s->shape.n_teachers ? "" : s->taught_by);
     for (int i = 0; i < s->shape.n_teachers; i++) {
         const size_t at = strlen(out->teacher);
+        const kd_teacher_spec *t = &ss->job.teachers[i];
         snprintf(out->teacher + at, sizeof out->teacher - at, "%s%.40s %.16s", i ? ", " : "",
-                 ss->job.teachers[i].model.model, s->banks[i][0].teacher);
+                 kd_teacher_is_outside(t) ? t->served : t->model.model, s->banks[i][0].teacher);
     }
 }
 

@@ -34,6 +34,11 @@ static const char g_usage[] =
     "(DISTILL_WORKER_CREDENTIALS, see join)\n"
     "  --insecure          plain text, also to another machine    "
     "(DISTILL_INSECURE=1)\n"
+    "  --teacher-ca FILE   CA of teachers outside (teacher.kserve with tls)  "
+    "(DISTILL_TEACHER_CA, the\n"
+    "                      system's)\n"
+    "  --teacher-identity FILE  certificate and key for them, in one file     "
+    "(DISTILL_TEACHER_IDENTITY)\n"
     "  --version, --help\n"
     "\n"
     "Exit codes: 0 stopped by a signal, 1 failure, 2 usage, 78 refused by the "
@@ -82,6 +87,8 @@ int kd_worker_options(int argc, char **argv, kd_worker_config *cfg)
                                             {"credentials", required_argument, NULL, 'C'},
                                             {"insecure", no_argument, NULL, 'i'},
                                             {"log-level", required_argument, NULL, 'v'},
+                                            {"teacher-ca", required_argument, NULL, 'A'},
+                                            {"teacher-identity", required_argument, NULL, 'I'},
                                             {"version", no_argument, NULL, 'V'},
                                             {"help", no_argument, NULL, 'h'},
                                             {NULL, 0, NULL, 0}};
@@ -89,6 +96,8 @@ int kd_worker_options(int argc, char **argv, kd_worker_config *cfg)
     gethostname(host, sizeof host - 1);
     *cfg = (kd_worker_config){.server = env_or("DISTILL_SERVER", NULL),
                               .data_root = env_or("DISTILL_DATA_ROOT", "."),
+                              .teacher_ca = env_or("DISTILL_TEACHER_CA", NULL),
+                              .teacher_identity = env_or("DISTILL_TEACHER_IDENTITY", NULL),
                               .threads = usable_cpus(),
                               .cache_bytes = (size_t)1 << 30};
     snprintf(cfg->own_name, sizeof cfg->own_name, "%.40s-%ld", host, (long)getpid());
@@ -122,6 +131,12 @@ int kd_worker_options(int argc, char **argv, kd_worker_config *cfg)
             break;
         case 'i':
             cfg->insecure = true;
+            break;
+        case 'A':
+            cfg->teacher_ca = optarg;
+            break;
+        case 'I':
+            cfg->teacher_identity = optarg;
             break;
         case 'v': {
             int level = kd_log_level_of(optarg);

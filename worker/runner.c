@@ -161,6 +161,10 @@ static void stage_close(kd_runner *r)
     r->reducer = NULL;
     kd_teaching_free(r->teaching);
     r->teaching = NULL;
+    for (int i = 0; i < KD_MAX_TEACHERS; i++) {
+        kd_outside_free(r->outside[i]);
+        r->outside[i] = NULL;
+    }
     free(r->digests);
     free(r->check_digests);
     free(r->places);
@@ -210,6 +214,11 @@ static void *take(size_t count, size_t size)
     return p;
 }
 
+static void on_teacher_problem(void *arg, const char *text)
+{
+    kd_runner_problem(arg, "TEACHER", text);
+}
+
 static int stage_buffers(kd_runner *r, kd_diag *diag)
 {
     const kd_stage_shape *h = kd_stage_shape_of(r->stage);
@@ -252,6 +261,8 @@ static int stage_buffers(kd_runner *r, kd_diag *diag)
                               .pool = r->pool,
                               .channel = r->cfg.channel,
                               .views = r->session->job.distill.views,
+                              .outside = r->outside,
+                              .problem = on_teacher_problem,
                               .stopped = kd_runner_stopped,
                               .arg = r,
                               .counts = &r->counts};
@@ -395,7 +406,7 @@ static int decide(void *arg, int teacher, const char *value, const char *why, bo
     kd_stage_ref ref = {.stage = r->stage_index, .process = r->cfg.process};
     snprintf(ref.job, sizeof ref.job, "%s", r->stage_job);
     for (;;) {
-        char chosen[16] = "";
+        char chosen[33] = "";
         *out_measure = false;
         const int rc = kd_exchange_decide(r->cfg.channel, &ref, (uint32_t)teacher, value, why,
                                           chosen, out_measure, diag);
@@ -452,8 +463,13 @@ static int make_stage(kd_runner *r, const Distill__V1__Prepare *p, enum kd_stage
         free(bytes[i]);
     if (rc != 0 || !kd_stage_graph(r->stage))
         return rc;
-    *problem = "NO_MEMORY";
-    rc = stage_buffers(r, diag);
+    *problem = "TEACHER";
+    rc = kd_runner_meet(r, diag);
+    *out_own = rc == -KD_EUNAVAIL;
+    if (rc == 0) {
+        *problem = "NO_MEMORY";
+        rc = stage_buffers(r, diag);
+    }
     if (rc == 0) {
         *problem = "NO_LABELS";
         rc = kd_runner_label(r, diag);
@@ -520,6 +536,9 @@ static void do_prepare(kd_runner *r, const Distill__V1__Prepare *p)
         send_problem(r, p->job, p->stage, own, problem, diag.msg);
         return;
     }
+    /* A session that gave way to this one took its name along. */
+    snprintf(r->stage_job, sizeof r->stage_job, "%.12s", p->job);
+    tell_log(r, 0);
     enum kd_stage_kind kinds[KD_MAX_STAGES];
     int n = kd_job_stages(&r->session->job, kinds);
     enum kd_stage_kind kind = p->stage < (uint32_t)n ? kinds[p->stage] : KD_STAGE_EXPORT;
@@ -533,8 +552,6 @@ static void do_prepare(kd_runner *r, const Distill__V1__Prepare *p)
             send_problem(r, p->job, p->stage, own || rc == -KD_ENOMEM, problem, diag.msg);
         return;
     }
-    snprintf(r->stage_job, sizeof r->stage_job, "%.12s", p->job);
-    tell_log(r, 0); /* another session's end has made it forget */
     snprintf(r->fingerprint, sizeof r->fingerprint, "%s", fingerprint);
     if (atomic_load(&r->failed))
         return;

@@ -14,8 +14,10 @@
 typedef struct kd_runner kd_runner;
 
 typedef struct kd_runner_config {
-    kd_rpc_channel *channel; /* borrowed until free */
-    int data_root;           /* descriptor of the data root, borrowed */
+    kd_rpc *rpc;                   /* borrowed until free, as is all that follows */
+    kd_rpc_channel *channel;       /* to the coordinator */
+    const kd_rpc_tls *teacher_tls; /* for teachers outside whose jobs want TLS */
+    int data_root;                 /* descriptor of the data root, borrowed */
     int threads;
     size_t cache_bytes;
     const char *numerics;

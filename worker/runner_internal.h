@@ -3,6 +3,7 @@
 #define KD_WORKER_RUNNER_INTERNAL_H
 
 #include "exchange.h"
+#include "outside.h"
 #include "pool.h"
 #include "runner.h"
 #include "stage.h"
@@ -34,9 +35,10 @@ struct kd_runner {
     struct command *commands, **commands_end;
     bool leaving;
     kd_runner_status status;
-    int calls;           /* started and not yet answered */
-    bool over;           /* it cannot go on */
-    char over_text[256]; /* why */
+    const char *phase_before; /* it waits for a teacher outside */
+    int calls;                /* started and not yet answered */
+    bool over;                /* it cannot go on */
+    char over_text[256];      /* why */
     uint64_t news, news_seen;
     kd_part *part; /* NULL without a stage that trains */
     uint64_t part_number;
@@ -71,7 +73,9 @@ struct kd_runner {
         kd_time_ms hold_until;
     } evaluation;
     kd_reducer *reducer;
-    kd_teaching *teaching; /* NULL when the loss needs no teacher */
+    kd_teaching *teaching;                /* NULL when the loss needs no teacher */
+    kd_outside *outside[KD_MAX_TEACHERS]; /* teachers that run elsewhere; NULL for others */
+    char waits_for[64];                   /* the phase in which it waits for one */
     float *values,
         *own_values;     /* [batch][value_columns] of the step; NULL unless the loss is coupled */
     const double *stats; /* made of them */
@@ -102,6 +106,10 @@ void kd_runner_ready_again(kd_runner *r, const Distill__V1__Prepare *p);
 
 /* ---- evaluate.c: measures and evaluates the finished networks, hands over what it found. */
 void kd_runner_measure(kd_runner *r, const Distill__V1__Measure *q);
+
+/* ---- meeting.c: meets the teachers that run elsewhere. -KD_EUNAVAIL: the coordinator is away;
+ * what else fails is the teacher's fault, or the job's. */
+int kd_runner_meet(kd_runner *r, kd_diag *diag) KD_MUST_CHECK;
 
 /* ---- label.c: has the teacher label the unlabelled pictures and settles which are taken how
  * often.

@@ -194,7 +194,9 @@ static int new_trained(const kd_stage_config *cfg, kd_stage *s, const char **pro
     for (int i = 0; i < s->shape.n_teachers; i++) {
         char name[32];
         snprintf(name, sizeof name, "%s", kd_stage_name((enum kd_stage_kind)i));
-        s->teachers[i] = kd_stage_find_finished(s, name);
+        s->teachers[i] = kd_stage_outside_net(s, i);
+        if (!s->teachers[i])
+            s->teachers[i] = kd_stage_find_finished(s, name);
         if (!s->teachers[i]) {
             *problem = "NO_TEACHER";
             return kd_fail(diag, -KD_EINVAL, "the loss needs %s and there is none", name);

@@ -88,6 +88,8 @@ const kd_bank_ref *kd_stage_bank(const kd_stage *s, int teacher, bool clean);
 void kd_stage_join_teachers(const kd_stage *s, double temperature, const float *const *rows,
                             float *out);
 double kd_stage_temperature(const kd_stage *s); /* of the loss */
+/* The banks of a teacher outside are known by its probe (32 hex digits), not by parameters. */
+void kd_stage_name_outside(kd_stage *s, int teacher, const char *probe);
 /* Digest of initial vector, logits and gradient of slot 0 of step 0; runs on
  * the calling thread. */
 int kd_stage_fingerprint(kd_stage *s, char out[33], kd_diag *diag) KD_MUST_CHECK;
@@ -131,7 +133,10 @@ typedef const float *(*kd_stage_teacher_row)(void *arg, uint32_t sample);
 int kd_stage_eval(kd_stage *s, int thread, uint32_t unit, uint64_t step, const float *vector,
                   uint64_t tag, kd_stage_teacher_row teacher, void *arg, float *rows,
                   kd_diag *diag);
-/* [thread] Logits of one teacher for one sample and view: [classes]. */
+/* [thread] A view of a sample as a teacher sees it: input [size,size,3] of its size. */
+int kd_stage_show(kd_stage *s, int thread, int teacher, uint32_t sample, uint32_t view,
+                  float *input, kd_diag *diag) KD_MUST_CHECK;
+/* [thread] Logits of one teacher, not outside, for one sample and view: [classes]. */
 int kd_stage_teach(kd_stage *s, int thread, int teacher, uint32_t sample, uint32_t view,
                    float *logits, kd_diag *diag) KD_MUST_CHECK;
 

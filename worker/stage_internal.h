@@ -51,7 +51,8 @@ struct kd_stage {
         kd_model_file_info info; /* of its file */
     } finished[KD_MAX_FINISHED];
     int n_finished;
-    const kd_net *teachers[KD_MAX_TEACHERS]; /* among the finished */
+    const kd_net *teachers[KD_MAX_TEACHERS]; /* among the finished, or outside */
+    kd_net outside[KD_MAX_TEACHERS]; /* how pictures are prepared for those that run elsewhere */
     kd_loss loss;
     kd_optim optim;
     kd_stage_shape shape;
@@ -90,6 +91,8 @@ int kd_small_new(kd_stage *s, const char **out_problem, kd_diag *diag) KD_MUST_C
 void kd_small_compose(kd_stage *s);
 
 /* teachers.c */
+/* Of a teacher that runs elsewhere: no graph, but what it sees; NULL for others. */
+const kd_net *kd_stage_outside_net(kd_stage *s, int teacher);
 void kd_stage_set_banks(kd_stage *s, const char *numerics);
 /* Their plans in every context; 8-bit ones are calibrated first. */
 int kd_stage_make_teachers(kd_stage *s, const kd_stage_config *cfg, kd_diag *diag) KD_MUST_CHECK;

@@ -37,13 +37,34 @@ static uint64_t wanted(const kd_stage *s, bool clean)
                : 0;
 }
 
+const kd_net *kd_stage_outside_net(kd_stage *s, int teacher)
+{
+    const kd_teacher_spec *t = &s->session->job.teachers[teacher];
+    if (!kd_teacher_is_outside(t))
+        return NULL;
+    s->outside[teacher] = (kd_net){.preprocess = t->model.preprocess,
+                                   .size = t->model.size ? t->model.size : s->session->size};
+    return &s->outside[teacher];
+}
+
+void kd_stage_name_outside(kd_stage *s, int teacher, const char *probe)
+{
+    for (int k = 0; k < 2; k++) {
+        kd_bank_ref *b = &s->banks[teacher][k];
+        /* Whichever worker asks: the numbers are the server's. */
+        snprintf(b->teacher, sizeof b->teacher, "%.32s", probe);
+        snprintf(b->numerics, sizeof b->numerics, "%.32s", probe);
+        snprintf(b->precision, sizeof b->precision, "kserve");
+    }
+}
+
 void kd_stage_set_banks(kd_stage *s, const char *numerics)
 {
     kd_digest data = kd_data_digest(s->session->data);
     kd_view_rule clean = {.size = s->session->rule.size};
     for (int i = 0; i < s->shape.n_teachers; i++) {
         const kd_net *t = s->teachers[i];
-        kd_digest teacher = network_digest(t);
+        kd_digest teacher = t->graph ? network_digest(t) : (kd_digest){0};
         for (int k = 0; k < 2; k++) {
             kd_bank_ref *b = &s->banks[i][k];
             kd_digest_hex(&teacher, b->teacher);
@@ -193,6 +214,8 @@ int kd_stage_make_teachers(kd_stage *s, const kd_stage_config *cfg, kd_diag *dia
     int rc = 0;
     for (int i = 0; i < s->shape.n_teachers && rc == 0; i++) {
         const kd_net *t = s->teachers[i];
+        if (!t->graph)
+            continue; /* it runs elsewhere */
         const enum kd_precision *precision = &s->session->job.teachers[i].precision;
         struct calibration calibration = no_calibration(t->graph);
         if (*precision == KD_PRECISION_AUTO)
@@ -231,6 +254,15 @@ void kd_stage_join_teachers(const kd_stage *s, double temperature, const float *
                        s->shape.n_teachers, share, temperature, s->session->classes, rows, out);
 }
 
+int kd_stage_show(kd_stage *s, int thread, int teacher, uint32_t sample, uint32_t view,
+                  float *input, kd_diag *diag)
+{
+    struct context *c = &s->contexts[thread];
+    kd_view_mix mix;
+    kd_stage_make_view(s, c, sample, view, &mix);
+    return kd_stage_to_input(s->session, s->teachers[teacher], c->view, c->small, input, diag);
+}
+
 int kd_stage_teach(kd_stage *s, int thread, int teacher, uint32_t sample, uint32_t view,
                    float *logits, kd_diag *diag)
 {
@@ -242,8 +274,6 @@ int kd_stage_teach(kd_stage *s, int thread, int teacher, uint32_t sample, uint32
             return rc;
         c->teacher_loaded[teacher] = true;
     }
-    kd_view_mix mix;
-    kd_stage_make_view(s, c, sample, view, &mix);
-    int rc = kd_stage_to_input(s->session, t, c->view, c->small, c->image, diag);
+    int rc = kd_stage_show(s, thread, teacher, sample, view, c->image, diag);
     return rc == 0 ? kd_plan_forward(c->teachers[teacher], c->image, logits, diag) : rc;
 }

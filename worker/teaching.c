@@ -1,4 +1,4 @@
-#include "teaching.h"
+#include "teaching_internal.h"
 
 #include "kd/clock.h"
 #include "kd/log.h"
@@ -12,43 +12,6 @@
 #define MAX_CLEAN ((size_t)1024 << 20) /* bytes of logits of clean pictures, which must fit */
 #define MIN_ROWS 256                   /* pairs that are worked on at once, at least */
 #define RETRY_MS 100
-
-/* One place of the step's batch and the sample whose logits it wants. */
-struct place {
-    uint32_t sample, view;
-    size_t row;
-};
-
-struct kd_teaching {
-    kd_teaching_config cfg;
-    size_t classes, record, n_train, n_clean;
-    uint32_t slot_batch;
-    int n_teachers;
-    size_t max_rows;
-    float *rows;        /* [slots*slot_batch][classes] of this step */
-    struct place *want; /* [max_rows] places without logits, sorted */
-    size_t n_want;
-    kd_place *places; /* [slot_batch] */
-    uint32_t *pairs;  /* [max_rows][2] each wanted sample and view once */
-    size_t n_pairs;
-    float *answers[KD_MAX_TEACHERS]; /* [max_rows][classes] for the pairs */
-    float *joined;                   /* [max_rows][classes] */
-    bool *have;                      /* [max_rows] of the teacher that is asked */
-    uint32_t *asked;                 /* [max_rows] numbers of pairs */
-    uint32_t *request;               /* [max_rows][2] */
-    uint8_t *records;                /* [max_rows][record] */
-    float *kept;                     /* [kept_views][n_train][classes] */
-    bool *kept_have;                 /* [kept_views][n_train] */
-    uint32_t kept_views;
-    float *clean;     /* [n_clean][classes], samples from n_train on, joined as the loss wants */
-    float *plain;     /* the same joined at temperature 1; clean itself where that is the same */
-    bool *clean_have; /* [n_clean] */
-    int teacher;      /* that runs on the pool */
-    bool not_stored;  /* the bank took no logits; said once */
-    bool bank_full;   /* it had all that it was asked for last */
-    int failed;       /* there */
-    kd_diag diag;
-};
 
 static bool allocate(kd_teaching *t)
 {
@@ -76,6 +39,7 @@ static bool allocate(kd_teaching *t)
         ok = t->kept && t->kept_have;
     }
     ok = ok && (t->clean = calloc(t->n_clean + 1, row)) != NULL;
+    ok = ok && kd_teaching_make_requests(t);
     bool same = t->n_teachers == 1 || t->cfg.session->job.ensemble == KD_ENSEMBLE_LOGITS;
     t->plain = same ? t->clean : calloc(t->n_clean + 1, row);
     return ok && t->plain;
@@ -131,6 +95,10 @@ void kd_teaching_free(kd_teaching *t)
         free(t->plain);
     free(t->clean);
     free(t->clean_have);
+    free(t->requests.pairs);
+    free(t->requests.counts);
+    free(t->requests.logits);
+    free(t->requests.answered);
     free(t);
 }
 
@@ -169,10 +137,9 @@ static size_t list_asked(kd_teaching *t, bool clean)
     return n;
 }
 
-/* Takes from a bank what it has. It answers in the order it was asked, leaving out what it has not.
- */
-static int from_bank(kd_teaching *t, const kd_stage_ref *ref, int teacher, bool clean, bool patient,
-                     kd_diag *diag)
+/* The bank answers in the order it was asked, leaving out what it has not. */
+int kd_teaching_from_bank(kd_teaching *t, const kd_stage_ref *ref, int teacher, bool clean,
+                          bool patient, kd_diag *diag)
 {
     size_t n = list_asked(t, clean), most = KD_MAX_PAYLOAD_BYTES / t->record;
     kd_buf found;
@@ -276,10 +243,12 @@ static int get_pairs(kd_teaching *t, const kd_stage_ref *ref, kd_diag *diag)
     for (int k = 0; k < t->n_teachers && rc == 0; k++) {
         memset(t->have, 0, t->n_pairs * sizeof *t->have);
         for (int clean = 0; clean < 2 && rc == 0; clean++) {
-            rc = from_bank(t, ref, k, clean, true, diag);
-            if (rc == 0)
+            rc = kd_teaching_from_bank(t, ref, k, clean, true, diag);
+            if (rc == 0 && !t->cfg.outside[k])
                 rc = from_teacher(t, ref, k, clean, diag);
         }
+        if (rc == 0 && t->cfg.outside[k])
+            rc = kd_teaching_ask_outside(t, ref, k, diag);
     }
     for (size_t i = 0; i < t->n_pairs && rc == 0; i++)
         join(t, i);
@@ -348,6 +317,9 @@ int kd_teaching_fill(kd_teaching *t, const kd_stage_ref *ref, uint64_t step, uin
                      uint32_t count, kd_diag *diag)
 {
     list_wanted(t, step, first, count, true);
+    t->from.step = step;
+    t->from.first = first;
+    t->from.count = count;
     int rc = t->n_pairs ? get_pairs(t, ref, diag) : 0;
     for (size_t i = 0, at = 0; rc == 0 && i < t->n_pairs; i++) {
         const float *logits = t->joined + i * t->classes;
@@ -369,7 +341,7 @@ void kd_teaching_ahead(kd_teaching *t, const kd_stage_ref *ref, uint64_t step, u
     list_wanted(t, step, first, count, false);
     memset(t->have, 0, t->n_pairs * sizeof *t->have);
     for (int clean = 0; clean < 2; clean++)
-        if (from_bank(t, ref, 0, clean, false, &diag) != 0)
+        if (kd_teaching_from_bank(t, ref, 0, clean, false, &diag) != 0)
             return;
     for (size_t i = 0; i < t->n_pairs; i++)
         if (t->have[i]) {
@@ -380,10 +352,17 @@ void kd_teaching_ahead(kd_teaching *t, const kd_stage_ref *ref, uint64_t step, u
 
 /* ---- clean pictures */
 
+static int by_sample(const void *a, const void *b)
+{
+    const uint32_t *x = a, *y = b;
+    return x[0] < y[0] ? -1 : x[0] > y[0];
+}
+
 int kd_teaching_clean(kd_teaching *t, const kd_stage_ref *ref, const uint32_t *samples, size_t n,
                       kd_diag *diag)
 {
     int rc = 0;
+    t->from.count = 0;
     for (size_t at = 0; at < n && rc == 0;) {
         t->n_pairs = 0;
         for (; at < n && t->n_pairs < t->max_rows; at++) {
@@ -393,6 +372,7 @@ int kd_teaching_clean(kd_teaching *t, const kd_stage_ref *ref, const uint32_t *s
             t->pairs[2 * t->n_pairs] = samples[at];
             t->pairs[2 * t->n_pairs++ + 1] = KD_VIEW_CLEAN;
         }
+        qsort(t->pairs, t->n_pairs, 2 * sizeof *t->pairs, by_sample);
         rc = t->cfg.stopped(t->cfg.arg) ? -KD_ECANCELED : t->n_pairs ? get_pairs(t, ref, diag) : 0;
         for (size_t i = 0; i < t->n_pairs && rc == 0; i++)
             keep(t, t->pairs[2 * i], KD_VIEW_CLEAN, t->joined + i * t->classes);

@@ -6,6 +6,7 @@
 #ifndef KD_WORKER_TEACHING_H
 #define KD_WORKER_TEACHING_H
 
+#include "outside.h"
 #include "pool.h"
 #include "stage.h"
 
@@ -22,6 +23,8 @@ typedef struct kd_teaching_config {
     kd_pool *pool;
     kd_rpc_channel *channel;
     int views; /* of the job: 0 = a new one each epoch, which is not worth keeping */
+    kd_outside *const *outside; /* [KD_MAX_TEACHERS] that run elsewhere; NULL for others */
+    void (*problem)(void *arg, const char *text); /* with one of those: the job cannot go on */
     /* True when the step is no longer wanted. */
     bool (*stopped)(void *arg);
     void *arg;

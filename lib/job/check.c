@@ -267,9 +267,30 @@ static int check_smoothing(kd_loader *l, const kd_teacher_spec *t)
         temperature);
 }
 
+/* What its server does is not ours to train, to round or to load. */
+static int check_outside(kd_loader *l, const kd_teacher_spec *t)
+{
+    const char *key = t->fine_tune                 ? "teacher.fine_tune"
+                      : t->model.weights[0]        ? "teacher.weights"
+                      : t->precision != KD_FLOAT32 ? "teacher.precision"
+                                                   : NULL;
+    if (key)
+        return bad(l, kd_load_node(l, key), key,
+                   "not with a teacher that runs elsewhere (teacher.kserve)");
+    if (!t->kserve[0])
+        return bad(l, kd_load_node(l, "teacher"), "teacher.kserve",
+                   "missing: the server's address (HOST:PORT)");
+    if (!t->served[0])
+        return bad(l, kd_load_node(l, "teacher"), "teacher.model",
+                   "missing: the name of the model at %s", t->kserve);
+    return 0;
+}
+
 static int check_teacher(kd_loader *l, const kd_teacher_spec *t)
 {
     int rc = check_model(l, "teacher", &t->model);
+    if (rc != 0 || kd_teacher_is_outside(t))
+        return rc != 0 ? rc : check_outside(l, t);
     if (rc == 0 && t->fine_tune)
         rc = check_training(l, "teacher.fine_tune", &t->train);
     if (rc == 0 && !t->model.weights[0] && !t->fine_tune)

@@ -39,6 +39,9 @@ void kd_schema_expected(const kd_key *k, char *out, size_t size)
     case KD_KEY_FILE:
         snprintf(out, size, "the path of a local file, of up to %d bytes", KD_JOB_PATH - 1);
         break;
+    case KD_KEY_ADDRESS:
+        snprintf(out, size, "HOST:PORT");
+        break;
     case KD_KEY_DIGEST:
         snprintf(out, size, "32 hex digits");
         break;
@@ -148,6 +151,7 @@ void kd_schema_value(const kd_key *k, char *out, size_t size)
     case KD_KEY_FLAG:
         snprintf(out, size, "%s", k->choices);
         break;
+    case KD_KEY_ADDRESS:
     case KD_KEY_DIGEST:
     case KD_KEY_BOOL:
         kd_schema_expected(k, out, size);

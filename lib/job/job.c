@@ -72,11 +72,17 @@ int kd_stage_compress(enum kd_stage_kind kind)
     return number_of(kind, KD_STAGE_COMPRESS, KD_MAX_COMPRESS);
 }
 
+bool kd_teacher_is_outside(const kd_teacher_spec *t)
+{
+    return strcmp(t->model.model, "kserve") == 0;
+}
+
 int kd_job_stages(const kd_job *job, enum kd_stage_kind kinds[KD_MAX_STAGES])
 {
     int n = 0;
     for (int i = 0; i < job->n_teachers; i++)
-        kinds[n++] = (enum kd_stage_kind)(KD_STAGE_TEACHER + i);
+        if (!kd_teacher_is_outside(&job->teachers[i]))
+            kinds[n++] = (enum kd_stage_kind)(KD_STAGE_TEACHER + i);
     kinds[n++] = KD_STAGE_DISTILL;
     if (job->scratch)
         kinds[n++] = KD_STAGE_SCRATCH;

@@ -86,7 +86,8 @@ typedef struct kd_layer_spec {
 
 typedef struct kd_model_spec {
     /* shallow_cnn | shallow_cnn_deep | mlp | lenet | cheap_cnn | mobilenet_v2 | efficientnet_b0 |
-     * resnet18 | resnet34 | resnet50 | layers | onnx; "" = there is no teacher */
+     * resnet18 | resnet34 | resnet50 | layers | onnx | kserve (teachers); "" = there is no teacher
+     */
     char model[KD_JOB_WORD];
     double width;  /* mobilenet_v2, cheap_cnn: multiplier, (0, 4] */
     int hidden[8]; /* mlp: units of hidden layers */
@@ -133,7 +134,16 @@ typedef struct kd_teacher_spec {
     double weight;               /* in an ensemble, > 0; divided by the sum */
     bool allow_label_smoothing;  /* at temperature > 1 */
     enum kd_precision precision; /* of the runs whose logits are learnt from */
+    /* Of a teacher outside (model kserve): it answers the Open Inference Protocol. */
+    char kserve[KD_JOB_PATH];                                            /* HOST:PORT */
+    char served[KD_JOB_NAME], version[KD_JOB_NAME], output[KD_JOB_NAME]; /* "" = its choice */
+    bool tls;
+    int pictures;          /* of a request, >= 2 */
+    int timeout, patience; /* seconds */
+    char probe[33];        /* digest of its answers at the job's beginning; "" = not asked yet */
 } kd_teacher_spec;
+/* It runs elsewhere: there is no network of it here, and no stage that makes it. */
+bool kd_teacher_is_outside(const kd_teacher_spec *t);
 
 /* One entry of `compress`: a step that makes the student smaller. Only the fields that its kind
  * names are used, the others are zero. */
@@ -229,7 +239,8 @@ typedef struct kd_job {
     int onnx_opset;       /* 13 or 17 */
 } kd_job;
 
-/* Stages of a job in order; the list that later stages join. Each teacher has a stage. */
+/* Stages of a job in order; the list that later stages join. Each teacher has a stage, unless it is
+ * outside. */
 enum kd_stage_kind {
     KD_STAGE_TEACHER, /* + number of the teacher, 0..KD_MAX_TEACHERS-1 */
     KD_STAGE_TEACHER_LAST = KD_STAGE_TEACHER + KD_MAX_TEACHERS - 1,

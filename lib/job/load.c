@@ -302,6 +302,22 @@ static int copy_row(kd_loader *l, int row)
     return 0;
 }
 
+/* `{kserve: HOST:PORT, model: NAME}`: the name is that of the model there. */
+static void name_outside(kd_loader *l)
+{
+    const int kserve = kd_schema_find("teacher.kserve", strlen("teacher.kserve"));
+    const int model = kd_schema_find("teacher.model", strlen("teacher.model"));
+    const int served = kd_schema_find("teacher.served", strlen("teacher.served"));
+    for (l->inst = 0; l->inst < l->job.n_teachers; l->inst++) {
+        int *word = kd_load_at(l, model), *name = kd_load_at(l, served);
+        if (!*kd_load_at(l, kserve) || !*word || *name)
+            continue;
+        *name = *word;
+        *word = 0;
+    }
+    l->inst = 0;
+}
+
 static int each_row(kd_loader *l, int (*what)(kd_loader *l, int row))
 {
     int rc = 0;
@@ -324,8 +340,10 @@ int kd_load_job(const char *text, size_t len, const char *file, const char *cons
     int rc = kd_tree_new(text, len, file, sets, n_sets, &l->tree, diag);
     if (rc == 0)
         rc = walk(l, 1, "");
-    if (rc == 0)
+    if (rc == 0) {
+        name_outside(l);
         rc = each_row(l, imply_row);
+    }
     if (rc == 0)
         rc = each_row(l, fill_row);
     /* What they copy is there by now. */

@@ -20,6 +20,7 @@ json_t *kd_value_json(const kd_key *k, const char *field)
     case KD_KEY_NAME:
     case KD_KEY_PATH:
     case KD_KEY_FILE:
+    case KD_KEY_ADDRESS:
     case KD_KEY_DIGEST:
     case KD_KEY_WORD:
         return field[0] ? json_string(field) : json_null();

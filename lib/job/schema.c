@@ -9,6 +9,7 @@
 #define RESIDUAL "efficientnet_b0|resnet18|resnet34|resnet50"
 #define BUILT "shallow_cnn|shallow_cnn_deep|mlp|lenet|cheap_cnn|" MOBILE "|" RESIDUAL
 #define FILES "idx|npy"
+#define OUTSIDE "model=kserve"
 
 /* The count of KD_KEY_INTS follows its array, whose length is KD_INTS_MAX. */
 #define COUNT_FOLLOWS(struct_, list, count)                                                        \
@@ -49,8 +50,8 @@ _Static_assert(offsetof(kd_job, n_compress) ==
 #define BELOW_1 KD_KEY_HI_OPEN
 
 /* clang-format off */
-#define MODEL(p, f, preprocess_def)                                                                \
-    ROW(p ".model", WORD, KD_KEY_REQUIRED, "network", .choices = BUILT "|layers|onnx",             \
+#define MODEL(p, f, words, preprocess_def)                                                         \
+    ROW(p ".model", WORD, KD_KEY_REQUIRED, "network", .choices = words,                            \
         AT(f.model)),                                                                              \
     ROW(p ".onnx", FILE, KD_KEY_IMPLIES | KD_KEY_ALIAS,                                            \
         "a network from an ONNX file: model onnx with these weights", .def = "",                   \
@@ -194,7 +195,26 @@ const kd_key kd_schema[] = {
          "repeat pictures of a class that has fewer than per_class"),
 
     MAP_IF("teacher", 0, teachers[0].model.model, "the network that is learnt from"),
-    MODEL("teacher", teachers[0].model, "symmetric"),
+    MODEL("teacher", teachers[0].model, BUILT "|layers|onnx|kserve", "symmetric"),
+    ROW("teacher.kserve", ADDRESS, KD_KEY_IMPLIES,
+        "a teacher that answers the Open Inference Protocol (Triton, KServe, distill serve) at this address; "
+        "`model` is then its name there",
+        .def = "", .only = OUTSIDE, AT(teachers[0].kserve)),
+    ROW("teacher.served", NAME, 0, "its name there", .def = "", .only = OUTSIDE, AT(teachers[0].served)),
+    ROW("teacher.version", NAME, 0, "of the model there; left out = the server's choice", .def = "",
+        .only = OUTSIDE, AT(teachers[0].version)),
+    ROW("teacher.output", NAME, 0, "its tensor of logits; left out = `logits`, or the only one", .def = "",
+        .only = OUTSIDE, AT(teachers[0].output)),
+    BOOL("teacher.tls", "false", OUTSIDE, teachers[0].tls,
+         "over TLS; certificates are the workers' own settings"),
+    ROW("teacher.pictures", INT, 0, "pictures of each request; one of them is the same in all, to notice "
+        "another model", .lo = 2, .hi = 1024, .def = "32", .only = OUTSIDE, AT(teachers[0].pictures)),
+    ROW("teacher.timeout", INT, 0, "seconds that an answer may take", .lo = 1, .hi = 3600, .def = "30",
+        .only = OUTSIDE, AT(teachers[0].timeout)),
+    ROW("teacher.patience", INT, 0, "seconds that workers wait for a server that is away; then the job fails",
+        .lo = 0, .hi = 1e6, .def = "600", .only = OUTSIDE, AT(teachers[0].patience)),
+    ROW("teacher.probe", DIGEST, 0, "digest of its answers to the job's probe; filled in by the first worker",
+        .def = "", .only = OUTSIDE, AT(teachers[0].probe)),
     REAL("teacher.weight", ABOVE_0, 1e6, "1", NULL, teachers[0].weight,
          "share in an ensemble, divided by the sum of all"),
     BOOL("teacher.allow_label_smoothing", "false", NULL, teachers[0].allow_label_smoothing,
@@ -216,7 +236,7 @@ const kd_key kd_schema[] = {
     STOPPING("teacher.fine_tune", teachers[0].train, "0", "0", "0"),
 
     MAP("student", KD_KEY_REQUIRED, "the network that is trained"),
-    MODEL("student", student, "unit"),
+    MODEL("student", student, BUILT "|layers|onnx", "unit"),
 
     MAP("distill", 0, "how the student is trained"),
     MAP("distill.loss", 0, "what is minimised"),

@@ -15,6 +15,7 @@ enum kd_key_type {
     KD_KEY_NAME,     /* char[KD_JOB_NAME], [A-Za-z0-9._-] */
     KD_KEY_PATH,     /* char[KD_JOB_PATH], relative, no ".." */
     KD_KEY_FILE,     /* char[KD_JOB_PATH], any local path */
+    KD_KEY_ADDRESS,  /* char[KD_JOB_PATH], HOST:PORT */
     KD_KEY_DIGEST,   /* char[33], 32 hex digits */
     KD_KEY_WORD,     /* char[KD_JOB_WORD], one of choices */
     KD_KEY_CHOICE,   /* enum, number of the choice */

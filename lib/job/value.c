@@ -51,6 +51,24 @@ static bool valid_path(const char *s)
     }
 }
 
+/* HOST:PORT; host a name, an IPv4 address, or an IPv6 one in brackets. */
+static bool valid_address(const char *s)
+{
+    static const char name[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_";
+    const char *colon = strrchr(s, ':');
+    if (!colon || colon == s || strlen(s) > 255)
+        return false;
+    const size_t host = (size_t)(colon - s), digits = strspn(colon + 1, "0123456789");
+    const bool bracketed = s[0] == '[';
+    if (bracketed &&
+        (host < 4 || s[host - 1] != ']' || strspn(s + 1, "0123456789abcdefABCDEF:.") != host - 2))
+        return false;
+    if (!bracketed && strspn(s, name) != host)
+        return false;
+    return digits > 0 && digits < 6 && !colon[1 + digits] && colon[1] != '0' &&
+           strtol(colon + 1, NULL, 10) <= 65535;
+}
+
 /* Digits only, so that 010 (octal to some readers), 1_000, 0x10 and 1e3 are not guessed at. */
 static bool read_int(const char *s, double lo, double hi, int64_t *out)
 {
@@ -125,6 +143,8 @@ bool kd_value_store(char *field, const kd_key *k, const char *s, size_t len, boo
                valid_path(field);
     case KD_KEY_FILE:
         return (len > 0 || optional_text) && store_text(field, KD_JOB_PATH, s, len);
+    case KD_KEY_ADDRESS:
+        return optional_text || (store_text(field, KD_JOB_PATH, s, len) && valid_address(field));
     case KD_KEY_DIGEST: {
         kd_digest digest;
         return optional_text ||

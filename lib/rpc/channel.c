@@ -1,14 +1,22 @@
 /* A client's channel and its unary calls. */
 #include "internal.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
-static grpc_channel *make_channel(const char *target, const kd_rpc_tls *tls, size_t max_message)
+#define LOOK_MS 50 /* who waits looks so often whether to go on */
+
+static grpc_channel *make_channel(const char *what, const char *target, const kd_rpc_tls *tls,
+                                  size_t max_message)
 {
     grpc_arg args[KD_RPC_COMMON_ARGS + 8];
     size_t n = kd_rpc_common_args(max_message, args);
+    for (size_t i = 0; i < n && strcmp(what, KD_RPC_COORDINATOR) != 0; i++)
+        if (strcmp(args[i].key, GRPC_ARG_KEEPALIVE_TIME_MS) == 0)
+            args[i].value.integer = INT_MAX;
     args[n++] = kd_rpc_int_arg(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 200);
     args[n++] = kd_rpc_int_arg(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 5000);
     /* Despite its name this bounds one attempt to connect, not the pause between two. */
@@ -33,6 +41,13 @@ static grpc_channel *make_channel(const char *target, const kd_rpc_tls *tls, siz
 int kd_rpc_channel_new(kd_rpc *rpc, const char *target, const kd_rpc_tls *tls, size_t max_message,
                        kd_rpc_channel **out, kd_diag *diag)
 {
+    return kd_rpc_channel_new_foreign(rpc, KD_RPC_COORDINATOR, target, tls, max_message, out, diag);
+}
+
+int kd_rpc_channel_new_foreign(kd_rpc *rpc, const char *what, const char *target,
+                               const kd_rpc_tls *tls, size_t max_message, kd_rpc_channel **out,
+                               kd_diag *diag)
+{
     const char *colon = strrchr(target, ':');
     char *end = NULL;
     long port = colon ? strtol(colon + 1, &end, 10) : 0;
@@ -41,9 +56,10 @@ int kd_rpc_channel_new(kd_rpc *rpc, const char *target, const kd_rpc_tls *tls, s
         return kd_fail(diag, -KD_EINVAL, "%.300s is no server address; HOST:PORT was expected",
                        target);
     kd_rpc_channel *ch = kd_xalloc(sizeof *ch);
-    ch->grpc = make_channel(target, tls, max_message);
+    ch->grpc = make_channel(what, target, tls, max_message);
     ch->rpc = rpc;
     ch->target = kd_xstrdup(target);
+    ch->what = what;
     ch->max_message = max_message;
     ch->calls.prev = ch->calls.next = &ch->calls;
     pthread_mutex_init(&ch->mu, NULL);
@@ -73,7 +89,7 @@ static void drop_retired(kd_rpc_channel *ch)
 
 void kd_rpc_channel_set_tls(kd_rpc_channel *ch, const kd_rpc_tls *tls)
 {
-    grpc_channel *made = make_channel(ch->target, tls, ch->max_message);
+    grpc_channel *made = make_channel(ch->what, ch->target, tls, ch->max_message);
     pthread_mutex_lock(&ch->mu);
     drop_retired(ch);
     if (ch->n_retired == KD_RPC_RETIRED) { /* the oldest one's calls end; their callers try again */
@@ -179,7 +195,7 @@ int kd_rpc_status_read(const kd_rpc_channel *ch, const struct kd_rpc_status *s, 
     char *details = grpc_slice_to_c_string(s->details);
     bool from_peer = s->error_string && strstr(s->error_string, "Error received from peer");
     bool connected = grpc_channel_check_connectivity_state(ch->grpc, 0) == GRPC_CHANNEL_READY;
-    kd_rpc_explain(ch->target, (int)s->code, details, from_peer, connected, text, size);
+    kd_rpc_explain(ch->what, ch->target, (int)s->code, details, from_peer, connected, text, size);
     gpr_free(details);
     /* A connection that broke in the middle of something ends calls with these; nobody refused
      * them. */
@@ -210,7 +226,8 @@ static void on_unary(struct kd_op *op, bool ok)
     r.code = kd_rpc_status_read(u->ch, &u->status, r.text, sizeof r.text);
     if (r.code == 0 && !u->reply) {
         r.code = -KD_EDATA;
-        snprintf(r.text, sizeof r.text, "coordinator %s answered without a message", u->ch->target);
+        snprintf(r.text, sizeof r.text, "%s %s answered without a message", u->ch->what,
+                 u->ch->target);
     } else if (r.code == 0 && u->keep) {
         r.bytes = kd_rpc_gather(u->reply, &r.len);
         if (!r.bytes) {
@@ -275,39 +292,95 @@ int kd_rpc_unary_start(kd_rpc_channel *ch, const char *path, const struct iovec 
     return start_unary(ch, path, parts, n_parts, timeout_ms, wait_ready, false, done, arg);
 }
 
+/* Whoever of the caller and the callback comes last frees it. */
 struct waiting {
     pthread_mutex_t mu;
     pthread_cond_t ready;
-    bool there;
-    kd_rpc_result *result;
+    bool there, abandoned; /* guarded by mu, as is result */
+    kd_rpc_result result;
 };
+
+static void free_waiting(struct waiting *w)
+{
+    pthread_mutex_destroy(&w->mu);
+    pthread_cond_destroy(&w->ready);
+    free(w);
+}
 
 static void on_waiting(const kd_rpc_result *r, void *arg)
 {
     struct waiting *w = arg;
     pthread_mutex_lock(&w->mu);
-    *w->result = *r;
+    w->result = *r;
     w->there = true;
+    const bool abandoned = w->abandoned;
     pthread_cond_signal(&w->ready);
     pthread_mutex_unlock(&w->mu);
+    if (abandoned) {
+        free(r->bytes);
+        free_waiting(w);
+    }
+}
+
+/* Until there is an answer, or nobody waits for it any more. Under w->mu. */
+static void wait_until(struct waiting *w, bool (*stopped)(void *arg), void *arg)
+{
+    while (!w->there && !w->abandoned) {
+        struct timespec until;
+        clock_gettime(CLOCK_MONOTONIC, &until);
+        until.tv_nsec += LOOK_MS * 1000000L;
+        until.tv_sec += until.tv_nsec / 1000000000L;
+        until.tv_nsec %= 1000000000L;
+        pthread_cond_timedwait(&w->ready, &w->mu, &until);
+        w->abandoned = !w->there && stopped(arg);
+    }
+}
+
+static bool never(void *arg)
+{
+    (void)arg;
+    return false;
+}
+
+int kd_rpc_unary_until(kd_rpc_channel *ch, const char *path, const struct iovec *parts, int n_parts,
+                       int timeout_ms, bool wait_ready, bool (*stopped)(void *arg), void *arg,
+                       kd_rpc_result *result)
+{
+    struct waiting *w = calloc(1, sizeof *w);
+    int rc = w ? 0 : -KD_ENOMEM;
+    *result = (kd_rpc_result){0};
+    if (w) {
+        pthread_condattr_t attr;
+        pthread_condattr_init(&attr);
+        pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+        pthread_mutex_init(&w->mu, NULL);
+        pthread_cond_init(&w->ready, &attr);
+        pthread_condattr_destroy(&attr);
+        rc = start_unary(ch, path, parts, n_parts, timeout_ms, wait_ready, true, on_waiting, w);
+        if (rc != 0)
+            free_waiting(w);
+    }
+    if (rc == 0) {
+        pthread_mutex_lock(&w->mu);
+        wait_until(w, stopped, arg);
+        const bool there = w->there;
+        if (there)
+            *result = w->result;
+        pthread_mutex_unlock(&w->mu);
+        if (there) {
+            free_waiting(w);
+            return result->code;
+        }
+        rc = -KD_ECANCELED; /* w is the callback's */
+    }
+    result->code = rc;
+    snprintf(result->text, sizeof result->text, "%s", kd_err_text(rc));
+    return rc;
 }
 
 int kd_rpc_unary(kd_rpc_channel *ch, const char *path, const struct iovec *parts, int n_parts,
                  int timeout_ms, bool wait_ready, kd_rpc_result *result)
 {
-    struct waiting w = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false, result};
-    *result = (kd_rpc_result){0};
-    int rc = start_unary(ch, path, parts, n_parts, timeout_ms, wait_ready, true, on_waiting, &w);
-    if (rc != 0) {
-        result->code = rc;
-        snprintf(result->text, sizeof result->text, "%s", kd_err_text(rc));
-        return rc;
-    }
-    pthread_mutex_lock(&w.mu);
-    while (!w.there)
-        pthread_cond_wait(&w.ready, &w.mu);
-    pthread_mutex_unlock(&w.mu);
-    pthread_mutex_destroy(&w.mu);
-    pthread_cond_destroy(&w.ready);
-    return result->code;
+    return kd_rpc_unary_until(ch, path, parts, n_parts, timeout_ms, wait_ready, never, NULL,
+                              result);
 }

@@ -74,10 +74,11 @@ void kd_outbox_clear(kd_outbox *o);             /* what still waits is dropped *
 /* Copies text as printable UTF-8: control characters (but newline) and bytes that are no UTF-8 come
  * out as '?'; cut between characters. */
 void kd_rpc_safe_text(const char *text, char *out, size_t size);
-/* What a finished client call's status says to a person. from_peer: the server sent it itself;
- * connected: the channel had a connection when it ended. Empty for OK. */
-void kd_rpc_explain(const char *target, int grpc_status, const char *details, bool from_peer,
-                    bool connected, char *out, size_t size);
+/* What a finished client call's status says to a person. what: the target is; from_peer: the server
+ * sent it itself; connected: the channel had a connection when it ended. Empty for OK. */
+void kd_rpc_explain(const char *what, const char *target, int grpc_status, const char *details,
+                    bool from_peer, bool connected, char *out, size_t size);
+#define KD_RPC_COORDINATOR "coordinator" /* what servers are, unless it is said */
 
 /* ---- creds.c: the one place that says how a connection is protected */
 /* tls NULL = plain text. */
@@ -138,6 +139,7 @@ struct kd_rpc_channel {
     kd_rpc *rpc;
     grpc_channel *grpc;
     char *target;
+    const char *what; /* it is, for messages; KD_RPC_COORDINATOR or a foreign server */
     size_t max_message;
     pthread_mutex_t mu; /* guards all below */
     pthread_cond_t changed;

@@ -161,6 +161,11 @@ typedef struct kd_rpc_channel kd_rpc_channel;
  * NULL = plain text; else the server's certificate must name the target's host. */
 int kd_rpc_channel_new(kd_rpc *rpc, const char *target, const kd_rpc_tls *tls, size_t max_message,
                        kd_rpc_channel **out, kd_diag *diag) KD_MUST_CHECK;
+/* The same to a server that is not ours: messages call it `what` (borrowed for ever), and it is
+ * sent no keep-alive, which others take for an attack. */
+int kd_rpc_channel_new_foreign(kd_rpc *rpc, const char *what, const char *target,
+                               const kd_rpc_tls *tls, size_t max_message, kd_rpc_channel **out,
+                               kd_diag *diag) KD_MUST_CHECK;
 /* For calls and streams from now on; running ones go on over the connection that they have. */
 void kd_rpc_channel_set_tls(kd_rpc_channel *ch, const kd_rpc_tls *tls);
 /* Cancels what is running; further calls and streams are refused with -KD_ECANCELED. */
@@ -188,6 +193,11 @@ int kd_rpc_unary_start(kd_rpc_channel *ch, const char *path, const struct iovec 
 /* Blocking form, not from a callback. Returns result->code; the caller frees result->bytes. */
 int kd_rpc_unary(kd_rpc_channel *ch, const char *path, const struct iovec *parts, int n_parts,
                  int timeout_ms, bool wait_ready, kd_rpc_result *result);
+
+/* The same, but -KD_ECANCELED soon after stopped(arg) is true; what is answered then is dropped. */
+int kd_rpc_unary_until(kd_rpc_channel *ch, const char *path, const struct iovec *parts, int n_parts,
+                       int timeout_ms, bool wait_ready, bool (*stopped)(void *arg), void *arg,
+                       kd_rpc_result *result);
 
 /* Client side of a stream (server stream or bidi). */
 typedef struct kd_rpc_stream kd_rpc_stream;

@@ -72,9 +72,10 @@ static const char *reason_of(const char *details)
     return details[0] ? details : "no connection";
 }
 
-void kd_rpc_explain(const char *target, int grpc_status, const char *details, bool from_peer,
-                    bool connected, char *out, size_t size)
+void kd_rpc_explain(const char *what, const char *target, int grpc_status, const char *details,
+                    bool from_peer, bool connected, char *out, size_t size)
 {
+    const char *ask = strcmp(what, KD_RPC_COORDINATOR) == 0 ? ", is distilld running there?" : "";
     char text[KD_MAX_STATUS_TEXT + 1];
     const char *tls = connected ? NULL : tls_reason(details);
     kd_rpc_safe_text(from_peer ? details : reason_of(details), text, sizeof text);
@@ -83,17 +84,13 @@ void kd_rpc_explain(const char *target, int grpc_status, const char *details, bo
     else if (from_peer && text[0])
         snprintf(out, size, "%s", text);
     else if (grpc_status == GRPC_STATUS_UNAVAILABLE && tls)
-        snprintf(out, size, "cannot reach coordinator %.250s: %s", target, tls);
+        snprintf(out, size, "cannot reach %s %.250s: %s", what, target, tls);
     else if (grpc_status == GRPC_STATUS_UNAVAILABLE)
-        snprintf(out, size, "cannot reach coordinator %.250s: %.300s, is distilld running there?",
-                 target, text);
+        snprintf(out, size, "cannot reach %s %.250s: %.300s%s", what, target, text, ask);
     else if (grpc_status == GRPC_STATUS_DEADLINE_EXCEEDED && !connected)
-        snprintf(
-            out, size,
-            "cannot reach coordinator %.250s: no connection in time, is distilld running there?",
-            target);
+        snprintf(out, size, "cannot reach %s %.250s: no connection in time%s", what, target, ask);
     else if (grpc_status == GRPC_STATUS_DEADLINE_EXCEEDED)
-        snprintf(out, size, "no answer from coordinator %.250s in time", target);
+        snprintf(out, size, "no answer from %s %.250s in time", what, target);
     else
         snprintf(out, size, "%s", text);
 }

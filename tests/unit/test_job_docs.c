@@ -56,7 +56,7 @@ static void test_job_docs_explained(void **state)
         char *key = line, *part, *rest = NULL;
         line[strcspn(line, " ")] = '\0';
         if (!key[0] || strcmp(key, "KEY") == 0 || strcmp(key, "compress") == 0 ||
-            strstr(key, "weights_digest"))
+            strstr(key, "weights_digest") || strcmp(key, "teacher.probe") == 0)
             continue;
         kd_assert_ok(kd_job_explain(key, &text, &diag), &diag);
         assert_true(strncmp(text, key, strlen(key)) == 0);

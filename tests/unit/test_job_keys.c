@@ -77,6 +77,15 @@ static const struct row {
         "float16"),
     ROW("teacher.precision", WHOLE, teachers[0].precision, KD_FLOAT32, "auto", KD_PRECISION_AUTO,
         "best"),
+#define OUTSIDE "teacher={kserve: \"h:1\", served: m}"
+    ROW_WITH("teacher.kserve", OUTSIDE, TEXT, teachers[0].kserve, 1, "\"[::1]:8001\"", 1, "h"),
+    ROW_WITH("teacher.served", OUTSIDE, TEXT, teachers[0].served, 1, "m.2", 1, "a/b"),
+    ROW_WITH("teacher.version", OUTSIDE, TEXT, teachers[0].version, 0, "\"3\"", 1, "a/b"),
+    ROW_WITH("teacher.output", OUTSIDE, TEXT, teachers[0].output, 0, "logits", 1, "a b"),
+    ROW_WITH("teacher.tls", OUTSIDE, FLAG, teachers[0].tls, 0, "true", 1, "1"),
+    ROW_WITH("teacher.pictures", OUTSIDE, WHOLE, teachers[0].pictures, 32, "2", 2, "1"),
+    ROW_WITH("teacher.timeout", OUTSIDE, WHOLE, teachers[0].timeout, 30, "3600", 3600, "0"),
+    ROW_WITH("teacher.patience", OUTSIDE, WHOLE, teachers[0].patience, 600, "0", 0, "-1"),
     ROW("distill.precision", FLAG, distill.bfloat16, 0, "bfloat16", 1, "int8"),
     ROW("cluster.gradients", FLAG, distill.bfloat16_gradients, 0, "bfloat16", 1, "float16"),
     ROW("distill.ensemble", WHOLE, ensemble, KD_ENSEMBLE_LOGITS, "probabilities",
@@ -196,6 +205,44 @@ static void test_job_keys_follow(void **state)
     assert_int_equal(j.teachers[0].train.freeze, KD_FREEZE_NONE);
     kd_assert_close(j.teachers[0].train.loss.label_smoothing, 0, 0, 0);
     round_trip(&j);
+}
+
+static void test_job_keys_outside(void **state)
+{
+    (void)state;
+    kd_job j;
+    enum kd_stage_kind kinds[KD_MAX_STAGES];
+    accept(LEAST "teacher: {kserve: \"gpu:8001\", model: lenet, preprocess: unit}\n", &j);
+    assert_true(kd_teacher_is_outside(&j.teachers[0]));
+    assert_string_equal(j.teachers[0].kserve, "gpu:8001");
+    assert_string_equal(j.teachers[0].served, "lenet"); /* a name, whatever networks there are */
+    assert_int_equal(kd_job_stages(&j, kinds), 3);
+    assert_int_equal(kinds[0], KD_STAGE_DISTILL);
+    round_trip(&j);
+    accept(LEAST "teacher:\n  - {model: lenet, fine_tune: {}}\n"
+                 "  - {kserve: \"gpu:8001\", model: kserve}\n",
+           &j);
+    assert_false(kd_teacher_is_outside(&j.teachers[0]));
+    assert_string_equal(j.teachers[1].served, "kserve");
+    assert_int_equal(kd_job_stages(&j, kinds), 4);
+    round_trip(&j);
+    static const char *const wrong[] = {"",        "h",          "h:",       ":1",    "h:0",
+                                        "h:65536", "h:01",       "h:1x",     "a/b:1", "[::1:1",
+                                        "::1:1",   "dns:///h:1", "unix:/x:1"};
+    for (size_t i = 0; i < KD_COUNT(wrong); i++) {
+        char text[400];
+        snprintf(text, sizeof text, LEAST "teacher: {kserve: \"%s\", model: m}\n", wrong[i]);
+        refuse(text, wrong[i][0] ? "expected HOST:PORT" : "missing: the server's address");
+    }
+#define OUT(more) LEAST "teacher: {kserve: \"h:1\"" more "}\n"
+    refuse(OUT(""), "teacher.model: missing: the name of the model at h:1");
+    refuse(OUT(", model: m, fine_tune: {}"), "teacher.fine_tune: not with a teacher");
+    refuse(OUT(", model: m, weights: w"), "teacher.weights: not with a teacher");
+    refuse(OUT(", model: m, precision: int8"), "teacher.precision: not with a teacher");
+    refuse(OUT(", model: m, width: 2"), "only with `model: mobilenet_v2|cheap_cnn`");
+    refuse(LEAST "teacher: {model: lenet, tls: true, fine_tune: {}}\n",
+           "only with `model: kserve`");
+    refuse(LEAST "teacher: {model: kserve}\n", "missing: the server's address");
 }
 
 static void test_job_keys_milestones(void **state)
@@ -347,9 +394,10 @@ static void test_job_keys_teaching(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_job_keys_each),       cmocka_unit_test(test_job_keys_follow),
-        cmocka_unit_test(test_job_keys_milestones), cmocka_unit_test(test_job_keys_data),
-        cmocka_unit_test(test_job_keys_networks),   cmocka_unit_test(test_job_keys_teaching),
+        cmocka_unit_test(test_job_keys_each),     cmocka_unit_test(test_job_keys_follow),
+        cmocka_unit_test(test_job_keys_outside),  cmocka_unit_test(test_job_keys_milestones),
+        cmocka_unit_test(test_job_keys_data),     cmocka_unit_test(test_job_keys_networks),
+        cmocka_unit_test(test_job_keys_teaching),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,6 +4,7 @@
 #include "wire/wire.h"
 
 #include "distill.pb-c.h"
+#include "inference.pb-c.h"
 #include "reflection.pb-c.h"
 
 #include <float.h>
@@ -295,6 +296,43 @@ static void test_wire_message_size_limits(void **state)
     put_bytes(&b, 15, pad, KD_MAX_BULK_BYTES - 4);
     refuse_bytes(DESC(blob_chunk), &b, KD_ELIMIT, "BlobChunk");
     free(pad);
+}
+
+/* An inference request may be larger than other messages, within what its reader says, and is
+ * checked like them. */
+static void test_wire_large_messages(void **state)
+{
+    (void)state;
+    const size_t floats = 1u << 19;
+    const ProtobufCMessageDescriptor *desc = &inference__model_infer_request__descriptor;
+    Inference__InferTensorContents c = INFERENCE__INFER_TENSOR_CONTENTS__INIT;
+    Inference__ModelInferRequest__InferInputTensor in =
+        INFERENCE__MODEL_INFER_REQUEST__INFER_INPUT_TENSOR__INIT;
+    Inference__ModelInferRequest__InferInputTensor *inputs[] = {&in};
+    Inference__ModelInferRequest m = INFERENCE__MODEL_INFER_REQUEST__INIT;
+    kd_diag diag = {0};
+    ProtobufCMessage *got = NULL;
+    c.fp32_contents = calloc(floats, sizeof(float));
+    c.n_fp32_contents = floats;
+    in.contents = &c;
+    m.inputs = inputs;
+    m.n_inputs = 1;
+    kd_buf b = packed(&m);
+    kd_assert_ok(kd_wire_unpack_large(desc, b.data, b.len, b.len, &got, &diag), &diag);
+    assert_int_equal(((Inference__ModelInferRequest *)got)->inputs[0]->contents->n_fp32_contents,
+                     floats);
+    kd_wire_free(got);
+    kd_assert_fails(kd_wire_unpack_large(desc, b.data, b.len, b.len - 1, &got, &diag), KD_ELIMIT,
+                    &diag, "at most");
+    kd_assert_fails(kd_wire_unpack_large(desc, b.data, b.len - 1, b.len, &got, &diag), KD_EDATA,
+                    &diag, "ModelInferRequest");
+    refuse_bytes(desc, &b, KD_ELIMIT, "at most"); /* as any other message */
+    c.fp32_contents[floats - 1] = NAN;
+    b = packed(&m);
+    kd_assert_fails(kd_wire_unpack_large(desc, b.data, b.len, b.len, &got, &diag), KD_EINVAL, &diag,
+                    "InferTensorContents.fp32_contents is not a finite number");
+    kd_buf_clear(&b);
+    free(c.fp32_contents);
 }
 
 /* ---- what validation refuses */
@@ -727,6 +765,7 @@ int main(void)
         cmocka_unit_test(test_wire_string_limits),
         cmocka_unit_test(test_wire_repeated_limits),
         cmocka_unit_test(test_wire_message_size_limits),
+        cmocka_unit_test(test_wire_large_messages),
         cmocka_unit_test(test_wire_text_must_be_utf8),
         cmocka_unit_test(test_wire_digests),
         cmocka_unit_test(test_wire_enums),

@@ -1,0 +1,136 @@
+#!/usr/bin/env bash
+# A teacher that runs elsewhere: `distill serve` at the other end of the inference protocol. The student is the one that
+# the same teacher makes here, whatever the number of workers, also when the server dies amid a job; another
+# model under the same name is refused.
+. tests/integration/cluster.sh
+
+plain_job() { # SEED
+    cat <<YAML
+name: plain
+seed: $1
+data: {labelled: {path: flowers, train: train.txt, val: val.txt, size: 32}}
+student: {model: cheap_cnn}
+distill: {loss: {kd: 0, ce: 1}, epochs: 1, batch: 16, slots: 4, optimizer: {name: adam, lr: 1e-3}}
+YAML
+}
+# taught_job TEACHER: a student whose teacher is asked in every epoch.
+taught_job() {
+    cat <<YAML
+name: taught
+seed: 3
+data:
+  labelled: {path: flowers, train: train.txt, val: val.txt, size: 32}
+  augment: [flip, {crop: {pad: 2}}]
+teacher: $1
+student: {model: shallow_cnn}
+distill: {epochs: 4, batch: 16, slots: 4, views: fresh, optimizer: {name: adam, lr: 1e-3}}
+cluster: {checkpoint_every: 3}
+YAML
+}
+# serve MODEL FLAGS...: as `oracle`, on the same port each time.
+PORT=0
+serve() {
+    local model=$1; shift
+    rm -f "$DIR/served"
+    "$BUILD/distill" serve "$model" --name oracle --listen "127.0.0.1:$PORT" --port-file "$DIR/served" "$@" \
+        >>"$DIR/serve.out" 2>>"$DIR/serve.log" &
+    PIDS[serve]=$!
+    for _ in $(seq 300); do
+        [ -s "$DIR/served" ] && break
+        kill -0 "${PIDS[serve]}" 2>/dev/null || fail "distill serve did not start"
+        sleep 0.1
+    done
+    PORT=$(cat "$DIR/served")
+}
+# again FLAGS...: a coordinator with nothing in its state, so that no bank knows anything.
+again() {
+    stop distilld
+    rm -rf "$DIR/state"
+    COORDINATOR_FLAGS=("$@")
+    coordinator
+}
+student() { stage_field "$1" distill digest; }
+run() { # JOB.yaml FLAGS...: waits for it, and tells its id
+    local job
+    job=$(distill submit "$@" -q)
+    distill wait "$job" --timeout 10m >/dev/null || fail "job $job: $(distill show "$job")"
+    echo "$job"
+}
+
+small_data
+coordinator
+worker one
+await_workers 1
+for seed in 1 2; do
+    plain_job $seed >"$DIR/plain.yaml"
+    job=$(run "$DIR/plain.yaml")
+    distill fetch "$job" -O "$DIR/model$seed" >/dev/null
+done
+note "the teacher here"
+taught_job "{model: cheap_cnn, preprocess: unit, weights: $DIR/model1/student.safetensors}" >"$DIR/here.yaml"
+here=$(student "$(run "$DIR/here.yaml")")
+
+note "an address that the coordinator does not permit"
+serve "$DIR/model1/student.safetensors" --layout nchw
+taught_job "{kserve: \"127.0.0.1:$PORT\", model: oracle, preprocess: unit, pictures: 4, patience: 60}" >"$DIR/there.yaml"
+expect 4 "outside_teachers" distill submit "$DIR/there.yaml"
+
+note "the teacher there, one worker"
+again --outside-teachers "127.0.0.1:1,127.0.0.1:$PORT"
+await_workers 1
+job=$(run "$DIR/there.yaml")
+[ "$(student "$job")" = "$here" ] || fail "another student than with the same teacher here"
+has_event "$job" "its probe is" || fail "the probe is not recorded"
+distill show "$job" -o json | pick 'd["resolved"]["teacher"]["probe"]' |
+    grep -qE '^[0-9a-f]{32}$' || fail "the resolved job has no probe"
+distill fetch "$job" -O "$DIR/there" >/dev/null
+distill inspect "$DIR/there/student.safetensors" -o json | pick 'd["metadata"]["distilld.teacher"]' | says oracle
+
+note "three workers, and the server killed amid the job"
+stop serve
+serve "$DIR/model1/student.safetensors"
+again --outside-teachers "127.0.0.1:$PORT"
+worker two
+worker three 2
+await_workers 3
+job=$(distill submit "$DIR/there.yaml" -q)
+await_steps "$job" distill 4
+stop serve KILL
+for _ in $(seq 300); do
+    distill show "$job" | says "waiting for the teacher at 127.0.0.1:$PORT" && break
+    sleep 0.1
+done
+distill show "$job" | says "waiting for the teacher" || fail "nothing says what the job waits for"
+serve "$DIR/model1/student.safetensors"
+distill wait "$job" --timeout 10m >/dev/null || fail "$(distill show "$job")"
+[ "$(student "$job")" = "$here" ] || fail "another student with three workers"
+distill show "$job" -o json | pick 'd["stages"][0]["teacher_forwards"] > 0' | grep -qx True || fail "no teacher runs are counted"
+
+note "another model under the same name"
+taught_job "{kserve: \"127.0.0.1:$PORT\", model: oracle, preprocess: unit, pictures: 4}" |
+    sed 's/epochs: 4/epochs: 40/' >"$DIR/long.yaml"
+job=$(distill submit "$DIR/long.yaml" -q)
+await_steps "$job" distill 4
+stop serve KILL
+serve "$DIR/model2/student.safetensors"
+rc=0
+distill wait "$job" --timeout 10m >/dev/null || rc=$?
+[ $rc -eq 7 ] || fail "exit code $rc of a job whose teacher has changed"
+distill show "$job" | says "is not the teacher that it was" || fail "the reason is not told: $(distill show "$job")"
+
+note "a new job takes it as it is now, and no answer of the other one"
+other=$(student "$(run "$DIR/there.yaml")")
+[ "$other" != "$here" ] || fail "the student of another teacher is the same"
+
+note "what does not fit"
+fails() { # TEXT FLAGS...
+    local text=$1 job; shift
+    job=$(distill submit "$DIR/there.yaml" "$@" -q)
+    distill wait "$job" --timeout 2m >/dev/null 2>&1 && fail "$* succeeded"
+    distill show "$job" | says "$text" || fail "$*: $(distill show "$job")"
+}
+fails "its input pixels is FP32 [-1, 32, 32, 3]" --set teacher.size=24
+fails "there is no model" --set teacher.model=nobody
+fails "FP32 [-1, 5] was expected" --set teacher.output=labels
+stop serve
+fails "for longer than teacher.patience allows" --set teacher.patience=1
