@@ -99,6 +99,7 @@ typedef struct kd_worker_record {
     uint64_t offer_version;
     uint32_t threads;
     bool joined; /* hello accepted */
+    bool leaves; /* it was told to stop */
     kd_time_ms seen;
     int64_t seen_wall_ms;
     uint64_t resident_bytes;
