@@ -29,12 +29,10 @@ static void free_task(struct control_task *t)
     free(t);
 }
 
-static kd_worker_record *worker_of(kd_daemon *d, const kd_rpc_call *call)
+/* NULL before its hello and after it was dropped. The loop alone sets and reads it. */
+static kd_worker_record *worker_of(const kd_rpc_call *call)
 {
-    kd_worker_record *w = d->workers;
-    while (w && w->call != call)
-        w = w->next;
-    return w;
+    return kd_rpc_call_data(call);
 }
 
 void kd_cluster_send(kd_daemon *d, kd_worker_record *w, const Distill__V1__CoordinatorMessage *m)
@@ -105,6 +103,7 @@ void kd_cluster_drop(kd_daemon *d, kd_worker_record *w, int code, const char *wh
         /* The record is out of the list, so nothing is sent to it any more. */
         kd_daemon_event(d, &ev);
     }
+    kd_rpc_call_set_data(w->call, NULL);
     kd_rpc_call_unref(w->call);
     free(w);
 }
@@ -405,7 +404,7 @@ static void on_leave(kd_daemon *d, kd_worker_record *w)
 static void loop_control(kd_daemon *d, void *arg)
 {
     struct control_task *t = arg;
-    kd_worker_record *w = worker_of(d, t->call);
+    kd_worker_record *w = worker_of(t->call);
     if (t->half) {
         kd_rpc_finish(t->call, 0, "");
         free_task(t);
@@ -429,6 +428,7 @@ static void loop_control(kd_daemon *d, void *arg)
         w = kd_xalloc(sizeof *w);
         w->id = ++d->next_member;
         w->call = kd_rpc_call_ref(t->call);
+        kd_rpc_call_set_data(w->call, w);
         copy(w->address, sizeof w->address, kd_rpc_call_peer(t->call).address);
         kd_worker_record **end = &d->workers;
         while (*end)
