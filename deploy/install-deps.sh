@@ -5,7 +5,7 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-Usage: deploy/install-deps.sh [--test] [--web] [--fuzz] [--models] [--list]
+Usage: deploy/install-deps.sh [--test] [--web] [--fuzz] [--models] [--deploy] [--list]
 
   --test    also what the tests need: clang-format, clang-tidy, Python with gRPC, ip and nft, curl,
             man and mandoc, a compiler for 32-bit Arm and QEMU
@@ -13,6 +13,8 @@ Usage: deploy/install-deps.sh [--test] [--web] [--fuzz] [--models] [--list]
             with its driver, Prometheus (Debian starts it as a service)
   --fuzz    also what tests/fuzz/campaign.sh needs: clang with libFuzzer
   --models  also what tests/models/run.sh needs: the model checker Spin
+  --deploy  also what deploy/packages.sh and tests/deploy need: packaging tools, systemd's containers,
+            buildah, Slurm (Debian starts munge as a service)
   --list    print the packages instead of installing them
 END
 }
@@ -31,12 +33,17 @@ test_packages=(
     iproute2 nftables
     curl
     man-db mandoc
+    sqlite3 protobuf-compiler-grpc
     gcc-arm-linux-gnueabihf libc6-dev-armhf-cross qemu-user
 )
 web_packages=(chromium chromium-driver python3-selenium prometheus)
 # The compiler, its sanitizers and libFuzzer, OpenMP for it, and the symbolizer of its reports.
 fuzz_packages=(clang-14 libclang-rt-14-dev libomp-14-dev llvm-14)
 model_packages=(spin)
+deploy_packages=(
+    dpkg-dev lintian mmdebstrap systemd-container iproute2
+    buildah slurmctld slurmd slurm-client munge
+)
 
 list=no
 while (($#)); do
@@ -45,6 +52,7 @@ while (($#)); do
     --web) packages+=("${web_packages[@]}") ;;
     --fuzz) packages+=("${fuzz_packages[@]}") ;;
     --models) packages+=("${model_packages[@]}") ;;
+    --deploy) packages+=("${deploy_packages[@]}") ;;
     --list) list=yes ;;
     -h | --help)
         usage

@@ -57,19 +57,9 @@ void kd_core_free(kd_core *c)
         return;
     for (size_t i = 0; i < c->n_members; i++)
         free(c->members[i].refused);
-    for (size_t i = 0; i < c->n_jobs; i++)
-        kd_step_free(&c->jobs[i]);
     free(c->members);
-    free(c->jobs);
+    kd_core_free_jobs(c);
     free(c);
-}
-
-struct job *kd_core_job(const kd_core *c, kd_job_id id)
-{
-    for (size_t i = 0; i < c->n_jobs; i++)
-        if (c->jobs[i].id == id)
-            return &c->jobs[i];
-    return NULL;
 }
 
 const char *kd_core_held(const struct job *j)
@@ -82,7 +72,7 @@ void kd_core_set_state(struct job *j, enum kd_run_state state, const char *reaso
     j->queued.told = 0;
     if (j->state == state && strcmp(j->reason, reason) == 0)
         return;
-    j->state = state;
+    kd_core_move_job(j, state);
     snprintf(j->reason, sizeof j->reason, "%s", reason);
     kd_action *a = kd_core_act(out, KD_ACT_STATE, j->id, j->stage);
     a->state = state;
@@ -200,28 +190,10 @@ static void settle_manifest(kd_core *c, struct job *j, kd_actions *out)
 
 static void on_submit(kd_core *c, const kd_core_job_setup *setup, kd_actions *out)
 {
-    if (c->n_jobs == c->cap_jobs) {
-        size_t cap = c->cap_jobs ? 2 * c->cap_jobs : 16;
-        struct job *p = realloc(c->jobs, cap * sizeof *p);
-        KD_BUG_ON(!p);
-        c->jobs = p;
-        c->cap_jobs = cap;
-    }
-    KD_BUG_ON(setup->n_stages > KD_CORE_STAGES);
-    struct job *j = &c->jobs[c->n_jobs++];
-    *j = (struct job){.id = setup->id,
-                      .state = KD_RUN_QUEUED,
-                      .min_workers = setup->min_workers,
-                      .max_workers = setup->max_workers,
-                      .priority = setup->priority,
-                      .audit = setup->audit,
-                      .paused = setup->paused,
-                      .n_stages = setup->n_stages};
-    for (uint32_t i = 0; i < setup->n_stages; i++)
-        j->stages[i].s = setup->stages[i];
+    struct job *j = kd_core_add_job(c, setup);
     skip_done(j);
     if (setup->started) {
-        j->state = KD_RUN_RUNNING;
+        kd_core_move_job(j, KD_RUN_RUNNING);
         kd_core_enter_stage(c, j, out);
     }
     if (j->paused)
@@ -370,11 +342,29 @@ static void on_drain(kd_core *c, struct member *m, bool drain, kd_actions *out)
     }
 }
 
+static void each_running(kd_core *c, void (*fn)(kd_core *, struct job *, kd_time_ms, kd_actions *),
+                         kd_time_ms now, kd_actions *out)
+{
+    size_t n = c->n_running;
+    struct job **list = kd_core_copy_list(c->running, n);
+    for (size_t i = 0; i < n; i++)
+        fn(c, list[i], now, out);
+    free(list);
+}
+
+/* Events that come all the time, and that change who may work for whom by an action only. */
+static bool leaves_members_alone(enum kd_event_kind kind)
+{
+    return kind == KD_EV_TICK || kind == KD_EV_COMMITTED || kind == KD_EV_STEP ||
+           kind == KD_EV_SAVED || kind == KD_EV_EVALUATED;
+}
+
 void kd_core_handle(kd_core *c, const kd_event *ev, kd_time_ms now, kd_actions *out)
 {
     struct job *j = ev->job ? kd_core_job(c, ev->job) : NULL;
     struct member *m = ev->member ? kd_core_member(c, ev->member) : NULL;
     bool current = j && j->state == KD_RUN_RUNNING && ev->stage == j->stage;
+    size_t before = out->count;
     struct stage *st = current ? &j->stages[j->stage] : NULL;
 
     switch (ev->kind) {
@@ -390,16 +380,12 @@ void kd_core_handle(kd_core *c, const kd_event *ev, kd_time_ms now, kd_actions *
             finish_job(c, j, KD_RUN_FAILED, ev->text ? ev->text : "failed", out);
         break;
     case KD_EV_FORGET:
-        if (j && j->state >= KD_RUN_SUCCEEDED) {
-            kd_step_free(j);
-            size_t at = (size_t)(j - c->jobs);
-            memmove(j, j + 1, (c->n_jobs - at - 1) * sizeof *j);
-            c->n_jobs--;
-        }
+        if (j && j->state >= KD_RUN_SUCCEEDED)
+            kd_core_remove_job(c, j);
         break;
     case KD_EV_JOIN: {
         struct member *p = realloc(c->members, (c->n_members + 1) * sizeof *p);
-        KD_BUG_ON(!p || m);
+        KD_BUG_ON(!p || (c->n_members && p[c->n_members - 1].id >= ev->member));
         c->members = p;
         c->members[c->n_members++] = (struct member){.id = ev->member,
                                                      .process = ev->process,
@@ -540,38 +526,37 @@ void kd_core_handle(kd_core *c, const kd_event *ev, kd_time_ms now, kd_actions *
             on_taken(c, j, ev->stage, out);
         break;
     case KD_EV_TICK:
-        for (size_t i = 0; i < c->n_jobs; i++)
-            kd_step_tick(c, &c->jobs[i], now, out);
+        each_running(c, kd_step_tick, now, out);
         break;
     }
+    if (out->count != before || !leaves_members_alone(ev->kind))
+        c->settled = false;
     if (ev->more)
         return;
-    kd_core_schedule(c, out);
-    for (size_t i = 0; i < c->n_jobs; i++)
-        kd_core_try_begin(c, &c->jobs[i], now, out);
+    if (!c->settled) {
+        before = out->count;
+        kd_core_schedule(c, out);
+        c->settled = out->count == before;
+    }
+    each_running(c, kd_core_try_begin, now, out);
 }
 
-bool kd_core_job_view(const kd_core *c, kd_job_id job, kd_core_view *out)
+bool kd_core_job_view(kd_core *c, kd_job_id job, kd_core_view *out)
 {
-    uint32_t position = 0;
-    for (size_t i = 0; i < c->n_jobs; i++) {
-        const struct job *j = &c->jobs[i];
-        position += j->state == KD_RUN_QUEUED;
-        if (j->id != job)
-            continue;
-        *out = (kd_core_view){.state = j->state,
-                              .stage = j->stage,
-                              .n_stages = j->n_stages,
-                              .members = (uint32_t)kd_core_count(c, job, PREPARING),
-                              .min_workers = j->min_workers,
-                              .max_workers = j->max_workers,
-                              .preparing = !j->open || j->short_handed,
-                              .paused = j->paused,
-                              .queue_position = j->state == KD_RUN_QUEUED ? position : 0};
-        memcpy(out->reason, j->reason, sizeof out->reason);
-        return true;
-    }
-    return false;
+    struct job *j = kd_core_job(c, job);
+    if (!j)
+        return false;
+    *out = (kd_core_view){.state = j->state,
+                          .stage = j->stage,
+                          .n_stages = j->n_stages,
+                          .members = (uint32_t)kd_core_count(c, job, PREPARING),
+                          .min_workers = j->min_workers,
+                          .max_workers = j->max_workers,
+                          .preparing = !j->open || j->short_handed,
+                          .paused = j->paused,
+                          .queue_position = kd_core_position(c, j)};
+    memcpy(out->reason, j->reason, sizeof out->reason);
+    return true;
 }
 
 uint64_t kd_core_member_slow(const kd_core *c, kd_member_id member)
@@ -614,7 +599,7 @@ const char *kd_core_check(const kd_core *c)
             return "a member works in a stage without a generation";
     }
     for (size_t i = 0; i < c->n_jobs; i++) {
-        const struct job *j = &c->jobs[i];
+        const struct job *j = c->jobs[i];
         if (j->open && !j->short_handed && !j->reshape && kd_core_count_in(c, j->id, WORKING) == 0)
             return "an open stage without members that waits for nobody";
         if (j->paused && j->state == KD_RUN_RUNNING && !j->yielding && !j->export_running)

@@ -36,7 +36,7 @@
 #define KD_CORE_HELD 96
 
 typedef uint64_t kd_job_id;    /* 48 random bits, shown as 12 hex digits */
-typedef uint64_t kd_member_id; /* one control stream; never reused in a process */
+typedef uint64_t kd_member_id; /* one control stream; each is greater than those before */
 
 typedef struct kd_range {
     uint32_t first, count;
@@ -215,7 +215,7 @@ typedef struct kd_core_view {
     uint32_t queue_position; /* 1.. while queued */
     char reason[KD_CORE_TEXT];
 } kd_core_view;
-bool kd_core_job_view(const kd_core *c, kd_job_id job, kd_core_view *out);
+bool kd_core_job_view(kd_core *c, kd_job_id job, kd_core_view *out);
 /* Whether the unit of a step is run twice: a function of its name. */
 bool kd_core_audits(double share, kd_job_id job, uint32_t stage, uint64_t step, uint32_t slot);
 /* Units that were given to others since it was slow; of this stream. */

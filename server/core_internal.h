@@ -4,6 +4,7 @@
 #define KD_SERVER_CORE_INTERNAL_H
 
 #include "core.h"
+#include "ids.h"
 
 #define KD_CORE_TIMES 64
 
@@ -51,7 +52,11 @@ struct queued {
 
 struct job {
     kd_job_id id;
+    uint64_t order; /* of submission */
     enum kd_run_state state;
+    uint32_t position; /* in the queue, from 1; as of kd_core.positions_known */
+    size_t have;       /* as of the last take_survey (core_schedule.c) */
+    struct kd_core *core;
     struct queued queued;
     uint32_t min_workers, max_workers, n_stages, stage;
     int priority;
@@ -92,17 +97,37 @@ struct job {
 
 struct kd_core {
     uint64_t epoch, counter;
-    struct member *members; /* in order of joining */
+    struct member *members; /* in order of joining, that is by id */
     size_t n_members;
-    struct job *jobs; /* in order of submission */
-    size_t n_jobs, cap_jobs;
+    /* Three lists, so that an event costs no look at jobs that it cannot concern: there may be
+     * thousands that are over or queued. */
+    struct job **jobs;    /* in order of submission */
+    struct job **live;    /* queued or running: by priority, then in that order */
+    struct job **running; /* in order of submission */
+    size_t n_jobs, n_live, n_running, cap_jobs;
+    kd_ids index;
+    uint64_t submitted;
+    bool positions_known;
+    bool settled; /* since nobody was given other work nothing has changed that decides it */
 };
+
+/* ---- core_jobs.c: the lists of jobs */
+/* Copies the setup; the job is queued. */
+struct job *kd_core_add_job(kd_core *c, const kd_core_job_setup *setup);
+void kd_core_remove_job(kd_core *c, struct job *j);
+void kd_core_free_jobs(kd_core *c);
+struct job *kd_core_job(const kd_core *c, kd_job_id id);
+/* Sets the state and keeps the lists. */
+void kd_core_move_job(struct job *j, enum kd_run_state state);
+/* Copy of a list that may change while it is gone through; the caller frees it. */
+struct job **kd_core_copy_list(struct job *const *list, size_t n);
+/* Place in the queue, from 1; 0 for a job that is not queued. */
+uint32_t kd_core_position(kd_core *c, struct job *j);
 
 /* ---- core.c */
 kd_action *kd_core_act(kd_actions *out, enum kd_action_kind kind, kd_job_id job, uint32_t stage);
 void kd_core_note(kd_actions *out, kd_job_id job, kd_member_id member, const char *word,
                   const char *fmt, ...) KD_PRINTF(5, 6);
-struct job *kd_core_job(const kd_core *c, kd_job_id id);
 /* What the job's next stage waits for, "" if it may run. */
 const char *kd_core_held(const struct job *j);
 bool kd_core_border(const kd_core_stage_info *info, uint64_t version);

@@ -11,10 +11,15 @@
 
 struct member *kd_core_member(const kd_core *c, kd_member_id id)
 {
-    for (size_t i = 0; i < c->n_members; i++)
-        if (c->members[i].id == id)
-            return &c->members[i];
-    return NULL;
+    size_t low = 0, high = c->n_members;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (c->members[middle].id < id)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < c->n_members && c->members[low].id == id ? &c->members[low] : NULL;
 }
 
 bool kd_core_refused(const struct member *m, kd_job_id job)
@@ -224,8 +229,11 @@ static bool preempt(kd_core *c, const struct job *j, size_t missing, kd_actions 
         missing -= comes;
         moving = moving || comes;
     }
-    for (size_t k = c->n_jobs; k-- > 0 && missing > 0;) {
-        struct job *low = &c->jobs[k];
+    /* A copy: a job that yields at once is running no more. */
+    size_t n = c->n_running;
+    struct job **running = kd_core_copy_list(c->running, n);
+    for (size_t k = n; k-- > 0 && missing > 0;) {
+        struct job *low = running[k];
         if (low->state != KD_RUN_RUNNING || low->priority >= j->priority || low->yielding)
             continue;
         size_t have = kd_core_count(c, low->id, PREPARING);
@@ -239,8 +247,8 @@ static bool preempt(kd_core *c, const struct job *j, size_t missing, kd_actions 
             kd_core_let_go(c, low, m, why, out);
         }
     }
-    for (size_t k = c->n_jobs; k-- > 0 && missing > 0;) {
-        struct job *low = &c->jobs[k];
+    for (size_t k = n; k-- > 0 && missing > 0;) {
+        struct job *low = running[k];
         if (low->state != KD_RUN_RUNNING || low->priority >= j->priority || low->export_running)
             continue;
         size_t gives = 0;
@@ -252,6 +260,7 @@ static bool preempt(kd_core *c, const struct job *j, size_t missing, kd_actions 
         if (gives > 0 && !low->yielding)
             kd_core_yield(c, low, why, out);
     }
+    free(running);
     return moving;
 }
 
@@ -264,6 +273,58 @@ static size_t lower_workers(const kd_core *c, const struct job *j)
         n += o && o->priority < j->priority && usable(m, j->id);
     }
     return n;
+}
+
+/* The members at a glance, since thousands of jobs may ask: who is idle, how many each job has.
+ * Valid until an action changes that. */
+struct survey {
+    size_t actions; /* that there were when it was made */
+    bool made;
+    size_t usable, idle; /* of those that refuse no job */
+    int lowest;          /* priority of any job that has members */
+    size_t *choosy;      /* usable members that refuse some job: numbers in kd_core.members */
+    size_t n_choosy;
+};
+
+static void take_survey(kd_core *c, struct survey *s, const kd_actions *out)
+{
+    if (s->made && s->actions == out->count)
+        return;
+    size_t *room = s->choosy ? s->choosy : kd_xalloc((c->n_members + 1) * sizeof *room);
+    *s = (struct survey){.actions = out->count, .made = true, .lowest = INT32_MAX, .choosy = room};
+    for (size_t i = 0; i < c->n_running; i++)
+        c->running[i]->have = 0;
+    for (size_t i = 0; i < c->n_members; i++) {
+        const struct member *m = &c->members[i];
+        struct job *j = m->job ? kd_core_job(c, m->job) : NULL;
+        if (j) {
+            j->have += m->state >= PREPARING && !m->leaving;
+            s->lowest = KD_MIN(s->lowest, j->priority);
+        }
+        if (m->drain || m->quarantined)
+            continue;
+        if (m->n_refused) {
+            room[s->n_choosy++] = i;
+            continue;
+        }
+        s->usable++;
+        s->idle += m->state == IDLE;
+    }
+}
+
+/* How many members may be given to the job, and how many of them are idle. */
+static void count_fit(const kd_core *c, const struct survey *s, kd_job_id job, size_t *out_fit,
+                      size_t *out_idle)
+{
+    *out_fit = s->usable;
+    *out_idle = s->idle;
+    for (size_t i = 0; i < s->n_choosy; i++) {
+        const struct member *m = &c->members[s->choosy[i]];
+        if (!usable(m, job))
+            continue;
+        ++*out_fit;
+        *out_idle += m->state == IDLE;
+    }
 }
 
 /* Thousands may be queued, and each event looks at all of them: what was told is not put into words
@@ -284,7 +345,7 @@ static void tell_queued(const kd_core *c, struct job *j, size_t fit, size_t idle
 }
 
 /* What one job takes of the idle workers. Returns false when later ones must not have the rest. */
-static bool schedule_job(kd_core *c, struct job *j, kd_actions *out)
+static bool schedule_job(kd_core *c, struct job *j, struct survey *s, kd_actions *out)
 {
     bool needs_workers = j->stage < j->n_stages && j->stages[j->stage].s.kind != KD_CORE_EXPORT;
     if (j->state == KD_RUN_RUNNING && !needs_workers)
@@ -295,17 +356,14 @@ static bool schedule_job(kd_core *c, struct job *j, kd_actions *out)
         kd_core_set_state(j, j->state, kd_core_held(j), out);
         return true;
     }
-    size_t have = kd_core_count(c, j->id, PREPARING), idle = 0, fit = 0;
-    for (size_t i = 0; i < c->n_members; i++) {
-        const struct member *m = &c->members[i];
-        if (!usable(m, j->id))
-            continue;
-        fit++;
-        idle += m->state == IDLE;
-    }
+    size_t idle, fit;
+    take_survey(c, s, out);
+    count_fit(c, s, j->id, &fit, &idle);
+    size_t have = j->state == KD_RUN_RUNNING ? j->have : 0;
     if (j->state == KD_RUN_QUEUED && needs_workers && idle < j->min_workers) {
-        if (idle + lower_workers(c, j) >= j->min_workers)
+        if (s->lowest < j->priority && idle + lower_workers(c, j) >= j->min_workers)
             preempt(c, j, j->min_workers - idle, out);
+        s->made = s->made && s->lowest >= j->priority; /* who leaves is counted no more */
         tell_queued(c, j, fit, idle, out);
         return fit < j->min_workers;
     }
@@ -320,13 +378,14 @@ static bool schedule_job(kd_core *c, struct job *j, kd_actions *out)
     }
     /* Those who hold its stage from before come first. */
     for (int pass = 0; pass < 2; pass++)
-        for (size_t i = 0; i < c->n_members && have < most; i++) {
+        for (size_t i = 0; i < c->n_members && have < most && idle > 0; i++) {
             struct member *m = &c->members[i];
             if (m->state != IDLE || !usable(m, j->id) || !needs_workers ||
                 (pass == 0 && m->offer != j->id))
                 continue;
             kd_core_prepare(m, j, out);
             have++;
+            idle--;
         }
     return true;
 }
@@ -336,20 +395,12 @@ static bool schedule_job(kd_core *c, struct job *j, kd_actions *out)
  * cannot does not. */
 void kd_core_schedule(kd_core *c, kd_actions *out)
 {
-    size_t *order = kd_xalloc((c->n_jobs + 1) * sizeof *order);
-    size_t n = 0;
-    for (size_t k = 0; k < c->n_jobs; k++) {
-        if (c->jobs[k].state != KD_RUN_QUEUED && c->jobs[k].state != KD_RUN_RUNNING)
-            continue;
-        size_t at = n++;
-        while (at > 0 && c->jobs[order[at - 1]].priority < c->jobs[k].priority) {
-            order[at] = order[at - 1];
-            at--;
-        }
-        order[at] = k;
-    }
+    size_t n = c->n_live;
+    struct job **order = kd_core_copy_list(c->live, n);
+    struct survey s = {0};
     for (size_t k = 0; k < n; k++)
-        if (!schedule_job(c, &c->jobs[order[k]], out))
+        if (!schedule_job(c, order[k], &s, out))
             break;
+    free(s.choosy);
     free(order);
 }

@@ -95,10 +95,31 @@ void kd_daemon_fatal(kd_daemon *d, const kd_diag *diag)
 
 kd_job_record *kd_daemon_job(kd_daemon *d, kd_job_id id)
 {
-    kd_job_record *j = d->jobs;
-    while (j && j->row.id != id)
-        j = j->next;
-    return j;
+    return kd_ids_find(&d->job_ids, id);
+}
+
+void kd_daemon_add_job(kd_daemon *d, kd_job_record *j)
+{
+    if (d->last_job)
+        d->last_job->next = j;
+    else
+        d->jobs = j;
+    d->last_job = j;
+    kd_ids_add(&d->job_ids, j->row.id, j);
+}
+
+void kd_daemon_take_job(kd_daemon *d, kd_job_record *j)
+{
+    kd_job_record **at = &d->jobs, *before = NULL;
+    while (*at != j) {
+        before = *at;
+        at = &before->next;
+    }
+    *at = j->next;
+    if (d->last_job == j)
+        d->last_job = before;
+    j->next = NULL;
+    kd_ids_remove(&d->job_ids, j->row.id);
 }
 
 kd_worker_record *kd_daemon_worker(kd_daemon *d, kd_member_id id)
@@ -617,10 +638,7 @@ static int restore_job(void *arg, const kd_job_row *row, const kd_stage_row *sta
     for (int i = 0; i < n_stages; i++)
         if (!j->stages[i].row.done)
             kd_stage_forget_evaluations(j, (uint32_t)i, j->stages[i].row.evaluated);
-    kd_job_record **end = &d->jobs;
-    while (*end)
-        end = &(*end)->next;
-    *end = j;
+    kd_daemon_add_job(d, j);
     return 0;
 }
 
@@ -848,6 +866,7 @@ int kd_daemon_run(const kd_daemon_config *cfg, kd_diag *diag)
         d->jobs = j->next;
         kd_job_record_free(j);
     }
+    kd_ids_clear(&d->job_ids);
     free(d->aside);
     kd_hooks_free(d->hooks);
     kd_core_free(d->core);

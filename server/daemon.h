@@ -18,6 +18,7 @@
 #include "core.h"
 #include "exchange.h"
 #include "hooks.h"
+#include "ids.h"
 #include "job/job.h"
 #include "keep.h"
 #include "meter.h"
@@ -99,6 +100,7 @@ typedef struct kd_worker_record {
     uint64_t offer_version;
     uint32_t threads;
     bool joined; /* hello accepted */
+    bool leaves; /* it was told to stop */
     kd_time_ms seen;
     int64_t seen_wall_ms;
     uint64_t resident_bytes;
@@ -192,7 +194,9 @@ struct kd_daemon {
     kd_core *core;
     kd_actions actions; /* of events under way, in order */
     bool carrying;
-    kd_job_record *jobs;
+    kd_job_record *jobs, *last_job; /* in order of submission */
+    kd_ids job_ids;
+    bool exports_wait; /* of some job, for room */
     kd_worker_record *workers;
     kd_watcher *watchers;
     kd_worker_line lines[256];
@@ -242,6 +246,9 @@ bool kd_daemon_post(kd_daemon *d, void (*run)(kd_daemon *, void *), void *arg);
 /* Loop only: gives the event to the core and carries out what it wants. */
 void kd_daemon_event(kd_daemon *d, const kd_event *ev);
 kd_job_record *kd_daemon_job(kd_daemon *d, kd_job_id id);
+/* Takes the record over, at the end of the list; takes it out and gives it back. */
+void kd_daemon_add_job(kd_daemon *d, kd_job_record *j);
+void kd_daemon_take_job(kd_daemon *d, kd_job_record *j);
 kd_worker_record *kd_daemon_worker(kd_daemon *d, kd_member_id id);
 /* Stops the process after an error it cannot go on from (the database is gone). */
 void kd_daemon_fatal(kd_daemon *d, const kd_diag *diag);

@@ -68,6 +68,7 @@ typedef struct kd_counts {
     kd_histogram checkpoint_seconds;
     kd_histogram commit_seconds;     /* of the database */
     uint64_t lines[2];               /* log lines of workers: kept, not kept */
+    kd_histogram control_seconds;    /* a worker's message, from its arrival to being done with */
     uint64_t lost[3];                /* workers: silent, closed, refused */
     _Atomic uint64_t logit_bytes[2]; /* any thread: in, out */
 } kd_counts;

@@ -256,6 +256,9 @@ static void write_process(kd_daemon *d, kd_buf *b)
     kd_metric_single(b, "distill_epoch", G, (double)d->state.epoch, "Starts on this state folder.");
     kd_metric_single(b, "distill_loop_tasks", G, (double)count_tasks(d),
                      "Tasks that wait for the loop.");
+    kd_metric_family(b, "distill_control_seconds", "histogram",
+                     "Messages of workers (heart-beats, mostly), from arrival to being handled.");
+    kd_metric_histogram(b, "distill_control_seconds", "", &d->counts.control_seconds);
     kd_metric_single(b, "distill_http_streams", G, (double)d->http->n_streams,
                      "Open live streams.");
     kd_metric_single(b, "distill_refused_connections_total", C,

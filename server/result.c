@@ -234,7 +234,7 @@ void kd_result_export(kd_daemon *d, kd_job_record *j, uint32_t stage)
     if (rc == -KD_ELIMIT) {
         if (!j->export_waits)
             kd_stage_tell_waiting(d, j, stage, diag.msg);
-        j->export_waits = true;
+        j->export_waits = d->exports_wait = true;
         j->export_stage = stage;
         return;
     }
@@ -250,13 +250,18 @@ void kd_result_export(kd_daemon *d, kd_job_record *j, uint32_t stage)
 
 void kd_result_tick(kd_daemon *d)
 {
+    if (!d->exports_wait)
+        return;
+    d->exports_wait = false; /* kd_result_export says so again */
     for (kd_job_record *j = d->jobs; j; j = j->next) {
         kd_diag diag = {0};
         if (!j->export_waits)
             continue;
         if (j->row.state != KD_RUN_RUNNING)
             j->export_waits = false; /* cancelled meanwhile */
-        else if (kd_room_check(&d->room, 0, &diag) == 0)
+        else if (kd_room_check(&d->room, 0, &diag) != 0)
+            d->exports_wait = true;
+        else
             kd_result_export(d, j, j->export_stage);
     }
 }

@@ -393,13 +393,16 @@ void kd_stage_settle(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t st
 
 void kd_stage_tick(kd_daemon *d, kd_time_ms now)
 {
-    for (kd_job_record *j = d->jobs; j; j = j->next)
-        for (int i = 0; i < j->n_stages; i++) {
-            kd_stage_record *s = &j->stages[i];
-            if (s->exchange && s->blocked[0])
-                kd_exchange_retry(s->exchange);
-            kd_checkpoint_tick(d, j, s, now);
-        }
+    /* The loop alone changes the list. */
+    for (const kd_exchange_entry *e = d->exchanges; e; e = e->next) {
+        kd_job_record *j;
+        kd_stage_record *s = kd_stage_record_of(d, e->job, e->stage, &j);
+        if (!s || !s->exchange)
+            continue;
+        if (s->blocked[0])
+            kd_exchange_retry(s->exchange);
+        kd_checkpoint_tick(d, j, s, now);
+    }
 }
 
 void kd_stage_close(kd_daemon *d, kd_job_record *j, uint32_t stage)

@@ -92,6 +92,9 @@ static const char *const g_migrations[] = {
     /* What hooks are to tell, until they have. */
     "CREATE TABLE hooks(n INTEGER PRIMARY KEY AUTOINCREMENT, target INTEGER NOT NULL,"
     " job INTEGER NOT NULL, seq INTEGER NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL);",
+    /* Paths of files from the state folder on: the file's name below the job's folder. */
+    "UPDATE files SET path = printf('jobs/%012x/', job) ||"
+    " replace(path, rtrim(path, replace(path, '/', '')), '');",
 };
 
 void kd_id_text(kd_job_id id, char out[KD_ID_TEXT])

@@ -15,21 +15,30 @@ static void copy(char *to, size_t size, const char *from)
     snprintf(to, size, "%s", from);
 }
 
+/* Paths are stored from the state folder on, so that it can be moved and restored elsewhere. */
+static const char *below(const kd_state *s, const char *path)
+{
+    size_t n = strlen(s->dir);
+    return strncmp(path, s->dir, n) == 0 && path[n] == '/' ? path + n + 1 : path;
+}
+
 int kd_state_add_file(kd_state *s, kd_job_id id, const char *name, uint32_t stage, uint64_t version,
                       const char *path, uint64_t size, const char *digest, kd_diag *diag)
 {
     return kd_sql_run(&s->sql, NULL, diag, "INSERT OR REPLACE INTO files VALUES(?,?,?,?,?,?,?)",
-                      "isiisis", (int64_t)id, name, (int64_t)stage, (int64_t)version, path,
-                      (int64_t)size, digest);
+                      "isiisis", (int64_t)id, name, (int64_t)stage, (int64_t)version,
+                      below(s, path), (int64_t)size, digest);
 }
 
-static void read_file_row(sqlite3_stmt *st, kd_file_row *out)
+static void read_file_row(const kd_state *s, sqlite3_stmt *st, kd_file_row *out)
 {
     *out = (kd_file_row){.stage = (uint32_t)sqlite3_column_int(st, 1),
                          .version = (uint64_t)sqlite3_column_int64(st, 2),
                          .size = (uint64_t)sqlite3_column_int64(st, 4)};
     copy(out->name, sizeof out->name, kd_sql_text(st, 0));
-    copy(out->path, sizeof out->path, kd_sql_text(st, 3));
+    const char *path = kd_sql_text(st, 3);
+    bool whole = path[0] == '/';
+    snprintf(out->path, sizeof out->path, "%s%s%s", whole ? "" : s->dir, whole ? "" : "/", path);
     copy(out->digest, sizeof out->digest, kd_sql_text(st, 5));
 }
 
@@ -39,7 +48,7 @@ static int one_file(kd_state *s, sqlite3_stmt *st, kd_file_row *out, kd_diag *di
 {
     int rc = kd_sql_step(&s->sql, st, diag);
     if (rc == 1)
-        read_file_row(st, out);
+        read_file_row(s, st, out);
     kd_sql_end(st);
     return rc;
 }
@@ -69,7 +78,7 @@ static int each_file(kd_state *s, sqlite3_stmt *st, kd_state_file_fn fn, void *a
     int rc;
     kd_file_row row;
     while ((rc = kd_sql_step(&s->sql, st, diag)) == 1) {
-        read_file_row(st, &row);
+        read_file_row(s, st, &row);
         if ((rc = fn(arg, &row)) != 0)
             break;
     }

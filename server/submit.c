@@ -16,7 +16,7 @@
 #include <string.h>
 #include <sys/random.h>
 
-#define MAX_JOBS 10000 /* stored at once; finished ones are removed with `distill rm` */
+#define MAX_JOBS 50000 /* stored at once; finished ones are removed with `distill rm` */
 #define BATCH 128      /* submissions that are stored together at most */
 #define MOST_READ 512  /* that wait with their texts read */
 #define ENOUGH 32      /* that wait are stored, and fewer when they have waited as long as this: */
@@ -201,26 +201,22 @@ static int make_jobs(struct kd_submission *s)
     return rc == 0 ? make_folders(s) : rc;
 }
 
-/* What is stored goes to the end of the list; returns the new one. */
-static kd_job_record **enlist(struct kd_submission *s, kd_job_record **end)
+/* What is stored goes to the end of the list. */
+static void enlist(struct kd_submission *s)
 {
     kd_info("%s job=%012llx", s->told,
             (unsigned long long)(s->parent ? s->parent : s->drafts[0].record)->row.id);
-    if (s->parent) {
-        *end = s->parent;
-        end = &s->parent->next;
-    }
+    if (s->parent)
+        kd_daemon_add_job(s->d, s->parent);
     for (size_t i = 0; i < s->n; i++) {
         struct kd_draft *f = &s->drafts[i];
         for (int k = 0; k < f->record->n_stages; k++)
             if (f->takes[k] && kd_take_into(f->record, (uint32_t)k, &f->taken[k], s->diag) != 0)
                 kd_daemon_fatal(s->d, s->diag);
-        *end = f->record;
-        end = &f->record->next;
+        kd_daemon_add_job(s->d, f->record);
         s->first = s->first ? s->first : f->record;
     }
     s->parent = s->parent ? s->parent : s->first;
-    return end;
 }
 
 /* Tells the core. What they wait for is stored in one go; they are there already. */
@@ -370,10 +366,7 @@ static void submit_all(kd_daemon *d, struct kd_submission *const *list, size_t n
 {
     struct kd_submission **well = kd_xalloc(n * sizeof *well);
     kd_diag diag = {0};
-    kd_job_record **end = &d->jobs;
-    size_t n_jobs = 0, n_well = 0;
-    for (; *end; end = &(*end)->next)
-        n_jobs++;
+    size_t n_jobs = d->job_ids.n, n_well = 0;
     for (size_t i = 0; i < n; i++) {
         list[i]->rc = draft(list[i], n_jobs, count_own(list[i], well, n_well));
         if (list[i]->rc != 0 || !list[i]->n || !list[i]->drafts[0].record)
@@ -387,7 +380,7 @@ static void submit_all(kd_daemon *d, struct kd_submission *const *list, size_t n
         well[i]->why = diag;
     }
     for (size_t i = 0; i < n_well && rc == 0; i++)
-        end = enlist(well[i], end);
+        enlist(well[i]);
     if (n_well && rc == 0)
         introduce(d, well, n_well);
     for (size_t i = 0; i < n_well && rc == 0; i++)

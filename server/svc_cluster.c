@@ -18,6 +18,7 @@ struct control_task {
     bool half;                     /* the worker sends no more: end the stream in order */
     uint8_t *info;                 /* packed StageInfo of a StageReady */
     size_t info_len;
+    double arrived_s; /* kd_clock_s */
 };
 
 static void free_task(struct control_task *t)
@@ -28,12 +29,10 @@ static void free_task(struct control_task *t)
     free(t);
 }
 
-static kd_worker_record *worker_of(kd_daemon *d, const kd_rpc_call *call)
+/* NULL before its hello and after it was dropped. The loop alone sets and reads it. */
+static kd_worker_record *worker_of(const kd_rpc_call *call)
 {
-    kd_worker_record *w = d->workers;
-    while (w && w->call != call)
-        w = w->next;
-    return w;
+    return kd_rpc_call_data(call);
 }
 
 void kd_cluster_send(kd_daemon *d, kd_worker_record *w, const Distill__V1__CoordinatorMessage *m)
@@ -89,13 +88,14 @@ void kd_cluster_drop(kd_daemon *d, kd_worker_record *w, int code, const char *wh
         at = &(*at)->next;
     *at = w->next;
     if (w->joined) {
-        kd_info("worker lost: worker=%s why=%s", w->name, why);
-        d->counts.lost[code == -KD_ETIMEOUT ? 0 : code == -KD_ECANCELED ? 1 : 2]++;
+        kd_info("worker %s: worker=%s why=%s", code == 0 ? "left" : "lost", w->name, why);
+        if (code != 0)
+            d->counts.lost[code == -KD_ETIMEOUT ? 0 : code == -KD_ECANCELED ? 1 : 2]++;
         const char *state;
         kd_job_id job = kd_core_member_job(d->core, w->id, &state);
         bool drained = strcmp(state, "draining") == 0 || strcmp(state, "drained") == 0;
         bool quarantined = strcmp(state, "quarantined") == 0;
-        if (drained || quarantined)
+        if (code != 0 && (drained || quarantined))
             put_aside(d, w, drained, quarantined);
         if (job && (drained || strcmp(state, "working") == 0))
             kd_stage_fault(d, job);
@@ -103,6 +103,7 @@ void kd_cluster_drop(kd_daemon *d, kd_worker_record *w, int code, const char *wh
         /* The record is out of the list, so nothing is sent to it any more. */
         kd_daemon_event(d, &ev);
     }
+    kd_rpc_call_set_data(w->call, NULL);
     kd_rpc_call_unref(w->call);
     free(w);
 }
@@ -381,10 +382,31 @@ static void on_stalled(kd_daemon *d, kd_worker_record *w, const Distill__V1__Sta
                                    .text = text});
 }
 
+/* A worker that was told to stop and has nothing left to do: its stream ends in order. */
+static void end_if_free(kd_daemon *d, kd_worker_record *w)
+{
+    const char *state;
+    if (w->leaves && kd_core_member_job(d->core, w->id, &state) == 0)
+        kd_cluster_drop(d, w, 0, "it was told to stop");
+}
+
+static void on_leave(kd_daemon *d, kd_worker_record *w)
+{
+    const char *state;
+    kd_job_id job = kd_core_member_job(d->core, w->id, &state);
+    kd_job_record *j = job ? kd_daemon_job(d, job) : NULL;
+    kd_info("worker leaves: worker=%s", w->name);
+    w->leaves = true;
+    if (j && strcmp(state, "draining") != 0)
+        kd_watch_event(d, j, "worker", w->name, NULL, "was told to stop and finishes its units");
+    kd_daemon_event(d, &(kd_event){.kind = KD_EV_DRAIN, .member = w->id});
+    end_if_free(d, w);
+}
+
 static void loop_control(kd_daemon *d, void *arg)
 {
     struct control_task *t = arg;
-    kd_worker_record *w = worker_of(d, t->call);
+    kd_worker_record *w = worker_of(t->call);
     if (t->half) {
         kd_rpc_finish(t->call, 0, "");
         free_task(t);
@@ -408,6 +430,7 @@ static void loop_control(kd_daemon *d, void *arg)
         w = kd_xalloc(sizeof *w);
         w->id = ++d->next_member;
         w->call = kd_rpc_call_ref(t->call);
+        kd_rpc_call_set_data(w->call, w);
         copy(w->address, sizeof w->address, kd_rpc_call_peer(t->call).address);
         kd_worker_record **end = &d->workers;
         while (*end)
@@ -444,10 +467,14 @@ static void loop_control(kd_daemon *d, void *arg)
         case DISTILL__V1__WORKER_MESSAGE__KIND_STALLED:
             on_stalled(d, w, t->m->stalled);
             break;
+        case DISTILL__V1__WORKER_MESSAGE__KIND_LEAVE:
+            on_leave(d, w);
+            break;
         default: /* released: nothing waits for it */
             break;
         }
     }
+    kd_histogram_add(&d->counts.control_seconds, kd_clock_s() - t->arrived_s);
     free_task(t);
 }
 
@@ -468,6 +495,7 @@ static void control_message(kd_rpc_call *call, const uint8_t *bytes, size_t len,
     struct control_task *t = kd_xalloc(sizeof *t);
     t->call = kd_rpc_call_ref(call);
     t->m = (Distill__V1__WorkerMessage *)m;
+    t->arrived_s = kd_clock_s();
     if (t->m->kind_case == DISTILL__V1__WORKER_MESSAGE__KIND_READY && t->m->ready->info) {
         kd_buf packed;
         kd_buf_init(&packed, KD_MAX_CONTROL_BYTES);
@@ -501,8 +529,10 @@ void kd_cluster_tick(kd_daemon *d, kd_time_ms now)
 {
     for (kd_worker_record *w = d->workers, *next; w; w = next) {
         next = w->next;
-        if (now - w->seen < d->lease_ms)
+        if (now - w->seen < d->lease_ms) {
+            end_if_free(d, w);
             continue;
+        }
         char text[96];
         snprintf(text, sizeof text, "silent for %lld ms", (long long)(now - w->seen));
         kd_cluster_drop(d, w, -KD_ETIMEOUT, text);

@@ -339,10 +339,7 @@ static void do_drain(kd_daemon *d, kd_loop_call *c)
 static void forget(kd_daemon *d, kd_job_record *j)
 {
     kd_daemon_event(d, &(kd_event){.kind = KD_EV_FORGET, .job = j->row.id});
-    kd_job_record **at = &d->jobs;
-    while (*at != j)
-        at = &(*at)->next;
-    *at = j->next;
+    kd_daemon_take_job(d, j);
 }
 
 static int check_removable(const kd_job_record *j, kd_diag *diag)

@@ -8,8 +8,8 @@ usage() {
 Usage: [KD_BUILD=DIR] tests/peers.sh [PART...]
 
 Needs python3-venv and PyPI once: numpy, onnx, onnxruntime, opencv-python-headless, safetensors, jsonschema,
-ruamel.yaml and tritonclient with grpcio are installed into build/peers, never into the system. Builds what it needs in KD_BUILD (default build/dev, configured
-if it is not there). Parts, all of them without arguments:
+ruamel.yaml, kubernetes-validate and tritonclient with grpcio are installed into build/peers, never into the system. Builds what it
+needs in KD_BUILD (default build/dev, configured if it is not there). Parts, all of them without arguments:
 
   nodes     the node tests of the onnx package for the operators that we read
   random    random models in the manner of PyTorch and TensorFlow, ours against ONNX Runtime
@@ -30,7 +30,7 @@ esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 KD_BUILD=${KD_BUILD:-build/dev}
 venv=build/peers
-packages=(numpy onnx onnxruntime opencv-python-headless safetensors jsonschema ruamel.yaml tritonclient grpcio protobuf)
+packages=(numpy onnx onnxruntime opencv-python-headless safetensors jsonschema ruamel.yaml kubernetes-validate tritonclient grpcio protobuf)
 export KD_BUILD
 
 step() { printf '== %s\n' "$*"; }

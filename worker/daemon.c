@@ -34,7 +34,7 @@ struct worker {
     char certified[KD_PKI_NAME];
     uv_loop_t loop;
     uv_async_t news;
-    uv_timer_t beat, retry;
+    uv_timer_t beat, retry, drain;
     uv_signal_t sigint, sigterm;
     int signals;
     kd_rpc *rpc;
@@ -197,8 +197,10 @@ static void lost_stream(struct worker *w, int code, const char *text)
     kd_rpc_stream_free(s);
     uv_timer_stop(&w->beat);
     kd_runner_reset(w->runner);
-    if (w->signals)
+    if (w->signals) {
+        uv_stop(&w->loop);
         return;
+    }
     if (code == -KD_ESTATE || code == -KD_EINVAL || code == -KD_EPERM) {
         w->final_code = kd_fail(w->diag, code, "the coordinator refuses this worker: %s", text);
         uv_stop(&w->loop);
@@ -242,6 +244,15 @@ static void on_news(uv_async_t *handle)
         lost_stream(w, code, text[0] ? text : "the coordinator ended the stream");
 }
 
+static void on_drain_over(uv_timer_t *timer)
+{
+    struct worker *w = timer->data;
+    kd_warn("leaving with units under way: they took longer than --drain-s %d allows",
+            w->cfg->drain_s);
+    uv_stop(&w->loop);
+}
+
+/* What is under way is finished: the coordinator ends the stream when nothing is left to do. */
 static void on_signal(uv_signal_t *handle, int number)
 {
     struct worker *w = handle->data;
@@ -250,7 +261,16 @@ static void on_signal(uv_signal_t *handle, int number)
         _exit(128 + number);
     }
     kd_info("stopping: signal=%d", number);
-    uv_stop(&w->loop);
+    if (!w->welcomed || w->cfg->drain_s == 0) {
+        uv_stop(&w->loop);
+        return;
+    }
+    Distill__V1__Leave leave = DISTILL__V1__LEAVE__INIT;
+    Distill__V1__WorkerMessage m = DISTILL__V1__WORKER_MESSAGE__INIT;
+    m.kind_case = DISTILL__V1__WORKER_MESSAGE__KIND_LEAVE;
+    m.leave = &leave;
+    send_message(w, &m);
+    uv_timer_start(&w->drain, on_drain_over, (uint64_t)w->cfg->drain_s * 1000, 0);
 }
 
 static void close_handles(struct worker *w)
@@ -258,6 +278,7 @@ static void close_handles(struct worker *w)
     uv_close((uv_handle_t *)&w->news, NULL);
     uv_close((uv_handle_t *)&w->beat, NULL);
     uv_close((uv_handle_t *)&w->retry, NULL);
+    uv_close((uv_handle_t *)&w->drain, NULL);
     uv_close((uv_handle_t *)&w->sigint, NULL);
     uv_close((uv_handle_t *)&w->sigterm, NULL);
     uv_run(&w->loop, UV_RUN_DEFAULT);
@@ -312,9 +333,11 @@ int kd_worker_run(const kd_worker_config *cfg, kd_diag *diag)
     uv_async_init(&w->loop, &w->news, on_news);
     uv_timer_init(&w->loop, &w->beat);
     uv_timer_init(&w->loop, &w->retry);
+    uv_timer_init(&w->loop, &w->drain);
     uv_signal_init(&w->loop, &w->sigint);
     uv_signal_init(&w->loop, &w->sigterm);
-    w->news.data = w->beat.data = w->retry.data = w->sigint.data = w->sigterm.data = w;
+    w->news.data = w->beat.data = w->retry.data = w->drain.data = w;
+    w->sigint.data = w->sigterm.data = w;
     uint64_t random = 0;
     (void)!getrandom(&random, sizeof random, 0);
     snprintf(w->incarnation, sizeof w->incarnation, "%016llx", (unsigned long long)random);

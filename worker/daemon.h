@@ -10,6 +10,7 @@ typedef struct kd_worker_config {
     const char *server, *name, *data_root; /* name NULL = its certificate's, else own_name */
     int threads;
     size_t cache_bytes;
+    int drain_s;             /* to finish units after a signal; 0 = leave at once */
     char own_name[65];       /* host name and process number */
     char credentials[4096];  /* folder of its login, see login/login.h */
     bool credentials_chosen; /* by flag or environment */
@@ -29,8 +30,8 @@ int kd_worker_options(int argc, char **argv, kd_worker_config *cfg) KD_MUST_CHEC
  */
 int kd_worker_join(int argc, char **argv);
 
-/* Runs until SIGINT or SIGTERM (0), or until the coordinator refuses this
- * worker for good
+/* Runs until SIGINT or SIGTERM (0; units under way are finished within drain_s), or until the
+ * coordinator refuses this worker for good
  * (-KD_ESTATE, -KD_EINVAL or -KD_EPERM with its reason in diag). */
 int kd_worker_run(const kd_worker_config *cfg, kd_diag *diag) KD_MUST_CHECK;
 

@@ -3,11 +3,14 @@
 
 #include "login/login.h"
 
+#include <errno.h>
 #include <getopt.h>
+#include <grp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static const char g_usage[] =
@@ -24,10 +27,30 @@ static const char g_usage[] =
     "  --name NAME         how it is called, if the token leaves that open (the host's name)\n"
     "  --credentials DIR   where it is kept, readable by this user alone\n"
     "                      (DISTILL_WORKER_CREDENTIALS, $STATE_DIRECTORY/credentials,\n"
-    "                      /var/lib/distill-worker/credentials as root, else\n"
+    "                      /var/lib/distill-worker/credentials as root, who writes there as\n"
+    "                      the owner of /var/lib/distill-worker, else\n"
     "                      ~/.config/distill-worker)\n"
     "\n"
     "Exit codes: 0 joined, 1 failure, 2 usage, 78 refused by the coordinator.\n";
+
+/* Root joins for the service: as the user that its folder belongs to, so that the files are that
+ * one's, and root follows no link that it may have put there. */
+static int be_owner_of_folder(const char *credentials, kd_diag *diag)
+{
+    char folder[4096];
+    struct stat st;
+    snprintf(folder, sizeof folder, "%s", credentials);
+    char *last = strrchr(folder, '/');
+    if (geteuid() != 0 || !last || last == folder)
+        return 0;
+    *last = '\0';
+    if (stat(folder, &st) != 0 || st.st_uid == 0)
+        return 0;
+    if (setgroups(0, NULL) != 0 || setgid(st.st_gid) != 0 || setuid(st.st_uid) != 0)
+        return kd_fail(diag, -KD_EPERM, "cannot become the owner of %s: %s", folder,
+                       strerror(errno));
+    return 0;
+}
 
 static int join(const kd_worker_config *cfg, const char *token, kd_diag *diag)
 {
@@ -84,7 +107,9 @@ int kd_worker_join(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     kd_login_folder(credentials, "DISTILL_WORKER_CREDENTIALS", "distill-worker", true,
                     cfg.credentials, &cfg.credentials_chosen);
-    int rc = join(&cfg, argv[optind], &diag);
+    int rc = cfg.credentials_chosen ? 0 : be_owner_of_folder(cfg.credentials, &diag);
+    if (rc == 0)
+        rc = join(&cfg, argv[optind], &diag);
     if (rc == 0)
         return 0;
     fprintf(stderr, "distill-worker: %s\n", diag.msg);

@@ -16,7 +16,7 @@ static const char g_usage[] =
     "Usage: distill-worker [--server HOST:PORT] [--data-root DIR] [--name "
     "NAME]\n"
     "                      [--threads N] [--cache-bytes N[K|M|G]] [--credentials DIR]\n"
-    "                      [--insecure] [--log-level err|warn|info|debug]\n"
+    "                      [--drain-s N] [--insecure] [--log-level err|warn|info|debug]\n"
     "       distill-worker join TOKEN [--server HOST:PORT] [--name NAME] [--credentials DIR]\n"
     "\n"
     "  join                gets a certificate (`distill-worker join --help`)\n"
@@ -32,6 +32,8 @@ static const char g_usage[] =
     "  --cache-bytes N     decoded pictures kept in memory        (1G)\n"
     "  --credentials DIR   what join made                         "
     "(DISTILL_WORKER_CREDENTIALS, see join)\n"
+    "  --drain-s N         on SIGTERM units under way are finished and what it holds is handed\n"
+    "                      over within N seconds; 0 = leave at once, as on a second signal (25)\n"
     "  --insecure          plain text, also to another machine    "
     "(DISTILL_INSECURE=1)\n"
     "  --teacher-ca FILE   CA of teachers outside (teacher.kserve with tls)  "
@@ -85,6 +87,7 @@ int kd_worker_options(int argc, char **argv, kd_worker_config *cfg)
                                             {"threads", required_argument, NULL, 't'},
                                             {"cache-bytes", required_argument, NULL, 'c'},
                                             {"credentials", required_argument, NULL, 'C'},
+                                            {"drain-s", required_argument, NULL, 'D'},
                                             {"insecure", no_argument, NULL, 'i'},
                                             {"log-level", required_argument, NULL, 'v'},
                                             {"teacher-ca", required_argument, NULL, 'A'},
@@ -99,6 +102,7 @@ int kd_worker_options(int argc, char **argv, kd_worker_config *cfg)
                               .teacher_ca = env_or("DISTILL_TEACHER_CA", NULL),
                               .teacher_identity = env_or("DISTILL_TEACHER_IDENTITY", NULL),
                               .threads = usable_cpus(),
+                              .drain_s = 25,
                               .cache_bytes = (size_t)1 << 30};
     snprintf(cfg->own_name, sizeof cfg->own_name, "%.40s-%ld", host, (long)getpid());
     const char *credentials = NULL;
@@ -128,6 +132,11 @@ int kd_worker_options(int argc, char **argv, kd_worker_config *cfg)
             break;
         case 'C':
             credentials = optarg;
+            break;
+        case 'D':
+            if (!number("--drain-s", optarg, 0, 3600, &v))
+                return 2;
+            cfg->drain_s = (int)v;
             break;
         case 'i':
             cfg->insecure = true;

@@ -2,7 +2,9 @@
 #ifndef KD_WIRE_LIMITS_H
 #define KD_WIRE_LIMITS_H
 
+#ifndef KD_PROTOCOL    /* but in programs of tests that stand for another version */
 #define KD_PROTOCOL 3u /* a worker with another number is refused at join */
+#endif
 
 #define KD_MAX_CONTROL_BYTES (1u << 20) /* any message without payload */
 #define KD_MAX_BULK_BYTES (5u << 20)    /* any message with payload: payload + 1 MiB */

@@ -5,5 +5,5 @@ systemd-analyze --version >/dev/null 2>&1 || { echo "no systemd-analyze here"; e
 for unit in deploy/systemd/*.service; do
     systemd-analyze security --offline=true --no-pager --threshold=20 "$unit" | tail -n 1
     user=$(sed -n 's/^User=//p' "$unit")
-    grep -qE "^u $user +- " deploy/systemd/distilld.sysusers.conf || { echo "$unit: nobody makes the user $user"; exit 1; }
+    grep -qE "^u $user +- " "${unit%.service}.sysusers.conf" || { echo "$unit: nobody makes the user $user"; exit 1; }
 done

@@ -39,7 +39,7 @@ static int setup(void **state)
     f->d.state.lock_fd = -1;
     kd_assert_ok(kd_state_open(f->dir, &f->d.state, &f->diag), &f->diag);
     kd_job_row row = {.id = JOB, .resolved = kd_xstrdup(g_job)};
-    f->d.jobs = kd_job_record_new(&row, NULL, &f->diag);
+    kd_daemon_add_job(&f->d, kd_job_record_new(&row, NULL, &f->diag));
     assert_non_null(f->d.jobs);
     assert_int_equal(f->d.jobs->stages[EVALUATE].kind, KD_STAGE_EVALUATE);
     snprintf(path, sizeof path, "%s/jobs/%012llx", f->dir, (unsigned long long)JOB);
@@ -60,6 +60,7 @@ static int teardown(void **state)
 {
     struct fixture *f = *state;
     kd_job_record_free(f->d.jobs);
+    kd_ids_clear(&f->d.job_ids);
     kd_core_free(f->d.core);
     kd_state_close(&f->d.state);
     kd_test_rmdir(f->dir);

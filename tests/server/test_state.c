@@ -164,7 +164,8 @@ static void test_state_opens_the_first_format(void **state)
         assert_int_equal(seen.running, 0x5678);
         kd_file_row row;
         assert_int_equal(kd_state_find_checkpoint(&f->state, 0x5678, 0, 7, &row, &f->diag), 1);
-        assert_string_equal(row.path, "/nowhere");
+        snprintf(path, sizeof path, "%s/jobs/000000005678/nowhere", f->dir);
+        assert_string_equal(row.path, path);
     }
 }
 
@@ -366,6 +367,29 @@ static void test_state_unlinks_checkpoints_after_the_commit(void **state)
     assert_true(there(f, "kept"));
     assert_int_equal(kd_state_find_checkpoint(&f->state, 1, 0, 3, &row, &f->diag), 0);
     assert_int_equal(kd_state_find_checkpoint(&f->state, 1, 0, 7, &row, &f->diag), 1);
+}
+
+static void test_state_may_be_moved(void **state)
+{
+    struct fixture *f = *state;
+    char path[4096], want[4096];
+    kd_file_row row;
+    reopen(f);
+    snprintf(path, sizeof path, "%s/jobs/000000000001/a.json", f->dir);
+    kd_assert_ok(kd_state_add_file(&f->state, 1, "a.json", 0, 0, path, 1, "aa", &f->diag),
+                 &f->diag);
+    assert_int_equal(kd_state_find_artefact(&f->state, 1, "a.json", "-", &row, &f->diag), 1);
+    assert_string_equal(row.path, path);
+    kd_state_close(&f->state);
+    snprintf(path, sizeof path, "%s-moved", f->dir);
+    assert_int_equal(rename(f->dir, path), 0);
+    kd_assert_ok(kd_state_open(path, &f->state, &f->diag), &f->diag);
+    assert_int_equal(kd_state_find_artefact(&f->state, 1, "a.json", "-", &row, &f->diag), 1);
+    snprintf(want, sizeof want, "%.3000s/jobs/000000000001/a.json", path);
+    assert_string_equal(row.path, want);
+    kd_state_close(&f->state);
+    assert_int_equal(rename(path, f->dir), 0);
+    reopen(f);
 }
 
 static void test_state_keeps_two_checkpoints(void **state)
@@ -601,6 +625,7 @@ int main(void)
         TEST(test_state_removes_all_jobs_and_their_folders),
         TEST(test_state_drops_folders_that_no_job_names),
         TEST(test_state_unlinks_checkpoints_after_the_commit),
+        TEST(test_state_may_be_moved),
         TEST(test_state_keeps_two_checkpoints),
         TEST(test_state_takes_a_stage_over),
         TEST(test_state_keeps_pauses_and_scales),

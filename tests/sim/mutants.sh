@@ -84,7 +84,7 @@ fi
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-sources=(server/core.c server/core_schedule.c server/core_step.c
+sources=(server/core.c server/core_jobs.c server/core_schedule.c server/core_step.c server/ids.c
     server/exchange.c server/exchange_sums.c server/exchange_versions.c server/journal.c worker/part.c worker/tree.c
     tests/sim/sim.c tests/sim/sim_{world,network,worker,coordinator}.c tests/sim/test_sim.c)
 flags=(-O1 -g -std=gnu17 -D_GNU_SOURCE -DKD_VERSION='"mutant"' -ffp-contract=off -fsanitize=address,undefined -w
