@@ -103,7 +103,7 @@ static const kd_items export_list = {export_items, (int)KD_COUNT(export_items)};
  * item. The count stands behind the array. */
 typedef struct array {
     size_t each;
-    int most;
+    int least, most;
     const char *what;
 } array;
 _Static_assert(offsetof(kd_layer_spec, kind) == 0 && offsetof(kd_compress_spec, kind) == 0,
@@ -111,8 +111,9 @@ _Static_assert(offsetof(kd_layer_spec, kind) == 0 && offsetof(kd_compress_spec, 
 
 static bool is_array(const kd_key *k, array *out)
 {
-    *out = k->type == KD_KEY_LAYERS ? (array){sizeof(kd_layer_spec), KD_MAX_LAYERS, "layers"}
-                                    : (array){sizeof(kd_compress_spec), KD_MAX_COMPRESS, "steps"};
+    *out = k->type == KD_KEY_LAYERS
+               ? (array){sizeof(kd_layer_spec), 1, KD_MAX_LAYERS, "layers"}
+               : (array){sizeof(kd_compress_spec), 0, KD_MAX_COMPRESS, "steps"};
     return k->type == KD_KEY_LAYERS || k->type == KD_KEY_COMPRESS;
 }
 
@@ -339,9 +340,9 @@ static int finish_augment(kd_loader *l, int node, const char *key, kd_augment_sp
 static int read_array(struct element *e, const kd_key *k, const array *of, int node, int n)
 {
     char *base = e->target;
-    if (n < 1 || n > of->most)
-        return kd_load_bad(e->l, node, k->key, "expected 1 to %d %s, found %d", of->most, of->what,
-                           n);
+    if (n < of->least || n > of->most)
+        return kd_load_bad(e->l, node, k->key, "expected %d to %d %s, found %d", of->least,
+                           of->most, of->what, n);
     memcpy(base + (size_t)of->most * of->each, &n, sizeof n);
     for (int i = 0; i < n; i++) {
         int value;

@@ -379,7 +379,7 @@ static void test_sweeps_continue(void **state)
     assert_int_equal(DISTILL("continue", OLD), 2);
     HAS(g_err, "--epochs");
     assert_int_equal(DISTILL("continue", OLD, "--epochs", "0"), 2);
-    assert_int_equal(DISTILL("continue", "nojob", "--epochs", "1"), 3);
+    assert_int_equal(DISTILL("continue", "no job", "--epochs", "1"), 3);
 }
 
 static void test_sweeps_replay(void **state)
