@@ -70,7 +70,7 @@ typedef struct kd_job_record {
     int n_stages;
     kd_epoch_row *epochs;
     int n_epochs;
-    char costs[1024]; /* JSON array of measured model costs */
+    char costs[2048]; /* JSON array of measured model costs */
     const char *phase;
     bool saving;    /* a checkpoint is being written */
     bool planned;   /* it stands still because that was wanted: going on is no fault's recovery */

@@ -352,7 +352,7 @@ static void on_measured(kd_daemon *d, kd_worker_record *w, const Distill__V1__Me
     kd_buf text;
     kd_buf_init(&text, sizeof j->costs - 1);
     kd_buf_str(&text, "[");
-    for (size_t i = 0; i < m->n_models && i < 8; i++)
+    for (size_t i = 0; i < m->n_models; i++)
         if (name_ok(m->models[i]->name))
             kd_buf_printf(&text, "%s{\"name\":\"%s\",\"ms_per_image\":%.9e}", i ? "," : "",
                           m->models[i]->name, m->models[i]->ms_per_image);

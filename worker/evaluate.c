@@ -564,6 +564,7 @@ static int measure_all(kd_runner *r, Distill__V1__ModelCost *costs, Distill__V1_
 void kd_runner_measure(kd_runner *r, const Distill__V1__Measure *q)
 {
     Distill__V1__ModelCost costs[2 * KD_MAX_STAGES], *list[2 * KD_MAX_STAGES];
+    _Static_assert(KD_COUNT(costs) <= KD_MAX_MODELS, "one message tells all");
     size_t n = 0;
     kd_diag diag = {0};
     if (!r->stage)

@@ -84,7 +84,7 @@ static const struct {
     {"Begin", "units", KD_MAX_SLOTS},
     {"Units", "slots", KD_MAX_SLOTS},
     {"NodeChunk", "leaves", KD_MAX_SLOTS},
-    {"Measured", "models", 8},
+    {"Measured", "models", KD_MAX_MODELS},
     {"BankKey", "precision", 32},
     {"BankKey", "view_rule", 1024},
     {"WorkerLog", "level", 16},

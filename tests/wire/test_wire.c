@@ -252,7 +252,7 @@ static void test_wire_repeated_limits(void **state)
         {KD_MAX_SLOTS, 11, DESC(begin), "Begin.units"},
         {KD_MAX_SLOTS, 4, DESC(units), "Units.slots"},
         {KD_MAX_REPEATED, 16, DESC(stage_info), "StageInfo.class_names"},
-        {8, 3, DESC(measured), "Measured.models"},
+        {KD_MAX_MODELS, 3, DESC(measured), "Measured.models"},
         {KD_MAX_SWEEP_JOBS, 6, DESC(submit_reply), "SubmitReply.children"},
         {KD_MAX_SWEEP_JOBS, 6, DESC(job_detail), "JobDetail.jobs"},
         {KD_MAX_DIGESTS, 1, DESC(digests_reply), "DigestsReply.digests"},
