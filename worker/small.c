@@ -149,15 +149,12 @@ static int finish(kd_stage *s, const kd_compress_spec *spec, kd_diag *diag)
 static int begin_tuning(kd_stage *s, const kd_compress_spec *spec, kd_diag *diag)
 {
     const kd_graph *g = s->net.graph;
-    uint8_t *mask = malloc(g->vector_len + 1);
-    if (!mask)
-        return kd_fail(diag, -KD_ENOMEM, "no memory to prune %zu weights", g->vector_len);
-    const double gone = kd_prune_gone(g, s->net.vector, mask);
-    free(mask);
     s->tunes = true;
-    if (spec->kind == KD_COMPRESS_PRUNE)
+    if (spec->kind == KD_COMPRESS_PRUNE) {
+        const double gone = kd_prune_gone(g, s->net.vector, NULL);
         s->pruning = (kd_tune_pruning){
             .first = gone, .last = KD_MAX(gone, spec->share), .scope = scope_of(spec)};
+    }
     return kd_graph_is_int8(g) ? kd_tune_graph(g, s->net.vector, &s->rounded, diag) : 0;
 }
 

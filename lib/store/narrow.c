@@ -1,5 +1,7 @@
 #include "store/narrow.h"
 
+#include "kd/bfloat16.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,27 +22,37 @@ float kd_int8_unit_for(float largest, int most)
     return (float)ldexp(ceil(ldexp(fraction, DIGITS)), exponent - DIGITS);
 }
 
+float kd_int8_row_unit(const float *w, size_t row)
+{
+    float largest = 0;
+    for (size_t i = 0; i < row; i++)
+        largest = fmaxf(largest, fabsf(w[i]));
+    return kd_int8_unit_for(largest, KD_INT8_WEIGHT);
+}
+
+/* What is no number has no code. */
+static int8_t code_of(float w, float unit)
+{
+    const float code = nearbyintf(w / unit);
+    return fabsf(code) <= KD_INT8_WEIGHT ? (int8_t)code : 0;
+}
+
 void kd_int8_codes(const float *w, int rows, size_t row, int8_t *codes, float *units)
 {
-    for (int r = 0; r < rows; r++) {
-        const float *from = w + (size_t)r * row;
-        float largest = 0;
+    for (int r = 0; r < rows; r++, w += row, codes += row) {
+        units[r] = kd_int8_row_unit(w, row);
         for (size_t i = 0; i < row; i++)
-            largest = fmaxf(largest, fabsf(from[i]));
-        units[r] = kd_int8_unit_for(largest, KD_INT8_WEIGHT);
-        for (size_t i = 0; i < row; i++) {
-            const float code = nearbyintf(from[i] / units[r]);
-            /* What is no number has no code. */
-            codes[(size_t)r * row + i] = fabsf(code) <= KD_INT8_WEIGHT ? (int8_t)code : 0;
-        }
+            codes[i] = code_of(w[i], units[r]);
     }
 }
 
-void kd_int8_values(const int8_t *codes, const float *units, int rows, size_t row, float *w)
+void kd_int8_round(float *w, int rows, size_t row)
 {
-    for (int r = 0; r < rows; r++)
+    for (int r = 0; r < rows; r++, w += row) {
+        const float unit = kd_int8_row_unit(w, row);
         for (size_t i = 0; i < row; i++)
-            w[(size_t)r * row + i] = units[r] * (float)codes[(size_t)r * row + i];
+            w[i] = unit * (float)code_of(w[i], unit);
+    }
 }
 
 /* ---- 16 bits */
@@ -48,6 +60,7 @@ void kd_int8_values(const int8_t *codes, const float *units, int rows, size_t ro
 #define F16_LARGEST 0x7bffU
 #define F16_LEAST_NORMAL 0x1p-14F
 #define F16_SUBNORMAL_UNIT 0x1p-24F
+#define BF16_INFINITY 0x7f80U
 
 static uint32_t bits_of(float x)
 {
@@ -63,20 +76,15 @@ static float of_bits(uint32_t bits)
     return x;
 }
 
-/* Drops the last n bits of a number's pattern: to the nearest, ties to even. A carry into the
- * exponent is right. */
-static uint32_t drop(uint32_t bits, int n)
-{
-    return (bits + (1U << (n - 1)) - 1 + (bits >> n & 1)) >> n;
-}
-
 static uint16_t float16_bits(float x)
 {
     const uint32_t sign = bits_of(x) >> 16 & 0x8000U;
     const float size = fabsf(x);
     if (size < F16_LEAST_NORMAL)
         return (uint16_t)(sign | (uint32_t)nearbyintf(size / F16_SUBNORMAL_UNIT));
-    const uint32_t rounded = drop(bits_of(size), 13) - ((127U - 15U) << 10);
+    /* 13 bits less, to the nearest, ties to even; a carry into the exponent is right. */
+    const uint32_t bits = bits_of(size), less = (bits + 0xfffU + (bits >> 13 & 1)) >> 13,
+                   rounded = less - ((127U - 15U) << 10);
     return (uint16_t)(sign | (rounded > F16_LARGEST ? F16_LARGEST : rounded));
 }
 
@@ -93,15 +101,20 @@ static float float16_value(uint16_t half)
 
 uint16_t kd_half_bits(float x, enum kd_st_type type)
 {
+    uint16_t half;
     if (type == KD_ST_F16)
         return float16_bits(x);
-    const uint32_t rounded = drop(bits_of(x), 16);
-    return (uint16_t)((rounded & 0x7fffU) == 0x7f80U ? rounded - 1 : rounded); /* stays finite */
+    kd_bfloat16_pack(&x, 1, &half);
+    return (uint16_t)((half & 0x7fffU) == BF16_INFINITY ? half - 1 : half); /* stays finite */
 }
 
 float kd_half_value(uint16_t bits, enum kd_st_type type)
 {
-    return type == KD_ST_F16 ? float16_value(bits) : of_bits((uint32_t)bits << 16);
+    float x;
+    if (type == KD_ST_F16)
+        return float16_value(bits);
+    kd_bfloat16_unpack(&bits, 1, &x);
+    return x;
 }
 
 /* ---- files */

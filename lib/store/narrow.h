@@ -4,7 +4,7 @@
  * be, rounded up to 16 binary digits. Products of a unit and a code, and of a unit and 127 or 255,
  * are then exact in float32: whoever reads a file computes the same floats, and writing those again
  * gives the same codes. 16 bits: float16 (IEEE 754 binary16) and bfloat16, rounded to the nearest,
- * ties to even; what is too large for float16 becomes the largest that it has. Threads: reentrant.
+ * ties to even; what is too large becomes the largest that there is. Threads: reentrant.
  */
 #ifndef KD_NARROW_H
 #define KD_NARROW_H
@@ -16,9 +16,12 @@
 
 /* Of codes up to `most`; 1 where largest is 0. */
 float kd_int8_unit_for(float largest, int most);
+/* Of weights w [row]. */
+float kd_int8_row_unit(const float *w, size_t row);
 /* w [rows][row] as codes [rows][row] and one unit a row, units [rows]. */
 void kd_int8_codes(const float *w, int rows, size_t row, int8_t *codes, float *units);
-void kd_int8_values(const int8_t *codes, const float *units, int rows, size_t row, float *w);
+/* w [rows][row] in place: each to the value of its code. */
+void kd_int8_round(float *w, int rows, size_t row);
 
 /* type: KD_ST_F16 or KD_ST_BF16. x is finite; bits are any. */
 uint16_t kd_half_bits(float x, enum kd_st_type type);

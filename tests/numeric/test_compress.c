@@ -92,12 +92,15 @@ static void test_int8_units_are_exact(void **state)
         w[i] = kd_rng_float(&r) - 0.5F;
     memset(w + 16, 0, 16 * sizeof *w);
     kd_int8_codes(w, 4, 16, codes, units);
-    kd_int8_values(codes, units, 4, 16, back);
+    memcpy(back, w, sizeof back);
+    kd_int8_round(back, 4, 16);
     kd_int8_codes(back, 4, 16, same, again);
     assert_memory_equal(codes, same, sizeof codes);
     assert_memory_equal(units, again, sizeof units);
-    for (int i = 0; i < 64; i++)
+    for (int i = 0; i < 64; i++) {
+        assert_true(back[i] == units[i / 16] * (float)codes[i]);
         assert_true(fabsf(back[i] - w[i]) <= units[i / 16] * 0.5001F);
+    }
 }
 
 static void test_thresholds(void **state)

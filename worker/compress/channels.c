@@ -152,7 +152,7 @@ static int score(pruning *p, kd_diag *diag)
 {
     for (int i = 1; i < p->g->n_nodes; i++) {
         const kd_node *n = &p->g->nodes[i];
-        if ((n->op != KD_OP_CONV && n->op != KD_OP_DENSE) || p->of[i] != i)
+        if (!kd_node_has_weights(n) || p->of[i] != i)
             continue;
         space *s = &p->spaces[root(p, i)];
         if (!s->score && !(s->score = calloc((size_t)s->channels, sizeof *s->score)))
@@ -231,7 +231,7 @@ static void copy(const pruning *p, int at, int param, const kd_graph *to, int to
         return;
     const kd_node *n = &p->g->nodes[at];
     const kd_param *a = &p->g->params[param], *b = &to->params[to_param];
-    const bool weight = param == n->weight && (n->op == KD_OP_CONV || n->op == KD_OP_DENSE);
+    const bool weight = param == n->weight && kd_node_has_weights(n);
     const bool columns = weight && n->groups == 1;
     const size_t rows = n->op == KD_OP_CONST ? 1 : (size_t)channels_of(p, at);
     const size_t had = weight ? (size_t)a->shape[1] : 1;

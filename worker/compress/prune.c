@@ -14,14 +14,9 @@ double kd_prune_schedule(double first, double last, uint64_t begin, uint64_t end
     return last + (first - last) * left * left * left;
 }
 
-static bool has_weights(const kd_node *n)
-{
-    return n->op == KD_OP_CONV || n->op == KD_OP_DENSE;
-}
-
 static bool may_go(const kd_graph *g, const kd_node *n)
 {
-    return has_weights(n) && !g->params[n->weight].head;
+    return kd_node_has_weights(n) && !g->params[n->weight].head;
 }
 
 /* Weights of one layer, or of all: where they lie and the patterns of their absolute values, which
@@ -120,16 +115,18 @@ void kd_prune_apply(const uint8_t *mask, size_t n, float *vector)
 double kd_prune_gone(const kd_graph *g, const float *vector, uint8_t *mask)
 {
     size_t all = 0, gone = 0;
-    memset(mask, 1, g->vector_len);
+    if (mask)
+        memset(mask, 1, g->vector_len);
     for (int i = 0; i < g->n_nodes; i++) {
         const kd_node *n = &g->nodes[i];
-        if (!has_weights(n))
+        if (!kd_node_has_weights(n))
             continue;
         const kd_param *p = &g->params[n->weight];
         const bool counts = may_go(g, n);
         for (size_t k = p->offset; k < p->offset + p->count; k++) {
-            mask[k] = vector[k] != 0;
-            gone += counts && !mask[k];
+            gone += counts && vector[k] == 0;
+            if (mask)
+                mask[k] = vector[k] != 0;
         }
         all += counts ? p->count : 0;
     }

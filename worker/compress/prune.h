@@ -23,8 +23,8 @@ int kd_prune_magnitude(const kd_graph *g, const float *vector, double share,
                        enum kd_prune_scope scope, uint8_t *mask, kd_diag *diag) KD_MUST_CHECK;
 /* Zeros what is gone. n: floats. */
 void kd_prune_apply(const uint8_t *mask, size_t n, float *vector);
-/* mask [vector_len], overwritten: 0 where a weight of a convolution or dense layer is exactly 0, 1
- * elsewhere. Returns what share of the weights that may be pruned that is. */
+/* mask [vector_len] (NULL = not wanted), overwritten: 0 where a weight of a convolution or dense
+ * layer is exactly 0, 1 elsewhere. Returns what share of the weights that may be pruned that is. */
 double kd_prune_gone(const kd_graph *g, const float *vector, uint8_t *mask);
 
 /* The network without the `share` (0 <= share < 1) of channels whose filters have the smallest norm

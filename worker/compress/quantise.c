@@ -182,69 +182,59 @@ static void set_ranges(work *w)
 
 /* ---- rounding the parameters */
 
-/* In units of a product of an input and a weight, where all of them fit. */
-static void round_bias(const kd_node *n, float in_unit, const float *units, float *bias)
+/* In units of a product of an input and a weight, where all of them fit. weights: [c][row]. */
+static void round_bias(const kd_node *n, float in_unit, const float *weights, size_t row,
+                       float *bias)
 {
     bool fits = true;
     for (int o = 0; o < n->c && fits; o++) {
-        const float unit = in_unit * units[o], codes = nearbyintf(bias[o] / unit);
+        const float unit = in_unit * kd_int8_row_unit(weights + (size_t)o * row, row),
+                    codes = nearbyintf(bias[o] / unit);
         fits = fabsf(codes) <= BIAS_MOST &&
                fabsf(codes * unit - bias[o]) <= BIAS_OFF * fabsf(bias[o]) + 1e-7F;
     }
     for (int o = 0; o < n->c && fits; o++) {
-        const float unit = in_unit * units[o];
+        const float unit = in_unit * kd_int8_row_unit(weights + (size_t)o * row, row);
         bias[o] = nearbyintf(bias[o] / unit) * unit + 0.0F; /* codes have no -0 */
     }
 }
 
-int kd_quantise_weights(const kd_graph *g, float *vector, kd_diag *diag)
+void kd_quantise_weights(const kd_graph *g, float *vector)
 {
-    int8_t *codes = malloc(g->vector_len + 1);
-    float *units = malloc((g->vector_len + 1) * sizeof *units);
-    const int rc = codes && units ? 0 : no_memory(diag);
-    for (int i = 0; i < g->n_nodes && !rc; i++) {
+    for (int i = 0; i < g->n_nodes; i++) {
         const kd_node *n = &g->nodes[i];
-        if (n->op != KD_OP_CONV && n->op != KD_OP_DENSE)
+        if (!kd_node_has_weights(n))
             continue;
         const kd_param *p = &g->params[n->weight];
-        const size_t row = p->count / (size_t)n->c;
-        kd_int8_codes(vector + p->offset, n->c, row, codes, units);
-        kd_int8_values(codes, units, n->c, row, vector + p->offset);
+        kd_int8_round(vector + p->offset, n->c, p->count / (size_t)n->c);
     }
-    free(codes);
-    free(units);
-    return rc;
 }
 
 /* Of convolutions that run in 8 bits. */
-static int round_biases(const kd_graph *g, const kd_int8_node *nodes, float *vector, kd_diag *diag)
+static void round_biases(const kd_graph *g, const kd_int8_node *nodes, float *vector)
 {
-    int8_t *codes = malloc(g->vector_len + 1);
-    float *units = malloc((g->vector_len + 1) * sizeof *units);
-    const int rc = codes && units ? 0 : no_memory(diag);
-    for (int i = 0; i < g->n_nodes && !rc; i++) {
+    for (int i = 0; i < g->n_nodes; i++) {
         const kd_node *n = &g->nodes[i];
         if (n->op != KD_OP_CONV || !nodes[i].conv || n->bias < 0)
             continue;
         const kd_param *p = &g->params[n->weight];
-        kd_int8_codes(vector + p->offset, n->c, p->count / (size_t)n->c, codes, units);
-        round_bias(n, nodes[n->in[0]].unit, units, vector + g->params[n->bias].offset);
+        round_bias(n, nodes[n->in[0]].unit, vector + p->offset, p->count / (size_t)n->c,
+                   vector + g->params[n->bias].offset);
     }
-    free(codes);
-    free(units);
-    return rc;
 }
 
 int kd_quantise_round(const kd_graph *g, float *vector, kd_diag *diag)
 {
     kd_plan *p = NULL;
     kd_int8_node *nodes = calloc((size_t)g->n_nodes, sizeof *nodes);
-    int rc = nodes ? kd_quantise_weights(g, vector, diag) : no_memory(diag);
-    if (!rc)
+    int rc = nodes ? 0 : no_memory(diag);
+    if (!rc) {
+        kd_quantise_weights(g, vector);
         rc = kd_plan_new_ranged(g, 1, vector, &p, diag);
+    }
     if (!rc) {
         kd_plan_int8_nodes(p, nodes);
-        rc = round_biases(g, nodes, vector, diag);
+        round_biases(g, nodes, vector);
     }
     kd_plan_free(p);
     free(nodes);

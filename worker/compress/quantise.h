@@ -50,6 +50,6 @@ int kd_quantise_calibrate(const kd_graph *g, const float *vector, const kd_quant
  */
 int kd_quantise_round(const kd_graph *g, float *vector, kd_diag *diag) KD_MUST_CHECK;
 /* The weights alone, as training sees them. */
-int kd_quantise_weights(const kd_graph *g, float *vector, kd_diag *diag) KD_MUST_CHECK;
+void kd_quantise_weights(const kd_graph *g, float *vector);
 
 #endif

@@ -97,5 +97,7 @@ int kd_tune_load(const kd_graph *g, const kd_tune_pruning *pruning, uint64_t ste
         return rc;
     memcpy(out, vector, g->vector_len * sizeof *out);
     kd_prune_apply(mask, g->vector_len, out);
-    return kd_graph_is_int8(g) ? kd_quantise_weights(g, out, diag) : 0;
+    if (kd_graph_is_int8(g))
+        kd_quantise_weights(g, out);
+    return 0;
 }

@@ -194,6 +194,11 @@ size_t kd_graph_channels(const kd_graph *g, int node)
     return channels;
 }
 
+bool kd_node_has_weights(const kd_node *n)
+{
+    return n->op == KD_OP_CONV || n->op == KD_OP_DENSE;
+}
+
 bool kd_graph_is_int8(const kd_graph *g)
 {
     for (int i = 0; i < g->n_nodes; i++)
@@ -207,7 +212,7 @@ uint64_t kd_graph_macs(const kd_graph *g)
     uint64_t macs = 0;
     for (int i = 0; i < g->n_nodes; i++) {
         const kd_node *n = &g->nodes[i];
-        if (n->op == KD_OP_CONV || n->op == KD_OP_DENSE)
+        if (kd_node_has_weights(n))
             macs += (uint64_t)g->params[n->weight].count * (uint64_t)n->h * (uint64_t)n->w;
     }
     return macs;

@@ -193,6 +193,8 @@ const kd_param *kd_graph_param(const kd_graph *g, const char *name); /* NULL if 
 void kd_graph_init(const kd_graph *g, uint64_t seed, float *vector);
 /* The same for the parameters of the head alone. */
 void kd_graph_init_head(const kd_graph *g, uint64_t seed, float *vector);
+/* A convolution or dense layer: `weight` is a parameter of [c] rows. */
+bool kd_node_has_weights(const kd_node *n);
 /* Some node has a range: made to run in 8 bits. */
 bool kd_graph_is_int8(const kd_graph *g);
 /* Channels of the nodes before this one, together; of n_nodes: of all. */

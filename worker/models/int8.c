@@ -2,16 +2,11 @@
 
 #include <string.h>
 
-static bool has_weights(const kd_node *n)
-{
-    return n->op == KD_OP_CONV || n->op == KD_OP_DENSE;
-}
-
 void kd_int8_params(const kd_graph *g, bool *out)
 {
     memset(out, 0, (size_t)g->n_params * sizeof *out);
     for (int i = 0; i < g->n_nodes && kd_graph_is_int8(g); i++)
-        if (has_weights(&g->nodes[i]))
+        if (kd_node_has_weights(&g->nodes[i]))
             out[g->nodes[i].weight] = true;
 }
 
@@ -26,7 +21,7 @@ void kd_param_types(const kd_graph *g, enum kd_half half, enum kd_st_type *out)
     for (int i = 0; i < g->n_params; i++)
         out[i] = KD_ST_F32;
     for (int i = 0; i < g->n_nodes; i++)
-        if (has_weights(&g->nodes[i]))
+        if (kd_node_has_weights(&g->nodes[i]))
             out[g->nodes[i].weight] = type;
 }
 
@@ -34,7 +29,7 @@ void kd_half_round(const kd_graph *g, enum kd_half half, float *vector)
 {
     const enum kd_st_type type = type_of(half);
     for (int i = 0; i < g->n_nodes && type != KD_ST_F32; i++) {
-        if (!has_weights(&g->nodes[i]))
+        if (!kd_node_has_weights(&g->nodes[i]))
             continue;
         const kd_param *p = &g->params[g->nodes[i].weight];
         for (size_t k = p->offset; k < p->offset + p->count; k++)

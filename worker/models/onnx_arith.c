@@ -168,9 +168,8 @@ int kd_onnx_add_const(kd_onnx_ctx *c, const kd_onnx_dyn *d, kd_onnx_const *k)
     int rc = result_shape(c, o, &out);
     if (rc)
         return rc;
-    const bool layer = n->op == KD_OP_CONV || n->op == KD_OP_DENSE;
-    if (layer && n->bias >= 0 && !kd_onnx_filled(c, n->bias) && !d->shared && k->rank <= d->rank &&
-        kd_onnx_groups_of(c, d, &g)) {
+    if (kd_node_has_weights(n) && n->bias >= 0 && !kd_onnx_filled(c, n->bias) && !d->shared &&
+        k->rank <= d->rank && kd_onnx_groups_of(c, d, &g)) {
         float *values;
         bool same = true;
         for (int a = 0; a < d->rank; a++)
