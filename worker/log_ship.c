@@ -59,7 +59,7 @@ static void send_line(const struct line *l,
 {
     Distill__V1__WorkerLog m = DISTILL__V1__WORKER_LOG__INIT;
     m.job = (char *)l->work.job;
-    m.level = l->level == KD_LOG_ERR ? "err" : l->level == KD_LOG_WARN ? "warn" : "info";
+    m.level = (char *)kd_log_level_word(l->level);
     m.text = (char *)l->text;
     m.stage = l->work.stage;
     m.step = l->work.step;

@@ -57,13 +57,19 @@ static bool wants_json(void)
     return json;
 }
 
+static const char *const g_levels[] = {"err", "warn", "info", "debug"};
+
 int kd_log_level_of(const char *word)
 {
-    static const char *const words[] = {"err", "warn", "info", "debug"};
-    for (int i = 0; i < 4; i++)
-        if (strcmp(word, words[i]) == 0)
-            return i;
+    for (size_t i = 0; i < KD_COUNT(g_levels); i++)
+        if (strcmp(word, g_levels[i]) == 0)
+            return (int)i;
     return -1;
+}
+
+const char *kd_log_level_word(enum kd_log_level level)
+{
+    return g_levels[level];
 }
 
 static int current_level(void)

@@ -110,7 +110,6 @@ size_t kd_log_json(char *out, size_t size, int64_t time_ms, enum kd_log_level le
                    const char *program, const char *worker, const kd_log_work *work,
                    const char *text)
 {
-    static const char *const words[] = {"err", "warn", "info", "debug"};
     struct out o = {.at = out, .end = out + size - 3};
     const char *fields = next_key(text);
     size_t n = (size_t)(fields - text);
@@ -124,7 +123,7 @@ size_t kd_log_json(char *out, size_t size, int64_t time_ms, enum kd_log_level le
     snprintf(when + k, sizeof when - k, ".%03dZ", (int)(time_ms % 1000));
     put(&o, "{\"time\":", 8);
     put_text(&o, when, strlen(when));
-    put_pair(&o, "level", words[level]);
+    put_pair(&o, "level", kd_log_level_word(level));
     put_pair(&o, "program", program);
     put(&o, ",\"text\":", 8);
     put_text(&o, text, n);

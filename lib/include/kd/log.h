@@ -12,8 +12,9 @@ enum kd_log_level { KD_LOG_ERR, KD_LOG_WARN, KD_LOG_INFO, KD_LOG_DEBUG };
 
 /* Least important level still printed; default KD_LOG_INFO, or from KD_LOG=err|warn|info|debug. */
 void kd_log_set_level(enum kd_log_level level);
-/* Level of a word (err, warn, info, debug); -1 for another. */
+/* Level of a word (err, warn, info, debug); -1 for another. And the word of a level. */
 int kd_log_level_of(const char *word);
+const char *kd_log_level_word(enum kd_log_level level);
 /* Program word at the start of each line, borrowed for ever. */
 void kd_log_set_name(const char *name);
 void kd_log(enum kd_log_level level, const char *fmt, ...) KD_PRINTF(2, 3);
