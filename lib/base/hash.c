@@ -201,11 +201,11 @@ uint32_t kd_crc32c(uint32_t crc, const void *data, size_t len)
 {
     crc = ~crc;
 #if defined(__x86_64__)
-    if (len >= WIDE_LEAST && __builtin_cpu_supports("avx512f") &&
-        __builtin_cpu_supports("vpclmulqdq") && __builtin_cpu_supports("sse4.2"))
-        return ~crc_wide(crc, data, len);
     if (__builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("pclmul"))
-        return ~crc_sse(crc, data, len);
+        return ~(len >= WIDE_LEAST && __builtin_cpu_supports("avx512f") &&
+                         __builtin_cpu_supports("vpclmulqdq")
+                     ? crc_wide(crc, data, len)
+                     : crc_sse(crc, data, len));
 #endif
     return ~crc_table(crc, data, len);
 }
