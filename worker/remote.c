@@ -16,6 +16,7 @@
 #define MAX_METADATA ((size_t)1 << 20)
 /* An answer may have other tensors, and texts, beside the one that was asked for. */
 #define ANSWER_BESIDE ((size_t)4 << 20)
+#define RAW_INPUT_CONTENTS 7 /* field of ModelInferRequest */
 
 struct kd_remote {
     kd_remote_config cfg;
@@ -222,7 +223,6 @@ int kd_remote_meet(kd_remote *r, kd_diag *diag)
 /* The request but for its pixels, which follow raw, as the message's last field. */
 static int pack_head(const kd_remote *r, size_t bytes, kd_buf *out)
 {
-    enum { RAW_TAG = 7 << 3 | 2 };
     const int64_t n = r->cfg.pictures, size = r->cfg.size;
     int64_t nhwc[] = {n, size, size, 3}, nchw[] = {n, 3, size, size};
     Inference__ModelInferRequest__InferInputTensor in =
@@ -243,13 +243,8 @@ static int pack_head(const kd_remote *r, size_t bytes, kd_buf *out)
     m.n_inputs = KD_COUNT(inputs);
     m.outputs = outputs;
     m.n_outputs = KD_COUNT(outputs);
-    uint8_t tail[12] = {RAW_TAG};
-    size_t at = 1;
-    for (; bytes > 0x7f; bytes >>= 7)
-        tail[at++] = (uint8_t)(bytes | 0x80);
-    tail[at++] = (uint8_t)bytes;
     int rc = kd_wire_pack(&m, out);
-    return rc == 0 ? kd_buf_add(out, tail, at) : rc;
+    return rc == 0 ? kd_wire_add_bytes_head(RAW_INPUT_CONTENTS, bytes, out) : rc;
 }
 
 static int read_answer(const kd_remote *r, const Inference__ModelInferResponse *m, float *logits,

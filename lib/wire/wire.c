@@ -451,18 +451,24 @@ int kd_wire_unpack_bulk(const ProtobufCMessageDescriptor *desc, const void *byte
     return rc;
 }
 
+int kd_wire_add_bytes_head(unsigned field, size_t len, kd_buf *out)
+{
+    uint8_t head[12] = {(uint8_t)(field << 3 | 2)};
+    size_t n = 1;
+    for (; len > 0x7f; len >>= 7)
+        head[n++] = (uint8_t)(len | 0x80);
+    head[n++] = (uint8_t)len;
+    return kd_buf_add(out, head, n);
+}
+
 int kd_wire_pack_bulk_head(const void *head, size_t payload_len, kd_buf *out)
 {
     size_t from = out->len;
     int rc = kd_wire_pack(head, out);
-    uint8_t tail[12 + HEAD_CRC_BYTES] = {HEAD_CRC_TAG_1, HEAD_CRC_TAG_2};
+    uint8_t tail[HEAD_CRC_BYTES] = {HEAD_CRC_TAG_1, HEAD_CRC_TAG_2};
     uint32_t crc = rc == 0 ? htole32(kd_crc32c(0, out->data + from, out->len - from)) : 0;
     memcpy(tail + 2, &crc, sizeof crc);
-    size_t n = HEAD_CRC_BYTES;
-    tail[n++] = PAYLOAD_TAG;
-    do {
-        tail[n++] = (uint8_t)((payload_len & 0x7f) | (payload_len > 0x7f ? 0x80 : 0));
-        payload_len >>= 7;
-    } while (payload_len);
-    return rc == 0 ? kd_buf_add(out, tail, n) : rc;
+    if (rc == 0)
+        rc = kd_buf_add(out, tail, sizeof tail);
+    return rc == 0 ? kd_wire_add_bytes_head(PAYLOAD_FIELD, payload_len, out) : rc;
 }

@@ -49,5 +49,8 @@ int kd_wire_unpack_bulk(const ProtobufCMessageDescriptor *desc, const void *byte
 /* Appends head (its payload field empty) + tag, length of the payload; the payload bytes themselves
  * are to follow as the next part of the send. */
 int kd_wire_pack_bulk_head(const void *head, size_t payload_len, kd_buf *out) KD_MUST_CHECK;
+/* Appends the tag of a bytes field, 1..15, and its length; the bytes themselves are to follow as
+ * the next part of the send, and nothing after them. */
+int kd_wire_add_bytes_head(unsigned field, size_t len, kd_buf *out) KD_MUST_CHECK;
 
 #endif
