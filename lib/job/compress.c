@@ -16,6 +16,7 @@
 #define TUNE(epochs_def)                                                                           \
     C(tune.epochs, "epochs", INT, 0, 10000, epochs_def, 0),                                        \
         C(tune.optimizer.lr, "lr", REAL, 0, 1000, "0", 0)
+#define METHODS "minmax|percentile|mse|kl" /* enum kd_compress_method */
 #define FROM WORDS(from_student, "from", FLAG, "previous|student", "previous")
 
 static const kd_key prune[] = {
@@ -33,7 +34,7 @@ static const kd_key channels[] = {
 };
 static const kd_key quantize[] = {
     WORDS(bits, "type", CHOICE, "int8", "int8"),
-    WORDS(method, "method", CHOICE, "minmax|percentile|mse|kl", "mse"),
+    WORDS(method, "method", CHOICE, METHODS, "mse"),
     C(percentile, "percentile", REAL, 0, 100, "99.99", KD_KEY_LO_OPEN),
     C(pictures, "pictures", INT, 32, 4096, "128", 0),
     TUNE("0"),
@@ -122,11 +123,7 @@ const char *kd_half_name(enum kd_half half)
 
 void kd_compress_text(const kd_compress_spec *step, char *out, size_t size)
 {
-    static const char *const methods[] = {[KD_METHOD_MINMAX] = "minmax",
-                                          [KD_METHOD_PERCENTILE] = "percentile",
-                                          [KD_METHOD_MSE] = "mse",
-                                          [KD_METHOD_KL] = "kl"};
-    char trained[48] = "";
+    char trained[48] = "", method[16] = "";
     if (step->tune.epochs > 0)
         snprintf(trained, sizeof trained, ", %d epoch%s", step->tune.epochs,
                  step->tune.epochs == 1 ? "" : "s");
@@ -138,10 +135,12 @@ void kd_compress_text(const kd_compress_spec *step, char *out, size_t size)
         snprintf(out, size, "%.4g %% of the channels removed%s", step->share * 100, trained);
         break;
     case KD_COMPRESS_QUANTIZE:
-        snprintf(out, size, "8 bits (%s)%s", methods[step->method], trained);
+        kd_schema_choice_text(METHODS, (int)step->method, method, sizeof method);
+        snprintf(out, size, "8 bits (%s)%s", method, trained);
         break;
     case KD_COMPRESS_WEIGHTS:
-        snprintf(out, size, "weights in %s", step->bfloat16 ? "bfloat16" : "float16");
+        snprintf(out, size, "weights in %s",
+                 kd_half_name(step->bfloat16 ? KD_HALF_BFLOAT16 : KD_HALF_FLOAT16));
         break;
     }
 }

@@ -117,8 +117,8 @@ typedef struct kd_train_spec {
     kd_loss_spec loss;      /* teacher and scratch: ce 1, the rest 0 */
     bool batch_norm_frozen; /* else trained */
     bool bfloat16;          /* operands of convolutions; else float32 */
-    bool
-        bfloat16_gradients; /* every node of the reduction tree; else float32. One for all stages */
+    /* Every node of the reduction tree; else float32. The same for all stages of a job. */
+    bool bfloat16_gradients;
     enum kd_freeze freeze;
     int views;        /* N >= 1; 0 = fresh, a new view every epoch */
     int eval_every;   /* steps between evaluations; 0 = at each epoch's end */

@@ -201,8 +201,11 @@ int kd_job_template(const char *const *sets, int n_sets, bool all, char **out_te
     kd_buf_init(&w->out, MAX_TEXT);
     if (rc == 0) {
         mark_sets(w, sets, n_sets);
-        for (size_t i = 0; i < KD_COUNT(g_shown) && !all; i++)
-            mark(w->shown, kd_schema_find(g_shown[i], strlen(g_shown[i])));
+        for (size_t i = 0; i < KD_COUNT(g_shown) && !all; i++) {
+            const int row = kd_schema_find(g_shown[i], strlen(g_shown[i]));
+            KD_BUG_ON(row < 0);
+            mark(w->shown, row);
+        }
         for (int i = 0; i < kd_schema_count; i++)
             if ((w->set[i] || w->shown[i] || all) && applies(w, i))
                 put_row(w, i);
