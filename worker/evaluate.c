@@ -108,9 +108,8 @@ static int infer_all(struct work *w, const kd_net *net, const char *name, kd_dia
     w->out = logits;
     w->nets[w->n_nets++] = (struct answers){name, logits};
     w->failed = 0;
-    for (int i = 0; i < threads && rc == 0; i++) {
+    for (int i = 0; i < threads && rc == 0; i++)
         rc = kd_plan_new_infer(net->graph, 1, net->vector, &w->plans[i], diag);
-    }
     if (rc == 0) {
         kd_pool_start(w->r->pool, (int)w->n, infer_one, w);
         kd_pool_wait(w->r->pool);

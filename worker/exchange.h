@@ -25,8 +25,9 @@ typedef struct kd_bank_ref {
     uint64_t wanted; /* records that this stage would have of it, 0 = not known before */
 } kd_bank_ref;
 
-/* code 0: payload is the answer's bulk data, borrowed during the call, its CRC32C checked.
- * Otherwise code and text say why. */
+/* code 0: payload is the answer's bulk data, borrowed during the call, its CRC32C checked:
+ * float32s, of AwaitSum bfloat16s in a job whose gradients travel so. Otherwise code and text say
+ * why. */
 typedef struct kd_exchange_answer {
     int code;
     const char *text;
@@ -40,7 +41,9 @@ typedef struct kd_exchange_answer {
 } kd_exchange_answer;
 typedef void (*kd_exchange_done)(void *arg, const kd_exchange_answer *a);
 
-/* Each starts a call; done comes exactly once iff 0 is returned. */
+/* Each starts a call; done comes exactly once iff 0 is returned. What is sent is copied.
+ * push: a todo of kind PUSH, whose data [floats] travel as its bfloat16 says; n_terms: of its sums.
+ */
 int kd_exchange_push(kd_rpc_channel *ch, const kd_stage_ref *ref, const kd_todo *push, int n_terms,
                      kd_exchange_done done, void *arg) KD_MUST_CHECK;
 int kd_exchange_await_sum(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t step,

@@ -42,14 +42,15 @@ const kd_st_tensor *kd_st_find(const kd_st_file *f, const char *name); /* NULL i
 /* Value of a __metadata__ key, NULL if absent. */
 const char *kd_st_metadata(const kd_st_file *f, const char *key);
 
+/* Types that are written, and their words in a file ("F32"); -1 for another word. */
+enum kd_st_type { KD_ST_F32, KD_ST_F16, KD_ST_BF16, KD_ST_I8 };
+const char *kd_st_type_word(enum kd_st_type type);
+int kd_st_type_of(const char *word);
+
 /* Writing: describe, then one durable write (kd_file_write). Metadata keys and tensors come out in
  * the order given, without holes, the data beginning at a multiple of 64 bytes; the same input
  * gives the same bytes. -KD_EINVAL for a name twice, not UTF-8 or "__metadata__", or an impossible
  * shape. */
-enum kd_st_type { KD_ST_F32, KD_ST_F16, KD_ST_BF16, KD_ST_I8 };
-/* "F32" etc.; -1 for another word. */
-const char *kd_st_type_word(enum kd_st_type type);
-int kd_st_type_of(const char *word);
 typedef struct kd_st_item {
     const char *name;
     int ndim;
