@@ -30,10 +30,9 @@ typedef struct kd_list {
     const kd_column *columns;
     int n_columns; /* at most KD_LIST_COLUMNS with a heading */
     /* A new object. */
-    json_t *(*json)(const void *item, const void *arg);
-    /* One cell for each column that has a heading, in order. */
-    void (*row)(kd_table *t, const void *item, const void *arg);
-    const void *arg; /* for both, borrowed */
+    json_t *(*json)(const void *item);
+    /* One cell for each column that has a heading, in order. now: kd_clock_wall_ms. */
+    void (*row)(kd_table *t, const void *item, int64_t now);
 } kd_list;
 
 /* All items in the format that was asked for. more: further fields beside the array in -o json, its
