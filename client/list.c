@@ -140,6 +140,11 @@ static int print_table(const kd_cli *cli, const kd_list *l, const void *const *i
     return kd_out_flush(cli);
 }
 
+bool kd_list_is_table(const kd_cli *cli)
+{
+    return cli->format == KD_FORMAT_TABLE || cli->format == KD_FORMAT_WIDE;
+}
+
 int kd_list_print(const kd_cli *cli, const kd_list *l, const void *const *items, size_t n,
                   json_t *more)
 {

@@ -44,6 +44,9 @@ int kd_list_print(const kd_cli *cli, const kd_list *l, const void *const *items,
  */
 int kd_list_line(const kd_cli *cli, const kd_list *l, json_t *object, bool first) KD_MUST_CHECK;
 
+/* Whether people read it, not programs: a table. */
+bool kd_list_is_table(const kd_cli *cli);
+
 /* Appends s as a field of CSV (RFC 4180), cleaned of control characters. */
 void kd_csv_text(kd_buf *out, const char *s);
 

@@ -121,7 +121,7 @@ static int print(const kd_cli *cli, const Distill__V1__RetentionReply *r)
         items[i] = &rows[i];
     }
     int rc = kd_list_print(cli, &g_list, items, r->n_kept, json_pack("{s:o}", "rules", rules));
-    if (changed && (cli->format == KD_FORMAT_TABLE || cli->format == KD_FORMAT_WIDE))
+    if (changed && kd_list_is_table(cli))
         kd_hint(cli, "* changed at run time; `distill retention reset RULE` takes it back");
     free(items);
     free(rows);
