@@ -27,7 +27,6 @@ struct bench {
     struct worker *workers;
     int n;
     pthread_mutex_t mu; /* guards what follows */
-    pthread_cond_t changed;
     int welcomed, ended, prepared;
     uint32_t heartbeat_ms;
     char why[256];
@@ -52,7 +51,6 @@ static void on_message(kd_rpc_stream *s, const uint8_t *bytes, size_t len, void 
         b->heartbeat_ms = m->welcome->heartbeat_ms;
     }
     b->prepared += m->kind_case == DISTILL__V1__COORDINATOR_MESSAGE__KIND_PREPARE;
-    pthread_cond_signal(&b->changed);
     pthread_mutex_unlock(&b->mu);
     kd_wire_free(raw);
 }
@@ -65,7 +63,6 @@ static void on_end(kd_rpc_stream *s, int code, const char *text, void *arg)
     pthread_mutex_lock(&b->mu);
     if (b->ended++ == 0)
         snprintf(b->why, sizeof b->why, "%.250s", text);
-    pthread_cond_signal(&b->changed);
     pthread_mutex_unlock(&b->mu);
 }
 
@@ -245,7 +242,6 @@ int main(int argc, char **argv)
     }
     struct bench b = {.n = atoi(argv[2]),
                       .mu = PTHREAD_MUTEX_INITIALIZER,
-                      .changed = PTHREAD_COND_INITIALIZER,
                       .heartbeat_ms = 1000};
     kd_diag diag = {0};
     kd_rpc *rpc = NULL;

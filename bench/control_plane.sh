@@ -11,6 +11,7 @@
 # 1000 workers, 10000 jobs, 20 s.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. bench/cluster.sh
 build=build/release workers=1000 jobs=10000 seconds=20
 while (($#)); do
     case $1 in
@@ -18,30 +19,19 @@ while (($#)); do
     --workers) workers=$2 ;;
     --jobs) jobs=$2 ;;
     --seconds) seconds=$2 ;;
-    *) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2 ;;
+    *) usage ;;
     esac
     shift 2
 done
 ulimit -n 20000
-dir=$(mktemp -d)
-trap 'kill $(jobs -p) 2>/dev/null; wait 2>/dev/null; rm -rf "$dir"' EXIT
-cat >"$dir/job.yaml" <<YAML
-name: many
-data: {labelled: {path: flowers, train: train.txt, val: val.txt, classes: classes.txt, size: 224}}
-teacher: {model: mobilenet_v2, fine_tune: {epochs: 0}}
-student: {model: shallow_cnn}
-distill: {epochs: 2, batch: 64, optimizer: {name: adam, lr: 1e-3}}
-cluster: {min_workers: 1, max_workers: 8}
-YAML
-"$build/distilld" --state-dir "$dir/state" --listen 127.0.0.1:0 --port-file "$dir/port" --http 127.0.0.1:0 \
-    --http-port-file "$dir/http" 2>"$dir/log" &
-until [[ -s $dir/http && -s $dir/port ]]; do sleep 0.1; done
-to=127.0.0.1:$(<"$dir/port")
-"$build/submit-rate" "$to" "$dir/job.yaml" "$jobs" 64 many >/dev/null
-"$build/control-plane" "$to" "$workers" "$seconds" >"$dir/out" &
+{ many_job && echo "cluster: {min_workers: 1, max_workers: 8}"; } >"$dir/job.yaml"
+coordinator --http 127.0.0.1:0 --http-port-file "$dir/http"
+until [[ -s $dir/http ]]; do sleep 0.1; done
+"$build/submit-rate" "$DISTILL_SERVER" "$dir/job.yaml" "$jobs" 64 many >/dev/null
+"$build/control-plane" "$DISTILL_SERVER" "$workers" "$seconds" >"$dir/out" &
 client=$!
 until grep -q joined "$dir/out"; do
-    kill -0 $client 2>/dev/null || { tail -n 3 "$dir/log" >&2; exit 1; }
+    kill -0 $client 2>/dev/null || { tail -n 3 "$dir/distilld.log" >&2; exit 1; }
     sleep 0.1
 done
 sleep 2

@@ -5,6 +5,7 @@
 #   bench/first_step.sh [--build DIR] [--runs N] [--workers N] [--size N]
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. bench/cluster.sh
 build=build/release runs=5 workers=2 size=224
 while (($#)); do
     case $1 in
@@ -12,12 +13,10 @@ while (($#)); do
     --runs) runs=$2 ;;
     --workers) workers=$2 ;;
     --size) size=$2 ;;
-    *) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2 ;;
+    *) usage ;;
     esac
     shift 2
 done
-dir=$(mktemp -d)
-trap 'kill $(jobs -p) 2>/dev/null; wait 2>/dev/null; rm -rf "$dir"' EXIT
 "$build/distill" data make flowers "$dir/flowers" --size "$size" --train 128 --val 5 2>/dev/null >&2
 cat >"$dir/job.yaml" <<YAML
 name: first-step
@@ -27,9 +26,7 @@ student: {model: shallow_cnn}
 distill: {epochs: 1, batch: 64, slots: 8, views: 1, eval_every: 1, optimizer: {name: adam, lr: 1e-3}}
 cluster: {min_workers: $workers, max_workers: $workers}
 YAML
-"$build/distilld" --state-dir "$dir/state" --listen 127.0.0.1:0 --port-file "$dir/port" 2>"$dir/distilld.log" &
-until [[ -s $dir/port ]]; do sleep 0.1; done
-export DISTILL_SERVER=127.0.0.1:$(<"$dir/port")
+coordinator
 for ((i = 1; i <= workers; i++)); do
     "$build/distill-worker" --name "w$i" --threads 1 --data-root "$dir" 2>"$dir/worker$i.log" &
 done

@@ -10,6 +10,7 @@
 # nothing to validate on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. bench/cluster.sh
 runs=5 build=build/release size=224 train=1024 epochs=4
 while (($#)); do
     case $1 in
@@ -18,22 +19,17 @@ while (($#)); do
     --size) size=$2 ;;
     --train) train=$2 ;;
     --epochs) epochs=$2 ;;
-    *) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2 ;;
+    *) usage ;;
     esac
     shift 2
 done
-dir=$(mktemp -d)
-trap 'kill $(jobs -p) 2>/dev/null; wait 2>/dev/null; rm -rf "$dir"' EXIT
 root=$dir
 if [[ -n ${DISTILL_DATA:-} ]]; then
     root=$DISTILL_DATA
 else
     "$build/distill" data make flowers "$dir/flowers" --size "$size" --train $((train + 1000)) --val 5 2>/dev/null >&2
 fi
-"$build/distilld" --state-dir "$dir/state" --listen 127.0.0.1:0 --port-file "$dir/port" 2>"$dir/distilld.log" &
-until [[ -s $dir/port ]]; do sleep 0.1; done
-DISTILL_SERVER=127.0.0.1:$(<"$dir/port")
-export DISTILL_SERVER
+coordinator
 for i in 1 2; do
     "$build/distill-worker" --name "w$i" --threads 1 --data-root "$root" 2>"$dir/w$i.log" &
 done

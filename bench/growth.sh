@@ -6,14 +6,13 @@
 #   bench/growth.sh [--build DIR] [workers] [gradient] [classes] [images]
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. bench/cluster.sh
 build=build/release
 [[ ${1-} != --build ]] || { build=$2 && shift 2; }
 for name in "$@"; do
-    [[ $name =~ ^(workers|gradient|classes|images)$ ]] || { sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2; }
+    [[ $name =~ ^(workers|gradient|classes|images)$ ]] || usage
 done
 (($# > 0)) || set -- workers gradient classes images
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
 for name in "$@"; do
     case $name in
     workers) bench/sum_path.sh --build "$build" --runs 3 --sizes 0.6 --workers "1 2 4 8 16 32 64" ;;

@@ -12,6 +12,7 @@
 # that knows no network (kd-units). The clock runs from the end of the first epoch to the end of the last.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. bench/cluster.sh
 build=build/release workers=2 clusters=1 views=fresh epochs=2 train=512 size=224 precision=float32 units=
 while (($#)); do
     case $1 in
@@ -28,12 +29,10 @@ while (($#)); do
     --train) train=$2 ;;
     --size) size=$2 ;;
     --precision) precision=$2 ;;
-    *) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2 ;;
+    *) usage ;;
     esac
     shift 2
 done
-dir=$(mktemp -d)
-trap 'kill $(jobs -p) 2>/dev/null; wait 2>/dev/null; rm -rf "$dir"' EXIT
 "$build/distill" data make flowers "$dir/flowers" --size "$size" --train "$train" --val 5 2>/dev/null >&2
 cat >"$dir/job.yaml" <<YAML
 name: job-rate

@@ -9,6 +9,7 @@
 # moves fewer.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. bench/cluster.sh
 build=build/release runs=5 sizes="4 64" counts="2 4 8" gradients=
 while (($#)); do
     case $1 in
@@ -17,12 +18,10 @@ while (($#)); do
     --sizes) sizes=$2 ;;
     --workers) counts=$2 ;;
     --gradients) gradients=$2 ;;
-    *) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2 ;;
+    *) usage ;;
     esac
     shift 2
 done
-dir=$(mktemp -d)
-trap 'kill $(jobs -p) 2>/dev/null; wait 2>/dev/null; rm -rf "$dir"' EXIT
 ours() { # MB WORKERS STEPS
     local floats pid pids=()
     floats=$(python3 -c 'import sys; print(int(float(sys.argv[1]) * 250000))' "$1")

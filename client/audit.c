@@ -4,8 +4,6 @@
 #include "format.h"
 #include "list.h"
 
-#include "kd/clock.h"
-
 #include <string.h>
 
 static const kd_opt g_opts[] = {
@@ -13,10 +11,9 @@ static const kd_opt g_opts[] = {
     {"name", 0, "NAME", "only what this name did"},
 };
 
-static json_t *to_json(const void *item, const void *arg)
+static json_t *to_json(const void *item)
 {
     const Distill__V1__AuditEntry *e = item;
-    (void)arg;
     return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "time", kd_json_time(e->time_ms),
                      "name", kd_json_text(e->name), "role", kd_json_text(e->role), "address",
                      kd_json_text(e->address), "method", kd_json_text(e->method), "object",
@@ -24,12 +21,12 @@ static json_t *to_json(const void *item, const void *arg)
                      kd_json_text(e->text));
 }
 
-static void add_row(kd_table *t, const void *item, const void *arg)
+static void add_row(kd_table *t, const void *item, int64_t now)
 {
     const Distill__V1__AuditEntry *e = item;
     char a[KD_FMT];
     bool good = strcmp(e->result, "OK") == 0 || strcmp(e->result, "BEGUN") == 0;
-    kd_table_add(t, KD_PLAIN, "%s", kd_fmt_clock(e->time_ms, *(const int64_t *)arg, a));
+    kd_table_add(t, KD_PLAIN, "%s", kd_fmt_clock(e->time_ms, now, a));
     kd_table_add(t, KD_PLAIN, "%s", e->name);
     kd_table_add(t, KD_PLAIN, "%s", e->role);
     kd_table_add(t, KD_PLAIN, "%s", e->address);
@@ -46,19 +43,18 @@ static const kd_column g_columns[] = {
     {"RESULT", "result", KD_ALWAYS}, {"TEXT", "text", KD_ALWAYS},
 };
 
+static const kd_list g_list = {.key = "entries",
+                               .name = "name",
+                               .columns = g_columns,
+                               .n_columns = KD_COUNT(g_columns),
+                               .json = to_json,
+                               .row = add_row};
+
 static int tell(kd_cli *cli, const kd_args *args, const ProtobufCMessage *reply)
 {
     (void)args;
     const Distill__V1__AuditReply *r = (const Distill__V1__AuditReply *)reply;
-    int64_t now = kd_clock_wall_ms();
-    const kd_list l = {.key = "entries",
-                       .name = "name",
-                       .columns = g_columns,
-                       .n_columns = KD_COUNT(g_columns),
-                       .json = to_json,
-                       .row = add_row,
-                       .arg = &now};
-    return kd_list_print(cli, &l, (const void *const *)r->entries, r->n_entries, NULL);
+    return kd_list_print(cli, &g_list, (const void *const *)r->entries, r->n_entries, NULL);
 }
 
 static int run(kd_cli *cli, const kd_args *args)

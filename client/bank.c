@@ -4,17 +4,14 @@
 #include "format.h"
 #include "list.h"
 
-#include "kd/clock.h"
-
 #include <stdio.h>
 #include <string.h>
 
 #define VERIFY_MS (6 * 3600 * 1000) /* all of a bank is read */
 
-static json_t *to_json(const void *item, const void *arg)
+static json_t *to_json(const void *item)
 {
     const Distill__V1__BankInfo *b = item;
-    (void)arg;
     json_t *jobs = json_array();
     for (size_t i = 0; i < b->n_jobs; i++)
         (void)json_array_append_new(jobs, kd_json_text(b->jobs[i]));
@@ -27,7 +24,7 @@ static json_t *to_json(const void *item, const void *arg)
                      (int)b->in_use, "damaged", (int)b->damaged);
 }
 
-static void add_row(kd_table *t, const void *item, const void *arg)
+static void add_row(kd_table *t, const void *item, int64_t now)
 {
     const Distill__V1__BankInfo *b = item;
     char a[KD_FMT];
@@ -46,7 +43,7 @@ static void add_row(kd_table *t, const void *item, const void *arg)
     kd_table_add(t, KD_PLAIN, "%s", kd_fmt_count(b->records, a));
     kd_table_add(t, KD_PLAIN, "%s", share >= 0 ? kd_fmt_percent(KD_MIN(share, 1.0), a) : "");
     kd_table_add(t, KD_PLAIN, "%s", kd_fmt_bytes((double)b->bytes, a));
-    kd_table_add(t, KD_PLAIN, "%s", kd_fmt_age(b->used_ms, *(const int64_t *)arg, a));
+    kd_table_add(t, KD_PLAIN, "%s", kd_fmt_age(b->used_ms, now, a));
     kd_table_add(t, KD_PLAIN, "%s", b->data);
     kd_table_add(t, KD_PLAIN, "%s", jobs.data ? jobs.data : "");
     kd_buf_clear(&jobs);
@@ -66,24 +63,23 @@ static const kd_column g_columns[] = {
     {NULL, "damaged", KD_ALWAYS},
 };
 
+static const kd_list g_list = {.key = "banks",
+                               .name = "bank",
+                               .columns = g_columns,
+                               .n_columns = KD_COUNT(g_columns),
+                               .json = to_json,
+                               .row = add_row};
+
 static int list(kd_conn *c)
 {
     Distill__V1__ListBanksRequest request = DISTILL__V1__LIST_BANKS_REQUEST__INIT;
     ProtobufCMessage *reply = NULL;
-    int64_t now = kd_clock_wall_ms();
-    const kd_list l = {.key = "banks",
-                       .name = "bank",
-                       .columns = g_columns,
-                       .n_columns = KD_COUNT(g_columns),
-                       .json = to_json,
-                       .row = add_row,
-                       .arg = &now};
     int rc = kd_conn_ask(c, "Storage/ListBanks", &request, NULL,
                          &distill__v1__list_banks_reply__descriptor, &reply);
     if (rc != KD_EXIT_OK)
         return rc;
     const Distill__V1__ListBanksReply *r = (const Distill__V1__ListBanksReply *)reply;
-    rc = kd_list_print(c->cli, &l, (const void *const *)r->banks, r->n_banks, NULL);
+    rc = kd_list_print(c->cli, &g_list, (const void *const *)r->banks, r->n_banks, NULL);
     if (r->n_banks == 0 && !c->cli->json)
         kd_say(c->cli, "no logit banks at %s", c->cli->server);
     kd_wire_free(reply);

@@ -11,20 +11,19 @@ static const char *state_of(const Distill__V1__CertificateInfo *c, int64_t now)
     return c->revoked_ms ? "revoked" : c->not_after_ms <= now ? "over" : "good";
 }
 
-static json_t *to_json(const void *item, const void *arg)
+static json_t *to_json(const void *item)
 {
     const Distill__V1__CertificateInfo *c = item;
     return json_pack("{s:o, s:o, s:o, s:s, s:o, s:o, s:o}", "serial", kd_json_text(c->serial),
                      "role", kd_json_text(c->role), "name", kd_json_text(c->name), "state",
-                     state_of(c, *(const int64_t *)arg), "issued", kd_json_time(c->issued_ms),
+                     state_of(c, kd_clock_wall_ms()), "issued", kd_json_time(c->issued_ms),
                      "not_after", kd_json_time(c->not_after_ms), "revoked",
                      kd_json_time(c->revoked_ms));
 }
 
-static void add_row(kd_table *t, const void *item, const void *arg)
+static void add_row(kd_table *t, const void *item, int64_t now)
 {
     const Distill__V1__CertificateInfo *c = item;
-    int64_t now = *(const int64_t *)arg;
     char a[KD_FMT];
     kd_table_add(t, KD_PLAIN, "%s", c->name);
     kd_table_add(t, KD_PLAIN, "%s", c->role);
@@ -42,18 +41,17 @@ static const kd_column g_columns[] = {
     {"SERIAL", "serial", KD_ALWAYS},
 };
 
+static const kd_list g_list = {.key = "certificates",
+                               .name = "serial",
+                               .columns = g_columns,
+                               .n_columns = KD_COUNT(g_columns),
+                               .json = to_json,
+                               .row = add_row};
+
 int kd_certificates_print(const kd_cli *cli, Distill__V1__CertificateInfo *const *list, size_t n,
                           json_t *more)
 {
-    int64_t now = kd_clock_wall_ms();
-    const kd_list l = {.key = "certificates",
-                       .name = "serial",
-                       .columns = g_columns,
-                       .n_columns = KD_COUNT(g_columns),
-                       .json = to_json,
-                       .row = add_row,
-                       .arg = &now};
-    return kd_list_print(cli, &l, (const void *const *)list, n, more);
+    return kd_list_print(cli, &g_list, (const void *const *)list, n, more);
 }
 
 static int tell(kd_cli *cli, const kd_args *args, const ProtobufCMessage *reply)

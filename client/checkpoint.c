@@ -34,21 +34,20 @@ static int ask_list(kd_conn *c, const char *job, const char *stage,
     return rc;
 }
 
-static json_t *to_json(const void *item, const void *arg)
+static json_t *to_json(const void *item)
 {
     const Distill__V1__CheckpointInfo *m = item;
-    (void)arg;
     return json_pack("{s:o, s:I, s:I, s:o, s:o, s:b, s:b}", "stage", kd_json_text(m->stage), "step",
                      (json_int_t)m->step, "size", (json_int_t)m->size, "digest",
                      kd_json_text(m->digest), "content", kd_json_text(m->content), "best",
                      (int)m->best, "last", (int)m->last);
 }
 
-static void add_row(kd_table *t, const void *item, const void *arg)
+static void add_row(kd_table *t, const void *item, int64_t now)
 {
     const Distill__V1__CheckpointInfo *m = item;
     char a[KD_FMT];
-    (void)arg;
+    (void)now;
     kd_table_add(t, KD_PLAIN, "%s", m->stage);
     kd_table_add(t, KD_PLAIN, "%s", kd_fmt_count(m->step, a));
     kd_table_add(t, KD_PLAIN, "%s", kd_fmt_bytes((double)m->size, a));
@@ -67,15 +66,17 @@ static const kd_column g_columns[] = {
     {NULL, "last", KD_ALWAYS},
 };
 
+static const kd_list g_list = {.key = "checkpoints",
+                               .name = "digest",
+                               .columns = g_columns,
+                               .n_columns = KD_COUNT(g_columns),
+                               .json = to_json,
+                               .row = add_row};
+
 static int print_list(const kd_cli *cli, const Distill__V1__ListCheckpointsReply *r)
 {
-    static const kd_list l = {.key = "checkpoints",
-                              .name = "digest",
-                              .columns = g_columns,
-                              .n_columns = KD_COUNT(g_columns),
-                              .json = to_json,
-                              .row = add_row};
-    int rc = kd_list_print(cli, &l, (const void *const *)r->checkpoints, r->n_checkpoints, NULL);
+    int rc =
+        kd_list_print(cli, &g_list, (const void *const *)r->checkpoints, r->n_checkpoints, NULL);
     if (r->n_checkpoints == 0 && !cli->json)
         kd_say(cli, "the job has no checkpoints there");
     return rc;

@@ -12,18 +12,17 @@ typedef struct row {
     const char *setting, *value, *from;
 } row;
 
-static json_t *to_json(const void *item, const void *arg)
+static json_t *to_json(const void *item)
 {
     const row *r = item;
-    (void)arg;
     return json_pack("{s:s, s:o, s:s}", "setting", r->setting, "value", kd_json_text(r->value),
                      "from", r->from);
 }
 
-static void add_row(kd_table *t, const void *item, const void *arg)
+static void add_row(kd_table *t, const void *item, int64_t now)
 {
     const row *r = item;
-    (void)arg;
+    (void)now;
     kd_table_add(t, KD_BOLD, "%s", r->setting);
     kd_table_add(t, KD_PLAIN, "%s", r->value);
     kd_table_add(t, KD_DIM, "%s", r->from);
@@ -34,6 +33,13 @@ static const kd_column g_columns[] = {
     {"VALUE", "value", KD_ALWAYS},
     {"FROM", "from", KD_ALWAYS},
 };
+
+static const kd_list g_list = {.key = "settings",
+                               .name = "setting",
+                               .columns = g_columns,
+                               .n_columns = KD_COUNT(g_columns),
+                               .json = to_json,
+                               .row = add_row};
 
 /* The certificate that a call would show, and how the connection would be protected. */
 static void describe(const kd_cli *cli, char who[300], char protection[600])
@@ -53,12 +59,6 @@ static void describe(const kd_cli *cli, char who[300], char protection[600])
 
 static int run(kd_cli *cli, const kd_args *args)
 {
-    static const kd_list l = {.key = "settings",
-                              .name = "setting",
-                              .columns = g_columns,
-                              .n_columns = KD_COUNT(g_columns),
-                              .json = to_json,
-                              .row = add_row};
     char base[KD_CONTEXT_PATH], who[300], protection[600];
     (void)args;
     kd_context_base(base);
@@ -76,7 +76,7 @@ static int run(kd_cli *cli, const kd_args *args)
     const void *items[KD_COUNT(rows)];
     for (size_t i = 0; i < KD_COUNT(rows); i++)
         items[i] = &rows[i];
-    int rc = kd_list_print(cli, &l, items, KD_COUNT(items), NULL);
+    int rc = kd_list_print(cli, &g_list, items, KD_COUNT(items), NULL);
     if (cli->context_problem[0])
         kd_say(cli, "note: %s", cli->context_problem);
     return rc;

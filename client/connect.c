@@ -1,5 +1,6 @@
 #include "connect.h"
 
+#include "format.h"
 #include "job/job.h"
 #include "kd/clock.h"
 #include "output.h"
@@ -294,7 +295,7 @@ const char *kd_conn_id(const Distill__V1__JobSummary *s, char out[KD_CONN_ID])
 
 int kd_conn_check_job(const kd_cli *cli, const char *job)
 {
-    size_t n = strspn(job, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ._-");
+    size_t n = strspn(job, KD_NAME_LETTERS);
     if (job[n] == '\0' && n >= 1 && n < KD_JOB_NAME)
         return KD_EXIT_OK;
     kd_error(cli,

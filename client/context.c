@@ -19,10 +19,9 @@ typedef struct row {
     kd_pki_identity who; /* of its certificate; name "" = none */
 } row;
 
-static json_t *to_json(const void *item, const void *arg)
+static json_t *to_json(const void *item)
 {
     const row *r = item;
-    (void)arg;
     return json_pack("{s:s, s:s, s:b, s:s, s:s, s:o, s:b, s:o}", "name", r->c.name, "server",
                      r->c.server, "current", (int)r->current, "user", r->who.name, "role",
                      r->who.name[0] ? kd_role_name(r->who.role) : "", "not_after",
@@ -30,11 +29,11 @@ static json_t *to_json(const void *item, const void *arg)
                      (int)r->c.insecure, "local", kd_json_text(r->c.local));
 }
 
-static void add_row(kd_table *t, const void *item, const void *arg)
+static void add_row(kd_table *t, const void *item, int64_t now)
 {
     const row *r = item;
     char ends[KD_CLOCK_ISO];
-    (void)arg;
+    (void)now;
     kd_table_add(t, r->current ? KD_GREEN : KD_PLAIN, "%s", r->current ? "*" : "");
     kd_table_add(t, KD_BOLD, "%s", r->c.name);
     kd_table_add(t, KD_PLAIN, "%s", r->c.server);
@@ -51,14 +50,15 @@ static const kd_column g_columns[] = {
     {NULL, "insecure", KD_ALWAYS},    {"LOCAL CLUSTER IN", "local", KD_IF_ANY},
 };
 
+static const kd_list g_list = {.key = "contexts",
+                               .name = "name",
+                               .columns = g_columns,
+                               .n_columns = KD_COUNT(g_columns),
+                               .json = to_json,
+                               .row = add_row};
+
 static int list(const kd_cli *cli)
 {
-    static const kd_list l = {.key = "contexts",
-                              .name = "name",
-                              .columns = g_columns,
-                              .n_columns = KD_COUNT(g_columns),
-                              .json = to_json,
-                              .row = add_row};
     kd_context *all;
     size_t n = kd_context_list(&all);
     row *rows = kd_xalloc((n + 1) * sizeof *rows);
@@ -71,7 +71,7 @@ static int list(const kd_cli *cli)
         kd_login_clear(&login);
         items[i] = &rows[i];
     }
-    int rc = kd_list_print(cli, &l, items, n, NULL);
+    int rc = kd_list_print(cli, &g_list, items, n, NULL);
     if (n == 0 && !cli->json) {
         kd_say(cli, "there are no contexts");
         kd_hint(cli,

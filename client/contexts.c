@@ -1,6 +1,7 @@
 #include "contexts.h"
 
 #include "args.h"
+#include "format.h"
 
 #include "kd/file.h"
 
@@ -20,7 +21,7 @@ void kd_context_base(char out[KD_CONTEXT_PATH])
 
 int kd_context_check_name(const char *name, kd_diag *diag)
 {
-    size_t n = strspn(name, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ._-");
+    size_t n = strspn(name, KD_NAME_LETTERS);
     if (n > 0 && n < KD_CONTEXT_NAME && !name[n] && name[0] != '.')
         return 0;
     return kd_fail(diag, -KD_EINVAL,

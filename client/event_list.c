@@ -16,18 +16,13 @@ struct printer {
     kd_event_list *l;
 };
 
-static bool people(const kd_cli *cli)
-{
-    return cli->format == KD_FORMAT_TABLE || cli->format == KD_FORMAT_WIDE;
-}
-
 static int on_event(const Distill__V1__Event *e, void *arg)
 {
     const struct printer *p = arg;
     if (e->seq == 0 || !p->l->wanted(e, p->l->arg))
         return 0;
     p->l->lines++;
-    if (!people(p->cli))
+    if (!kd_list_is_table(p->cli))
         return kd_list_line(p->cli, &g_list, kd_json_event(p->l->job, e), p->l->lines == 1);
     p->l->print(p->cli, e, p->l->arg);
     return kd_out_flush(p->cli);
@@ -61,7 +56,7 @@ int kd_event_list_run(kd_cli *cli, kd_event_list *l)
     if (detail) {
         /* Another job may be given the same name meanwhile. */
         f.job = l->job = kd_conn_id(detail->summary, id);
-        if (l->begin && people(cli))
+        if (l->begin && kd_list_is_table(cli))
             l->begin(cli, detail, l->arg);
         kd_wire_free(&detail->base);
     }

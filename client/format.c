@@ -240,6 +240,12 @@ size_t kd_text_cut(const char *s, int columns)
     return at;
 }
 
+void kd_text_name(char *s, char other)
+{
+    for (char *p = s + strspn(s, KD_NAME_LETTERS); *p; p += strspn(p, KD_NAME_LETTERS))
+        *p++ = other;
+}
+
 int kd_text_width(const char *s)
 {
     int used = 0;

@@ -32,6 +32,10 @@ bool kd_parse_duration(const char *text, double *out_seconds);
 /* Appends s with everything that could steer a terminal (C0 and C1 controls, DEL, broken UTF-8)
  * replaced by '?'; line breaks and tabs become spaces. */
 void kd_text_clean(kd_buf *b, const char *s);
+/* What names of jobs, contexts and models are made of. */
+#define KD_NAME_LETTERS "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ._-"
+/* Replaces everything in s that a name cannot have by `other`. */
+void kd_text_name(char *s, char other);
 /* Columns that UTF-8 text takes on a terminal; control sequences of colours count nothing. */
 int kd_text_width(const char *s);
 /* Bytes of the longest beginning of s that takes at most `columns`. */

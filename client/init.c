@@ -1,6 +1,7 @@
 /* init: a job file to begin with. */
 #include "args.h"
 #include "cli.h"
+#include "format.h"
 #include "job/job.h"
 #include "output.h"
 
@@ -180,9 +181,7 @@ static void add_name(init *in, const char *given, const char *dir)
     char copy[SET_TEXT], name[KD_JOB_NAME];
     snprintf(copy, sizeof copy, "%s", dir);
     snprintf(name, sizeof name, "%.50s-kd", basename(copy));
-    for (char *p = name; *p; p++)
-        if (!strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-", *p))
-            *p = '-';
+    kd_text_name(name, '-');
     set(in, "name=%s", given ? given : name);
 }
 

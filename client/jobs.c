@@ -6,8 +6,6 @@
 #include "sweep.h"
 #include "views.h"
 
-#include "kd/clock.h"
-
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -93,12 +91,11 @@ static void add_took(kd_table *t, const Distill__V1__JobSummary *s, int64_t now)
                  s->started_ms ? kd_fmt_duration((double)(end - s->started_ms) / 1000, a) : "");
 }
 
-static void add_row(kd_table *t, const void *item, const void *arg)
+static void add_row(kd_table *t, const void *item, int64_t now)
 {
     char a[KD_FMT];
     const Distill__V1__JobSummary *s = item;
     const Distill__V1__Progress *p = s->progress;
-    int64_t now = *(const int64_t *)arg;
     kd_table_add(t, KD_PLAIN, "%s", s->job);
     kd_table_add(t, KD_PLAIN, "%s%s", s->sweep[0] ? "  " : "", s->label[0] ? s->label : s->name);
     kd_table_add(t, kd_summary_color(s), "%s", kd_summary_word(s));
@@ -134,9 +131,8 @@ static void add_row(kd_table *t, const void *item, const void *arg)
     kd_table_add(t, KD_PLAIN, "%s", s->reason);
 }
 
-static json_t *to_json(const void *item, const void *arg)
+static json_t *to_json(const void *item)
 {
-    (void)arg;
     return kd_json_summary(item);
 }
 
@@ -164,16 +160,15 @@ static const kd_column g_columns[] = {
     {"REASON", "reason", KD_ALWAYS},
 };
 
+static const kd_list g_list = {.key = "jobs",
+                               .name = "job",
+                               .columns = g_columns,
+                               .n_columns = KD_COUNT(g_columns),
+                               .json = to_json,
+                               .row = add_row};
+
 static int print(kd_cli *cli, const Distill__V1__ListReply *list, const selection *w)
 {
-    int64_t now = kd_clock_wall_ms();
-    const kd_list l = {.key = "jobs",
-                       .name = "job",
-                       .columns = g_columns,
-                       .n_columns = KD_COUNT(g_columns),
-                       .json = to_json,
-                       .row = add_row,
-                       .arg = &now};
     size_t *rows = calloc(list->n_jobs + 1, sizeof *rows);
     const void **items = calloc(list->n_jobs + 1, sizeof *items);
     int rc = KD_EXIT_FAILURE;
@@ -181,7 +176,7 @@ static int print(kd_cli *cli, const Distill__V1__ListReply *list, const selectio
         size_t n = choose(w, list, rows);
         for (size_t i = 0; i < n; i++)
             items[i] = list->jobs[rows[i]];
-        rc = kd_list_print(cli, &l, items, n, NULL);
+        rc = kd_list_print(cli, &g_list, items, n, NULL);
         if (n == 0 && !cli->json)
             kd_say(cli, "no %s%sjobs %s%s", w->state ? w->state : "", w->state ? " " : "",
                    w->sweep ? "of sweep " : "at ", w->sweep ? w->sweep : cli->server);

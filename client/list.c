@@ -1,6 +1,7 @@
 #include "list.h"
 
 #include "format.h"
+#include "kd/clock.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -106,7 +107,7 @@ static int print_json(const kd_cli *cli, const kd_list *l, const void *const *it
 {
     json_t *all = json_array(), *o = json_object();
     for (size_t i = 0; i < n; i++)
-        (void)json_array_append_new(all, l->json(items[i], l->arg));
+        (void)json_array_append_new(all, l->json(items[i]));
     (void)json_object_set_new(o, l->key, all);
     if (more)
         (void)json_object_update(o, more);
@@ -119,6 +120,7 @@ static int print_table(const kd_cli *cli, const kd_list *l, const void *const *i
     kd_buf spec;
     enum kd_column_when when[KD_LIST_COLUMNS];
     int shown = 0;
+    int64_t now = kd_clock_wall_ms();
     kd_buf_init(&spec, 4096);
     for (int i = 0; i < l->n_columns; i++) {
         if (!l->columns[i].heading)
@@ -130,12 +132,17 @@ static int print_table(const kd_cli *cli, const kd_list *l, const void *const *i
     kd_table_init(&t, spec.data ? spec.data : "");
     kd_buf_clear(&spec);
     for (size_t i = 0; i < n; i++)
-        l->row(&t, items[i], l->arg);
+        l->row(&t, items[i], now);
     bool wide = cli->format == KD_FORMAT_WIDE;
     for (int c = 0; c < shown && !wide; c++)
         t.hidden[c] = when[c] == KD_WIDE || (when[c] == KD_IF_ANY && kd_table_is_blank(&t, c));
     kd_table_print(cli, &t, 0);
     return kd_out_flush(cli);
+}
+
+bool kd_list_is_table(const kd_cli *cli)
+{
+    return cli->format == KD_FORMAT_TABLE || cli->format == KD_FORMAT_WIDE;
 }
 
 int kd_list_print(const kd_cli *cli, const kd_list *l, const void *const *items, size_t n,
@@ -154,7 +161,7 @@ int kd_list_print(const kd_cli *cli, const kd_list *l, const void *const *items,
     case KD_FORMAT_CSV:
     case KD_FORMAT_NAME:
         for (size_t i = 0; rc == KD_EXIT_OK && i < n; i++)
-            rc = kd_list_line(cli, l, l->json(items[i], l->arg), i == 0);
+            rc = kd_list_line(cli, l, l->json(items[i]), i == 0);
         if (n == 0 && cli->format == KD_FORMAT_CSV) {
             kd_buf head;
             kd_buf_init(&head, MAX_LINE);

@@ -30,10 +30,9 @@ typedef struct kd_list {
     const kd_column *columns;
     int n_columns; /* at most KD_LIST_COLUMNS with a heading */
     /* A new object. */
-    json_t *(*json)(const void *item, const void *arg);
-    /* One cell for each column that has a heading, in order. */
-    void (*row)(kd_table *t, const void *item, const void *arg);
-    const void *arg; /* for both, borrowed */
+    json_t *(*json)(const void *item);
+    /* One cell for each column that has a heading, in order. now: kd_clock_wall_ms. */
+    void (*row)(kd_table *t, const void *item, int64_t now);
 } kd_list;
 
 /* All items in the format that was asked for. more: further fields beside the array in -o json, its
@@ -44,6 +43,9 @@ int kd_list_print(const kd_cli *cli, const kd_list *l, const void *const *items,
  * first: the heading of CSV comes before it. Takes the reference of `object`. Returns an exit code.
  */
 int kd_list_line(const kd_cli *cli, const kd_list *l, json_t *object, bool first) KD_MUST_CHECK;
+
+/* Whether people read it, not programs: a table. */
+bool kd_list_is_table(const kd_cli *cli);
 
 /* Appends s as a field of CSV (RFC 4180), cleaned of control characters. */
 void kd_csv_text(kd_buf *out, const char *s);

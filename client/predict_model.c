@@ -175,16 +175,26 @@ void kd_predict_lane_clear(kd_predict_lane *l)
     *l = (kd_predict_lane){0};
 }
 
+kd_predict_sum kd_predict_sum_of(const float *logits, int n)
+{
+    kd_predict_sum s = {.largest = -INFINITY};
+    for (int i = 0; i < n; i++)
+        s.largest = KD_MAX(s.largest, (double)logits[i]);
+    for (int i = 0; i < n; i++)
+        s.sum += exp((double)logits[i] - s.largest);
+    return s;
+}
+
+double kd_predict_probability(const kd_predict_sum *s, float logit)
+{
+    return exp((double)logit - s->largest) / s->sum;
+}
+
 void kd_predict_top(const float *logits, int n, int top, kd_prediction *out)
 {
-    double largest = -INFINITY, sum = 0;
+    const kd_predict_sum s = kd_predict_sum_of(logits, n);
     int have = 0;
-    for (int i = 0; i < n; i++)
-        largest = KD_MAX(largest, (double)logits[i]);
-    for (int i = 0; i < n; i++)
-        sum += exp((double)logits[i] - largest);
     for (int i = 0; i < n; i++) {
-        double p = exp((double)logits[i] - largest) / sum;
         int at = have;
         while (at > 0 && logits[out[at - 1].index] < logits[i])
             at--;
@@ -192,7 +202,7 @@ void kd_predict_top(const float *logits, int n, int top, kd_prediction *out)
             continue;
         have = KD_MIN(have + 1, top);
         memmove(&out[at + 1], &out[at], (size_t)(have - at - 1) * sizeof *out);
-        out[at] = (kd_prediction){.index = i, .probability = p};
+        out[at] = (kd_prediction){.index = i, .probability = kd_predict_probability(&s, logits[i])};
     }
 }
 

@@ -67,13 +67,19 @@ typedef struct kd_prediction {
     int index;          /* of the class */
     double probability; /* softmax at T = 1 */
 } kd_prediction;
+/* From what stands in l->input to l->logits, which are finite, or -KD_EINTERNAL. */
+int kd_predict_input(kd_predict_lane *l, kd_diag *diag) KD_MUST_CHECK;
 /* The picture file's `top` most probable classes, falling, the lower number first among equals,
  * into out [top]. Errors: the file cannot be read or is no picture. */
 int kd_predict_file(kd_predict_lane *l, const char *path, int top, kd_prediction *out,
                     kd_diag *diag) KD_MUST_CHECK;
-/* From what stands in l->input to l->logits, which are finite, or -KD_EINTERNAL. */
-int kd_predict_input(kd_predict_lane *l, kd_diag *diag) KD_MUST_CHECK;
-/* Likewise from logits [n]. */
+/* What the logits [n] have in common, and the probability of one of them. */
+typedef struct kd_predict_sum {
+    double largest, sum;
+} kd_predict_sum;
+kd_predict_sum kd_predict_sum_of(const float *logits, int n);
+double kd_predict_probability(const kd_predict_sum *s, float logit);
+/* As kd_predict_file, from logits [n]. */
 void kd_predict_top(const float *logits, int n, int top, kd_prediction *out);
 
 #endif

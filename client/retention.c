@@ -2,10 +2,10 @@
 #include "args.h"
 #include "connect.h"
 #include "format.h"
-#include "json.h"
-#include "output.h"
+#include "list.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* 30d, 12h, 90s; 64G, 3M, 812. What a rule is set by gives the same rule. */
@@ -27,26 +27,6 @@ static const char *value_text(const Distill__V1__RetentionRule *r, uint64_t valu
     return out;
 }
 
-static int print_json(const kd_cli *cli, const Distill__V1__RetentionReply *r)
-{
-    json_t *rules = json_array(), *kept = json_array();
-    for (size_t i = 0; i < r->n_rules; i++) {
-        const Distill__V1__RetentionRule *m = r->rules[i];
-        (void)json_array_append_new(
-            rules, json_pack("{s:o, s:s, s:I, s:I, s:b}", "name", kd_json_text(m->name), "unit",
-                             m->size ? "bytes" : "seconds", "value", (json_int_t)m->value,
-                             "configured", (json_int_t)m->configured, "changed", (int)m->changed));
-    }
-    for (size_t i = 0; i < r->n_kept; i++) {
-        const Distill__V1__KeptSum *m = r->kept[i];
-        (void)json_array_append_new(
-            kept, json_pack("{s:o, s:I, s:I, s:I, s:I}", "what", kd_json_text(m->what), "items",
-                            (json_int_t)m->items, "bytes", (json_int_t)m->bytes, "dropped",
-                            (json_int_t)m->dropped, "dropped_bytes", (json_int_t)m->dropped_bytes));
-    }
-    return kd_json_print(cli, json_pack("{s:o, s:o}", "rules", rules, "kept", kept), false);
-}
-
 static const Distill__V1__RetentionRule *rule_of(const Distill__V1__RetentionReply *r,
                                                  const char *what, bool size)
 {
@@ -58,6 +38,34 @@ static const Distill__V1__RetentionRule *rule_of(const Distill__V1__RetentionRep
     return NULL;
 }
 
+static json_t *rule_json(const Distill__V1__RetentionRule *m)
+{
+    return json_pack("{s:o, s:s, s:I, s:I, s:b}", "name", kd_json_text(m->name), "unit",
+                     m->size ? "bytes" : "seconds", "value", (json_int_t)m->value, "configured",
+                     (json_int_t)m->configured, "changed", (int)m->changed);
+}
+
+static json_t *limit_json(const Distill__V1__RetentionRule *m)
+{
+    return m ? json_integer((json_int_t)m->value) : json_null();
+}
+
+/* What is kept, and the rules for it; NULL = there is none. */
+typedef struct row {
+    const Distill__V1__KeptSum *sum;
+    const Distill__V1__RetentionRule *age, *size;
+} row;
+
+static json_t *to_json(const void *item)
+{
+    const row *r = item;
+    const Distill__V1__KeptSum *m = r->sum;
+    return json_pack("{s:o, s:o, s:o, s:I, s:I, s:I, s:I}", "what", kd_json_text(m->what), "keep",
+                     limit_json(r->age), "keep_size", limit_json(r->size), "items",
+                     (json_int_t)m->items, "bytes", (json_int_t)m->bytes, "dropped",
+                     (json_int_t)m->dropped, "dropped_bytes", (json_int_t)m->dropped_bytes);
+}
+
 static void add_rule(kd_table *t, const Distill__V1__RetentionRule *m)
 {
     char a[KD_FMT];
@@ -65,27 +73,59 @@ static void add_rule(kd_table *t, const Distill__V1__RetentionRule *m)
                  m ? value_text(m, m->value, a) : "", m && m->changed ? " *" : "");
 }
 
-static void print_table(const kd_cli *cli, const Distill__V1__RetentionReply *r)
+static void add_row(kd_table *t, const void *item, int64_t now)
 {
-    kd_table t;
+    const row *r = item;
+    const Distill__V1__KeptSum *m = r->sum;
     char a[KD_FMT];
+    (void)now;
+    kd_table_add(t, KD_PLAIN, "%s", m->what);
+    add_rule(t, r->age);
+    add_rule(t, r->size);
+    kd_table_add(t, KD_PLAIN, "%s", kd_fmt_count(m->items, a));
+    kd_table_add(t, KD_PLAIN, "%s", kd_fmt_bytes((double)m->bytes, a));
+    kd_table_add(t, KD_PLAIN, "%s", kd_fmt_count(m->dropped, a));
+    kd_table_add(t, KD_PLAIN, "%s", kd_fmt_bytes((double)m->dropped_bytes, a));
+}
+
+static const kd_column g_columns[] = {
+    {"OF", "what", KD_ALWAYS},
+    {"FOR", "keep", KD_ALWAYS},
+    {"AT MOST", "keep_size", KD_ALWAYS},
+    {"ITEMS>", "items", KD_ALWAYS},
+    {"SIZE>", "bytes", KD_ALWAYS},
+    {"DROPPED>", "dropped", KD_ALWAYS},
+    {"SIZE>", "dropped_bytes", KD_ALWAYS},
+};
+
+static const kd_list g_list = {.key = "kept",
+                               .name = "what",
+                               .columns = g_columns,
+                               .n_columns = KD_COUNT(g_columns),
+                               .json = to_json,
+                               .row = add_row};
+
+static int print(const kd_cli *cli, const Distill__V1__RetentionReply *r)
+{
+    json_t *rules = json_array();
+    row *rows = kd_xalloc((r->n_kept + 1) * sizeof *rows);
+    const void **items = kd_xalloc((r->n_kept + 1) * sizeof *items);
     bool changed = false;
-    kd_table_init(&t, "OF|FOR|AT MOST|ITEMS>|SIZE>|DROPPED>|SIZE>");
-    for (size_t i = 0; i < r->n_kept; i++) {
-        const Distill__V1__KeptSum *m = r->kept[i];
-        kd_table_add(&t, KD_PLAIN, "%s", m->what);
-        add_rule(&t, rule_of(r, m->what, false));
-        add_rule(&t, rule_of(r, m->what, true));
-        kd_table_add(&t, KD_PLAIN, "%s", kd_fmt_count(m->items, a));
-        kd_table_add(&t, KD_PLAIN, "%s", kd_fmt_bytes((double)m->bytes, a));
-        kd_table_add(&t, KD_PLAIN, "%s", kd_fmt_count(m->dropped, a));
-        kd_table_add(&t, KD_PLAIN, "%s", kd_fmt_bytes((double)m->dropped_bytes, a));
-    }
-    kd_table_print(cli, &t, 0);
-    for (size_t i = 0; i < r->n_rules; i++)
+    for (size_t i = 0; i < r->n_rules; i++) {
+        (void)json_array_append_new(rules, rule_json(r->rules[i]));
         changed = changed || r->rules[i]->changed;
-    if (changed)
+    }
+    for (size_t i = 0; i < r->n_kept; i++) {
+        const char *what = r->kept[i]->what;
+        rows[i] = (row){r->kept[i], rule_of(r, what, false), rule_of(r, what, true)};
+        items[i] = &rows[i];
+    }
+    int rc = kd_list_print(cli, &g_list, items, r->n_kept, json_pack("{s:o}", "rules", rules));
+    if (changed && kd_list_is_table(cli))
         kd_hint(cli, "* changed at run time; `distill retention reset RULE` takes it back");
+    free(items);
+    free(rows);
+    return rc;
 }
 
 /* One call, whose answer is the last one's. */
@@ -133,10 +173,8 @@ static int run(kd_cli *cli, const kd_args *args)
         rc = kd_conn_ask(&conn, "Storage/GetRetention", &request, NULL,
                          &distill__v1__retention_reply__descriptor, &reply);
     }
-    if (rc == KD_EXIT_OK && cli->json)
-        rc = print_json(cli, (const Distill__V1__RetentionReply *)reply);
-    else if (rc == KD_EXIT_OK)
-        print_table(cli, (const Distill__V1__RetentionReply *)reply);
+    if (rc == KD_EXIT_OK)
+        rc = print(cli, (const Distill__V1__RetentionReply *)reply);
     kd_wire_free(reply);
     kd_conn_close(&conn);
     return rc;
@@ -156,4 +194,5 @@ const kd_verb kd_verb_retention = {
         "results stay until `distill rm`.",
     .min_operands = 0,
     .max_operands = -1,
+    .lists = true,
     .run = run};

@@ -60,9 +60,7 @@ static void name_of(const char *path, char out[KD_PKI_NAME])
     const char *slash = strrchr(path, '/'), *base = slash ? slash + 1 : path;
     const char *dot = strrchr(base, '.');
     snprintf(out, KD_PKI_NAME, "%.*s", dot && dot > base ? (int)(dot - base) : KD_PKI_NAME, base);
-    for (char *p = out; *p; p++)
-        if (!strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-", *p))
-            *p = '_';
+    kd_text_name(out, '_');
     if (!kd_pki_name_ok(out))
         snprintf(out, KD_PKI_NAME, "model");
 }

@@ -2,7 +2,6 @@
  */
 #include "serve.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,15 +15,11 @@ struct tensor {
     kd_buf texts; /* each with its length before it, as raw contents have them */
 };
 
-static void softmax(const float *logits, size_t n, float *out)
+static void probabilities(const float *logits, int n, float *out)
 {
-    double largest = -INFINITY, sum = 0;
-    for (size_t i = 0; i < n; i++)
-        largest = KD_MAX(largest, (double)logits[i]);
-    for (size_t i = 0; i < n; i++)
-        sum += exp((double)logits[i] - largest);
-    for (size_t i = 0; i < n; i++)
-        out[i] = (float)(exp((double)logits[i] - largest) / sum);
+    const kd_predict_sum s = kd_predict_sum_of(logits, n);
+    for (int i = 0; i < n; i++)
+        out[i] = (float)kd_predict_probability(&s, logits[i]);
 }
 
 /* "value:index:label", as the classification extension has it. */
@@ -77,7 +72,7 @@ static bool fill(const kd_serve *s, const kd_serve_request *r, const kd_serve_ou
     t->values = malloc(r->n * classes * sizeof(float));
     for (size_t i = 0; t->values && i < r->n; i++)
         if (o->probabilities)
-            softmax(r->logits + i * classes, classes, t->values + i * classes);
+            probabilities(r->logits + i * classes, (int)classes, t->values + i * classes);
         else
             memcpy(t->values + i * classes, r->logits + i * classes, classes * sizeof(float));
     return t->values != NULL;

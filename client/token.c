@@ -4,8 +4,6 @@
 #include "format.h"
 #include "list.h"
 
-#include "kd/clock.h"
-
 #include <string.h>
 
 static const kd_opt g_opts[] = {
@@ -15,10 +13,9 @@ static const kd_opt g_opts[] = {
     {"session", 0, NULL, "create: for a browser; good until it ends, not for a certificate"},
 };
 
-static json_t *to_json(const void *item, const void *arg)
+static json_t *to_json(const void *item)
 {
     const Distill__V1__TokenInfo *t = item;
-    (void)arg;
     return json_pack("{s:o, s:o, s:o, s:b, s:o, s:o, s:o, s:o, s:o}", "id", kd_json_text(t->id),
                      "role", kd_json_text(t->role), "name", kd_json_text(t->name), "session",
                      (int)t->session, "created", kd_json_time(t->created_ms), "expires",
@@ -42,7 +39,7 @@ static int create(kd_conn *c, const kd_args *args, double ttl_s)
         return rc;
     const Distill__V1__CreateTokenReply *r = (Distill__V1__CreateTokenReply *)reply;
     if (cli->json && r->info) {
-        json_t *o = to_json(r->info, NULL);
+        json_t *o = to_json(r->info);
         (void)json_object_set_new(o, "token", kd_json_text(r->token));
         rc = kd_json_print(cli, o, false);
     } else {
@@ -60,10 +57,9 @@ static int create(kd_conn *c, const kd_args *args, double ttl_s)
     return rc;
 }
 
-static void add_row(kd_table *t, const void *item, const void *arg)
+static void add_row(kd_table *t, const void *item, int64_t now)
 {
     const Distill__V1__TokenInfo *k = item;
-    int64_t now = *(const int64_t *)arg;
     char a[KD_FMT];
     kd_table_add(t, KD_PLAIN, "%s", k->id);
     kd_table_add(t, strcmp(k->state, "open") == 0 ? KD_GREEN : KD_PLAIN, "%s", k->state);
@@ -88,24 +84,23 @@ static const kd_column g_columns[] = {
     {"CREATED BY", "created_by", KD_ALWAYS},
 };
 
+static const kd_list g_list = {.key = "tokens",
+                               .name = "id",
+                               .columns = g_columns,
+                               .n_columns = KD_COUNT(g_columns),
+                               .json = to_json,
+                               .row = add_row};
+
 static int list(kd_conn *c)
 {
     Distill__V1__ListTokensRequest request = DISTILL__V1__LIST_TOKENS_REQUEST__INIT;
     ProtobufCMessage *reply = NULL;
-    int64_t now = kd_clock_wall_ms();
-    const kd_list l = {.key = "tokens",
-                       .name = "id",
-                       .columns = g_columns,
-                       .n_columns = KD_COUNT(g_columns),
-                       .json = to_json,
-                       .row = add_row,
-                       .arg = &now};
     int rc = kd_conn_ask(c, "Access/ListTokens", &request, NULL,
                          &distill__v1__list_tokens_reply__descriptor, &reply);
     if (rc != KD_EXIT_OK)
         return rc;
     const Distill__V1__ListTokensReply *r = (Distill__V1__ListTokensReply *)reply;
-    rc = kd_list_print(c->cli, &l, (const void *const *)r->tokens, r->n_tokens, NULL);
+    rc = kd_list_print(c->cli, &g_list, (const void *const *)r->tokens, r->n_tokens, NULL);
     if (r->n_tokens == 0 && !c->cli->json)
         kd_say(c->cli, "no tokens at %s", c->cli->server);
     kd_wire_free(reply);
@@ -123,7 +118,7 @@ static int revoke(kd_conn *c, const char *id)
         return rc;
     const Distill__V1__TokenInfo *t = (Distill__V1__TokenInfo *)reply;
     if (c->cli->json)
-        rc = kd_json_print(c->cli, to_json(t, NULL), false);
+        rc = kd_json_print(c->cli, to_json(t), false);
     else
         kd_out_clean(c->cli, "token %s is revoked%s%s", t->id,
                      t->used_by[0] ? "; it was used by " : "", t->used_by);

@@ -4,8 +4,6 @@
 #include "format.h"
 #include "list.h"
 
-#include "kd/clock.h"
-
 #include <string.h>
 
 static enum kd_color state_color(const char *state)
@@ -23,7 +21,7 @@ static const kd_opt g_opts[] = {
     {"quiet", 'q', NULL, "print names only, as -o name"},
 };
 
-static void add_row(kd_table *t, const void *item, const void *arg)
+static void add_row(kd_table *t, const void *item, int64_t now)
 {
     char a[KD_FMT];
     const Distill__V1__WorkerInfo *w = item;
@@ -34,8 +32,7 @@ static void add_row(kd_table *t, const void *item, const void *arg)
     kd_table_add(t, KD_PLAIN, "%s",
                  w->units_per_second > 0 ? kd_fmt_figure(w->units_per_second, a) : "-");
     kd_table_add(t, w->slow ? KD_YELLOW : KD_PLAIN, "%s", w->slow ? kd_fmt_count(w->slow, a) : "-");
-    kd_table_add(t, KD_PLAIN, "%s%s", kd_fmt_age(w->seen_ms, *(const int64_t *)arg, a),
-                 w->seen_ms ? " ago" : "");
+    kd_table_add(t, KD_PLAIN, "%s%s", kd_fmt_age(w->seen_ms, now, a), w->seen_ms ? " ago" : "");
     kd_table_add(t, KD_PLAIN, "%s",
                  w->resident_bytes ? kd_fmt_bytes((double)w->resident_bytes, a) : "");
     kd_table_add(t, KD_PLAIN, "%s", w->blas);
@@ -46,9 +43,8 @@ static void add_row(kd_table *t, const void *item, const void *arg)
     kd_table_add(t, KD_PLAIN, "%s", w->cpu);
 }
 
-static json_t *to_json(const void *item, const void *arg)
+static json_t *to_json(const void *item)
 {
-    (void)arg;
     return kd_json_worker(item);
 }
 
@@ -69,20 +65,20 @@ static const kd_column g_columns[] = {
     {"CPU", "cpu", KD_WIDE},
 };
 
+static const kd_list g_list = {.key = "workers",
+                               .name = "name",
+                               .columns = g_columns,
+                               .n_columns = KD_COUNT(g_columns),
+                               .json = to_json,
+                               .row = add_row};
+
 static int tell(kd_cli *cli, const kd_args *args, const ProtobufCMessage *message)
 {
     const Distill__V1__WorkersReply *reply = (const Distill__V1__WorkersReply *)message;
-    int64_t now = kd_clock_wall_ms();
-    const kd_list l = {.key = "workers",
-                       .name = "name",
-                       .columns = g_columns,
-                       .n_columns = KD_COUNT(g_columns),
-                       .json = to_json,
-                       .row = add_row,
-                       .arg = &now};
     if (kd_args_has(args, "quiet") && !cli->json)
         cli->format = KD_FORMAT_NAME;
-    int rc = kd_list_print(cli, &l, (const void *const *)reply->workers, reply->n_workers, NULL);
+    int rc =
+        kd_list_print(cli, &g_list, (const void *const *)reply->workers, reply->n_workers, NULL);
     if (reply->n_workers == 0 && !cli->json) {
         kd_say(cli, "no workers have joined %s", cli->server);
         kd_hint(cli, "start one with `distill-worker --server %s --data-root DIR`", cli->server);

@@ -1,7 +1,7 @@
 # The text that a program prints for --help as a manual page: roff for man(7).
 #
 #   awk -v page=DISTILLD -v section=8 -v title="..." -v version=0.1.0 -v date=2026-01-31 \
-#       [-v synopsis="..."] -f help.awk TEXT...
+#       -f help.awk TEXT...
 #
 # What is read of the text:
 #   NAME [VERSION] - summary      first line: section NAME; of a later one: a new subsection

@@ -20,7 +20,7 @@ readme() {
     awk -v words="$1" 'index($0, words) {found = 1; next} found && /^    / {print substr($0, 5); lines++; next}
                        found && lines && !/^ *$/ {exit}' README.md
 }
-# type MACHINE: runs standard input there, line for line in one shell, and shows both.
+# type_in MACHINE: runs standard input there, line for line in one shell, and shows both.
 type_in() {
     local name=$1 text rc=0
     text=$(cat)

@@ -50,6 +50,26 @@ expect() {
     grep -qF -- "$text" "$DIR/out" || { cat "$DIR/out"; fail "$*: no \"$text\" in its output"; }
 }
 
+# await SECONDS COMMAND...: until it succeeds.
+await() {
+    local tries=$(($1 * 10)); shift
+    for _ in $(seq $tries); do
+        "$@" && return
+        sleep 0.1
+    done
+    fail "in vain: $*"
+}
+
+# await_port NAME FILE: until the process of that name has written its port there.
+await_port() {
+    for _ in $(seq 300); do
+        [ -s "$2" ] && return
+        kill -0 "${PIDS[$1]}" 2>/dev/null || fail "$1 did not start"
+        sleep 0.1
+    done
+    fail "$1 has no port"
+}
+
 # coordinator [STATE]: starts distilld on a free port (the same one after a restart).
 coordinator() {
     local state=${1:-$DIR/state} listen=${DISTILL_SERVER:-$HOST:0}
@@ -58,11 +78,7 @@ coordinator() {
         --port-file "$DIR/port" --heartbeat-ms 200 --lease-ms "$LEASE_MS" \
         "${COORDINATOR_FLAGS[@]}" >>"$DIR/distilld.log" 2>&1 &
     PIDS[distilld]=$!
-    for _ in $(seq 300); do
-        [ -s "$DIR/port" ] && break
-        kill -0 "${PIDS[distilld]}" 2>/dev/null || fail "distilld did not start"
-        sleep 0.1
-    done
+    await_port distilld "$DIR/port"
     DISTILL_SERVER=$HOST:$(cat "$DIR/port")
     export DISTILL_SERVER
 }
@@ -72,6 +88,17 @@ worker() {
     "${AROUND_WORKER[@]}" "$BUILD/distill-worker" --server "${WORKER_SERVER:-$DISTILL_SERVER}" \
         --name "$1" --threads "${2:-1}" --data-root "${3:-$DIR/data}" >>"$DIR/worker-$1.log" 2>&1 &
     PIDS[$1]=$!
+}
+
+# serve NAME MODEL FLAGS...: `distill serve` on the port SERVE_PORT, any free one without it; $ADDRESS from then on.
+serve() {
+    local name=$1; shift
+    rm -f "$DIR/$name.port"
+    "$BUILD/distill" serve "$@" --listen "127.0.0.1:${SERVE_PORT:-0}" --port-file "$DIR/$name.port" \
+        >"$DIR/$name.out" 2>>"$DIR/serve-$name.log" &
+    PIDS[$name]=$!
+    await_port "$name" "$DIR/$name.port"
+    ADDRESS=127.0.0.1:$(cat "$DIR/$name.port")
 }
 
 # stop NAME [SIGNAL]: and waits for it.
@@ -133,6 +160,13 @@ says() {
     grep -qF -- "$1" <<<"$all"
 }
 
+# log_says TEXT: the coordinator's does.
+log_says() { says "$1" <"$DIR/distilld.log"; }
+# metric 'NAME{LABELS}': of a coordinator that was started with HTTP_FLAGS; nothing if there is none.
+HTTP_FLAGS=(--http 127.0.0.1:0 --http-port-file "$DIR/http-port")
+metrics() { curl -sS --max-time 20 "http://127.0.0.1:$(cat "$DIR/http-port")/metrics"; }
+metric() { metrics | awk -v name="$1" '$1 == name { print $2 }'; }
+
 # has_event JOB TEXT: one of its events says so. (Captured first: grep -q would close the pipe.)
 has_event() {
     local all
@@ -162,6 +196,16 @@ student: {model: cheap_cnn}
 distill: {epochs: 1, batch: 8, optimizer: {name: adam, lr: 1e-3}}
 YAML
 }
+# plain_job [SEED]: a student alone, in no time.
+plain_job() {
+    cat <<YAML
+name: plain
+seed: ${1:-1}
+data: {labelled: {path: flowers, train: train.txt, val: val.txt, size: 32}}
+student: {model: cheap_cnn}
+distill: {loss: {kd: 0, ce: 1}, epochs: 1, batch: 16, slots: 4, optimizer: {name: adam, lr: 1e-3}}
+YAML
+}
 # small_job [lines]: a job that touches every stage in seconds.
 small_job() {
     cat <<YAML
@@ -186,4 +230,13 @@ distill:
 scratch: {optimizer: {name: adam, lr: 1e-3}, epochs: 1}
 cluster: {min_workers: 1, max_workers: 8, checkpoint_every: 3}
 YAML
+}
+# small_cluster NAME...: data, the small job's file, a coordinator and workers of these names, which have joined.
+small_cluster() {
+    local name
+    small_data
+    small_job >"$DIR/job.yaml"
+    coordinator
+    for name in "$@"; do worker "$name"; done
+    await_workers $#
 }

@@ -3,12 +3,7 @@
 . tests/integration/cluster.sh
 command -v sqlite3 >/dev/null || { echo "no sqlite3 here"; exit 77; }
 
-small_data
-small_job >"$DIR/job.yaml"
-coordinator
-worker a
-worker b
-await_workers 2
+small_cluster a b
 before=$(distill submit "$DIR/job.yaml" --set distill.epochs=1 -q)
 distill wait "$before" --timeout 10m >/dev/null
 distill fetch "$before" -O "$DIR/before" >/dev/null

@@ -4,14 +4,13 @@
 . tests/integration/cluster.sh
 
 bytes() { # JOB: of gradients and sums in its distillation
-    curl -sS --max-time 20 "http://127.0.0.1:$(cat "$DIR/http-port")/metrics" |
-        awk -v job="job_id=\"$1\",stage=\"distill\"" \
-            '/^distill_net_bytes_total/ && index($0, job) && /kind="gradients"/ { n += $2 } END { printf "%d\n", n }'
+    metrics | awk -v job="job_id=\"$1\",stage=\"distill\"" \
+        '/^distill_net_bytes_total/ && index($0, job) && /kind="gradients"/ { n += $2 } END { printf "%d\n", n }'
 }
 
 small_data
 small_job >"$DIR/job.yaml"
-COORDINATOR_FLAGS=(--http 127.0.0.1:0 --http-port-file "$DIR/http-port")
+COORDINATOR_FLAGS=("${HTTP_FLAGS[@]}")
 coordinator
 for w in a b c d; do worker "$w"; done
 await_workers 4

@@ -2,12 +2,7 @@
 # Killed and stopped processes change nothing: the job goes on without user action, to the same digest.
 . tests/integration/cluster.sh
 
-small_data
-small_job >"$DIR/job.yaml"
-coordinator
-worker a
-worker b
-await_workers 2
+small_cluster a b
 job=$(distill submit "$DIR/job.yaml" --set distill.epochs=4 -q)
 distill wait "$job" --timeout 10m
 want=$(digests "$job")

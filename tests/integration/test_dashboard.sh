@@ -7,7 +7,7 @@ command -v chromium >/dev/null && command -v chromedriver >/dev/null && /usr/bin
 PICTURES=${KD_PICTURES:-$DIR/pictures}
 mkdir -p "$PICTURES"
 export KD_BUILD_DIR=$BUILD
-COORDINATOR_FLAGS=(--http 127.0.0.1:0 --http-port-file "$DIR/http-port")
+COORDINATOR_FLAGS=("${HTTP_FLAGS[@]}")
 look() { timeout 240 /usr/bin/python3 tests/integration/dashboard.py "$(cat "$DIR/http-port")" "$PICTURES" "$@"; }
 
 small_data

@@ -32,11 +32,7 @@ done_as_wanted() { # done_as_wanted JOB WHAT
     [ "$(stage_field "$1" distill steps_redone)" = 0 ] || fail "$2: steps were computed again"
 }
 
-small_data
-small_job >"$DIR/job.yaml"
-coordinator
-worker a
-await_workers 1
+small_cluster a
 job=$(submit)
 distill wait "$job" --timeout 10m >/dev/null
 want=$(digests "$job")

@@ -2,11 +2,7 @@
 # A second job on other workers takes every logit from the bank: not one teacher forward.
 . tests/integration/cluster.sh
 
-small_data
-small_job >"$DIR/job.yaml"
-coordinator
-worker a
-await_workers 1
+small_cluster a
 first=$(distill submit "$DIR/job.yaml" -q)
 distill wait "$first" --timeout 10m
 forwards=$(stage_field "$first" distill teacher_forwards)

@@ -54,9 +54,8 @@ kinds() { awk '{ print $1 }' "$1" | sort | uniq -c | awk '{ print $2 "=" $1 }' |
 # configure LINES...: the coordinator's file.
 configure() {
     printf '%s\n' "$@" >"$DIR/distilld.yaml"
-    COORDINATOR_FLAGS=(--config "$DIR/distilld.yaml" --http 127.0.0.1:0 --http-port-file "$DIR/http-port")
+    COORDINATOR_FLAGS=(--config "$DIR/distilld.yaml" "${HTTP_FLAGS[@]}")
 }
-metric() { curl -sS "http://127.0.0.1:$(cat "$DIR/http-port")/metrics" | awk -v name="$1" '$1 == name { print $2 }'; }
 await_told() { # N: and nobody waits
     for _ in $(seq 200); do
         [ "$(metric distill_hooks_waiting)" = 0 ] && [ "$(wc -l <"$DIR/told/told")" -ge "$1" ] && return
@@ -81,7 +80,7 @@ refused 'list of words' 'hook_command: [[a]]'
 note "a command with arguments, in order, once, with little around it; a web address that fails at first"
 /usr/bin/python3 "$DIR/web.py" "$DIR/told" >"$DIR/web.log" 2>&1 &
 PIDS[web]=$!
-for _ in $(seq 50); do [ -s "$DIR/told/web-port" ] && break; sleep 0.1; done
+await_port web "$DIR/told/web-port"
 configure "hook_command: [\"$DIR/hook\", \"$DIR/told\", ok]" "hook_url: http://127.0.0.1:$(cat "$DIR/told/web-port")/x"
 coordinator
 worker one
@@ -101,13 +100,14 @@ assert events[-1]["state"] == "succeeded" and events[-1]["text"] == "job succeed
     fail "its environment: $(cat "$DIR/told/env")"
 # None of the daemon's; what this shell has inherited, every child of it has.
 [ "$(cat "$DIR/told/fds")" = "$(ls /proc/self/fd | tr '\n' ' ')" ] || fail "descriptors that it got: $(cat "$DIR/told/fds")"
-says 'hook_command: heard of epoch' <"$DIR/distilld.log" || fail "its output is not in the log"
-for _ in $(seq 200); do [ "$(metric 'distill_hooks_total{to="url",result="told"}')" = 6 ] && break; sleep 0.2; done
+log_says 'hook_command: heard of epoch' || fail "its output is not in the log"
+url_told() { [ "$(metric 'distill_hooks_total{to="url",result="told"}')" = "$1" ]; }
+await 40 url_told 6
 [ "$(kinds "$DIR/told/web")" = 'end=2 epoch=8 start=2 ' ] || fail "the address was told: $(cat "$DIR/told/web")"
 [ "$(metric 'distill_hooks_total{to="url",result="failed"}')" = 6 ] || fail "failures were not counted"
 ! grep -q '/x' "$DIR/distilld.log" || fail "the address is in the log"
 if command -v promtool >/dev/null; then
-    promtool check metrics < <(curl -sS "http://127.0.0.1:$(cat "$DIR/http-port")/metrics") || fail "metrics"
+    promtool check metrics < <(metrics) || fail "metrics"
 fi
 stop web KILL
 
@@ -118,8 +118,7 @@ configure "hook_command: [\"$DIR/hook\", \"$DIR/told\", hang]" 'hook_events: [st
 coordinator
 await_workers 1
 distill submit "$DIR/job.yaml" --wait -q >/dev/null
-for _ in $(seq 300); do says 'its time was over' <"$DIR/distilld.log" && break; sleep 0.1; done
-says 'its time was over' <"$DIR/distilld.log" || fail "the command still runs"
+await 30 log_says 'its time was over'
 [ -s "$DIR/told/children" ] || fail "it began nothing"
 stop distilld
 while read -r child; do ! kill -0 "$child" 2>/dev/null || fail "a child of the command lives"; done <"$DIR/told/children"
@@ -162,8 +161,7 @@ coordinator
 await_workers 1
 bad=$(distill submit "$DIR/job.yaml" --set data.labelled.path=nowhere -q)
 distill cancel "$bad" >/dev/null
-for _ in $(seq 100); do says 'cannot run /no/such/program' <"$DIR/distilld.log" && break; sleep 0.1; done
-says 'cannot run /no/such/program' <"$DIR/distilld.log" || fail "the log does not say it"
+await 30 log_says 'cannot run /no/such/program'
 expect 0 '' distill jobs
 stop one
 stop distilld

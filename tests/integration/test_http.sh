@@ -6,7 +6,7 @@ command -v curl >/dev/null || exit 77
 # http PATH [CURL FLAGS]
 http() { curl -sS --max-time 20 "${@:2}" "http://127.0.0.1:$HTTP$1"; }
 code() { http "$@" -o /dev/null -w '%{http_code}'; }
-COORDINATOR_FLAGS=(--http 127.0.0.1:0 --http-port-file "$DIR/http-port")
+COORDINATOR_FLAGS=("${HTTP_FLAGS[@]}")
 serve() {
     coordinator
     HTTP=$(cat "$DIR/http-port")

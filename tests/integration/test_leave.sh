@@ -3,11 +3,7 @@
 . tests/integration/cluster.sh
 
 gone() { ! distill workers -o json | grep -q "\"$1\""; }
-small_data
-small_job >"$DIR/job.yaml"
-coordinator
-worker a
-await_workers 1
+small_cluster a
 job=$(distill submit "$DIR/job.yaml" --set distill.epochs=6 -q)
 distill wait "$job" --timeout 10m >/dev/null
 want=$(digests "$job")

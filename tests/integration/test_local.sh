@@ -82,8 +82,8 @@ distill local up --workers 1 --dir "$DIR/kept" >/dev/null 2>&1
 
 note "it ends by itself when the coordinator is gone"
 kill -9 "$(pgrep -f "distilld --state-dir $DIR/kept/state")"
-for _ in $(seq 200); do pgrep -f "name local-1 --data-root $PWD" >/dev/null || break; sleep 0.1; done
-! pgrep -f "name local-1 --data-root $PWD" >/dev/null || fail "its worker goes on"
+no_worker() { ! pgrep -f "name local-1 --data-root $PWD" >/dev/null; }
+await 20 no_worker
 for _ in $(seq 100); do distill local status 2>/dev/null | grep -q . || break; sleep 0.1; done
 expect 69 'the coordinator was killed by signal 9' distill local status
 expect 0 'it was not running any more' distill local down
@@ -114,8 +114,7 @@ note "run: Ctrl-C, twice, and a kill that cannot be caught"
 for how in INT "INT INT" KILL; do
     "${here[@]}" run "${long[@]}" >"$DIR/run.out" 2>&1 &
     pid=$!
-    for _ in $(seq 300); do grep -q 'distill begins' "$DIR/run.out" && break; sleep 0.1; done
-    grep -q 'distill begins' "$DIR/run.out" || fail "the job did not begin"
+    await 30 grep -q 'distill begins' "$DIR/run.out"
     for s in $how; do kill -"$s" $pid 2>/dev/null || true; sleep 0.2; done
     rc=0
     wait $pid || rc=$?

@@ -21,13 +21,8 @@ note "the coordinator goes away: each worker says so, and its line comes once th
 stop distilld KILL
 sleep 1
 coordinator
-for who in one two; do
-    for _ in $(seq 300); do
-        distill logs "$job" --worker $who | says 'no coordinator: ' && break
-        sleep 0.2
-    done
-    distill logs "$job" --worker $who | says 'no coordinator: ' || fail "no line of $who: $(distill logs "$job")"
-done
+missed_it() { distill logs "$job" --worker "$1" | says 'no coordinator: '; }
+for who in one two; do await 60 missed_it $who; done
 distill cancel "$job" >/dev/null
 wait $follower || { cat "$DIR/followed.err"; fail "the follower ended with $?"; }
 distill logs "$job" -o json >"$DIR/all"

@@ -15,26 +15,27 @@ for p in "${pages[@]}"; do
     man -l "$DIR/man/$p" | col -b >"$DIR/$p.txt"
 done
 
+# each PAGE BEFORE AFTER LEAST: the page has a line BEFORE WORD AFTER (regular expressions) for every word of the standard
+# input, of which there are LEAST or more.
+each() {
+    local word n=0
+    while read -r word _; do
+        grep -q -- "^$2$word$3" "$DIR/$1.txt" || fail "$1 lacks $word"
+        n=$((n + 1))
+    done
+    [ $n -ge "$4" ] || fail "only $n were looked for in $1"
+}
+
 note "verbs and exit codes"
-distill help | sed -n '/^Verbs:/,/^$/s/^  \([a-z]*\) .*/\1/p' >"$DIR/verbs"
-[ "$(wc -l <"$DIR/verbs")" -gt 40 ] || fail "no list of verbs"
-while read -r verb; do
-    grep -q "^   distill $verb\$" "$DIR/distill.1.txt" || fail "distill(1) does not tell of $verb"
-done <"$DIR/verbs"
-distill help exit-codes | while read -r code _; do
-    grep -q "^       $code " "$DIR/distill.1.txt" || fail "distill(1) lacks exit code $code"
-done
+distill help | sed -n '/^Verbs:/,/^$/s/^  \([a-z]*\) .*/\1/p' | each distill.1 '   distill ' '$' 41
+distill help exit-codes | each distill.1 '       ' ' ' 10
 grep -q -- '--output-dir DIR' "$DIR/distill.1.txt" || fail "no flags"
 
 note "keys"
-distill help job | sed -n 's/^\([a-z][a-z_.]*\) .*/\1/p' | while read -r key; do
-    grep -q "^       $key\( \|\$\)" "$DIR/distill-job.5.txt" || fail "distill-job(5) lacks $key"
-done
+distill help job | sed -n 's/^\([a-z][a-z_.]*\) .*/\1/p' | each distill-job.5 '       ' '\( \|$\)' 100
 
 note "flags of the daemons"
-for pair in distilld:distilld.8 distill-worker:distill-worker.8; do
-    "$BUILD/${pair%:*}" --help | grep -o '^  --[a-z-]*' | while read -r flag; do
-        grep -q -- "^       $flag" "$DIR/${pair#*:}.txt" || fail "${pair#*:} lacks $flag"
-    done
+for daemon in distilld distill-worker; do
+    "$BUILD/$daemon" --help | grep -o '^  --[a-z-]*' | each $daemon.8 '       ' '' 10
 done
 grep -q 'distilld init' "$DIR/distilld.8.txt" || fail "no distilld init"

@@ -4,7 +4,7 @@
 . tests/integration/cluster.sh
 command -v prometheus >/dev/null && command -v promtool >/dev/null && command -v curl >/dev/null || exit 77
 
-COORDINATOR_FLAGS=(--http 127.0.0.1:0 --http-port-file "$DIR/http-port")
+COORDINATOR_FLAGS=("${HTTP_FLAGS[@]}")
 small_data
 small_job >"$DIR/job.yaml"
 coordinator

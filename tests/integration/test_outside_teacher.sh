@@ -4,15 +4,6 @@
 # model under the same name is refused.
 . tests/integration/cluster.sh
 
-plain_job() { # SEED
-    cat <<YAML
-name: plain
-seed: $1
-data: {labelled: {path: flowers, train: train.txt, val: val.txt, size: 32}}
-student: {model: cheap_cnn}
-distill: {loss: {kd: 0, ce: 1}, epochs: 1, batch: 16, slots: 4, optimizer: {name: adam, lr: 1e-3}}
-YAML
-}
 # taught_job TEACHER: a student whose teacher is asked in every epoch.
 taught_job() {
     cat <<YAML
@@ -27,20 +18,10 @@ distill: {epochs: 4, batch: 16, slots: 4, views: fresh, optimizer: {name: adam, 
 cluster: {checkpoint_every: 3}
 YAML
 }
-# serve MODEL FLAGS...: as `oracle`, on the same port each time.
-PORT=0
-serve() {
-    local model=$1; shift
-    rm -f "$DIR/served"
-    "$BUILD/distill" serve "$model" --name oracle --listen "127.0.0.1:$PORT" --port-file "$DIR/served" "$@" \
-        >>"$DIR/serve.out" 2>>"$DIR/serve.log" &
-    PIDS[serve]=$!
-    for _ in $(seq 300); do
-        [ -s "$DIR/served" ] && break
-        kill -0 "${PIDS[serve]}" 2>/dev/null || fail "distill serve did not start"
-        sleep 0.1
-    done
-    PORT=$(cat "$DIR/served")
+# oracle MODEL FLAGS...: serves it on the same port each time.
+oracle() {
+    serve oracle "$@" --name oracle
+    SERVE_PORT=${ADDRESS#*:}
 }
 # again FLAGS...: a coordinator with nothing in its state, so that no bank knows anything.
 again() {
@@ -71,12 +52,12 @@ taught_job "{model: cheap_cnn, preprocess: unit, weights: $DIR/model1/student.sa
 here=$(student "$(run "$DIR/here.yaml")")
 
 note "an address that the coordinator does not permit"
-serve "$DIR/model1/student.safetensors" --layout nchw
-taught_job "{kserve: \"127.0.0.1:$PORT\", model: oracle, preprocess: unit, pictures: 4, patience: 60}" >"$DIR/there.yaml"
+oracle "$DIR/model1/student.safetensors" --layout nchw
+taught_job "{kserve: \"$ADDRESS\", model: oracle, preprocess: unit, pictures: 4, patience: 60}" >"$DIR/there.yaml"
 expect 4 "outside_teachers" distill submit "$DIR/there.yaml"
 
 note "the teacher there, one worker"
-again --outside-teachers "127.0.0.1:1,127.0.0.1:$PORT"
+again --outside-teachers "127.0.0.1:1,$ADDRESS"
 await_workers 1
 job=$(run "$DIR/there.yaml")
 [ "$(student "$job")" = "$here" ] || fail "another student than with the same teacher here"
@@ -87,32 +68,29 @@ distill fetch "$job" -O "$DIR/there" >/dev/null
 distill inspect "$DIR/there/student.safetensors" -o json | pick 'd["metadata"]["distilld.teacher"]' | says oracle
 
 note "three workers, and the server killed amid the job"
-stop serve
-serve "$DIR/model1/student.safetensors"
-again --outside-teachers "127.0.0.1:$PORT"
+stop oracle
+oracle "$DIR/model1/student.safetensors"
+again --outside-teachers "$ADDRESS"
 worker two
 worker three 2
 await_workers 3
 job=$(distill submit "$DIR/there.yaml" -q)
 await_steps "$job" distill 4
-stop serve KILL
-for _ in $(seq 300); do
-    distill show "$job" | says "waiting for the teacher at 127.0.0.1:$PORT" && break
-    sleep 0.1
-done
-distill show "$job" | says "waiting for the teacher" || fail "nothing says what the job waits for"
-serve "$DIR/model1/student.safetensors"
+stop oracle KILL
+waits() { distill show "$job" | says "waiting for the teacher at $ADDRESS"; }
+await 30 waits
+oracle "$DIR/model1/student.safetensors"
 distill wait "$job" --timeout 10m >/dev/null || fail "$(distill show "$job")"
 [ "$(student "$job")" = "$here" ] || fail "another student with three workers"
 distill show "$job" -o json | pick 'd["stages"][0]["teacher_forwards"] > 0' | grep -qx True || fail "no teacher runs are counted"
 
 note "another model under the same name"
-taught_job "{kserve: \"127.0.0.1:$PORT\", model: oracle, preprocess: unit, pictures: 4}" |
+taught_job "{kserve: \"$ADDRESS\", model: oracle, preprocess: unit, pictures: 4}" |
     sed 's/epochs: 4/epochs: 40/' >"$DIR/long.yaml"
 job=$(distill submit "$DIR/long.yaml" -q)
 await_steps "$job" distill 4
-stop serve KILL
-serve "$DIR/model2/student.safetensors"
+stop oracle KILL
+oracle "$DIR/model2/student.safetensors"
 rc=0
 distill wait "$job" --timeout 10m >/dev/null || rc=$?
 [ $rc -eq 7 ] || fail "exit code $rc of a job whose teacher has changed"
@@ -132,5 +110,5 @@ fails() { # TEXT FLAGS...
 fails "its input pixels is FP32 [-1, 32, 32, 3]" --set teacher.size=24
 fails "there is no model" --set teacher.model=nobody
 fails "FP32 [-1, 5] was expected" --set teacher.output=labels
-stop serve
+stop oracle
 fails "for longer than teacher.patience allows" --set teacher.patience=1

@@ -3,11 +3,7 @@
 # reports, whatever the number of threads.
 . tests/integration/cluster.sh
 
-small_data
-small_job >"$DIR/job.yaml"
-coordinator
-worker one
-await_workers 1
+small_cluster one
 job=$(distill submit "$DIR/job.yaml" --set distill.epochs=3 --set "export=[safetensors, onnx]" -q)
 distill wait "$job" --timeout 10m
 distill fetch "$job" -O "$DIR/got"

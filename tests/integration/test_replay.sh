@@ -6,11 +6,7 @@ needs_grpc
 
 replay() { call Submit "{\"key\": \"$2\", \"replay_job\": \"$1\"}" | pick 'd["job"]'; }
 
-small_data
-small_job >"$DIR/job.yaml"
-coordinator
-worker a
-await_workers 1
+small_cluster a
 first=$(distill submit "$DIR/job.yaml" --set distill.epochs=1 -q)
 distill wait "$first" --timeout 10m >/dev/null
 distill fetch "$first" -O "$DIR" teacher.safetensors >/dev/null

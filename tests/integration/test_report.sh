@@ -64,12 +64,7 @@ for part in sys.argv[2:]:
 PY
 }
 
-small_data
-small_job >"$DIR/job.yaml"
-coordinator
-worker one
-worker two
-await_workers 2
+small_cluster one two
 
 note "one job"
 job=$(distill submit "$DIR/job.yaml" --set distill.epochs=3 -q)

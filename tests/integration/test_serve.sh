@@ -4,28 +4,10 @@
 . tests/integration/cluster.sh
 needs_grpc
 
-# serve NAME FLAGS...: $ADDRESS from then on.
-serve() {
-    local name=$1; shift
-    rm -f "$DIR/$name.port"
-    "$BUILD/distill" serve "$@" --listen 127.0.0.1:0 --port-file "$DIR/$name.port" >"$DIR/$name.out" 2>"$DIR/serve-$name.log" &
-    PIDS[$name]=$!
-    for _ in $(seq 300); do
-        [ -s "$DIR/$name.port" ] && break
-        kill -0 "${PIDS[$name]}" 2>/dev/null || fail "distill serve $* did not start"
-        sleep 0.1
-    done
-    ADDRESS=127.0.0.1:$(cat "$DIR/$name.port")
-}
 ask() { /usr/bin/python3 tests/integration/serve_calls.py "$ADDRESS" "$@"; }
 
 small_data
-cat >"$DIR/job.yaml" <<YAML
-name: plain
-data: {labelled: {path: flowers, train: train.txt, val: val.txt, size: 32}}
-student: {model: cheap_cnn}
-distill: {loss: {kd: 0, ce: 1}, epochs: 1, batch: 16, slots: 4, optimizer: {name: adam, lr: 1e-3}}
-YAML
+plain_job >"$DIR/job.yaml"
 coordinator
 worker one
 await_workers 1
@@ -42,12 +24,12 @@ for model in got/student eight; do
     for layout in nhwc nchw; do
         note "$model, $layout"
         distill predict "$DIR/$model.safetensors" "$DIR/pictures" -o json --top 5 >"$DIR/predicted"
-        serve "served" "$DIR/$model.safetensors" --name flowers --layout $layout --threads 2
+        serve served "$DIR/$model.safetensors" --name flowers --layout $layout --threads 2
         ask same flowers "$DIR/predicted"
         stop served
     done
 done
-grep -qF "8 bits" "$DIR/serve-served.log" || fail "an 8-bit model is not served in 8 bits"
+[ "$(grep -cF "8 bits" "$DIR/serve-served.log")" = 2 ] || fail "an 8-bit model is not served in 8 bits"
 
 note "what must be refused"
 serve hostile "$DIR/got/student.safetensors" -o json

@@ -5,11 +5,7 @@
 needs_grpc
 [ -x "$BUILD/tests/kd_skewed_worker" ] || { echo "no kd_skewed_worker was built"; exit 77; }
 
-small_data
-small_job >"$DIR/job.yaml"
-coordinator
-worker a
-await_workers 1
+small_cluster a
 
 note "a worker of another protocol beside one of ours"
 expect 78 "this coordinator speaks protocol 3" "$BUILD/tests/kd_skewed_worker" --name other --data-root "$DIR/data"

@@ -2,13 +2,8 @@
 # What is kept on the coordinator's disk: rules of retention, banks, checkpoints as networks.
 . tests/integration/cluster.sh
 
-COORDINATOR_FLAGS=(--http 127.0.0.1:0 --http-port-file "$DIR/http-port")
-small_data
-small_job >"$DIR/job.yaml"
-coordinator
-worker one
-await_workers 1
-metric() { curl -sS "http://127.0.0.1:$(cat "$DIR/http-port")/metrics" | awk -v name="$1" '$1 == name { print $2 }'; }
+COORDINATOR_FLAGS=("${HTTP_FLAGS[@]}")
+small_cluster one
 # retention EXPRESSION: of the answer.
 retention() { distill retention -o json | pick "$1"; }
 kept() { retention "{k['what']: k for k in d['kept']}['$1']['$2']"; }
@@ -66,6 +61,9 @@ expect 5 'not over uses the bank' distill bank rm "$(distill bank ls -o json | p
 expect 0 'keep_checkpoints' distill retention set keep_checkpoints=1s keep_banks=1s -o json
 [ "$(retention '[(r["name"], r["value"], r["configured"]) for r in d["rules"] if r["changed"]]')" = \
     "[('keep_checkpoints', 1, 7776000), ('keep_banks', 1, 7776000)]" ] || fail "the rules are not those that were set"
+expect 0 'checkpoints,1,0,' distill retention -o csv
+[ "$(distill retention -o name | tr '\n' ' ')" = 'checkpoints logs banks uploads ' ] || fail "-o name: $(distill retention -o name)"
+[ "$(distill retention -o jsonl | wc -l)" = 4 ] || fail "-o jsonl: $(distill retention -o jsonl)"
 sleep 3
 distill checkpoint ls "$job" -o json | pick 'len(d["checkpoints"])' | says 2 || fail "checkpoints of a job that is needed went"
 [ "$(distill bank ls -o json | pick 'any(b["in_use"] for b in d["banks"])')" = True ] || fail "a bank in use went"
@@ -102,7 +100,7 @@ expect 0 '' distill fetch "$job" student.safetensors -O "$DIR/again"
 [ "$(kept checkpoints dropped)" -ge 1 ] || [ "$(kept banks dropped)" -ge 1 ] || fail "no drop was counted"
 await_is "$(kept checkpoints dropped)" metric 'distill_dropped_items_total{of="checkpoints"}'
 if command -v promtool >/dev/null; then
-    promtool check metrics < <(curl -sS "http://127.0.0.1:$(cat "$DIR/http-port")/metrics") || fail "metrics"
+    promtool check metrics < <(metrics) || fail "metrics"
 fi
 await_is '[]' sh -c "'$BUILD/distill' bank ls -o json | /usr/bin/python3 -c 'import json, sys; print(json.load(sys.stdin)[\"banks\"])'"
 await_is '' ls "$DIR/state/bank"

@@ -41,6 +41,15 @@ static inline void net_picture(const zoo_net *n, uint32_t i, float *input)
             }
 }
 
+/* Pictures first.. of n, one behind the other; free it. */
+static inline float *net_pictures(const zoo_net *net, uint32_t first, uint32_t n)
+{
+    float *in = net_floats(n * net->picture);
+    for (uint32_t i = 0; i < n; i++)
+        net_picture(net, first + i, in + i * net->picture);
+    return in;
+}
+
 /* Pictures for kd_quantise. */
 static inline int zoo_give(void *arg, size_t i, float *input, kd_diag *diag)
 {
@@ -55,11 +64,9 @@ static inline void net_measure(zoo_net *n)
     enum { PICTURES = 8 };
     kd_diag diag = {0};
     kd_plan *p;
-    float *in = net_floats(PICTURES * n->picture), *z = net_floats(2 * PICTURES * NET_CLASSES);
+    float *in = net_pictures(n, 1000, PICTURES), *z = net_floats(2 * PICTURES * NET_CLASSES);
     float *gradient = net_floats(n->g->vector_len);
     memset(z, 0, 2 * PICTURES * NET_CLASSES * sizeof *z);
-    for (uint32_t i = 0; i < PICTURES; i++)
-        net_picture(n, 1000 + i, in + i * n->picture);
     kd_assert_ok(kd_plan_new(n->g, PICTURES, KD_PLAN_TRAIN, &p, &diag), &diag);
     kd_assert_ok(kd_plan_load(p, n->vector, &diag), &diag);
     kd_assert_ok(kd_plan_forward(p, in, z, &diag), &diag);

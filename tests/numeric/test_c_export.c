@@ -94,11 +94,9 @@ static float *by_c(const target *t, const kd_graph *g, const float *vector, cons
 static void compare(const target *t, const zoo_net *n, const kd_graph *g, const float *vector,
                     size_t most_memory, size_t most_source)
 {
-    float *in = net_floats(PICTURES * n->picture), *z = net_logits(n, g, vector, PICTURES);
+    float *in = net_pictures(n, 0, PICTURES), *z = net_logits(n, g, vector, PICTURES);
     kd_buf source;
     size_t memory;
-    for (uint32_t i = 0; i < PICTURES; i++)
-        net_picture(n, i, in + i * n->picture);
     float *c = by_c(t, g, vector, in, PICTURES, &source, &memory);
     kd_assert_all_close(c, z, PICTURES * NET_CLASSES, 1e-4, 1e-4 * net_largest(z, PICTURES));
     print_message("%zu bytes of memory, %zu of source\n", memory, source.len);
@@ -201,9 +199,7 @@ static void test_c_int8(void **state)
     /* Its C computes in float32: against the same weights without ranges. */
     for (int i = 0; i < q.graph->n_nodes; i++)
         q.graph->nodes[i].range = 0;
-    float *in = net_floats(PICTURES * n.picture), *z = net_logits(&n, q.graph, q.vector, PICTURES);
-    for (uint32_t i = 0; i < PICTURES; i++)
-        net_picture(&n, i, in + i * n.picture);
+    float *in = net_pictures(&n, 0, PICTURES), *z = net_logits(&n, q.graph, q.vector, PICTURES);
     q.graph->nodes[0].range = 1;
     kd_buf source;
     size_t memory;

@@ -88,10 +88,8 @@ static float *gradient_behind(bool rounds, float unit, size_t *out_n)
     x = kd_graph_dense(g, kd_graph_flatten(g, x), "fc", NET_CLASSES, true, KD_INIT_HE_NORMAL);
     kd_assert_ok(kd_graph_finish(g, x, &diag), &diag);
     zoo_net n = net_of(g, 4);
-    float *in = net_floats(2 * n.picture), *gradient = net_floats(g->vector_len);
+    float *in = net_pictures(&n, 0, 2), *gradient = net_floats(g->vector_len);
     float z[2 * NET_CLASSES], d_z[2 * NET_CLASSES];
-    for (uint32_t i = 0; i < 2; i++)
-        net_picture(&n, i, in + i * n.picture);
     for (int i = 0; i < 2 * NET_CLASSES; i++)
         d_z[i] = (float)(i % 5) - 2;
     kd_plan *p;
@@ -150,9 +148,7 @@ static void test_tuned_graph_is_the_rounded_one(void **state)
         assert_false(kd_graph_is_int8(g));
         kd_assert_ok(kd_plan_new(g, PICTURES, KD_PLAN_TRAIN, &p, &diag), &diag);
         kd_assert_ok(kd_plan_load(p, weights, &diag), &diag);
-        float *in = net_floats(PICTURES * n.picture), *y = net_floats(PICTURES * NET_CLASSES);
-        for (uint32_t k = 0; k < PICTURES; k++)
-            net_picture(&n, k, in + k * n.picture);
+        float *in = net_pictures(&n, 0, PICTURES), *y = net_floats(PICTURES * NET_CLASSES);
         kd_assert_ok(kd_plan_forward(p, in, y, &diag), &diag);
         kd_assert_ok(kd_quantise_round(q.graph, q.vector, &diag), &diag);
         float *z = net_logits(&n, q.graph, q.vector, PICTURES);

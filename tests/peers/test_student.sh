@@ -5,24 +5,9 @@
 #   [KD_BUILD=build/dev] [PEERS_PYTHON=python3] tests/peers/test_student.sh
 #
 # Exit code 0 if all agree, 77 if PEERS_PYTHON lacks onnx, onnxruntime or OpenCV, 1 otherwise.
-cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
-python=${PEERS_PYTHON:-python3}
-if ! "$python" -c 'import cv2, onnx, onnxruntime' 2>/dev/null; then
-    printf 'skipped: %s has no onnx, onnxruntime or OpenCV\n' "$python"
-    exit 77
-fi
-KD_BUILD=$(realpath "${KD_BUILD:-build/dev}")
-cmake --build "$KD_BUILD" --target distill distilld distill-worker >/dev/null || exit 1
-. tests/integration/cluster.sh
+. "$(dirname "${BASH_SOURCE[0]}")/small_job.sh" "cv2, onnx, onnxruntime" "onnx, onnxruntime or OpenCV"
 
-small_data
-small_job >"$DIR/job.yaml"
-coordinator
-worker one
-await_workers 1
-job=$(distill submit "$DIR/job.yaml" --set distill.epochs=6 --set "export=[safetensors, onnx]" -q)
-distill wait "$job" --timeout 10m
-distill fetch "$job" -O "$DIR/got"
+train --set distill.epochs=6 --set "export=[safetensors, onnx]"
 for method in mse kl; do
     distill quantize "$DIR/got/student.onnx" --data "$DIR/data/flowers/images" --method $method -o "$DIR/$method.onnx"
 done

@@ -6,6 +6,7 @@
 #include "kd/bfloat16.h"
 #include "kd/file.h"
 #include "kd/hash.h"
+#include "stage_case.h"
 #include "wire/wire.h"
 
 #include <math.h>
@@ -13,9 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CHUNK_FLOATS 4
-#define FLOATS 7 /* the last chunk is shorter */
-#define CHUNKS 2
 #define SLOTS 2
 
 /* ---- what the exchange thinks is gRPC */
@@ -72,7 +70,7 @@ void kd_rpc_shared_free(kd_rpc_shared *m)
     assert_null(m);
 }
 
-/* ---- a stage of two units and two chunks */
+/* ---- a stage of two units */
 
 struct fixture {
     char *dir, prefix[4096];
@@ -133,11 +131,6 @@ static int teardown(void **state)
     free(f->dir);
     free(f);
     return 0;
-}
-
-static size_t len_of(uint32_t chunk)
-{
-    return chunk == CHUNKS - 1 ? FLOATS - (CHUNKS - 1) * CHUNK_FLOATS : CHUNK_FLOATS;
 }
 
 static int push(struct fixture *f, uint32_t node, uint32_t chunk, const void *payload, size_t len,

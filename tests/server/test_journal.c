@@ -5,6 +5,7 @@
 #include "journal.h"
 #include "kd/file.h"
 #include "kd/rng.h"
+#include "stage_case.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -15,10 +16,6 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#define CHUNKS 3
-#define CHUNK_FLOATS 4
-#define FLOATS 10 /* the last chunk is shorter */
 
 struct fixture {
     char *dir, prefix[4096];
@@ -49,11 +46,6 @@ static int teardown(void **state)
 }
 
 /* ---- sums that are a function of their name */
-
-static size_t len_of(uint32_t chunk)
-{
-    return chunk == CHUNKS - 1 ? FLOATS - (CHUNKS - 1) * CHUNK_FLOATS : CHUNK_FLOATS;
-}
 
 static void make_sum(uint64_t step, uint32_t chunk, float *sum, float *scale, kd_step_totals *t)
 {

@@ -176,13 +176,23 @@ static void test_format_random_bytes(void **state)
     }
 }
 
+static void test_format_name(void **state)
+{
+    (void)state;
+    char text[] = "../Fl\xc3\xb6ra 2.v-1_", empty[] = "";
+    kd_text_name(text, '-');
+    assert_string_equal(text, "..-Fl--ra-2.v-1_");
+    kd_text_name(empty, '-');
+    assert_string_equal(empty, "");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_format_durations),    cmocka_unit_test(test_format_parse_duration),
         cmocka_unit_test(test_format_figures),      cmocka_unit_test(test_format_clock),
         cmocka_unit_test(test_format_clean),        cmocka_unit_test(test_format_width),
-        cmocka_unit_test(test_format_random_bytes),
+        cmocka_unit_test(test_format_random_bytes), cmocka_unit_test(test_format_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
