@@ -165,7 +165,7 @@ static int load_row(void *arg, int64_t n, int to, kd_job_id job, uint64_t seq, c
 {
     kd_hooks *h = arg;
     if (h->n_calls == LOADED)
-        return 1;
+        return 1; /* there are more */
     h->loaded = n;
     if (to < 0 || to >= KD_HOOK_TARGETS)
         return 0;
@@ -184,8 +184,7 @@ static void load(kd_daemon *d)
 {
     kd_hooks *h = d->hooks;
     kd_diag diag = {0};
-    /* One more than there is room for tells that there are more. */
-    int rc = kd_state_each_hook(&d->state, h->loaded, LOADED + 1, load_row, h, &diag);
+    int rc = kd_state_each_hook(&d->state, h->loaded, load_row, h, &diag);
     if (rc < 0)
         kd_warn("cannot read what hooks are to tell: %s", diag.msg);
     h->more = rc == 1;
