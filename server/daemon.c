@@ -209,7 +209,7 @@ void kd_daemon_introduce(kd_daemon *d, kd_job_record *j, bool more)
         c->has_info = s->info != NULL;
         if (s->info)
             kd_stage_core_info(j, s, &c->info);
-        kd_sweep_hold(d, j, (uint32_t)i, c->held);
+        kd_stage_hold(d, j, (uint32_t)i, c->held);
     }
     kd_daemon_event(d, &(kd_event){.kind = KD_EV_SUBMIT, .setup = &setup, .more = more});
 }
