@@ -22,7 +22,7 @@ struct fixture {
 static void start(struct fixture *f)
 {
     kd_daemon *d = &f->daemon;
-    *d = (kd_daemon){.state.lock_fd = -1};
+    *d = (kd_daemon){.state.lock_fd = -1, .tasks_closed = true};
     assert_int_equal(uv_loop_init(&d->loop), 0);
     kd_assert_ok(kd_state_open(f->dir, &d->state, &f->diag), &f->diag);
     kd_assert_ok(kd_hooks_open(d, &f->cfg, &f->diag), &f->diag);
@@ -133,11 +133,25 @@ static void test_many_wait_at_start(void **state)
     assert_all_told(f);
 }
 
+/* What ends at the address never reaches this loop. */
+static void test_address_that_does_not_answer_holds_no_command_up(void **state)
+{
+    struct fixture *f = *state;
+    stop(f);
+    f->cfg.url = "http://127.0.0.1:1/";
+    start(f);
+    add(f, 35);
+    tell(f, (uint64_t)JOBS * (uint64_t)f->added); /* the address's own */
+    assert_all_told(f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_many_wait, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many_wait_at_start, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_address_that_does_not_answer_holds_no_command_up,
+                                        setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
