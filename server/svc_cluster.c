@@ -16,7 +16,7 @@
 struct control_task {
     kd_rpc_call *call;
     Distill__V1__WorkerMessage *m; /* NULL: the stream is over, or half of it, or: */
-    char *refused;                 /* why a message cannot be taken */
+    kd_diag *refused;              /* why a message cannot be taken */
     bool half;                     /* the worker sends no more: end the stream in order */
     uint8_t *info;                 /* packed StageInfo of a StageReady */
     size_t info_len;
@@ -354,20 +354,20 @@ static void on_problem(kd_daemon *d, kd_worker_record *w, kd_job_id job,
 
 /* A message that cannot be taken. A worker that lost its stream for it would come back and send it
  * again, for ever: so it keeps the stream, and it is the job that it serves no more. */
-static void on_refused(kd_daemon *d, kd_rpc_call *call, char *why)
+static void on_refused(kd_daemon *d, kd_rpc_call *call, kd_diag *why)
 {
     kd_worker_record *w = worker_of(call);
     kd_core_view view;
     const char *state;
     kd_job_id job = w ? kd_core_member_job(d->core, w->id, &state) : 0;
     if (!job || !kd_core_job_view(d->core, job, &view)) {
-        kd_rpc_finish(call, -KD_EINVAL, why);
+        kd_rpc_finish_diag(call, why);
         return;
     }
     Distill__V1__StageProblem p = DISTILL__V1__STAGE_PROBLEM__INIT;
     p.stage = view.stage;
     p.code = "BAD_MESSAGE";
-    p.text = why;
+    p.text = why->msg;
     p.worker_only = true;
     on_problem(d, w, job, &p);
 }
@@ -526,7 +526,8 @@ static void control_message(kd_rpc_call *call, const uint8_t *bytes, size_t len,
     ProtobufCMessage *m = NULL;
     struct control_task *t = new_task(call);
     if (kd_wire_unpack(&distill__v1__worker_message__descriptor, bytes, len, &m, &diag) != 0) {
-        t->refused = kd_xstrdup(diag.msg);
+        t->refused = kd_xalloc(sizeof diag);
+        *t->refused = diag;
         post(arg, t);
         return;
     }
