@@ -9,7 +9,8 @@
 #include <yaml.h>
 
 #define MAX_FILE 65536
-#define KEEP_MOST (3660ll * 86400)
+#define TEN_YEARS (3660ll * 86400) /* in seconds */
+#define EMPTY "\"\""               /* default of a text that may be empty */
 #define AT(field) offsetof(kd_daemon_config, field)
 
 const kd_setting kd_settings[] = {
@@ -20,7 +21,7 @@ const kd_setting kd_settings[] = {
     {"http", "DISTILLD_HTTP", KD_SET_TEXT, AT(http), 0, 0, "ADDRESS:PORT",
      "dashboard, /metrics, /healthz, /readyz and a JSON API that only reads; the address has\n"
      "to be a loopback's; empty = none",
-     "\"\""},
+     EMPTY},
     {"insecure", "DISTILLD_INSECURE", KD_SET_BOOL, AT(insecure), 0, 0, NULL,
      "plain text: whoever reaches the ports may do everything. Without it, a port that other\n"
      "machines can reach wants the certificates that `distilld init` makes",
@@ -29,7 +30,7 @@ const kd_setting kd_settings[] = {
      "LIST",
      "HOST:PORT,HOST:PORT,... that jobs may name as teachers (teacher.kserve), since workers then\n"
      "send pictures there; empty = none",
-     "\"\""},
+     EMPTY},
     {"heartbeat_ms", NULL, KD_SET_NUMBER, AT(heartbeat_ms), 10, 60000, "N",
      "how often workers report", "1000"},
     {"lease_ms", NULL, KD_SET_NUMBER, AT(lease_ms), 100, 600000, "N",
@@ -39,9 +40,8 @@ const kd_setting kd_settings[] = {
      "64M or 2G: jobs wait and nothing is taken in below it",
      "64M"},
     {"log_level", NULL, KD_SET_LEVEL, 0, 0, 0, "LEVEL", "err, warn, info or debug", "info"},
-    {"certificate_life", NULL, KD_SET_DURATION, AT(certificate_life_s), 1, 3660ll * 86400,
-     "DURATION", "of certificates that are issued, as 12h or 30d; workers renew theirs in time",
-     "30d"},
+    {"certificate_life", NULL, KD_SET_DURATION, AT(certificate_life_s), 1, TEN_YEARS, "DURATION",
+     "of certificates that are issued, as 12h or 30d; workers renew theirs in time", "30d"},
     {"quota_jobs", NULL, KD_SET_NUMBER, AT(quotas.jobs), 0, 100000, "N",
      "jobs of one name that are not over; this and the quotas below: 0 = no limit", "200"},
     {"quota_streams", NULL, KD_SET_NUMBER, AT(quotas.streams), 0, 100000, "N",
@@ -52,23 +52,23 @@ const kd_setting kd_settings[] = {
      "requests a second of one name, training's own not counted", "200"},
     {"quota_upload", NULL, KD_SET_SIZE, AT(quotas.upload_a_day), 0, 0, "SIZE",
      "bytes that one name may upload in a day", "256G"},
-    {"keep_checkpoints", NULL, KD_SET_DURATION, AT(keep.age_s[KD_KEEP_CHECKPOINTS]), 0, KEEP_MOST,
+    {"keep_checkpoints", NULL, KD_SET_DURATION, AT(keep.age_s[KD_KEEP_CHECKPOINTS]), 0, TEN_YEARS,
      "DURATION",
      "how long the checkpoints of a job that is over stay, by which it can be continued; this\n"
      "and what follows: 0 = no limit, the oldest go first, `distill retention` changes it",
      "90d"},
     {"keep_checkpoints_size", NULL, KD_SET_SIZE, AT(keep.bytes[KD_KEEP_CHECKPOINTS]), 0, 0, "SIZE",
      "bytes of such checkpoints together", "0"},
-    {"keep_logs", NULL, KD_SET_DURATION, AT(keep.age_s[KD_KEEP_LOGS]), 0, KEEP_MOST, "DURATION",
+    {"keep_logs", NULL, KD_SET_DURATION, AT(keep.age_s[KD_KEEP_LOGS]), 0, TEN_YEARS, "DURATION",
      "how long the events and logs of a job that is over stay; its beginning and end always do",
      "365d"},
     {"keep_logs_size", NULL, KD_SET_SIZE, AT(keep.bytes[KD_KEEP_LOGS]), 0, 0, "SIZE",
      "bytes of such events and logs together", "4G"},
-    {"keep_banks", NULL, KD_SET_DURATION, AT(keep.age_s[KD_KEEP_BANKS]), 0, KEEP_MOST, "DURATION",
+    {"keep_banks", NULL, KD_SET_DURATION, AT(keep.age_s[KD_KEEP_BANKS]), 0, TEN_YEARS, "DURATION",
      "how long a logit bank stays that no job uses; teachers can fill it again", "90d"},
     {"keep_banks_size", NULL, KD_SET_SIZE, AT(keep.bytes[KD_KEEP_BANKS]), 0, 0, "SIZE",
      "bytes of all banks together; those that a job uses are never dropped", "0"},
-    {"keep_uploads", NULL, KD_SET_DURATION, AT(keep.age_s[KD_KEEP_UPLOADS]), 0, KEEP_MOST,
+    {"keep_uploads", NULL, KD_SET_DURATION, AT(keep.age_s[KD_KEEP_UPLOADS]), 0, TEN_YEARS,
      "DURATION", "how long uploaded files stay that no job came to name", "7d"},
     {"keep_uploads_size", NULL, KD_SET_SIZE, AT(keep.bytes[KD_KEEP_UPLOADS]), 0, 0, "SIZE",
      "bytes of such files together", "0"},
@@ -77,7 +77,7 @@ const kd_setting kd_settings[] = {
      "ends, fails or stalls and at each epoch, the event as JSON on its standard input",
      "[]"},
     {"hook_url", NULL, KD_SET_TEXT, AT(hooks.url), 0, 0, "URL",
-     "the same is posted to this address, http:// or https://; empty = to none", "\"\""},
+     "the same is posted to this address, http:// or https://; empty = to none", EMPTY},
     {"hook_events", NULL, KD_SET_LIST, AT(hooks.kinds), 0, 0, "WORDS",
      "only these of start, end, fail, stall and epoch; empty = all", "[]"},
     {"hook_timeout", NULL, KD_SET_DURATION, AT(hooks.timeout_s), 1, 3600, "DURATION",
@@ -161,8 +161,7 @@ int kd_setting_put(const kd_setting *s, const char *text, kd_daemon_config *cfg,
     switch (s->type) {
     case KD_SET_TEXT:
         *(const char **)field = text;
-        return text[0] || s->at == AT(http) || s->at == AT(hooks.url) ||
-                       s->at == AT(outside_teachers)
+        return text[0] || strcmp(s->example, EMPTY) == 0
                    ? 0
                    : kd_fail(diag, -KD_EINVAL, "wants a %s", s->meta);
     case KD_SET_NUMBER:
@@ -250,6 +249,7 @@ static int put_pair(struct reader *r, yaml_document_t *doc, const yaml_node_t *k
     }
     const char *text = (const char *)value->data.scalar.value;
     if (s->type == KD_SET_TEXT) {
+        KD_BUG_ON(r->held == KD_COUNT(r->cfg->held));
         char *held = r->cfg->held[r->held++];
         if (strlen(text) >= sizeof r->cfg->held[0])
             return kd_fail(r->diag, -KD_EINVAL, "%.300s:%zu: %s is too long", r->path, line,

@@ -186,6 +186,7 @@ typedef struct kd_action {
         size_t at, n; /* in kd_actions.ranges */
     } ranges[KD_RANGES_KINDS];
     bool check;
+    bool figures; /* STATE: the reason is the one before with other numbers in it */
     uint64_t process;
     const char *word; /* static string */
     char text[KD_CORE_TEXT];

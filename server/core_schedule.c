@@ -331,9 +331,11 @@ static void count_fit(const kd_core *c, const struct survey *s, kd_job_id job, s
  * again. */
 static void tell_queued(const kd_core *c, struct job *j, size_t fit, size_t idle, kd_actions *out)
 {
-    struct queued now = {j->min_workers, fit, fit < j->min_workers ? c->n_members : idle, true};
+    struct queued now = {j->min_workers, fit, fit < j->min_workers ? c->n_members : idle, true},
+                  before = j->queued;
     char text[KD_CORE_TEXT];
-    if (memcmp(&now, &j->queued, sizeof now) == 0)
+    size_t actions = out->count;
+    if (memcmp(&now, &before, sizeof now) == 0)
         return;
     if (fit < j->min_workers)
         snprintf(text, sizeof text, "needs %u worker(s), %zu of %zu connected can serve it",
@@ -342,6 +344,9 @@ static void tell_queued(const kd_core *c, struct job *j, size_t fit, size_t idle
         snprintf(text, sizeof text, "needs %u worker(s), %zu idle", j->min_workers, idle);
     kd_core_set_state(j, KD_RUN_QUEUED, text, out);
     j->queued = now;
+    if (out->count > actions)
+        out->items[actions].figures = before.told && before.need == now.need &&
+                                      (before.fit < before.need) == (now.fit < now.need);
 }
 
 /* What one job takes of the idle workers. Returns false when later ones must not have the rest. */

@@ -209,7 +209,7 @@ void kd_daemon_introduce(kd_daemon *d, kd_job_record *j, bool more)
         c->has_info = s->info != NULL;
         if (s->info)
             kd_stage_core_info(j, s, &c->info);
-        kd_sweep_hold(d, j, (uint32_t)i, c->held);
+        kd_stage_hold(d, j, (uint32_t)i, c->held);
     }
     kd_daemon_event(d, &(kd_event){.kind = KD_EV_SUBMIT, .setup = &setup, .more = more});
 }
@@ -357,8 +357,10 @@ static void commit(kd_daemon *d, kd_job_record *j)
     kd_watch_fed(d, j);
 }
 
+/* figures: as of kd_action. They are told to who asks, and not worth a transaction for each of
+ * thousands of jobs whenever a worker comes or goes. */
 static void set_job_state(kd_daemon *d, kd_job_record *j, enum kd_run_state state,
-                          const char *reason)
+                          const char *reason, bool figures)
 {
     static const char *const words[] = {"queued", "running", "succeeded", "failed", "cancelled"};
     bool changed = (int)state != j->row.state;
@@ -368,6 +370,8 @@ static void set_job_state(kd_daemon *d, kd_job_record *j, enum kd_run_state stat
     int64_t now = kd_clock_wall_ms();
     j->row.state = (int)state;
     snprintf(j->row.reason, sizeof j->row.reason, "%s", reason);
+    if (!changed && figures)
+        return;
     if (state == KD_RUN_QUEUED)
         j->planned = true;
     if (state == KD_RUN_RUNNING && j->row.started_ms == 0)
@@ -449,7 +453,7 @@ static void carry_out(kd_daemon *d, const kd_action *a)
             kd_exchange_checkpoint(j->stages[a->stage].exchange);
         break;
     case KD_ACT_STATE:
-        set_job_state(d, j, a->state, a->text);
+        set_job_state(d, j, a->state, a->text, a->figures);
         break;
     case KD_ACT_STAGE_DONE:
         /* In one with its event, too. */

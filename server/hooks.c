@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LOADED 64     /* rows in memory */
+#define LOADED 64     /* rows in memory, of each target */
 #define COMMANDS 4    /* that run at once, of different jobs */
 #define RETRY_MS 1000 /* after the first failure, then four times as long each time */
 #define TELL_MS 60000 /* between two warnings of dropped ones */
@@ -67,18 +67,19 @@ int kd_hooks_open(kd_daemon *d, const kd_hook_config *cfg, kd_diag *diag)
     kd_hooks *h = kd_xalloc(sizeof *h);
     d->hooks = h;
     h->cfg = cfg;
-    h->more = true;
-    h->has[KD_HOOK_COMMAND] = cfg->command.n > 0;
-    h->has[KD_HOOK_URL] = cfg->url && cfg->url[0];
+    h->to[KD_HOOK_COMMAND].wanted = cfg->command.n > 0;
+    h->to[KD_HOOK_URL].wanted = cfg->url && cfg->url[0];
     for (int k = 0; k < KD_HOOK_KINDS; k++)
         h->wanted[k] = wants(h, kd_hook_words[k]);
     /* Those for whom nobody is there any more. */
-    for (int t = 0; t < KD_HOOK_TARGETS && rc == 0; t++)
-        if (!h->has[t])
+    for (int t = 0; t < KD_HOOK_TARGETS && rc == 0; t++) {
+        h->to[t].more = h->to[t].wanted;
+        if (!h->to[t].wanted)
             rc = kd_state_drop_hooks(&d->state, t, diag);
+    }
     if (rc == 0)
         rc = kd_state_count_hooks(&d->state, &h->counts.waiting, diag);
-    if (rc == 0 && h->has[KD_HOOK_URL])
+    if (rc == 0 && h->to[KD_HOOK_URL].wanted)
         rc = kd_hook_web_open(d, &h->web, diag);
     return rc;
 }
@@ -87,7 +88,7 @@ bool kd_hooks_want(const kd_daemon *d, const kd_job_record *j, const char *event
                    enum kd_hook_kind *out_kind)
 {
     const kd_hooks *h = d->hooks;
-    if (!h || (!h->has[KD_HOOK_COMMAND] && !h->has[KD_HOOK_URL]))
+    if (!h || (!h->to[KD_HOOK_COMMAND].wanted && !h->to[KD_HOOK_URL].wanted))
         return false;
     if (strcmp(event, "started") == 0)
         *out_kind = KD_HOOK_START;
@@ -142,7 +143,7 @@ int kd_hooks_add(kd_daemon *d, const kd_job_record *j, enum kd_hook_kind kind, c
     int rc = kd_state_last_event(&d->state, j->row.id, &seq, diag);
     char *body = rc == 0 ? make_body(j, seq, kind, text, worker, data) : NULL;
     for (int t = 0; t < KD_HOOK_TARGETS && rc == 0; t++) {
-        if (!h->has[t])
+        if (!h->to[t].wanted)
             continue;
         if (!body || strlen(body) > KD_HOOK_BODY) {
             count_dropped(h, (enum kd_hook_target)t, "it is too large or no text");
@@ -151,7 +152,7 @@ int kd_hooks_add(kd_daemon *d, const kd_job_record *j, enum kd_hook_kind kind, c
         } else {
             rc = kd_state_add_hook(&d->state, t, j->row.id, seq, kd_hook_words[kind], body, diag);
             h->counts.waiting++;
-            h->more = true;
+            h->to[t].more = true;
         }
     }
     free(body);
@@ -160,35 +161,37 @@ int kd_hooks_add(kd_daemon *d, const kd_job_record *j, enum kd_hook_kind kind, c
 
 /* ---- telling */
 
-static int load_row(void *arg, int64_t n, int to, kd_job_id job, uint64_t seq, const char *kind,
+struct loading {
+    enum kd_hook_target to;
+    struct kd_hook_queue *q;
+};
+
+static int load_row(void *arg, int64_t n, kd_job_id job, uint64_t seq, const char *kind,
                     const char *body)
 {
-    kd_hooks *h = arg;
-    if (h->n_calls == LOADED)
-        return 1;
-    h->loaded = n;
-    if (to < 0 || to >= KD_HOOK_TARGETS)
-        return 0;
-    kd_hook_call *c = kd_xalloc(sizeof *c), **end = &h->calls;
-    *c = (kd_hook_call){.n = n, .to = (enum kd_hook_target)to, .job = job, .seq = seq};
+    const struct loading *l = arg;
+    if (l->q->n_calls == LOADED)
+        return 1; /* there are more */
+    kd_hook_call *c = kd_xalloc(sizeof *c), **end = &l->q->calls;
+    *c = (kd_hook_call){.n = n, .to = l->to, .job = job, .seq = seq};
     snprintf(c->kind, sizeof c->kind, "%s", kind);
     c->body = kd_xstrdup(body);
     while (*end)
         end = &(*end)->next;
     *end = c;
-    h->n_calls++;
+    l->q->loaded = n;
+    l->q->n_calls++;
     return 0;
 }
 
-static void load(kd_daemon *d)
+static void load(kd_daemon *d, enum kd_hook_target to)
 {
-    kd_hooks *h = d->hooks;
+    struct loading l = {to, &d->hooks->to[to]};
     kd_diag diag = {0};
-    /* One more than there is room for tells that there are more. */
-    int rc = kd_state_each_hook(&d->state, h->loaded, LOADED + 1, load_row, h, &diag);
+    int rc = kd_state_each_hook(&d->state, (int)to, l.q->loaded, load_row, &l, &diag);
     if (rc < 0)
         kd_warn("cannot read what hooks are to tell: %s", diag.msg);
-    h->more = rc == 1;
+    l.q->more = rc == 1;
 }
 
 static void forget(kd_daemon *d, kd_hook_call *c)
@@ -197,11 +200,11 @@ static void forget(kd_daemon *d, kd_hook_call *c)
     kd_diag diag = {0};
     if (kd_state_drop_hook(&d->state, c->n, &diag) != 0)
         kd_daemon_fatal(d, &diag);
-    kd_hook_call **at = &h->calls;
+    kd_hook_call **at = &h->to[c->to].calls;
     while (*at != c)
         at = &(*at)->next;
     *at = c->next;
-    h->n_calls--;
+    h->to[c->to].n_calls--;
     h->counts.waiting -= h->counts.waiting > 0;
     free(c->body);
     free(c);
@@ -211,7 +214,7 @@ void kd_hook_ended(kd_daemon *d, kd_hook_call *c, int rc, const char *why)
 {
     kd_hooks *h = d->hooks;
     c->running = false;
-    h->n_running[c->to]--;
+    h->to[c->to].n_running--;
     KD_FAILPOINT("hook.told");
     if (rc == 0) {
         h->counts.told[c->to]++;
@@ -230,36 +233,40 @@ void kd_hook_ended(kd_daemon *d, kd_hook_call *c, int rc, const char *why)
     c->due = kd_clock_ms() + ((kd_time_ms)RETRY_MS << 2 * (c->tries - 1));
 }
 
-/* Whether an earlier event of the job still is to be told there. */
-static bool is_behind(const kd_hooks *h, const kd_hook_call *c)
+/* Whether an earlier event of the job still is to be told. */
+static bool is_behind(const struct kd_hook_queue *q, const kd_hook_call *c)
 {
-    for (const kd_hook_call *o = h->calls; o != c; o = o->next)
-        if (o->to == c->to && o->job == c->job)
+    for (const kd_hook_call *o = q->calls; o != c; o = o->next)
+        if (o->job == c->job)
             return true;
     return false;
 }
 
-void kd_hooks_tick(kd_daemon *d, kd_time_ms now)
+static void tell(kd_daemon *d, enum kd_hook_target to, kd_time_ms now)
 {
     static const size_t most[KD_HOOK_TARGETS] = {COMMANDS, 1};
-    kd_hooks *h = d->hooks;
-    if (!h || d->state.depth > 0)
-        return;
-    if (h->more && h->n_calls < LOADED)
-        load(d);
-    for (kd_hook_call *c = h->calls, *next; c; c = next) {
+    struct kd_hook_queue *q = &d->hooks->to[to];
+    if (q->more && q->n_calls < LOADED)
+        load(d, to);
+    for (kd_hook_call *c = q->calls, *next; c && q->n_running < most[to]; c = next) {
         kd_diag diag = {0};
         next = c->next;
-        if (c->running || c->due > now || h->n_running[c->to] >= most[c->to] || is_behind(h, c))
+        if (c->running || c->due > now || is_behind(q, c))
             continue;
         c->running = true;
-        h->n_running[c->to]++;
+        q->n_running++;
         KD_FAILPOINT("hook.tell");
-        if (c->to == KD_HOOK_URL)
-            kd_hook_web_start(h->web, c);
+        if (to == KD_HOOK_URL)
+            kd_hook_web_start(d->hooks->web, c);
         else if (kd_hook_command_start(d, c, &diag) != 0)
             kd_hook_ended(d, c, diag.code, diag.msg);
     }
+}
+
+void kd_hooks_tick(kd_daemon *d, kd_time_ms now)
+{
+    for (int t = 0; d->hooks && d->state.depth == 0 && t < KD_HOOK_TARGETS; t++)
+        tell(d, (enum kd_hook_target)t, now);
 }
 
 kd_hook_counts kd_hooks_count(const kd_hooks *h)
@@ -278,11 +285,12 @@ void kd_hooks_stop(kd_daemon *d)
 
 void kd_hooks_free(kd_hooks *h)
 {
-    while (h && h->calls) {
-        kd_hook_call *c = h->calls;
-        h->calls = c->next;
-        free(c->body);
-        free(c);
-    }
+    for (int t = 0; h && t < KD_HOOK_TARGETS; t++)
+        while (h->to[t].calls) {
+            kd_hook_call *c = h->to[t].calls;
+            h->to[t].calls = c->next;
+            free(c->body);
+            free(c);
+        }
     free(h);
 }

@@ -17,14 +17,19 @@ typedef struct kd_hook_call {
     bool running;
 } kd_hook_call;
 
+/* What is to be told to one of them, so that none waits for the other. */
+struct kd_hook_queue {
+    bool wanted;         /* it is configured */
+    kd_hook_call *calls; /* the first rows, in order */
+    size_t n_calls, n_running;
+    int64_t loaded; /* highest row of those */
+    bool more;      /* rows past it */
+};
+
 struct kd_hooks {
     const kd_hook_config *cfg;
     bool wanted[KD_HOOK_KINDS];
-    bool has[KD_HOOK_TARGETS];
-    kd_hook_call *calls; /* the first rows, in order */
-    size_t n_calls, n_running[KD_HOOK_TARGETS];
-    int64_t loaded; /* highest row of those */
-    bool more;      /* rows past it */
+    struct kd_hook_queue to[KD_HOOK_TARGETS];
     kd_hook_counts counts;
     kd_time_ms told_dropped; /* when the log last said so */
     struct kd_hook_run *runs;

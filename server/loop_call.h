@@ -30,4 +30,13 @@ void kd_loop_call_post(kd_daemon *d, kd_rpc_call *call, ProtobufCMessage *m, con
             kd_loop_call_post(arg, call, m, NULL, 0, function);                                    \
     }
 
+/* A row of a method table. */
+#define KD_UNARY(name, limit, handler)                                                             \
+    {                                                                                              \
+        .path = name, .kind = KD_RPC_UNARY, .max_request = limit, .on_message = handler            \
+    }
+
+/* The job that a call names (kd_job_find), which the audit notes; NULL: the call is answered. */
+kd_job_record *kd_call_job(kd_daemon *d, kd_rpc_call *call, const char *text);
+
 #endif

@@ -135,14 +135,19 @@ static size_t count_tasks(kd_daemon *d)
     return n;
 }
 
+/* A counter of two kinds of things. */
+static void write_pair(kd_buf *b, const char *name, const char *help, const char *key,
+                       const char *const words[2], const uint64_t n[2])
+{
+    kd_metric_family(b, name, C, help);
+    for (int i = 0; i < 2; i++)
+        kd_metric_by_word(b, name, key, words[i], (double)n[i]);
+}
+
 static void write_faults(const kd_daemon *d, kd_buf *b)
 {
-    kd_metric_family(b, "distill_recoveries_total", C,
-                     "Faults after which a step was committed again.");
-    kd_metric_by_word(b, "distill_recoveries_total", "of", "worker",
-                      (double)d->counts.recoveries[0]);
-    kd_metric_by_word(b, "distill_recoveries_total", "of", "coordinator",
-                      (double)d->counts.recoveries[1]);
+    write_pair(b, "distill_recoveries_total", "Faults after which a step was committed again.",
+               "of", (const char *const[]){"worker", "coordinator"}, d->counts.recoveries);
     kd_metric_family(b, "distill_recovery_seconds", "histogram",
                      "From a fault to the next committed step.");
     kd_metric_histogram(b, "distill_recovery_seconds", "", &d->counts.recovery_seconds);
@@ -164,12 +169,9 @@ static void write_store(kd_daemon *d, kd_buf *b)
     kd_metric_single(b, "distill_logit_bank_records", G, (double)bank.records,
                      "Logits in the banks that were used since the start.");
     kd_metric_single(b, "distill_logit_bank_bytes", G, (double)bank.bytes, "Their size on disk.");
-    kd_metric_family(b, "distill_logit_bytes_total", C,
-                     "Payload bytes of logits from and to workers.");
-    kd_metric_by_word(b, "distill_logit_bytes_total", "dir", "in",
-                      (double)d->counts.logit_bytes[0]);
-    kd_metric_by_word(b, "distill_logit_bytes_total", "dir", "out",
-                      (double)d->counts.logit_bytes[1]);
+    const uint64_t bytes[] = {d->counts.logit_bytes[0], d->counts.logit_bytes[1]};
+    write_pair(b, "distill_logit_bytes_total", "Payload bytes of logits from and to workers.",
+               "dir", (const char *const[]){"in", "out"}, bytes);
 }
 
 static void write_kept(const kd_daemon *d, kd_buf *b)
@@ -199,12 +201,9 @@ static void write_kept(const kd_daemon *d, kd_buf *b)
 
 static void write_lines(const kd_daemon *d, kd_buf *b)
 {
-    kd_metric_family(b, "distill_worker_log_lines_total", C,
-                     "Log lines of workers: kept as events, or not since there were too many.");
-    kd_metric_by_word(b, "distill_worker_log_lines_total", "result", "kept",
-                      (double)d->counts.lines[0]);
-    kd_metric_by_word(b, "distill_worker_log_lines_total", "result", "dropped",
-                      (double)d->counts.lines[1]);
+    write_pair(b, "distill_worker_log_lines_total",
+               "Log lines of workers: kept as events, or not since there were too many.", "result",
+               (const char *const[]){"kept", "dropped"}, d->counts.lines);
 }
 
 static void write_hooks(const kd_daemon *d, kd_buf *b)

@@ -207,10 +207,10 @@ int kd_state_each_setting(kd_state *s, kd_state_setting_fn fn, void *arg,
 int kd_state_last_event(kd_state *s, kd_job_id id, uint64_t *out_seq, kd_diag *diag) KD_MUST_CHECK;
 int kd_state_add_hook(kd_state *s, int target, kd_job_id job, uint64_t seq, const char *kind,
                       const char *body, kd_diag *diag) KD_MUST_CHECK;
-/* Those with n > after, at most max; stops when fn returns non-zero, which comes back. */
-typedef int (*kd_state_hook_fn)(void *arg, int64_t n, int target, kd_job_id job, uint64_t seq,
-                                const char *kind, const char *body);
-int kd_state_each_hook(kd_state *s, int64_t after, int max, kd_state_hook_fn fn, void *arg,
+/* Those of the target with n > after; stops when fn returns non-zero, which comes back. */
+typedef int (*kd_state_hook_fn)(void *arg, int64_t n, kd_job_id job, uint64_t seq, const char *kind,
+                                const char *body);
+int kd_state_each_hook(kd_state *s, int target, int64_t after, kd_state_hook_fn fn, void *arg,
                        kd_diag *diag) KD_MUST_CHECK;
 int kd_state_drop_hook(kd_state *s, int64_t n, kd_diag *diag) KD_MUST_CHECK;
 int kd_state_drop_hooks(kd_state *s, int target, kd_diag *diag) KD_MUST_CHECK;

@@ -23,18 +23,17 @@ int kd_state_add_hook(kd_state *s, int target, kd_job_id job, uint64_t seq, cons
                       (int64_t)target, (int64_t)job, (int64_t)seq, kind, body);
 }
 
-int kd_state_each_hook(kd_state *s, int64_t after, int max, kd_state_hook_fn fn, void *arg,
+int kd_state_each_hook(kd_state *s, int target, int64_t after, kd_state_hook_fn fn, void *arg,
                        kd_diag *diag)
 {
     sqlite3_stmt *st = NULL;
     int rc = kd_sql_query(&s->sql, &st, diag,
-                          "SELECT n, target, job, seq, kind, body FROM hooks WHERE n > ?"
-                          " ORDER BY n LIMIT ?",
-                          "ii", after, (int64_t)max);
+                          "SELECT n, job, seq, kind, body FROM hooks WHERE target = ? AND n > ?"
+                          " ORDER BY n",
+                          "ii", (int64_t)target, after);
     while (rc == 0 && (rc = kd_sql_step(&s->sql, st, diag)) == 1)
-        rc = fn(arg, sqlite3_column_int64(st, 0), sqlite3_column_int(st, 1),
-                (kd_job_id)sqlite3_column_int64(st, 2), (uint64_t)sqlite3_column_int64(st, 3),
-                kd_sql_text(st, 4), kd_sql_text(st, 5));
+        rc = fn(arg, sqlite3_column_int64(st, 0), (kd_job_id)sqlite3_column_int64(st, 1),
+                (uint64_t)sqlite3_column_int64(st, 2), kd_sql_text(st, 3), kd_sql_text(st, 4));
     kd_sql_end(st);
     return rc;
 }

@@ -2,6 +2,8 @@
  * again or verified in a part. */
 #include "submission.h"
 
+#include "outside.h"
+
 #include "job/sweep.h"
 #include "kd/hash.h"
 
@@ -49,30 +51,14 @@ void kd_submission_note(struct kd_submission *s, const char *fmt, ...)
 
 /* ---- drafts */
 
-/* Workers connect to what a job names, from where they are: only to what the coordinator's
- * administrator has named, too. */
-static bool is_permitted(const char *list, const char *address)
-{
-    const size_t n = strlen(address);
-    for (const char *at = list ? list : ""; *at; at += strcspn(at, ",")) {
-        at += strspn(at, ", ");
-        if (strncasecmp(at, address, n) == 0 && strcspn(at, ", ") == n)
-            return true;
-    }
-    return false;
-}
-
 static int check_teachers(const struct kd_submission *s, const kd_job *spec)
 {
-    for (int i = 0; i < spec->n_teachers; i++) {
-        const kd_teacher_spec *t = &spec->teachers[i];
-        if (kd_teacher_is_outside(t) && !is_permitted(s->d->outside_teachers, t->kserve))
-            return kd_fail(s->diag, -KD_EPERM,
-                           "teacher.kserve: %.200s is none of the outside teachers that this "
-                           "coordinator permits; its setting outside_teachers names them",
-                           t->kserve);
-    }
-    return 0;
+    const char *address = kd_outside_forbidden(s->d->outside_teachers, spec);
+    return address ? kd_fail(s->diag, -KD_EPERM,
+                             "teacher.kserve: %.200s is none of the outside teachers that this "
+                             "coordinator permits; its setting outside_teachers names them",
+                             address)
+                   : 0;
 }
 
 static int load_draft(struct kd_submission *s, const char *text, const char *file,

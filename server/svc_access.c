@@ -279,11 +279,7 @@ KD_LOOP_HANDLER(on_list_certificates, distill__v1__list_certificates_request__de
 KD_LOOP_HANDLER(on_revoke, distill__v1__revoke_request__descriptor, do_revoke)
 KD_LOOP_HANDLER(on_audit, distill__v1__audit_request__descriptor, do_audit)
 
-#define UNARY(method, handler)                                                                     \
-    {                                                                                              \
-        .path = "/distill.v1.Access/" method, .kind = KD_RPC_UNARY, .max_request = 65536,          \
-        .on_message = handler                                                                      \
-    }
+#define UNARY(method, handler) KD_UNARY("/distill.v1.Access/" method, 65536, handler)
 const kd_rpc_method kd_access_methods[] = {
     UNARY("Enroll", on_enroll),
     UNARY("Renew", on_renew),

@@ -1,6 +1,7 @@
 /* Service Cluster: one control stream a worker. Calls arrive on gRPC's threads and are carried to
  * the loop in order; a stream's record lives on the loop. */
 #include "daemon.h"
+#include "outside.h"
 #include "take.h"
 
 #include "kd/log.h"
@@ -14,17 +15,26 @@
 
 struct control_task {
     kd_rpc_call *call;
-    Distill__V1__WorkerMessage *m; /* NULL: the stream is over, or half of it */
+    Distill__V1__WorkerMessage *m; /* NULL: the stream is over, or half of it, or: */
+    kd_diag *refused;              /* why a message cannot be taken */
     bool half;                     /* the worker sends no more: end the stream in order */
     uint8_t *info;                 /* packed StageInfo of a StageReady */
     size_t info_len;
     double arrived_s; /* kd_clock_s */
 };
 
+static struct control_task *new_task(kd_rpc_call *call)
+{
+    struct control_task *t = kd_xalloc(sizeof *t);
+    t->call = kd_rpc_call_ref(call);
+    return t;
+}
+
 static void free_task(struct control_task *t)
 {
     kd_rpc_call_unref(t->call);
     kd_wire_free((ProtobufCMessage *)t->m);
+    free(t->refused);
     free(t->info);
     free(t);
 }
@@ -135,7 +145,8 @@ static void take_offer(kd_daemon *d, kd_worker_record *w, const Distill__V1__Off
     if (!o || !kd_id_parse(o->job, &id))
         return;
     const kd_job_record *j = kd_daemon_job(d, id);
-    if (j && j->row.state <= KD_RUN_RUNNING) {
+    bool forbidden = j && kd_outside_forbidden(d->outside_teachers, &j->spec);
+    if (j && j->row.state <= KD_RUN_RUNNING && !forbidden) {
         w->offer = ev->job = id;
         w->offer_stage = ev->stage = o->stage;
         w->offer_version = o->version;
@@ -144,7 +155,7 @@ static void take_offer(kd_daemon *d, kd_worker_record *w, const Distill__V1__Off
     }
     Distill__V1__Release m = DISTILL__V1__RELEASE__INIT;
     m.job = o->job;
-    m.reason = "the job is over";
+    m.reason = forbidden ? "its teacher is permitted no more" : "the job is over";
     Distill__V1__CoordinatorMessage c = DISTILL__V1__COORDINATOR_MESSAGE__INIT;
     c.kind_case = DISTILL__V1__COORDINATOR_MESSAGE__KIND_RELEASE;
     c.release = &m;
@@ -324,23 +335,41 @@ static void on_stage_ready(kd_daemon *d, kd_worker_record *w, const Distill__V1_
     kd_daemon_event(d, &ev);
 }
 
-static void on_problem(kd_daemon *d, kd_worker_record *w, const Distill__V1__StageProblem *p)
+static void on_problem(kd_daemon *d, kd_worker_record *w, kd_job_id job,
+                       const Distill__V1__StageProblem *p)
 {
-    kd_job_id id;
     char text[KD_CORE_TEXT];
-    if (!kd_id_parse(p->job, &id))
-        return;
-    kd_job_record *j = kd_daemon_job(d, id);
+    kd_job_record *j = kd_daemon_job(d, job);
     for (int i = 0; j && i < KD_MAX_TEACHERS; i++)
         if (j->choosing[i].process == w->process)
             j->choosing[i].process = 0; /* another one measures */
     snprintf(text, sizeof text, "%.40s: %.280s (worker %.64s)", p->code, p->text, w->name);
     kd_daemon_event(d, &(kd_event){.kind = KD_EV_PROBLEM,
                                    .member = w->id,
-                                   .job = id,
+                                   .job = job,
                                    .stage = p->stage,
                                    .worker_only = p->worker_only,
                                    .text = text});
+}
+
+/* A message that cannot be taken. A worker that lost its stream for it would come back and send it
+ * again, for ever: so it keeps the stream, and it is the job that it serves no more. */
+static void on_refused(kd_daemon *d, kd_rpc_call *call, kd_diag *why)
+{
+    kd_worker_record *w = worker_of(call);
+    kd_core_view view;
+    const char *state;
+    kd_job_id job = w ? kd_core_member_job(d->core, w->id, &state) : 0;
+    if (!job || !kd_core_job_view(d->core, job, &view)) {
+        kd_rpc_finish_diag(call, why);
+        return;
+    }
+    Distill__V1__StageProblem p = DISTILL__V1__STAGE_PROBLEM__INIT;
+    p.stage = view.stage;
+    p.code = "BAD_MESSAGE";
+    p.text = why->msg;
+    p.worker_only = true;
+    on_problem(d, w, job, &p);
 }
 
 static void on_measured(kd_daemon *d, kd_worker_record *w, const Distill__V1__Measured *m)
@@ -407,6 +436,12 @@ static void loop_control(kd_daemon *d, void *arg)
 {
     struct control_task *t = arg;
     kd_worker_record *w = worker_of(t->call);
+    kd_job_id job;
+    if (t->refused) {
+        on_refused(d, t->call, t->refused);
+        free_task(t);
+        return;
+    }
     if (t->half) {
         kd_rpc_finish(t->call, 0, "");
         free_task(t);
@@ -456,7 +491,8 @@ static void loop_control(kd_daemon *d, void *arg)
             on_stage_ready(d, w, t->m->ready, t->info, t->info_len);
             break;
         case DISTILL__V1__WORKER_MESSAGE__KIND_PROBLEM:
-            on_problem(d, w, t->m->problem);
+            if (kd_id_parse(t->m->problem->job, &job))
+                on_problem(d, w, job, t->m->problem);
             break;
         case DISTILL__V1__WORKER_MESSAGE__KIND_LOG:
             kd_worker_log_add(d, w, t->m->log);
@@ -488,12 +524,13 @@ static void control_message(kd_rpc_call *call, const uint8_t *bytes, size_t len,
 {
     kd_diag diag = {0};
     ProtobufCMessage *m = NULL;
+    struct control_task *t = new_task(call);
     if (kd_wire_unpack(&distill__v1__worker_message__descriptor, bytes, len, &m, &diag) != 0) {
-        kd_rpc_finish_diag(call, &diag);
+        t->refused = kd_xalloc(sizeof diag);
+        *t->refused = diag;
+        post(arg, t);
         return;
     }
-    struct control_task *t = kd_xalloc(sizeof *t);
-    t->call = kd_rpc_call_ref(call);
     t->m = (Distill__V1__WorkerMessage *)m;
     t->arrived_s = kd_clock_s();
     if (t->m->kind_case == DISTILL__V1__WORKER_MESSAGE__KIND_READY && t->m->ready->info) {
@@ -511,8 +548,7 @@ static void control_message(kd_rpc_call *call, const uint8_t *bytes, size_t len,
 static void control_half_close(kd_rpc_call *call, void *arg)
 {
     /* By way of the loop, so that what was sent before is answered first. */
-    struct control_task *t = kd_xalloc(sizeof *t);
-    t->call = kd_rpc_call_ref(call);
+    struct control_task *t = new_task(call);
     t->half = true;
     post(arg, t);
 }
@@ -520,9 +556,7 @@ static void control_half_close(kd_rpc_call *call, void *arg)
 static void control_close(kd_rpc_call *call, bool cancelled, void *arg)
 {
     (void)cancelled;
-    struct control_task *t = kd_xalloc(sizeof *t);
-    t->call = kd_rpc_call_ref(call);
-    post(arg, t);
+    post(arg, new_task(call));
 }
 
 void kd_cluster_tick(kd_daemon *d, kd_time_ms now)

@@ -91,7 +91,7 @@ kd_job_record *kd_job_find(kd_daemon *d, const kd_rpc_call *call, const char *te
     return found;
 }
 
-static kd_job_record *find_job(kd_daemon *d, kd_rpc_call *call, const char *text)
+kd_job_record *kd_call_job(kd_daemon *d, kd_rpc_call *call, const char *text)
 {
     kd_diag diag = {0};
     kd_job_record *j = kd_job_find(d, call, text, &diag);
@@ -132,7 +132,7 @@ static void do_list(kd_daemon *d, kd_loop_call *c)
 
 static void do_get(kd_daemon *d, kd_loop_call *c)
 {
-    kd_job_record *j = find_job(d, c->call, ((Distill__V1__JobRequest *)c->m)->job);
+    kd_job_record *j = kd_call_job(d, c->call, ((Distill__V1__JobRequest *)c->m)->job);
     if (j)
         kd_tell_detail(d, j, answer, c->call);
 }
@@ -173,7 +173,7 @@ static const kd_watch_sink g_sink = {send_event, queued, finish, unref};
 static void do_watch(kd_daemon *d, kd_loop_call *c)
 {
     const Distill__V1__WatchRequest *r = (Distill__V1__WatchRequest *)c->m;
-    kd_job_record *j = find_job(d, c->call, r->job);
+    kd_job_record *j = kd_call_job(d, c->call, r->job);
     if (!j)
         return;
     kd_watcher *w = kd_xalloc(sizeof *w);
@@ -203,7 +203,7 @@ static void watch_closed(kd_rpc_call *call, bool cancelled, void *arg)
 static void do_fetch(kd_daemon *d, kd_loop_call *c)
 {
     const Distill__V1__FetchRequest *r = (Distill__V1__FetchRequest *)c->m;
-    kd_job_record *j = find_job(d, c->call, r->job);
+    kd_job_record *j = kd_call_job(d, c->call, r->job);
     if (!j)
         return;
     kd_file_row row;
@@ -242,7 +242,7 @@ static int add_digest(void *arg, uint32_t stage, uint64_t version, const char *d
 
 static void do_digests(kd_daemon *d, kd_loop_call *c)
 {
-    kd_job_record *j = find_job(d, c->call, ((Distill__V1__JobRequest *)c->m)->job);
+    kd_job_record *j = kd_call_job(d, c->call, ((Distill__V1__JobRequest *)c->m)->job);
     kd_diag diag = {0};
     if (!j)
         return;
@@ -272,7 +272,7 @@ static void do_info(kd_daemon *d, kd_loop_call *c)
 
 static void do_cancel(kd_daemon *d, kd_loop_call *c)
 {
-    kd_job_record *j = find_job(d, c->call, ((Distill__V1__JobRequest *)c->m)->job);
+    kd_job_record *j = kd_call_job(d, c->call, ((Distill__V1__JobRequest *)c->m)->job);
     if (!j)
         return;
     if (j->row.state >= KD_RUN_SUCCEEDED) {
@@ -290,7 +290,7 @@ static void do_cancel(kd_daemon *d, kd_loop_call *c)
 
 static void pause_or_resume(kd_daemon *d, kd_loop_call *c, bool pause)
 {
-    kd_job_record *j = find_job(d, c->call, ((Distill__V1__JobRequest *)c->m)->job);
+    kd_job_record *j = kd_call_job(d, c->call, ((Distill__V1__JobRequest *)c->m)->job);
     kd_diag diag = {0};
     if (!j)
         return;
@@ -313,7 +313,7 @@ static void do_resume(kd_daemon *d, kd_loop_call *c)
 static void do_scale(kd_daemon *d, kd_loop_call *c)
 {
     const Distill__V1__ScaleRequest *r = (Distill__V1__ScaleRequest *)c->m;
-    kd_job_record *j = find_job(d, c->call, r->job);
+    kd_job_record *j = kd_call_job(d, c->call, r->job);
     kd_diag diag = {0};
     if (!j)
         return;
@@ -356,7 +356,7 @@ static int check_removable(const kd_job_record *j, kd_diag *diag)
 /* A sweep goes with all of its jobs. */
 static void do_remove(kd_daemon *d, kd_loop_call *c)
 {
-    kd_job_record *j = find_job(d, c->call, ((Distill__V1__JobRequest *)c->m)->job);
+    kd_job_record *j = kd_call_job(d, c->call, ((Distill__V1__JobRequest *)c->m)->job);
     if (!j)
         return;
     Distill__V1__RemoveReply reply = DISTILL__V1__REMOVE_REPLY__INIT;
@@ -431,11 +431,7 @@ static void on_upload(kd_rpc_call *call, const uint8_t *bytes, size_t len, void 
         kd_loop_call_post(arg, call, m, payload, payload_len, do_upload);
 }
 
-#define UNARY(method, limit, handler)                                                              \
-    {                                                                                              \
-        .path = "/distill.v1.Jobs/" method, .kind = KD_RPC_UNARY, .max_request = limit,            \
-        .on_message = handler                                                                      \
-    }
+#define UNARY(method, limit, handler) KD_UNARY("/distill.v1.Jobs/" method, limit, handler)
 const kd_rpc_method kd_jobs_methods[] = {
     UNARY("Submit", KD_MAX_CONTROL_BYTES, on_submit),
     UNARY("Upload", KD_MAX_BULK_BYTES, on_upload),

@@ -121,15 +121,6 @@ static int stage_named(const kd_job_record *j, const char *name, kd_diag *diag)
     return kd_fail(diag, -KD_ENOENT, "the job has no stage %.32s", name);
 }
 
-static kd_job_record *find_job(kd_daemon *d, kd_rpc_call *call, const char *text)
-{
-    kd_diag diag = {0};
-    kd_job_record *j = kd_job_find(d, call, text, &diag);
-    if (!j)
-        kd_rpc_finish_diag(call, &diag);
-    return j;
-}
-
 static void describe_network(const kd_job_record *j, int stage,
                              Distill__V1__ListCheckpointsReply *m)
 {
@@ -146,7 +137,7 @@ static void describe_network(const kd_job_record *j, int stage,
 static void do_list_checkpoints(kd_daemon *d, kd_loop_call *c)
 {
     const Distill__V1__ListCheckpointsRequest *r = (Distill__V1__ListCheckpointsRequest *)c->m;
-    kd_job_record *j = find_job(d, c->call, r->job);
+    kd_job_record *j = kd_call_job(d, c->call, r->job);
     kd_diag diag = {0};
     if (!j)
         return;
@@ -179,7 +170,7 @@ static void do_list_checkpoints(kd_daemon *d, kd_loop_call *c)
 static void do_fetch_checkpoint(kd_daemon *d, kd_loop_call *c)
 {
     const Distill__V1__FetchCheckpointRequest *r = (Distill__V1__FetchCheckpointRequest *)c->m;
-    kd_job_record *j = find_job(d, c->call, r->job);
+    kd_job_record *j = kd_call_job(d, c->call, r->job);
     kd_file_row row;
     kd_diag diag = {0};
     if (!j)
@@ -212,10 +203,7 @@ KD_LOOP_HANDLER(on_fetch_checkpoint, distill__v1__fetch_checkpoint_request__desc
                 do_fetch_checkpoint)
 
 #define UNARY(method, handler)                                                                     \
-    {                                                                                              \
-        .path = "/distill.v1.Storage/" method, .kind = KD_RPC_UNARY,                               \
-        .max_request = KD_MAX_CONTROL_BYTES, .on_message = handler                                 \
-    }
+    KD_UNARY("/distill.v1.Storage/" method, KD_MAX_CONTROL_BYTES, handler)
 const kd_rpc_method kd_storage_methods[] = {
     UNARY("GetRetention", on_get_retention),
     UNARY("SetRetention", on_set_retention),

@@ -1,5 +1,6 @@
 #include "sweep.h"
 
+#include "outside.h"
 #include "sweep_result.h"
 #include "take.h"
 
@@ -79,12 +80,20 @@ static int same_stage(const kd_job_record *o, const kd_stage_record *s)
     return -1;
 }
 
-void kd_sweep_hold(kd_daemon *d, const kd_job_record *j, uint32_t stage, char out[KD_CORE_HELD])
+void kd_stage_hold(kd_daemon *d, const kd_job_record *j, uint32_t stage, char out[KD_CORE_HELD])
 {
     const kd_stage_record *s = &j->stages[stage];
+    const char *address = kd_outside_forbidden(d->outside_teachers, &j->spec);
     bool before = true; /* o stands before j */
     out[0] = '\0';
-    if (!j->row.sweep || s->row.done)
+    if (s->row.done || s->kind == KD_STAGE_EXPORT)
+        return;
+    if (address) {
+        snprintf(out, KD_CORE_HELD, "its teacher %.40s is none that outside_teachers permits",
+                 address);
+        return;
+    }
+    if (!j->row.sweep)
         return;
     for (const kd_job_record *o = d->jobs; o; o = o->next) {
         before = before && o != j;
@@ -130,6 +139,15 @@ static bool wants(const kd_job_record *j, int stage)
     return !over(j) && !s->row.done && !s->info && s->row.manifest <= 1;
 }
 
+/* Tells the core whom the stage waits for now, if for anybody. */
+static void hold(kd_daemon *d, const kd_job_record *j, uint32_t stage)
+{
+    char text[KD_CORE_HELD];
+    kd_stage_hold(d, j, stage, text);
+    kd_daemon_event(
+        d, &(kd_event){.kind = KD_EV_HOLD, .job = j->row.id, .stage = stage, .text = text});
+}
+
 void kd_sweep_stage_done(kd_daemon *d, kd_job_record *j, uint32_t stage)
 {
     if (!j->row.sweep || !j->stages[stage].row.done)
@@ -140,10 +158,11 @@ void kd_sweep_stage_done(kd_daemon *d, kd_job_record *j, uint32_t stage)
          */
         if (same < 0 || !wants(o, same) || kd_core_stage_begun(d->core, o->row.id, (uint32_t)same))
             continue;
-        kd_event ev = {.kind = KD_EV_TAKEN, .job = o->row.id, .stage = (uint32_t)same};
         if (take_over(d, j, stage, o, (uint32_t)same) != 0)
-            ev.kind = KD_EV_HOLD; /* without text: it may make the stage itself */
-        kd_daemon_event(d, &ev);
+            hold(d, o, (uint32_t)same); /* it may make the stage itself */
+        else
+            kd_daemon_event(
+                d, &(kd_event){.kind = KD_EV_TAKEN, .job = o->row.id, .stage = (uint32_t)same});
     }
 }
 
@@ -157,12 +176,7 @@ static void hold_again(kd_daemon *d, const kd_job_record *gone)
             int same = gone->stages[i].row.done ? -1 : same_stage(o, &gone->stages[i]);
             if (same < 0 || !wants(o, same))
                 continue;
-            char text[KD_CORE_HELD];
-            kd_sweep_hold(d, o, (uint32_t)same, text);
-            kd_daemon_event(d, &(kd_event){.kind = KD_EV_HOLD,
-                                           .job = o->row.id,
-                                           .stage = (uint32_t)same,
-                                           .text = text});
+            hold(d, o, (uint32_t)same);
         }
     }
 }

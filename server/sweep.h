@@ -12,8 +12,9 @@
 
 /* Digests of what each stage depends on; for every child once. */
 void kd_sweep_keys(kd_job_record *j);
-/* What a stage has to wait for before it may begin, "" = nothing. */
-void kd_sweep_hold(kd_daemon *d, const kd_job_record *j, uint32_t stage, char out[KD_CORE_HELD]);
+/* What a stage has to wait for before it may begin, "" = nothing: a sibling that makes it, or the
+ * permission to ask a teacher outside, which a restart may have taken away. */
+void kd_stage_hold(kd_daemon *d, const kd_job_record *j, uint32_t stage, char out[KD_CORE_HELD]);
 /* At start, before jobs are introduced: what a crash left between a child and its siblings or its
  * sweep. */
 void kd_sweep_restore(kd_daemon *d);

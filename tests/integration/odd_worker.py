@@ -1,9 +1,9 @@
 #!/usr/bin/python3
-"""A foreign worker with data of its own: odd_worker.py now|asked JOB STAGE.
+"""A foreign worker with data of its own: odd_worker.py now|asked|broken JOB STAGE.
 
 Joins under the name "odd", keeps its lease and tells once what the stage is made of, which is not what
-the job's other workers find: at once though nobody asked, or when it is told to prepare the stage. Prints
-"told" then and goes on until it is stopped."""
+the job's other workers find: at once though nobody asked, or when it is told to prepare the stage; or, broken,
+in a message that no coordinator takes. Prints "told" then, "released" when it is, and goes on until it is stopped."""
 import os
 import queue
 import sys
@@ -32,6 +32,8 @@ def main():
         info.batch, info.slots, info.epochs, info.chunk_floats = 16, 4, 1, 4096
         info.data_digest = info.classes_digest = "00112233445566778899aabbccddeeff"
         info.table, info.model, info.metadata, info.epoch_samples = "[]", "mlp", "{}", 77
+        if when == "broken":
+            info.model = "m" * 65
         beat = message()
         beat.heartbeat.phase = "idle"
         waiting = queue.Queue()
@@ -55,7 +57,9 @@ def main():
             kind = got.WhichOneof("kind")
             if when == "now" and kind == "welcome":
                 tell()
-            if when == "asked" and kind == "prepare" and (got.prepare.job, got.prepare.stage) == (job, stage):
+            if kind == "release":
+                print("released", got.release.reason, flush=True)
+            if when != "now" and kind == "prepare" and (got.prepare.job, got.prepare.stage) == (job, stage):
                 tell()
 
 

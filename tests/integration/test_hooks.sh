@@ -121,7 +121,10 @@ distill submit "$DIR/job.yaml" --wait -q >/dev/null
 await 30 log_says 'its time was over'
 [ -s "$DIR/told/children" ] || fail "it began nothing"
 stop distilld
-while read -r child; do ! kill -0 "$child" 2>/dev/null || fail "a child of the command lives"; done <"$DIR/told/children"
+while read -r child; do # killed with its group, and gone once init has waited for it
+    for _ in $(seq 50); do kill -0 "$child" 2>/dev/null || break; sleep 0.1; done
+    ! kill -0 "$child" 2>/dev/null || fail "a child of the command lives"
+done <"$DIR/told/children"
 
 # forget_hooks: a coordinator without hooks has nothing to tell any more.
 forget_hooks() {

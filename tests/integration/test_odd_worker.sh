@@ -3,7 +3,7 @@
 . tests/integration/cluster.sh
 needs_grpc
 
-odd() { # odd now|asked JOB STAGE
+odd() { # odd now|asked|broken JOB STAGE
     : >"$DIR/odd-said"
     /usr/bin/python3 tests/integration/odd_worker.py "$@" >"$DIR/odd-said" 2>"$DIR/odd.log" &
     PIDS[odd]=$!
@@ -19,7 +19,19 @@ await_odd() {
 small_data
 small_job | sed 's/, epochs: 1}$/}/' >"$DIR/job.yaml" # the twin has as many epochs as the student
 coordinator
+
+note "a message that breaks a bound: its worker is refused for the job, and keeps its stream"
+job=$(distill submit "$DIR/job.yaml" -q)
+odd broken "$job" 0
+await_odd
+for _ in $(seq 100); do distill show "$job" | says 'no worker can serve it: BAD_MESSAGE' && break; sleep 0.1; done
+distill show "$job" | says 'no worker can serve it: BAD_MESSAGE' || fail "no reason: $(distill show "$job")"
+says 'released BAD_MESSAGE: StageInfo.model has 65 bytes' <"$DIR/odd-said" || fail "the worker was told: $(cat "$DIR/odd-said")"
+kill -0 "${PIDS[odd]}" || fail "it lost its stream"
 worker a
+distill wait "$job" --timeout 5m >/dev/null || fail "another worker cannot serve it: $(distill show "$job")"
+stop odd KILL
+
 await_workers 1
 
 note "what a stage is made of, told by a worker that is not asked"
@@ -40,4 +52,6 @@ await_steps "$job" distill 7
 odd asked "$job" 2 # the twin, which goes on after the student
 await_odd
 distill wait "$job" --timeout 5m >/dev/null || fail "one worker with other data failed the job"
-has_event "$job" 'worker refused: cannot go on with job' || fail "it was not refused"
+# Whoever of the two answers first is compared with the continued job, the other with him.
+has_event "$job" 'worker refused: cannot go on with job' ||
+    has_event "$job" 'worker refused: it counts 5000 parameters' || fail "it was not refused"

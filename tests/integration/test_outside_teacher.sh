@@ -84,6 +84,23 @@ distill wait "$job" --timeout 10m >/dev/null || fail "$(distill show "$job")"
 [ "$(student "$job")" = "$here" ] || fail "another student with three workers"
 distill show "$job" -o json | pick 'd["stages"][0]["teacher_forwards"] > 0' | grep -qx True || fail "no teacher runs are counted"
 
+note "a coordinator that permits the teacher no more: the job waits, and goes on where it is permitted again"
+job=$(distill submit "$DIR/there.yaml" -q)
+await_steps "$job" distill 4
+restart() { # OUTSIDE_TEACHERS: on the same state
+    stop distilld
+    COORDINATOR_FLAGS=(--outside-teachers "$1")
+    coordinator
+    await_workers 3
+}
+restart 127.0.0.1:1
+distill show "$job" | says "its teacher 127.0.0.1:$PORT is none that outside_teachers permits" ||
+    fail "no reason: $(distill show "$job")"
+distill workers -o json | pick 'all(w["state"] == "idle" for w in d["workers"])' | grep -qx True || fail "workers have a part in it"
+restart "127.0.0.1:$PORT"
+distill wait "$job" --timeout 10m >/dev/null || fail "$(distill show "$job")"
+[ "$(student "$job")" = "$here" ] || fail "another student after it had to wait"
+
 note "another model under the same name"
 taught_job "{kserve: \"$ADDRESS\", model: oracle, preprocess: unit, pictures: 4}" |
     sed 's/epochs: 4/epochs: 40/' >"$DIR/long.yaml"

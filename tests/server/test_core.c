@@ -514,6 +514,31 @@ static void test_core_runs_jobs_in_order_of_submission(void **state)
     run_until_over(s, 5000);
 }
 
+/* The sentence with the newest numbers is told; only the first of its kind is worth storing. */
+static void test_core_queued_job_is_told_figures(void **state)
+{
+    kd_core *c = kd_core_new(1);
+    kd_core_job_setup setup = {.id = 1, .min_workers = 3, .max_workers = 3, .n_stages = 1};
+    (void)state;
+    for (kd_member_id m = 0; m < 3; m++) {
+        kd_actions out = {0};
+        kd_core_view v;
+        char text[64];
+        kd_event ev = m == 0 ? (kd_event){.kind = KD_EV_SUBMIT, .setup = &setup}
+                             : (kd_event){.kind = KD_EV_JOIN, .member = m};
+        kd_core_handle(c, &ev, 0, &out);
+        snprintf(text, sizeof text, "needs 3 worker(s), %d of %d connected can serve it", (int)m,
+                 (int)m);
+        assert_true(kd_core_job_view(c, 1, &v));
+        assert_string_equal(v.reason, text);
+        assert_int_equal(out.count, 1);
+        assert_int_equal(out.items[0].kind, KD_ACT_STATE);
+        assert_int_equal(out.items[0].figures, m > 0);
+        kd_actions_clear(&out);
+    }
+    kd_core_free(c);
+}
+
 static void test_core_problem_of_one_worker_excludes_it(void **state)
 {
     struct sim *s = start(state, 5);
@@ -729,6 +754,7 @@ int main(void)
         CASE(test_core_loaded_network_without_steps),
         CASE(test_core_waits_for_min_workers_and_says_so),
         CASE(test_core_runs_jobs_in_order_of_submission),
+        cmocka_unit_test(test_core_queued_job_is_told_figures),
         CASE(test_core_problem_of_one_worker_excludes_it),
         CASE(test_core_problem_of_the_job_fails_it),
         CASE(test_core_stalls_without_a_commit_fail_the_job),
