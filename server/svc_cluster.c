@@ -352,15 +352,16 @@ static void on_problem(kd_daemon *d, kd_worker_record *w, kd_job_id job,
                                    .text = text});
 }
 
-/* A message that cannot be taken. A worker that lost its stream for it would come back and send it
- * again, for ever: so it keeps the stream, and it is the job that it serves no more. */
+/* A message that cannot be taken. What a link damaged is sent again over another stream. But a
+ * worker that lost its stream for a message that breaks a bound would come back and send it again,
+ * for ever: so it keeps the stream, and it is the job that it serves no more. */
 static void on_refused(kd_daemon *d, kd_rpc_call *call, kd_diag *why)
 {
     kd_worker_record *w = worker_of(call);
     kd_core_view view;
     const char *state;
     kd_job_id job = w ? kd_core_member_job(d->core, w->id, &state) : 0;
-    if (!job || !kd_core_job_view(d->core, job, &view)) {
+    if (why->code == -KD_EDATA || !job || !kd_core_job_view(d->core, job, &view)) {
         kd_rpc_finish_diag(call, why);
         return;
     }
