@@ -94,10 +94,10 @@ restart() { # OUTSIDE_TEACHERS: on the same state
     await_workers 3
 }
 restart 127.0.0.1:1
-distill show "$job" | says "its teacher 127.0.0.1:$PORT is none that outside_teachers permits" ||
+distill show "$job" | says "its teacher 127.0.0.1:$SERVE_PORT is none that outside_teachers permits" ||
     fail "no reason: $(distill show "$job")"
 distill workers -o json | pick 'all(w["state"] == "idle" for w in d["workers"])' | grep -qx True || fail "workers have a part in it"
-restart "127.0.0.1:$PORT"
+restart "127.0.0.1:$SERVE_PORT"
 distill wait "$job" --timeout 10m >/dev/null || fail "$(distill show "$job")"
 [ "$(student "$job")" = "$here" ] || fail "another student after it had to wait"
 
