@@ -321,6 +321,8 @@ void kd_stage_open(kd_daemon *d, kd_job_record *j, uint32_t stage, const kd_begi
     uint64_t before = s->version;
     bool again = b->version > 1 || s->begun != 0;
     int rc = kd_file_mkdirs(path, &diag);
+    while (rc == -KD_ELIMIT && kd_room_make(&d->room, true))
+        rc = kd_file_mkdirs(path, &diag);
     if (rc == 0 && !s->exchange)
         rc = make_exchange(d, j, stage, b->last_version, &diag);
     if (rc == 0)

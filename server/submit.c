@@ -182,25 +182,6 @@ static void undo(struct kd_submission *s)
     s->parent = NULL;
 }
 
-/* While there is room for them: a job must not fail at its first stage for want of a folder. */
-static int make_folders(struct kd_submission *s)
-{
-    int rc = 0;
-    for (size_t i = 0; i < s->n && rc == 0; i++) {
-        char path[4096];
-        snprintf(path, sizeof path, "%.3500s/jobs/%012llx", s->d->state.dir,
-                 (unsigned long long)s->drafts[i].id);
-        rc = kd_file_mkdirs(path, s->diag);
-    }
-    return rc;
-}
-
-static int make_jobs(struct kd_submission *s)
-{
-    int rc = make_records(s);
-    return rc == 0 ? make_folders(s) : rc;
-}
-
 /* What is stored goes to the end of the list. */
 static void enlist(struct kd_submission *s)
 {
@@ -329,7 +310,7 @@ static int draft(struct kd_submission *s, size_t n_jobs, size_t n_own)
                      n_jobs, s->n, MAX_JOBS);
     if (rc == 0)
         rc = kd_access_more_jobs(d->access, s->call, n_own, s->n, s->diag);
-    return rc == 0 ? make_jobs(s) : rc;
+    return rc == 0 ? make_records(s) : rc;
 }
 
 static void refuse(struct kd_submission *s, const kd_diag *diag)
