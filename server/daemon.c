@@ -1,6 +1,7 @@
 #include "http.h"
 #include "sweep.h"
 
+#include "kd/address.h"
 #include "kd/failpoint.h"
 #include "kd/file.h"
 #include "kd/log.h"
@@ -656,7 +657,7 @@ static int write_port(const char *path, int port, kd_diag *diag)
 /* Plain text shows everything to whoever is on the way. */
 static int check_plain(const kd_daemon_config *cfg, kd_diag *diag)
 {
-    if (cfg->insecure || kd_rpc_is_loopback(cfg->listen))
+    if (cfg->insecure || kd_address_is_loopback(cfg->listen))
         return 0;
     return kd_fail(diag, -KD_EINVAL,
                    "%.200s can be reached from other machines, and there are no certificates in "
@@ -673,7 +674,7 @@ static int open_access(kd_daemon *d, const kd_daemon_config *cfg, kd_diag *diag)
     int rc = cfg->insecure ? -KD_ENOENT
                            : kd_authority_open(path, cfg->certificate_life_s, &d->authority, diag);
     if (rc == -KD_ENOENT && (rc = check_plain(cfg, diag)) == 0 && cfg->insecure &&
-        !kd_rpc_is_loopback(cfg->listen))
+        !kd_address_is_loopback(cfg->listen))
         kd_warn("plain text on %s: whoever reaches it may do everything", cfg->listen);
     return rc == 0 ? kd_access_open(&d->state, d->authority, &cfg->quotas, &d->access, diag) : rc;
 }

@@ -103,9 +103,6 @@ uint64_t kd_rpc_refused_connections(void);
 /* Connections that were cut, since too many had not shown who they are. */
 uint64_t kd_rpc_cut_connections(void);
 int kd_rpc_server_port(const kd_rpc_server *s);
-/* Whether HOST:PORT is on this machine whatever the network does: 127.0.0.0/8, ::1 or localhost.
- * True as well for what is no address, which nobody reaches. */
-bool kd_rpc_is_loopback(const char *address);
 /* What handshakes from now on show and trust; connections that are there stay. Only for a server
  * that began with TLS. */
 void kd_rpc_server_set_tls(kd_rpc_server *s, const kd_rpc_tls *tls);
@@ -179,6 +176,7 @@ void kd_rpc_channel_free(kd_rpc_channel *ch);
 typedef struct kd_rpc_result {
     int code;
     int grpc_status;
+    bool untrusted; /* -KD_EUNAVAIL since the server's certificate is none to trust, or missing */
     char text[1024];
     uint8_t *bytes;
     size_t len;
