@@ -121,6 +121,10 @@ void kd_rpc_server_free(kd_rpc_server *s); /* stops first if needed */
 kd_rpc_call *kd_rpc_call_ref(kd_rpc_call *call);
 void kd_rpc_call_unref(kd_rpc_call *call);
 kd_rpc_peer kd_rpc_call_peer(const kd_rpc_call *call);
+/* What all addresses of one machine have in common, of a peer's address: "10.0.0.7", and of IPv6
+ * the /64, "2001:db8:1:2::/64", out of which one machine may take as many as it likes. */
+#define KD_RPC_NETWORK 64
+void kd_rpc_peer_network(const char *peer, char out[KD_RPC_NETWORK]);
 const kd_rpc_method *kd_rpc_call_method(const kd_rpc_call *call);
 /* A word on what the call is about, for the guard's `leave`; cut at KD_RPC_NOTE - 1. By the
  * handler, before it answers. */
