@@ -712,7 +712,7 @@ static int start_http(kd_daemon *d, const kd_daemon_config *cfg, kd_diag *diag)
         return rc;
     kd_info("serving %s: address=%s port=%d%s", kd_access_required(d->access) ? "HTTPS" : "HTTP",
             cfg->http, kd_http_port(d->http),
-            cfg->insecure ? " everybody who reaches it may read" : "");
+            kd_http_is_open(d->http) ? " everybody who reaches it may read" : "");
     return cfg->http_port_file ? write_port(cfg->http_port_file, kd_http_port(d->http), diag) : 0;
 }
 

@@ -340,8 +340,9 @@ int kd_http_start(kd_daemon *d, const char *listen, bool insecure, kd_http **out
     int rc = kd_http_resolve(listen, &address, diag);
     if (rc != 0)
         return rc;
-    bool tls = kd_access_required(d->access);
-    if (!insecure && !tls && !kd_http_is_loopback((struct sockaddr *)&address))
+    const bool tls = kd_access_required(d->access);
+    const bool everybody = !tls && !kd_http_is_loopback((struct sockaddr *)&address);
+    if (everybody && !insecure)
         return kd_fail(diag, -KD_EINVAL,
                        "--http %.200s would show everything to everybody who reaches it: make "
                        "certificates with `distilld init`, give a loopback address (and come in by "
@@ -349,7 +350,7 @@ int kd_http_start(kd_daemon *d, const char *listen, bool insecure, kd_http **out
                        listen);
     kd_http *h = kd_xalloc(sizeof *h);
     h->daemon = d;
-    h->insecure = insecure;
+    h->open = everybody;
     h->tls = tls;
     if (tls)
         kd_access_files_get(d->access, &h->files);
@@ -365,6 +366,11 @@ int kd_http_start(kd_daemon *d, const char *listen, bool insecure, kd_http **out
     }
     *out = h;
     return 0;
+}
+
+bool kd_http_is_open(const kd_http *h)
+{
+    return h->open;
 }
 
 int kd_http_port(const kd_http *h)

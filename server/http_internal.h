@@ -58,7 +58,8 @@ struct kd_http {
     kd_daemon *daemon;
     struct MHD_Daemon *mhd; /* NULL: it could not be started again */
     struct sockaddr_storage address;
-    bool insecure, tls;
+    bool tls;
+    bool open;             /* everybody who reaches the address may read */
     kd_access_files files; /* that it shows, with tls */
     _Atomic kd_time_ms guess_second;
     atomic_int guesses;      /* wrong tokens of that second */
