@@ -262,6 +262,8 @@ uint32_t kd_job_min_workers(const kd_job_record *j);
 uint32_t kd_job_max_workers(const kd_job_record *j);
 /* Tells the core of the job; `more` follow at once, and it looks for workers after the last. */
 void kd_daemon_introduce(kd_daemon *d, kd_job_record *j, bool more);
+/* Records of all stored jobs, of which the core does not know yet. */
+int kd_daemon_restore(kd_daemon *d, kd_diag *diag) KD_MUST_CHECK;
 
 /* stage_info.c */
 int kd_stage_set_info(kd_stage_record *s, const uint8_t *packed, size_t len,
