@@ -1,6 +1,5 @@
 #include "state.h"
 
-#include "kd/clock.h"
 #include "kd/failpoint.h"
 #include "kd/file.h"
 #include "kd/log.h"
