@@ -158,7 +158,7 @@ static void set_job_state(kd_daemon *d, kd_job_record *j, enum kd_run_state stat
         return; /* told again after a restart */
     bool was_waiting = j->row.reason[0] != '\0';
     int64_t now = kd_clock_wall_ms();
-    j->row.state = (int)state;
+    kd_daemon_set_job_state(d, j, state);
     snprintf(j->row.reason, sizeof j->row.reason, "%s", reason);
     if (!changed && figures)
         return;

@@ -32,7 +32,15 @@ void kd_daemon_add_job(kd_daemon *d, kd_job_record *j)
     else
         d->jobs = j;
     d->last_job = j;
+    d->jobs_in[j->row.state] += !j->row.is_sweep;
     kd_ids_add(&d->job_ids, j->row.id, j);
+}
+
+void kd_daemon_set_job_state(kd_daemon *d, kd_job_record *j, enum kd_run_state state)
+{
+    d->jobs_in[j->row.state] -= !j->row.is_sweep;
+    j->row.state = (int)state;
+    d->jobs_in[j->row.state] += !j->row.is_sweep;
 }
 
 void kd_daemon_take_job(kd_daemon *d, kd_job_record *j)
@@ -46,6 +54,7 @@ void kd_daemon_take_job(kd_daemon *d, kd_job_record *j)
     if (d->last_job == j)
         d->last_job = before;
     j->next = NULL;
+    d->jobs_in[j->row.state] -= !j->row.is_sweep;
     kd_ids_remove(&d->job_ids, j->row.id);
 }
 
