@@ -4,6 +4,7 @@
 #include "list.h"
 #include "verbs.h"
 
+#include "kd/address.h"
 #include "kd/clock.h"
 
 #include <stdio.h>
@@ -143,7 +144,7 @@ static int add(const kd_cli *cli, const kd_args *args, const char *name)
                              false);
     kd_out(cli, "%s is %s; `distill context use %s` makes it the one in use", c.name, c.server,
            c.name);
-    if (!c.insecure && !kd_rpc_is_loopback(c.server))
+    if (!c.insecure && !kd_address_is_loopback(c.server))
         kd_hint(cli, "`distill login TOKEN --server %s --context %s` gets a certificate for it",
                 c.server, c.name);
     return KD_EXIT_OK;

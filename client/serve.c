@@ -5,6 +5,7 @@
 #include "connect.h"
 #include "format.h"
 #include "json.h"
+#include "kd/address.h"
 #include "kd/clock.h"
 #include "kd/file.h"
 #include "output.h"
@@ -134,7 +135,7 @@ static int read_tls(server *v, const kd_args *args)
         kd_error(v->cli, "%s", diag.msg);
         return KD_EXIT_FAILURE;
     }
-    if (certificate || v->cli->insecure || kd_rpc_is_loopback(v->listen))
+    if (certificate || v->cli->insecure || kd_address_is_loopback(v->listen))
         return KD_EXIT_OK;
     kd_error(v->cli, "other machines can reach %s, and everybody there could read and ask",
              v->listen);

@@ -14,7 +14,8 @@
 #define KD_AUDIT_STRANGERS 10000 /* of them, from callers without a certificate */
 #define KD_AUDIT_STRANGERS_S 5   /* of theirs that are kept a second, in the mean */
 #define KD_SESSIONS_MAX 1000     /* open at once */
-#define KD_ACCESS_KEY 72         /* names somebody who uses something: "alice", "at 10.0.0.7" */
+#define KD_ACCESS_KEY                                                                              \
+    72 /* names somebody who uses something: "alice", "at 10.0.0.7", "at 2001:db8::/64" */
 #define KD_ACCESS_BUCKETS 1024
 #define KD_ACCESS_USERS 8192
 

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Of callers without a certificate, by address: enough for health checks and for people. */
+/* Of callers without a certificate, by network: enough for health checks and for people. */
 #define ANONYMOUS_REQUESTS 20
 #define ANONYMOUS_CALLS 64
 #define BURST_S 10
@@ -83,16 +83,16 @@ static void refill(kd_access *a, struct kd_user *u, double rate, kd_time_ms now)
     u->at = now;
 }
 
-/* Whom a call counts for: a name, or an address without its port. */
+/* Whom a call counts for: a name, or where it comes from. */
 static void key_of(const kd_rpc_peer *peer, char key[KD_ACCESS_KEY])
 {
+    char network[KD_RPC_NETWORK];
     if (peer->identity->role != KD_ROLE_NONE) {
         snprintf(key, KD_ACCESS_KEY, "%s", peer->identity->name);
         return;
     }
-    const char *colon = strrchr(peer->address, ':');
-    int n = colon ? (int)(colon - peer->address) : (int)strlen(peer->address);
-    snprintf(key, KD_ACCESS_KEY, "at %.*s", KD_MIN(n, 60), peer->address);
+    kd_rpc_peer_network(peer->address, network);
+    snprintf(key, KD_ACCESS_KEY, "at %s", network);
 }
 
 int kd_access_use(kd_access *a, const kd_rpc_peer *peer, const kd_rule *rule, bool stream,

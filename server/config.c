@@ -23,7 +23,10 @@ const kd_setting kd_settings[] = {
      "to be a loopback's; empty = none",
      EMPTY},
     {"insecure", "DISTILLD_INSECURE", KD_SET_BOOL, AT(insecure), 0, 0, NULL,
-     "plain text: whoever reaches the ports may do everything. Without it, a port that other\n"
+     "plain text on both ports: whoever reaches listen may do everything, whoever reaches http "
+     "may\n"
+     "read everything; each stays on this machine where its address is a loopback's. Without it, a "
+     "port that other\n"
      "machines can reach wants the certificates that `distilld init` makes",
      "false"},
     {"outside_teachers", "DISTILLD_OUTSIDE_TEACHERS", KD_SET_TEXT, AT(outside_teachers), 0, 0,

@@ -1,13 +1,13 @@
 #include "http.h"
 #include "sweep.h"
 
+#include "kd/address.h"
 #include "kd/failpoint.h"
 #include "kd/file.h"
 #include "kd/log.h"
 
 #include "descriptor_set.h"
 
-#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,17 +16,6 @@
 #define TICK_MS 25
 /* How soon a certificate that is over ends what was begun with it. */
 #define LOOK_MS 1000
-
-bool kd_id_parse(const char *text, kd_job_id *out)
-{
-    if (strlen(text) != KD_ID_TEXT - 1)
-        return false;
-    for (const char *p = text; *p; p++)
-        if (!isxdigit((unsigned char)*p))
-            return false;
-    *out = strtoull(text, NULL, 16);
-    return *out != 0;
-}
 
 void kd_answer(kd_rpc_call *call, const void *message)
 {
@@ -89,409 +78,6 @@ void kd_daemon_fatal(kd_daemon *d, const kd_diag *diag)
     (void)d;
     /* What is on disk is whole; a restart knows all that was acknowledged. */
     _exit(1); /* other threads still run */
-}
-
-/* ---- records */
-
-kd_job_record *kd_daemon_job(kd_daemon *d, kd_job_id id)
-{
-    return kd_ids_find(&d->job_ids, id);
-}
-
-void kd_daemon_add_job(kd_daemon *d, kd_job_record *j)
-{
-    if (d->last_job)
-        d->last_job->next = j;
-    else
-        d->jobs = j;
-    d->last_job = j;
-    kd_ids_add(&d->job_ids, j->row.id, j);
-}
-
-void kd_daemon_take_job(kd_daemon *d, kd_job_record *j)
-{
-    kd_job_record **at = &d->jobs, *before = NULL;
-    while (*at != j) {
-        before = *at;
-        at = &before->next;
-    }
-    *at = j->next;
-    if (d->last_job == j)
-        d->last_job = before;
-    j->next = NULL;
-    kd_ids_remove(&d->job_ids, j->row.id);
-}
-
-kd_worker_record *kd_daemon_worker(kd_daemon *d, kd_member_id id)
-{
-    kd_worker_record *w = d->workers;
-    while (w && w->id != id)
-        w = w->next;
-    return w;
-}
-
-kd_job_record *kd_job_record_new(kd_job_row *row, const kd_job *spec, kd_diag *diag)
-{
-    kd_job_record *j = kd_xalloc(sizeof *j);
-    int rc = 0;
-    if (spec)
-        j->spec = *spec;
-    else
-        rc = kd_job_load(row->resolved, strlen(row->resolved), "resolved job", NULL, 0, &j->spec,
-                         diag);
-    if (rc != 0) {
-        free(j);
-        return NULL;
-    }
-    j->row = *row;
-    *row = (kd_job_row){0};
-    enum kd_stage_kind kinds[KD_MAX_STAGES];
-    j->n_stages = j->row.is_sweep ? 0 : kd_job_stages(&j->spec, kinds);
-    for (int i = 0; i < j->n_stages; i++) {
-        j->stages[i].kind = kinds[i];
-        j->stages[i].row.manifest = 1;
-        snprintf(j->stages[i].row.name, sizeof j->stages[i].row.name, "%s",
-                 kd_stage_name(kinds[i]));
-    }
-    if (j->row.sweep)
-        kd_sweep_keys(j);
-    j->phase = "preparing";
-    j->planned = j->row.state == KD_RUN_QUEUED;
-    return j;
-}
-
-void kd_job_record_free(kd_job_record *j)
-{
-    if (!j)
-        return;
-    for (int i = 0; i < j->n_stages; i++) {
-        kd_wire_free((ProtobufCMessage *)j->stages[i].info);
-        kd_stage_row_clear(&j->stages[i].row);
-        free(j->stages[i].trained);
-        free(j->stages[i].meter);
-    }
-    kd_job_row_clear(&j->row);
-    free(j->epochs);
-    free(j);
-}
-
-uint32_t kd_job_min_workers(const kd_job_record *j)
-{
-    return j->row.min_workers ? j->row.min_workers : (uint32_t)j->spec.min_workers;
-}
-
-uint32_t kd_job_max_workers(const kd_job_record *j)
-{
-    return j->row.max_workers ? j->row.max_workers : (uint32_t)j->spec.max_workers;
-}
-
-_Static_assert(KD_MAX_STAGES <= KD_CORE_STAGES, "the core has room for every stage of a job");
-
-void kd_daemon_introduce(kd_daemon *d, kd_job_record *j, bool more)
-{
-    kd_core_job_setup setup = {.id = j->row.id,
-                               .min_workers = kd_job_min_workers(j),
-                               .max_workers = kd_job_max_workers(j),
-                               .priority = j->spec.priority,
-                               .audit = j->spec.audit,
-                               .n_stages = (uint32_t)j->n_stages,
-                               .started = j->row.state == KD_RUN_RUNNING,
-                               .paused = j->row.paused};
-    for (int i = 0; i < j->n_stages; i++) {
-        kd_stage_record *s = &j->stages[i];
-        kd_core_stage_setup *c = &setup.stages[i];
-        c->kind = s->kind == KD_STAGE_EXPORT     ? KD_CORE_EXPORT
-                  : s->kind == KD_STAGE_EVALUATE ? KD_CORE_MEASURE
-                                                 : KD_CORE_TRAIN;
-        c->done = s->row.done;
-        c->manifest = s->row.manifest;
-        c->evaluated = s->row.evaluated;
-        c->has_info = s->info != NULL;
-        if (s->info)
-            kd_stage_core_info(j, s, &c->info);
-        kd_stage_hold(d, j, (uint32_t)i, c->held);
-    }
-    kd_daemon_event(d, &(kd_event){.kind = KD_EV_SUBMIT, .setup = &setup, .more = more});
-}
-
-/* ---- what the core wants */
-
-static void send_prepare(kd_daemon *d, kd_worker_record *w, kd_job_record *j, uint32_t stage)
-{
-    char id[KD_ID_TEXT];
-    struct {
-        Distill__V1__NamedBlob m;
-        char name[32], digest[33];
-    } done[2 * KD_MAX_STAGES];
-    Distill__V1__NamedBlob *list[2 * KD_MAX_STAGES];
-    size_t n = 0;
-    for (int i = 0; i < 2 * j->n_stages; i++) {
-        enum kd_stage_kind kind = j->stages[i / 2].kind;
-        bool best = i % 2;
-        kd_stage_artefact_digest(d, j, kind, best, done[n].digest);
-        if (!done[n].digest[0])
-            continue;
-        snprintf(done[n].name, sizeof done[n].name, "%s%s", kd_stage_makes(kind),
-                 best ? ".best" : "");
-        distill__v1__named_blob__init(&done[n].m);
-        done[n].m.path = done[n].name;
-        done[n].m.digest = done[n].digest;
-        list[n] = &done[n].m;
-        n++;
-    }
-    kd_id_text(j->row.id, id);
-    Distill__V1__Prepare p = DISTILL__V1__PREPARE__INIT;
-    p.job = id;
-    p.stage = stage;
-    p.stage_name = j->stages[stage].row.name;
-    p.resolved = j->row.resolved;
-    p.finished = list;
-    p.n_finished = n;
-    Distill__V1__CoordinatorMessage m = DISTILL__V1__COORDINATOR_MESSAGE__INIT;
-    m.kind_case = DISTILL__V1__COORDINATOR_MESSAGE__KIND_PREPARE;
-    m.prepare = &p;
-    j->phase = "preparing";
-    kd_cluster_send(d, w, &m);
-}
-
-/* Ranges of an action as the wire has them; *out_list is freed by the caller, with all in it. */
-static size_t list_ranges(const kd_daemon *d, const kd_action *a, enum kd_ranges kind,
-                          Distill__V1__Range ***out_list)
-{
-    size_t n = a->ranges[kind].n;
-    Distill__V1__Range **list = kd_xalloc((n + 1) * sizeof *list + n * sizeof **list);
-    Distill__V1__Range *ranges = (Distill__V1__Range *)(list + n + 1);
-    for (size_t i = 0; i < n; i++) {
-        const kd_range *r = &d->actions.ranges[a->ranges[kind].at + i];
-        distill__v1__range__init(&ranges[i]);
-        ranges[i].first = r->first;
-        ranges[i].count = r->count;
-        list[i] = &ranges[i];
-    }
-    *out_list = list;
-    return n;
-}
-
-static void send_begin(kd_daemon *d, kd_worker_record *w, kd_job_record *j, const kd_action *a)
-{
-    const kd_begin *b = &a->begin;
-    char id[KD_ID_TEXT];
-    kd_id_text(j->row.id, id);
-    Distill__V1__Begin m = DISTILL__V1__BEGIN__INIT;
-    m.job = id;
-    m.stage = a->stage;
-    m.generation = b->generation;
-    m.version = b->version;
-    m.last_version = b->last_version;
-    m.manifest = b->manifest;
-    m.n_slots = list_ranges(d, a, KD_RANGES_SLOTS, &m.slots);
-    m.n_chunks = list_ranges(d, a, KD_RANGES_CHUNKS, &m.chunks);
-    m.n_units = list_ranges(d, a, KD_RANGES_UNITS, &m.units);
-    m.rank = b->rank;
-    m.members = b->members;
-    m.evaluate_first = b->evaluate_first;
-    m.fresh = b->fresh;
-    m.publish = b->publish;
-    m.publish_state = b->publish_state;
-    Distill__V1__CoordinatorMessage c = DISTILL__V1__COORDINATOR_MESSAGE__INIT;
-    c.kind_case = DISTILL__V1__COORDINATOR_MESSAGE__KIND_BEGIN;
-    c.begin = &m;
-    kd_cluster_send(d, w, &c);
-    free(m.slots);
-    free(m.chunks);
-    free(m.units);
-}
-
-static void send_units(kd_daemon *d, kd_worker_record *w, kd_job_record *j, const kd_action *a)
-{
-    char id[KD_ID_TEXT];
-    kd_id_text(j->row.id, id);
-    Distill__V1__Units m = DISTILL__V1__UNITS__INIT;
-    m.job = id;
-    m.stage = a->stage;
-    m.step = a->version;
-    m.check = a->check;
-    m.n_slots = list_ranges(d, a, KD_RANGES_UNITS, &m.slots);
-    Distill__V1__CoordinatorMessage c = DISTILL__V1__COORDINATOR_MESSAGE__INIT;
-    c.kind_case = DISTILL__V1__COORDINATOR_MESSAGE__KIND_UNITS;
-    c.units = &m;
-    kd_cluster_send(d, w, &c);
-    free(m.slots);
-}
-
-static void send_measure(kd_daemon *d, kd_worker_record *w, kd_job_record *j, uint32_t stage)
-{
-    char id[KD_ID_TEXT];
-    kd_id_text(j->row.id, id);
-    Distill__V1__Measure m = DISTILL__V1__MEASURE__INIT;
-    m.job = id;
-    m.stage = stage;
-    Distill__V1__CoordinatorMessage c = DISTILL__V1__COORDINATOR_MESSAGE__INIT;
-    c.kind_case = DISTILL__V1__COORDINATOR_MESSAGE__KIND_MEASURE;
-    c.measure = &m;
-    j->phase = "measuring";
-    kd_cluster_send(d, w, &c);
-}
-
-static void send_release(kd_daemon *d, kd_worker_record *w, kd_job_id job, const char *reason)
-{
-    char id[KD_ID_TEXT];
-    kd_id_text(job, id);
-    Distill__V1__Release m = DISTILL__V1__RELEASE__INIT;
-    m.job = id;
-    m.reason = (char *)reason;
-    Distill__V1__CoordinatorMessage c = DISTILL__V1__COORDINATOR_MESSAGE__INIT;
-    c.kind_case = DISTILL__V1__COORDINATOR_MESSAGE__KIND_RELEASE;
-    c.release = &m;
-    kd_cluster_send(d, w, &c);
-}
-
-/* What was begun for this job. A part of it that failed has taken all of it back. */
-static void commit(kd_daemon *d, kd_job_record *j)
-{
-    kd_diag diag = {0};
-    int rc = d->state.depth ? kd_state_commit(&d->state, &diag)
-                            : kd_fail(&diag, -KD_EIO, "a part of a transaction failed");
-    if (rc != 0)
-        kd_daemon_fatal(d, &diag);
-    kd_watch_fed(d, j);
-}
-
-/* figures: as of kd_action. They are told to who asks, and not worth a transaction for each of
- * thousands of jobs whenever a worker comes or goes. */
-static void set_job_state(kd_daemon *d, kd_job_record *j, enum kd_run_state state,
-                          const char *reason, bool figures)
-{
-    static const char *const words[] = {"queued", "running", "succeeded", "failed", "cancelled"};
-    bool changed = (int)state != j->row.state;
-    if (!changed && strcmp(j->row.reason, reason) == 0)
-        return; /* told again after a restart */
-    bool was_waiting = j->row.reason[0] != '\0';
-    int64_t now = kd_clock_wall_ms();
-    j->row.state = (int)state;
-    snprintf(j->row.reason, sizeof j->row.reason, "%s", reason);
-    if (!changed && figures)
-        return;
-    if (state == KD_RUN_QUEUED)
-        j->planned = true;
-    if (state == KD_RUN_RUNNING && j->row.started_ms == 0)
-        j->row.started_ms = now;
-    if (state >= KD_RUN_SUCCEEDED)
-        j->row.finished_ms = now;
-    kd_diag diag = {0};
-    /* In one with its event, which nobody would write after a crash between the two. */
-    if (kd_state_begin(&d->state, &diag) != 0 ||
-        kd_state_set_job(&d->state, j->row.id, j->row.state, j->row.reason, j->row.started_ms,
-                         j->row.finished_ms, j->row.result, &diag) != 0)
-        kd_daemon_fatal(d, &diag);
-    if (state >= KD_RUN_SUCCEEDED && changed) {
-        for (int i = 0; i < j->n_stages; i++) {
-            char prefix[4096];
-            kd_stage_journal_prefix(d, j->row.id, (uint32_t)i, prefix, sizeof prefix);
-            kd_journal_remove(prefix);
-            kd_stage_tidy(d, j, (uint32_t)i, j->stages[i].row.done);
-        }
-        kd_watch_event(d, j, "finished", "", NULL, "job %s%s%s", words[state],
-                       reason[0] ? ": " : "", reason);
-    } else if (reason[0]) {
-        kd_watch_event(d, j, "waiting", "", NULL, "%s", reason);
-    } else if (was_waiting && state == KD_RUN_RUNNING && !changed) {
-        kd_watch_event(d, j, "worker", "", NULL, "the job goes on");
-    }
-    commit(d, j);
-    kd_sweep_changed(d, j);
-}
-
-static void carry_out(kd_daemon *d, const kd_action *a)
-{
-    kd_job_record *j = kd_daemon_job(d, a->job);
-    kd_worker_record *w = a->member ? kd_daemon_worker(d, a->member) : NULL;
-    kd_diag diag = {0};
-    if (!j && a->kind != KD_ACT_RELEASE)
-        return;
-    switch (a->kind) {
-    case KD_ACT_PREPARE:
-        if (w)
-            send_prepare(d, w, j, a->stage);
-        break;
-    case KD_ACT_BEGIN:
-        if (w)
-            send_begin(d, w, j, a);
-        break;
-    case KD_ACT_MEASURE:
-        if (w)
-            send_measure(d, w, j, a->stage);
-        break;
-    case KD_ACT_RELEASE:
-        if (w)
-            send_release(d, w, a->job, a->text);
-        break;
-    case KD_ACT_OPEN:
-        kd_stage_open(d, j, a->stage, &a->begin);
-        break;
-    case KD_ACT_LOOK:
-        kd_stage_look(d, j, a->stage);
-        break;
-    case KD_ACT_FENCE:
-        if (j->stages[a->stage].exchange)
-            kd_exchange_fence(j->stages[a->stage].exchange, a->begin.generation, a->begin.members,
-                              d->actions.ranges + a->ranges[KD_RANGES_CHUNKS].at,
-                              a->ranges[KD_RANGES_CHUNKS].n);
-        break;
-    case KD_ACT_UNITS:
-        if (w)
-            send_units(d, w, j, a);
-        break;
-    case KD_ACT_SETTLE:
-        kd_stage_settle(d, j, a->stage, a->version, a->check, a->process);
-        break;
-    case KD_ACT_CLOSE:
-        kd_stage_close(d, j, a->stage);
-        break;
-    case KD_ACT_CHECKPOINT:
-        if (j->stages[a->stage].exchange)
-            kd_exchange_checkpoint(j->stages[a->stage].exchange);
-        break;
-    case KD_ACT_STATE:
-        set_job_state(d, j, a->state, a->text, a->figures);
-        break;
-    case KD_ACT_STAGE_DONE:
-        /* In one with its event, too. */
-        if (kd_state_begin(&d->state, &diag) != 0)
-            kd_daemon_fatal(d, &diag);
-        kd_stage_finished(d, j, a->stage);
-        commit(d, j);
-        if (j->stages[a->stage].kind == KD_STAGE_EVALUATE)
-            kd_artefact_drop_pieces(d, j);
-        kd_sweep_stage_done(d, j, a->stage);
-        break;
-    case KD_ACT_MANIFEST:
-        kd_stage_manifest(d, j, a->stage, a->version);
-        break;
-    case KD_ACT_EXPORT:
-        kd_result_export(d, j, a->stage);
-        break;
-    case KD_ACT_NOTE:
-        kd_watch_event(d, j, a->word, w ? w->name : "", NULL, "%s", a->text);
-        break;
-    }
-}
-
-void kd_daemon_event(kd_daemon *d, const kd_event *ev)
-{
-    /* Carrying out an action may raise another event (an export that is done, a worker that cannot
-     * be reached). Its actions come after those still to do: the core decided them in that order.
-     */
-    kd_core_handle(d->core, ev, kd_clock_ms(), &d->actions);
-    if (d->carrying)
-        return;
-    d->carrying = true;
-    for (size_t i = 0; i < d->actions.count; i++) {
-        kd_action a = d->actions.items[i]; /* the list may move */
-        carry_out(d, &a);
-    }
-    kd_actions_clear(&d->actions);
-    d->carrying = false;
 }
 
 /* ---- the loop */
@@ -580,72 +166,6 @@ static void on_signal(uv_signal_t *handle, int number)
     uv_stop(&d->loop);
 }
 
-static char *copy_text(const char *text)
-{
-    return text ? kd_xstrdup(text) : NULL;
-}
-
-static int restore_job(void *arg, const kd_job_row *row, const kd_stage_row *stages, int n_stages,
-                       const kd_epoch_row *epochs, int n_epochs)
-{
-    kd_daemon *d = arg;
-    kd_diag diag = {0};
-    kd_job_row mine = *row;
-    mine.resolved = kd_xstrdup(row->resolved);
-    mine.result = copy_text(row->result);
-    mine.text = copy_text(row->text);
-    mine.label = copy_text(row->label);
-    mine.values = copy_text(row->values);
-    kd_job_record *j = kd_job_record_new(&mine, NULL, &diag);
-    if (!j || j->n_stages != n_stages) {
-        kd_err("a stored job cannot be read and is left alone: job=%012llx %s",
-               (unsigned long long)row->id, diag.msg);
-        kd_job_record_free(j);
-        kd_job_row_clear(&mine);
-        return 0;
-    }
-    bool trained = true;
-    for (int i = 0; i < n_stages; i++)
-        trained = trained && (stages[i].done || !kd_job_train(&j->spec, j->stages[i].kind));
-    for (int i = 0; i < n_stages; i++) {
-        kd_stage_record *s = &j->stages[i];
-        s->row = stages[i];
-        s->row.info = s->row.expected = NULL;
-        s->row.info_len = s->row.expected_len = 0;
-        if (stages[i].expected_len) {
-            s->row.expected = kd_xalloc(stages[i].expected_len);
-            memcpy(s->row.expected, stages[i].expected, stages[i].expected_len);
-            s->row.expected_len = stages[i].expected_len;
-        }
-        /* Measured costs are kept in memory until the export that follows at once, and the result
-         * until the job's end. Where they are done before what is trained they are not wanted. */
-        if ((s->kind == KD_STAGE_EVALUATE || s->kind == KD_STAGE_EXPORT) &&
-            row->state <= KD_RUN_RUNNING && trained)
-            s->row.done = false;
-        if (stages[i].info_len &&
-            kd_stage_set_info(s, stages[i].info, stages[i].info_len, &diag) != 0)
-            kd_warn("stored stage information is unreadable: %s", diag.msg);
-    }
-    if (n_epochs) {
-        j->epochs = kd_xalloc((size_t)n_epochs * sizeof *j->epochs);
-        memcpy(j->epochs, epochs, (size_t)n_epochs * sizeof *j->epochs);
-        j->n_epochs = n_epochs;
-    }
-    for (int i = 0; i < j->n_epochs; i++) {
-        /* Stored before evaluations had a step. */
-        kd_epoch_row *e = &j->epochs[i];
-        const kd_stage_record *s = e->stage < (uint32_t)n_stages ? &j->stages[e->stage] : NULL;
-        if (e->epoch > 0 && e->step == 0 && s && s->info)
-            e->step = e->epoch * kd_stage_epoch_steps(s->info);
-    }
-    /* A row whose stage does not know of it, as after going back, is made again. */
-    for (int i = 0; i < n_stages; i++)
-        if (!j->stages[i].row.done)
-            kd_stage_forget_evaluations(j, (uint32_t)i, j->stages[i].row.evaluated);
-    kd_daemon_add_job(d, j);
-    return 0;
-}
-
 static int write_port(const char *path, int port, kd_diag *diag)
 {
     char text[16];
@@ -656,7 +176,7 @@ static int write_port(const char *path, int port, kd_diag *diag)
 /* Plain text shows everything to whoever is on the way. */
 static int check_plain(const kd_daemon_config *cfg, kd_diag *diag)
 {
-    if (cfg->insecure || kd_rpc_is_loopback(cfg->listen))
+    if (cfg->insecure || kd_address_is_loopback(cfg->listen))
         return 0;
     return kd_fail(diag, -KD_EINVAL,
                    "%.200s can be reached from other machines, and there are no certificates in "
@@ -673,7 +193,7 @@ static int open_access(kd_daemon *d, const kd_daemon_config *cfg, kd_diag *diag)
     int rc = cfg->insecure ? -KD_ENOENT
                            : kd_authority_open(path, cfg->certificate_life_s, &d->authority, diag);
     if (rc == -KD_ENOENT && (rc = check_plain(cfg, diag)) == 0 && cfg->insecure &&
-        !kd_rpc_is_loopback(cfg->listen))
+        !kd_address_is_loopback(cfg->listen))
         kd_warn("plain text on %s: whoever reaches it may do everything", cfg->listen);
     return rc == 0 ? kd_access_open(&d->state, d->authority, &cfg->quotas, &d->access, diag) : rc;
 }
@@ -711,7 +231,7 @@ static int start_http(kd_daemon *d, const kd_daemon_config *cfg, kd_diag *diag)
         return rc;
     kd_info("serving %s: address=%s port=%d%s", kd_access_required(d->access) ? "HTTPS" : "HTTP",
             cfg->http, kd_http_port(d->http),
-            cfg->insecure ? " everybody who reaches it may read" : "");
+            kd_http_is_open(d->http) ? " everybody who reaches it may read" : "");
     return cfg->http_port_file ? write_port(cfg->http_port_file, kd_http_port(d->http), diag) : 0;
 }
 
@@ -824,7 +344,7 @@ int kd_daemon_run(const kd_daemon_config *cfg, kd_diag *diag)
         rc = kd_keep_open(d, &cfg->keep, diag);
     }
     if (rc == 0)
-        rc = kd_state_each_job(&d->state, restore_job, d, diag);
+        rc = kd_daemon_restore(d, diag);
     if (rc == 0)
         rc = kd_hooks_open(d, &cfg->hooks, diag);
     KD_FAILPOINT("start.restored");

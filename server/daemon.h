@@ -194,7 +194,8 @@ struct kd_daemon {
     kd_core *core;
     kd_actions actions; /* of events under way, in order */
     bool carrying;
-    kd_job_record *jobs, *last_job; /* in order of submission */
+    kd_job_record *jobs, *last_job;       /* in order of submission */
+    size_t jobs_in[KD_RUN_CANCELLED + 1]; /* of them by state, sweeps not counted */
     kd_ids job_ids;
     bool exports_wait; /* of some job, for room */
     kd_worker_record *workers;
@@ -249,6 +250,8 @@ kd_job_record *kd_daemon_job(kd_daemon *d, kd_job_id id);
 /* Takes the record over, at the end of the list; takes it out and gives it back. */
 void kd_daemon_add_job(kd_daemon *d, kd_job_record *j);
 void kd_daemon_take_job(kd_daemon *d, kd_job_record *j);
+/* In memory; of one that is in the list. */
+void kd_daemon_set_job_state(kd_daemon *d, kd_job_record *j, enum kd_run_state state);
 kd_worker_record *kd_daemon_worker(kd_daemon *d, kd_member_id id);
 /* Stops the process after an error it cannot go on from (the database is gone). */
 void kd_daemon_fatal(kd_daemon *d, const kd_diag *diag);
@@ -262,6 +265,8 @@ uint32_t kd_job_min_workers(const kd_job_record *j);
 uint32_t kd_job_max_workers(const kd_job_record *j);
 /* Tells the core of the job; `more` follow at once, and it looks for workers after the last. */
 void kd_daemon_introduce(kd_daemon *d, kd_job_record *j, bool more);
+/* Records of all stored jobs, of which the core does not know yet. */
+int kd_daemon_restore(kd_daemon *d, kd_diag *diag) KD_MUST_CHECK;
 
 /* stage_info.c */
 int kd_stage_set_info(kd_stage_record *s, const uint8_t *packed, size_t len,

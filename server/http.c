@@ -71,9 +71,24 @@ static enum MHD_Result send_response(kd_http_request *r, struct MHD_Response *m,
     return rc;
 }
 
+/* Puts the message's JSON in its place. */
+static void show(kd_http_request *r)
+{
+    kd_diag diag = {0};
+    char *text = kd_http_json(r->form, &r->body, &diag);
+    r->form = NULL;
+    if (text)
+        kd_http_say(r, MHD_HTTP_OK, "application/json", text);
+    else
+        kd_http_refuse(r, MHD_HTTP_INTERNAL_SERVER_ERROR, diag.msg);
+    free(text);
+}
+
 static enum MHD_Result send_answer(kd_http_request *r)
 {
     struct MHD_Response *m;
+    if (r->form && !r->body.failed)
+        show(r);
     if (r->body.failed)
         kd_http_refuse(r, MHD_HTTP_INTERNAL_SERVER_ERROR, "the answer is too large");
     if (r->stream) {
@@ -133,9 +148,9 @@ static void answer_ready(kd_http_request *r)
                     "text/plain", why[ready]);
 }
 
-static const kd_http_route g_probes[] = {{"/healthz", KD_HTTP_PROBE, NULL, answer_health},
-                                         {"/readyz", KD_HTTP_PROBE, NULL, answer_ready},
-                                         {"/login", KD_HTTP_PROBE, NULL, kd_http_login}};
+static const kd_http_route g_probes[] = {{"/healthz", KD_HTTP_PROBE, NULL, answer_health, NULL},
+                                         {"/readyz", KD_HTTP_PROBE, NULL, answer_ready, NULL},
+                                         {"/login", KD_HTTP_PROBE, NULL, kd_http_login, NULL}};
 
 /* ---- one request */
 
@@ -194,7 +209,14 @@ static void loop_request(kd_daemon *d, void *arg)
 {
     kd_http_request *r = arg;
     kd_http *h = r->http;
-    r->route->answer(d, r);
+    /* A long answer lets others have the loop between its pieces, unless it is about to end. */
+    do
+        r->route->answer(d, r), r->piece++;
+    while (r->more && h->closing);
+    if (r->more && kd_daemon_post(d, loop_request, r))
+        return;
+    if (r->more)
+        kd_http_refuse(r, MHD_HTTP_SERVICE_UNAVAILABLE, "the coordinator is stopping");
     MHD_resume_connection(r->connection);
     h->waiting--;
 }
@@ -340,8 +362,9 @@ int kd_http_start(kd_daemon *d, const char *listen, bool insecure, kd_http **out
     int rc = kd_http_resolve(listen, &address, diag);
     if (rc != 0)
         return rc;
-    bool tls = kd_access_required(d->access);
-    if (!insecure && !tls && !kd_http_is_loopback((struct sockaddr *)&address))
+    const bool tls = kd_access_required(d->access);
+    const bool everybody = !tls && !kd_http_is_loopback((struct sockaddr *)&address);
+    if (everybody && !insecure)
         return kd_fail(diag, -KD_EINVAL,
                        "--http %.200s would show everything to everybody who reaches it: make "
                        "certificates with `distilld init`, give a loopback address (and come in by "
@@ -349,7 +372,7 @@ int kd_http_start(kd_daemon *d, const char *listen, bool insecure, kd_http **out
                        listen);
     kd_http *h = kd_xalloc(sizeof *h);
     h->daemon = d;
-    h->insecure = insecure;
+    h->open = everybody;
     h->tls = tls;
     if (tls)
         kd_access_files_get(d->access, &h->files);
@@ -365,6 +388,11 @@ int kd_http_start(kd_daemon *d, const char *listen, bool insecure, kd_http **out
     }
     *out = h;
     return 0;
+}
+
+bool kd_http_is_open(const kd_http *h)
+{
+    return h->open;
 }
 
 int kd_http_port(const kd_http *h)

@@ -30,6 +30,7 @@
  * use. */
 int kd_http_start(kd_daemon *d, const char *listen, bool insecure, kd_http **out,
                   kd_diag *diag) KD_MUST_CHECK;
+bool kd_http_is_open(const kd_http *h); /* everybody who reaches the address may read */
 int kd_http_port(const kd_http *h);
 /* Every few milliseconds; h may be NULL. */
 void kd_http_tick(kd_http *h, kd_time_ms now);

@@ -49,63 +49,37 @@ static kd_job_record *job_of(kd_daemon *d, kd_http_request *r)
     return j;
 }
 
-void kd_http_take_list(void *out, const void *message)
+/* Packed here, shown by the connection's thread. */
+static void say_message(void *request, const void *message)
 {
-    const Distill__V1__ListReply *m = message;
-    json_t *list = json_array();
-    for (size_t i = 0; i < m->n_jobs; i++)
-        (void)json_array_append_new(list, kd_json_summary(m->jobs[i]));
-    *(json_t **)out = json_pack("{s:o}", "jobs", list);
-}
-
-void kd_http_take_workers(void *out, const void *message)
-{
-    const Distill__V1__WorkersReply *m = message;
-    json_t *list = json_array();
-    for (size_t i = 0; i < m->n_workers; i++)
-        (void)json_array_append_new(list, kd_json_worker(m->workers[i]));
-    *(json_t **)out = json_pack("{s:o}", "workers", list);
-}
-
-static void take_detail(void *out, const void *message)
-{
-    *(json_t **)out = kd_json_detail(message);
-}
-
-static void take_info(void *out, const void *message)
-{
-    *(json_t **)out = kd_json_info(message);
+    kd_http_request *r = request;
+    kd_http_say(r, MHD_HTTP_OK, "application/json", "");
+    if (kd_wire_pack(message, &r->body) != 0)
+        kd_http_refuse(r, MHD_HTTP_INTERNAL_SERVER_ERROR, "the answer is too large");
+    else
+        r->form = r->route->form;
 }
 
 static void answer_jobs(kd_daemon *d, kd_http_request *r)
 {
-    json_t *json = NULL;
-    kd_tell_list(d, NULL, (uint32_t)KD_MIN(r->limit, 1000u), kd_http_take_list, &json);
-    say_json(r, json);
+    kd_tell_list(d, NULL, (uint32_t)KD_MIN(r->limit, 1000u), say_message, r);
 }
 
 static void answer_workers(kd_daemon *d, kd_http_request *r)
 {
-    json_t *json = NULL;
-    kd_tell_workers(d, kd_http_take_workers, &json);
-    say_json(r, json);
+    kd_tell_workers(d, say_message, r);
 }
 
 static void answer_info(kd_daemon *d, kd_http_request *r)
 {
-    json_t *json = NULL;
-    kd_tell_info(d, take_info, &json);
-    say_json(r, json);
+    kd_tell_info(d, say_message, r);
 }
 
 static void answer_job(kd_daemon *d, kd_http_request *r)
 {
     kd_job_record *j = job_of(d, r);
-    json_t *json = NULL;
-    if (!j)
-        return;
-    kd_tell_detail(d, j, take_detail, &json);
-    say_json(r, json);
+    if (j)
+        kd_tell_detail(d, j, say_message, r);
 }
 
 struct event_list {
@@ -207,19 +181,19 @@ static void answer_metrics(kd_daemon *d, kd_http_request *r)
 {
     r->status = MHD_HTTP_OK;
     r->type = "text/plain; version=0.0.4; charset=utf-8";
-    kd_metrics_write(d, &r->body);
+    r->more = kd_metrics_write(d, r->piece, &r->body);
 }
 
 const kd_http_route kd_http_api[] = {
-    {"/metrics", KD_HTTP_READER, answer_metrics, NULL},
-    {"/api/v1/info", KD_HTTP_READER, answer_info, NULL},
-    {"/api/v1/jobs", KD_HTTP_READER, answer_jobs, NULL},
-    {"/api/v1/workers", KD_HTTP_READER, answer_workers, NULL},
-    {"/api/v1/stream", KD_HTTP_READER, answer_stream, NULL},
-    {"/api/v1/jobs/*", KD_HTTP_READER, answer_job, NULL},
-    {"/api/v1/jobs/*/events", KD_HTTP_READER, answer_events, NULL},
-    {"/api/v1/jobs/*/steps", KD_HTTP_READER, answer_steps, NULL},
-    {"/api/v1/jobs/*/evaluation", KD_HTTP_READER, answer_evaluation, NULL},
-    {"/api/v1/jobs/*/stream", KD_HTTP_READER, answer_job_stream, NULL},
+    {"/metrics", KD_HTTP_READER, answer_metrics, NULL, NULL},
+    {"/api/v1/info", KD_HTTP_READER, answer_info, NULL, &kd_http_info},
+    {"/api/v1/jobs", KD_HTTP_READER, answer_jobs, NULL, &kd_http_list},
+    {"/api/v1/workers", KD_HTTP_READER, answer_workers, NULL, &kd_http_workers},
+    {"/api/v1/stream", KD_HTTP_READER, answer_stream, NULL, NULL},
+    {"/api/v1/jobs/*", KD_HTTP_READER, answer_job, NULL, &kd_http_detail},
+    {"/api/v1/jobs/*/events", KD_HTTP_READER, answer_events, NULL, NULL},
+    {"/api/v1/jobs/*/steps", KD_HTTP_READER, answer_steps, NULL, NULL},
+    {"/api/v1/jobs/*/evaluation", KD_HTTP_READER, answer_evaluation, NULL, NULL},
+    {"/api/v1/jobs/*/stream", KD_HTTP_READER, answer_job_stream, NULL, NULL},
 };
 const size_t kd_http_n_api = KD_COUNT(kd_http_api);

@@ -103,7 +103,7 @@ int kd_http_authorise(kd_http_request *r, enum kd_http_role role, const char **o
         return 0;
     if (kd_access_required(r->http->daemon->access))
         return check_session(r, out_why);
-    if (r->http->insecure)
+    if (r->http->open)
         return 0;
     const union MHD_ConnectionInfo *peer =
         MHD_get_connection_info(r->connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);

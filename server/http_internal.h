@@ -6,6 +6,7 @@
 #include "access.h"
 #include "http.h"
 
+#include <jansson.h>
 #include <microhttpd.h>
 
 #define KD_HTTP_CONNECTIONS 64   /* open at once */
@@ -27,12 +28,19 @@ enum kd_http_role {
 typedef struct kd_http_stream kd_http_stream;
 typedef struct kd_http_request kd_http_request;
 
+/* How a message is shown: as `distill ... -o json` does. */
+typedef struct kd_http_form {
+    const ProtobufCMessageDescriptor *message;
+    json_t *(*json)(const void *message);
+} kd_http_form;
+
 typedef struct kd_http_route {
     const char *path; /* one segment may be `*`: a job, by its id or the beginning of it */
     enum kd_http_role role;
     /* On the loop: fills the answer. NULL: answered at once by `here`. */
     void (*answer)(kd_daemon *d, kd_http_request *r);
     void (*here)(kd_http_request *r);
+    const kd_http_form *form; /* of the message that answers; NULL = it is no message */
 } kd_http_route;
 
 /* One request; its connection's thread owns it but for the time it is suspended, the loop then. */
@@ -46,7 +54,10 @@ struct kd_http_request {
     int status;
     const char *type; /* of the content, static */
     kd_buf body;
-    int fd; /* instead of a body, -1 = none */
+    const kd_http_form *form; /* what body, a message, is shown by; NULL = it is shown as it is */
+    bool more;                /* the loop has to be asked again, after others */
+    unsigned piece;           /* how often it was */
+    int fd;                   /* instead of a body, -1 = none */
     uint64_t size;
     kd_http_stream *stream;    /* likewise; a reference */
     char token[KD_TOKEN_TEXT]; /* the session it came with, "" = none was asked for */
@@ -58,7 +69,8 @@ struct kd_http {
     kd_daemon *daemon;
     struct MHD_Daemon *mhd; /* NULL: it could not be started again */
     struct sockaddr_storage address;
-    bool insecure, tls;
+    bool tls;
+    bool open;             /* everybody who reaches the address may read */
     kd_access_files files; /* that it shows, with tls */
     _Atomic kd_time_ms guess_second;
     atomic_int guesses;      /* wrong tokens of that second */
@@ -71,6 +83,7 @@ struct kd_http {
     kd_http_stream *streams;
     size_t n_streams;
     kd_time_ms looked;
+    bool looking;     /* what streams of the whole are to show is being made */
     kd_time_ms tried; /* to start the listener again */
 };
 enum kd_http_ready { KD_HTTP_STARTING, KD_HTTP_READY, KD_HTTP_NO_ROOM, KD_HTTP_STOPPING };
@@ -96,9 +109,11 @@ int kd_http_resolve(const char *listen, struct sockaddr_storage *out, kd_diag *d
 /* ---- http_api.c */
 extern const kd_http_route kd_http_api[];
 extern const size_t kd_http_n_api;
-/* Of ListReply and WorkersReply, into a json_t *; NULL without memory. */
-void kd_http_take_list(void *out, const void *message);
-void kd_http_take_workers(void *out, const void *message);
+
+/* ---- http_json.c; any thread */
+extern const kd_http_form kd_http_list, kd_http_workers, kd_http_detail, kd_http_info;
+/* The packed message as JSON; the caller frees it. NULL with diag on failure. */
+char *kd_http_json(const kd_http_form *form, const kd_buf *packed, kd_diag *diag);
 
 /* ---- http_stream.c */
 /* Loop. A stream of a job's events from from_seq on, or (j NULL) of what the first page shows. NULL

@@ -20,13 +20,14 @@
 #define LOOK_MS 1000  /* between two looks at the whole */
 #define BEAT_MS 10000 /* a sign of life, by which a client that is gone is seen */
 #define LISTED 200    /* jobs of the whole */
+#define SHOWN 2       /* jobs and workers */
 
 struct kd_http_stream {
     /* the loop's */
     kd_http_stream *next;
     kd_http *http;
-    bool whole; /* else a watcher of a job feeds it */
-    kd_digest told_jobs, told_workers;
+    bool whole;             /* else a watcher of a job feeds it */
+    kd_digest told[SHOWN];  /* of the whole, last */
     kd_time_ms sent, stuck; /* stuck: since when its reader takes nothing, 0 = it does */
     uint64_t taken_then;
     char job[KD_ID_TEXT];
@@ -127,13 +128,9 @@ static size_t queued(void *arg)
     return n;
 }
 
-/* id 0 = none; json is dropped. */
-static int push(kd_http_stream *s, const char *event, uint64_t id, json_t *json)
+/* id 0 = none. */
+static int push_text(kd_http_stream *s, const char *event, uint64_t id, const char *text)
 {
-    char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
-    json_decref(json);
-    if (!text)
-        return -KD_ENOMEM;
     pthread_mutex_lock(&s->mu);
     int rc = s->over ? -KD_ECANCELED : 0;
     if (rc == 0 && s->out.len + strlen(text) > KD_HTTP_QUEUE)
@@ -144,8 +141,17 @@ static int push(kd_http_stream *s, const char *event, uint64_t id, json_t *json)
         rc = kd_buf_printf(&s->out, "event: %s\ndata: %s\n\n", event, text);
     wake(s);
     pthread_mutex_unlock(&s->mu);
-    free(text);
     s->sent = kd_clock_ms();
+    return rc;
+}
+
+/* json is dropped. */
+static int push(kd_http_stream *s, const char *event, uint64_t id, json_t *json)
+{
+    char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
+    json_decref(json);
+    const int rc = text ? push_text(s, event, id, text) : -KD_ENOMEM;
+    free(text);
     return rc;
 }
 
@@ -216,43 +222,94 @@ kd_http_stream *kd_http_stream_new(kd_http *h, kd_job_record *j, uint64_t from_s
 
 /* ---- the whole */
 
-/* Sends what differs from what was sent last. */
-static void push_changed(kd_http_stream *s, const char *event, kd_digest *told, json_t *json)
+/* What all of them show: packed on the loop, made text on the pool, sent on the loop. */
+struct shown {
+    const char *event;
+    const kd_http_form *form;
+    kd_buf packed;
+    char *text; /* NULL: it could not be made */
+    kd_digest digest;
+};
+struct look {
+    kd_http *http;
+    uv_work_t work;
+    struct shown shown[SHOWN];
+};
+
+static void pack(void *arg, const void *message)
 {
-    char *text = json_dumps(json, JSON_COMPACT);
-    kd_digest now = kd_digest_of(text ? text : "", text ? strlen(text) : 0);
-    free(text);
-    if (kd_digest_equal(&now, told))
-        return;
-    if (push(s, event, 0, json_incref(json)) == 0)
-        *told = now;
+    struct shown *w = arg;
+    w->packed.failed = kd_wire_pack(message, &w->packed) != 0;
 }
 
-static void tell_whole(kd_http_stream *s, json_t *jobs, json_t *workers)
+static void make_texts(uv_work_t *work)
+{
+    struct look *l = work->data;
+    for (int i = 0; i < SHOWN; i++) {
+        struct shown *w = &l->shown[i];
+        kd_diag diag = {0};
+        w->text = w->packed.failed ? NULL : kd_http_json(w->form, &w->packed, &diag);
+        if (w->text)
+            w->digest = kd_digest_of(w->text, strlen(w->text));
+    }
+}
+
+/* Sends what differs from what was sent last. */
+static void tell_whole(kd_http_stream *s, const struct look *l)
 {
     if (queued(s) > 0)
         return; /* the next one will do */
-    push_changed(s, "jobs", &s->told_jobs, jobs);
-    push_changed(s, "workers", &s->told_workers, workers);
+    for (int i = 0; i < SHOWN; i++) {
+        const struct shown *w = &l->shown[i];
+        if (w->text && !kd_digest_equal(&w->digest, &s->told[i]) &&
+            push_text(s, w->event, 0, w->text) == 0)
+            s->told[i] = w->digest;
+    }
+}
+
+static void texts_made(uv_work_t *work, int status)
+{
+    struct look *l = work->data;
+    kd_http *h = l->http;
+    h->daemon->writes_running--;
+    h->looking = false;
+    for (kd_http_stream *s = h->streams; s && status == 0; s = s->next)
+        if (s->whole)
+            tell_whole(s, l);
+    for (int i = 0; i < SHOWN; i++) {
+        kd_buf_clear(&l->shown[i].packed);
+        free(l->shown[i].text);
+    }
+    free(l);
+}
+
+static bool any_whole(const kd_http *h)
+{
+    const kd_http_stream *s = h->streams;
+    while (s && !s->whole)
+        s = s->next;
+    return s;
 }
 
 static void look(kd_http *h, kd_time_ms now)
 {
-    json_t *jobs = NULL, *workers = NULL;
-    if (now - h->looked < LOOK_MS)
+    if (now - h->looked < LOOK_MS || h->looking || h->closing)
         return;
     h->looked = now;
-    for (kd_http_stream *s = h->streams; s; s = s->next) {
-        if (!s->whole)
-            continue;
-        if (!jobs)
-            kd_tell_list(h->daemon, NULL, LISTED, kd_http_take_list, &jobs);
-        if (!workers)
-            kd_tell_workers(h->daemon, kd_http_take_workers, &workers);
-        tell_whole(s, jobs, workers);
-    }
-    json_decref(jobs);
-    json_decref(workers);
+    if (!any_whole(h))
+        return;
+    struct look *l = kd_xalloc(sizeof *l);
+    l->http = h;
+    l->work.data = l;
+    l->shown[0] = (struct shown){.event = "jobs", .form = &kd_http_list};
+    l->shown[1] = (struct shown){.event = "workers", .form = &kd_http_workers};
+    for (int i = 0; i < SHOWN; i++)
+        kd_buf_init(&l->shown[i].packed, KD_HTTP_BODY);
+    kd_tell_list(h->daemon, NULL, LISTED, pack, &l->shown[0]);
+    kd_tell_workers(h->daemon, pack, &l->shown[1]);
+    h->looking = true;
+    h->daemon->writes_running++;
+    KD_BUG_ON(uv_queue_work(&h->daemon->loop, &l->work, make_texts, texts_made) != 0);
 }
 
 /* ---- life */

@@ -77,16 +77,20 @@ static void write_worker_states(const kd_daemon *d, kd_buf *b)
 {
     static const char *const states[] = {"idle",     "preparing", "ready",      "working",
                                          "draining", "drained",   "quarantined"};
-    kd_metric_family(b, "distill_workers", G, "Connected workers by state.");
-    for (size_t i = 0; i < KD_COUNT(states); i++) {
-        size_t n = 0;
-        for (const kd_worker_record *w = d->workers; w; w = w->next) {
-            const char *state;
-            (void)kd_core_member_job(d->core, w->id, &state);
-            n += w->joined && strcmp(state, states[i]) == 0;
-        }
-        kd_metric_by_word(b, "distill_workers", "state", states[i], (double)n);
+    size_t n[KD_COUNT(states)] = {0};
+    for (const kd_worker_record *w = d->workers; w; w = w->next) {
+        const char *state;
+        (void)kd_core_member_job(d->core, w->id, &state);
+        for (size_t i = 0; i < KD_COUNT(states); i++)
+            n[i] += w->joined && strcmp(state, states[i]) == 0;
     }
+    kd_metric_family(b, "distill_workers", G, "Connected workers by state.");
+    for (size_t i = 0; i < KD_COUNT(states); i++)
+        kd_metric_by_word(b, "distill_workers", "state", states[i], (double)n[i]);
+}
+
+static void write_worker_info(const kd_daemon *d, kd_buf *b)
+{
     kd_metric_family(b, "distill_worker_info", G, "What a worker is, with the value 1.");
     for (const kd_worker_record *w = d->workers; w; w = w->next) {
         if (!w->joined)
@@ -102,18 +106,18 @@ static void write_worker_states(const kd_daemon *d, kd_buf *b)
     }
 }
 
-static void write_workers(const kd_daemon *d, kd_buf *b)
+static void write_worker_metric(const kd_daemon *d, const struct worker_metric *m, kd_buf *b)
 {
-    write_worker_states(d, b);
-    for (size_t i = 0; i < KD_COUNT(g_worker_metrics); i++) {
-        const struct worker_metric *m = &g_worker_metrics[i];
-        kd_metric_family(b, m->name, m->type, m->help);
-        for (const kd_worker_record *w = d->workers; w; w = w->next) {
-            double v = w->joined ? m->of(d, w) : NAN;
-            if (!isnan(v))
-                kd_metric_by_word(b, m->name, "worker", w->name, v);
-        }
+    kd_metric_family(b, m->name, m->type, m->help);
+    for (const kd_worker_record *w = d->workers; w; w = w->next) {
+        double v = w->joined ? m->of(d, w) : NAN;
+        if (!isnan(v))
+            kd_metric_by_word(b, m->name, "worker", w->name, v);
     }
+}
+
+static void write_lost(const kd_daemon *d, kd_buf *b)
+{
     static const char *const why[] = {"silent", "closed", "refused"};
     kd_metric_family(
         b, "distill_workers_lost_total", C,
@@ -277,15 +281,28 @@ static void write_process(kd_daemon *d, kd_buf *b)
                      "Descriptors that it may have open.");
 }
 
-void kd_metrics_write(kd_daemon *d, kd_buf *out)
+bool kd_metrics_write(kd_daemon *d, unsigned piece, kd_buf *out)
 {
-    write_process(d, out);
-    kd_metrics_jobs(d, out);
-    write_workers(d, out);
-    write_faults(d, out);
-    write_store(d, out);
-    write_kept(d, out);
-    write_hooks(d, out);
-    write_lines(d, out);
-    write_queues(d, out);
+    enum { PROCESS, JOBS, STATES, INFO, WORKERS };
+    if (piece == PROCESS) {
+        write_process(d, out);
+    } else if (piece == JOBS) {
+        kd_metrics_jobs(d, out);
+    } else if (piece == STATES) {
+        write_worker_states(d, out);
+    } else if (piece == INFO) {
+        write_worker_info(d, out);
+    } else if (piece - WORKERS < KD_COUNT(g_worker_metrics)) {
+        write_worker_metric(d, &g_worker_metrics[piece - WORKERS], out);
+    } else {
+        write_lost(d, out);
+        write_faults(d, out);
+        write_store(d, out);
+        write_kept(d, out);
+        write_hooks(d, out);
+        write_lines(d, out);
+        write_queues(d, out);
+        return false;
+    }
+    return true;
 }

@@ -9,8 +9,9 @@
 #include "daemon.h"
 #include "kd/buf.h"
 
-/* All of them. */
-void kd_metrics_write(kd_daemon *d, kd_buf *out);
+/* All of them, in pieces 0, 1, ... that stand by themselves: a thousand workers take milliseconds.
+ * False: that was the last. */
+bool kd_metrics_write(kd_daemon *d, unsigned piece, kd_buf *out);
 
 /* metrics_jobs.c: those of jobs and their stages */
 void kd_metrics_jobs(kd_daemon *d, kd_buf *out);

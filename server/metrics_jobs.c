@@ -281,16 +281,14 @@ static const char *const g_states[] = {"queued", "running", "succeeded", "failed
 
 static void write_each(kd_daemon *d, kd_buf *b, kd_job_record *const *jobs, size_t n)
 {
-    uint64_t in[KD_COUNT(g_states)] = {0}, paused = 0;
+    uint64_t paused = 0;
     char id[KD_ID_TEXT];
-    for (const kd_job_record *j = d->jobs; j; j = j->next) {
-        in[j->row.state] += !j->row.is_sweep;
+    for (const kd_job_record *j = d->jobs; j; j = j->next)
         paused += j->row.paused && j->row.state <= KD_RUN_RUNNING && !j->row.is_sweep;
-    }
     kd_metric_family(b, "distill_jobs", G,
                      "Jobs by state; sweeps by the jobs that they are made of.");
     for (size_t i = 0; i < KD_COUNT(g_states); i++)
-        kd_metric_by_word(b, "distill_jobs", "state", g_states[i], (double)in[i]);
+        kd_metric_by_word(b, "distill_jobs", "state", g_states[i], (double)d->jobs_in[i]);
     kd_metric_single(b, "distill_jobs_paused", G, (double)paused,
                      "Jobs of the first two that a user paused.");
     kd_metric_family(b, "distill_job_info", G, "Name, state and sweep of a job, with the value 1.");

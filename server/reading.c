@@ -360,31 +360,6 @@ void kd_tell_workers(kd_daemon *d, kd_tell_fn fn, void *arg)
     free(items);
 }
 
-static void count_jobs(const kd_daemon *d, Distill__V1__JobCounts *out)
-{
-    for (const kd_job_record *j = d->jobs; j; j = j->next) {
-        if (j->row.is_sweep)
-            continue;
-        switch (j->row.state) {
-        case KD_RUN_QUEUED:
-            out->queued++;
-            break;
-        case KD_RUN_RUNNING:
-            out->running++;
-            break;
-        case KD_RUN_SUCCEEDED:
-            out->succeeded++;
-            break;
-        case KD_RUN_FAILED:
-            out->failed++;
-            break;
-        case KD_RUN_CANCELLED:
-            out->cancelled++;
-            break;
-        }
-    }
-}
-
 void kd_tell_info(kd_daemon *d, kd_tell_fn fn, void *arg)
 {
     Distill__V1__InfoReply reply = DISTILL__V1__INFO_REPLY__INIT;
@@ -400,7 +375,11 @@ void kd_tell_info(kd_daemon *d, kd_tell_fn fn, void *arg)
     reply.bank_records = bank.records;
     reply.bank_bytes = bank.bytes;
     Distill__V1__JobCounts jobs = DISTILL__V1__JOB_COUNTS__INIT;
-    count_jobs(d, &jobs);
+    jobs.queued = (uint32_t)d->jobs_in[KD_RUN_QUEUED];
+    jobs.running = (uint32_t)d->jobs_in[KD_RUN_RUNNING];
+    jobs.succeeded = (uint32_t)d->jobs_in[KD_RUN_SUCCEEDED];
+    jobs.failed = (uint32_t)d->jobs_in[KD_RUN_FAILED];
+    jobs.cancelled = (uint32_t)d->jobs_in[KD_RUN_CANCELLED];
     reply.jobs = &jobs;
     fn(arg, &reply);
 }

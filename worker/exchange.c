@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define QUICK_MS 20000 /* calls that are answered at once */
 #define POLL_MS                                                                                    \
@@ -377,6 +378,14 @@ int kd_exchange_put_logits(kd_rpc_channel *ch, const kd_stage_ref *ref, const kd
     m.bank = &key;
     m.crc32c = kd_crc32c(0, records, len);
     return tell(ch, "/distill.v1.Exchange/PutLogits", &m, records, len, diag);
+}
+
+bool kd_exchange_again(int rc, bool (*stopped)(void *arg), void *arg)
+{
+    if (!kd_err_retry(rc) && rc != -KD_ELIMIT) /* ELIMIT: the bank's disk is full */
+        return false;
+    usleep(KD_EXCHANGE_PAUSE_MS * 1000);
+    return !stopped(arg);
 }
 
 int kd_exchange_get_blob(kd_rpc_channel *ch, const char *job, const char *digest, uint8_t **out,

@@ -89,6 +89,10 @@ int kd_exchange_get_logits(kd_rpc_channel *ch, const kd_stage_ref *ref, const kd
                            kd_diag *diag) KD_MUST_CHECK;
 int kd_exchange_put_logits(kd_rpc_channel *ch, const kd_stage_ref *ref, const kd_bank_ref *bank,
                            const void *records, size_t len, kd_diag *diag) KD_MUST_CHECK;
+/* For who cannot go on without the bank, after one of these two failed with rc: true when it may be
+ * asked again, after a pause; false when rc will not pass, or no answer is wanted any more. */
+#define KD_EXCHANGE_PAUSE_MS 200
+bool kd_exchange_again(int rc, bool (*stopped)(void *arg), void *arg);
 /* Whole file by its digest, which is checked; caller frees. */
 int kd_exchange_get_blob(kd_rpc_channel *ch, const char *job, const char *digest, uint8_t **out,
                          size_t *out_len, kd_diag *diag) KD_MUST_CHECK;

@@ -11,8 +11,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define RETRY_MS 200
-
 /* Heart-beats say so; what was under way before goes on after. */
 static void on_waits(void *arg, bool begun)
 {
@@ -40,10 +38,7 @@ static void put_pair(const kd_outside *o, size_t i, uint8_t *to)
 
 static bool again(kd_runner *r, int rc)
 {
-    if (!kd_err_retry(rc) && rc != -KD_ELIMIT) /* ELIMIT: the bank's disk is full */
-        return false;
-    usleep(RETRY_MS * 1000);
-    return !kd_runner_stopped(r);
+    return kd_exchange_again(rc, kd_runner_stopped, r);
 }
 
 /* The first worker's answers, into the bank of their name. */
@@ -118,7 +113,7 @@ static int settle(kd_runner *r, int teacher, const kd_stage_ref *ref, char chose
         if (rc != 0 ? !again(r, rc) : kd_runner_stopped(r))
             return rc != 0 ? rc : -KD_ECANCELED;
         if (rc == 0)
-            usleep(RETRY_MS * 1000);
+            usleep(KD_EXCHANGE_PAUSE_MS * 1000);
     }
     if (chosen[0])
         return 0;

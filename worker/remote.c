@@ -1,6 +1,7 @@
 #include "remote.h"
 
 #include "kd/clock.h"
+#include "kd/log.h"
 #include "kserve/kserve.h"
 
 #include <stdatomic.h>
@@ -67,10 +68,12 @@ static bool stopped(const kd_remote *r)
     return r->cfg.stopped(r->cfg.arg);
 }
 
-static void wait_begins(kd_remote *r)
+static void wait_begins(kd_remote *r, const char *why)
 {
-    if (atomic_fetch_add(&r->waiting, 1) == 0)
-        r->cfg.waits(r->cfg.arg, true);
+    if (atomic_fetch_add(&r->waiting, 1) != 0)
+        return;
+    kd_warn("waiting for the teacher: %s", why);
+    r->cfg.waits(r->cfg.arg, true);
 }
 
 static void wait_ends(kd_remote *r)
@@ -92,8 +95,9 @@ static bool may_pass(int code)
     return code == -KD_EUNAVAIL || code == -KD_ETIMEOUT || code == -KD_ELIMIT;
 }
 
-/* Until there is an answer, or a refusal that will not pass. result->bytes: caller frees. */
-static int call(kd_remote *r, const char *path, const struct iovec *parts, int n_parts,
+/* Until there is an answer, or a refusal that will not pass. first: nothing depends on it yet, so
+ * that a server that is not trusted is no matter of patience. result->bytes: caller frees. */
+static int call(kd_remote *r, const char *path, const struct iovec *parts, int n_parts, bool first,
                 kd_rpc_result *result, kd_diag *diag)
 {
     const kd_time_ms begin = kd_clock_ms();
@@ -102,14 +106,14 @@ static int call(kd_remote *r, const char *path, const struct iovec *parts, int n
     for (;;) {
         rc = kd_rpc_unary_until(r->channel, path, parts, n_parts, r->cfg.timeout_ms, false,
                                 r->cfg.stopped, r->cfg.arg, result);
-        if (!may_pass(rc) || stopped(r))
+        if (!may_pass(rc) || stopped(r) || (first && result->untrusted))
             break;
         if (kd_clock_ms() - begin >= r->cfg.patience_ms) {
             rc = -KD_ETIMEOUT;
             break;
         }
         if (!waits)
-            wait_begins(r);
+            wait_begins(r, result->text);
         waits = true;
         pause_for(r, pause);
         pause = KD_MIN(2 * pause, LONGEST_PAUSE_MS);
@@ -202,8 +206,8 @@ int kd_remote_meet(kd_remote *r, kd_diag *diag)
     kd_buf_init(&b, MAX_METADATA);
     int rc = kd_wire_pack(&q, &b);
     if (rc == 0)
-        rc = call(r, KD_KSERVE_PATH "ModelMetadata", &(struct iovec){b.data, b.len}, 1, &result,
-                  diag);
+        rc = call(r, KD_KSERVE_PATH "ModelMetadata", &(struct iovec){b.data, b.len}, 1, true,
+                  &result, diag);
     kd_buf_clear(&b);
     if (rc != 0)
         return rc;
@@ -304,7 +308,7 @@ int kd_remote_ask(kd_remote *r, const float *pixels, float *logits, kd_diag *dia
             to_planes(r, pixels, planes);
         const struct iovec parts[] = {{head.data, head.len},
                                       {(void *)(uintptr_t)(planes ? planes : pixels), bytes}};
-        rc = call(r, KD_KSERVE_PATH "ModelInfer", parts, KD_COUNT(parts), &result, diag);
+        rc = call(r, KD_KSERVE_PATH "ModelInfer", parts, KD_COUNT(parts), false, &result, diag);
     }
     kd_buf_clear(&head);
     free(planes);

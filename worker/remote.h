@@ -27,7 +27,8 @@ int kd_remote_new(const kd_remote_config *cfg, kd_remote **out, kd_diag *diag) K
 /* NULL allowed; waits for what was asked. */
 void kd_remote_free(kd_remote *r);
 /* Asks what the model takes and gives; before the first request. -KD_EINVAL: it does not go with
- * size or classes, and diag says what there is. Others as kd_remote_ask. */
+ * size or classes, and diag says what there is; -KD_EUNAVAIL: it is not trusted here, which other
+ * workers may see otherwise. Others as kd_remote_ask. */
 int kd_remote_meet(kd_remote *r, kd_diag *diag) KD_MUST_CHECK;
 /* pixels [pictures][size][size][3], as the model reads them; logits [pictures][classes], finite.
  * -KD_ECANCELED when stopped, -KD_ETIMEOUT when its patience is over, -KD_EDATA for an answer that

@@ -15,7 +15,6 @@
 
 #define MOST_REQUESTS 64
 #define ANSWERS_ROOM ((size_t)64 << 20) /* bytes of the answers to requests at once */
-#define RETRY_MS 200
 
 bool kd_teaching_make_requests(kd_teaching *t)
 {
@@ -194,20 +193,16 @@ static int put_records(kd_teaching *t, const kd_stage_ref *ref, int teacher, boo
         const int rc =
             kd_exchange_put_logits(t->cfg.channel, ref, kd_stage_bank(t->cfg.stage, teacher, clean),
                                    t->records + done * t->record, piece * t->record, diag);
+        done += rc == 0 ? piece : 0;
+        const bool again = rc != 0 && kd_exchange_again(rc, t->cfg.stopped, t->cfg.arg);
         if (t->cfg.stopped(t->cfg.arg))
             return -KD_ECANCELED;
-        if (rc == 0) {
-            done += piece;
-            t->not_stored = false;
-            continue;
-        }
-        if (!kd_err_retry(rc) && rc != -KD_ELIMIT) /* ELIMIT: its disk is full */
+        if (rc != 0 && !again)
             return kd_fail_at(diag, rc, "the logit bank takes no answers of an outside teacher");
-        if (!t->not_stored)
+        if (rc != 0 && !t->not_stored)
             kd_warn("waiting for room in the logit bank, which an outside teacher needs: %s",
                     diag->msg);
-        t->not_stored = true;
-        usleep(RETRY_MS * 1000);
+        t->not_stored = rc != 0;
     }
     return 0;
 }
@@ -240,7 +235,7 @@ int kd_teaching_ask_outside(kd_teaching *t, const kd_stage_ref *ref, int teacher
         if (rc == 0)
             rc = compare(t, teacher, diag);
         if (rc == 0 && is_lost(t))
-            usleep(RETRY_MS * 1000);
+            usleep(KD_EXCHANGE_PAUSE_MS * 1000);
     }
     if (rc != 0 && rc != -KD_ECANCELED) {
         t->cfg.problem(t->cfg.arg, diag->msg);

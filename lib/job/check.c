@@ -1,5 +1,7 @@
 #include "items.h"
 
+#include "kd/address.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -283,6 +285,11 @@ static int check_outside(kd_loader *l, const kd_teacher_spec *t)
     if (!t->served[0])
         return bad(l, kd_load_node(l, "teacher"), "teacher.model",
                    "missing: the name of the model at %s", t->kserve);
+    /* Data leave the machine in plain text only where somebody has said so. */
+    if (!*kd_load_at(l, kd_schema_find("teacher.tls", strlen("teacher.tls"))) &&
+        !kd_address_is_loopback(t->kserve))
+        return bad(l, kd_load_node(l, "teacher"), "teacher.tls",
+                   "missing: true, or false to send pictures to %s in plain text", t->kserve);
     return 0;
 }
 

@@ -206,7 +206,7 @@ const kd_key kd_schema[] = {
     ROW("teacher.output", NAME, 0, "its tensor of logits; left out = `logits`, or the only one", .def = "",
         .only = OUTSIDE, AT(teachers[0].output)),
     BOOL("teacher.tls", "false", OUTSIDE, teachers[0].tls,
-         "over TLS; certificates are the workers' own settings"),
+         "over TLS, by the workers' --teacher-ca and --teacher-identity; must be said of another machine"),
     ROW("teacher.pictures", INT, 0, "pictures of each request; one of them is the same in all, to notice "
         "another model", .lo = 2, .hi = 1024, .def = "32", .only = OUTSIDE, AT(teachers[0].pictures)),
     ROW("teacher.timeout", INT, 0, "seconds that an answer may take", .lo = 1, .hi = 3600, .def = "30",

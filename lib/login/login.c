@@ -1,5 +1,6 @@
 #include "login.h"
 
+#include "kd/address.h"
 #include "kd/clock.h"
 #include "kd/file.h"
 #include "wire/wire.h"
@@ -307,7 +308,7 @@ int kd_login_choose(const char *dir, bool chosen, bool insecure, const char *ser
                      "the certificate of %s is over; join again with a new token for that name "
                      "(`distill token create --name %s`)",
                      out->who.name, out->who.name);
-    else if (!insecure && !kd_rpc_is_loopback(server))
+    else if (!insecure && !kd_address_is_loopback(server))
         rc = kd_fail(diag, -KD_EAUTH,
                      "there is no certificate for %s here: join with a token from its admin, or "
                      "allow plain text with --insecure",

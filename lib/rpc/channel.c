@@ -190,12 +190,15 @@ grpc_op kd_rpc_status_op(struct kd_rpc_status *s)
 }
 
 int kd_rpc_status_read(const kd_rpc_channel *ch, const struct kd_rpc_status *s, char *text,
-                       size_t size)
+                       size_t size, bool *out_untrusted)
 {
     char *details = grpc_slice_to_c_string(s->details);
     bool from_peer = s->error_string && strstr(s->error_string, "Error received from peer");
     bool connected = grpc_channel_check_connectivity_state(ch->grpc, 0) == GRPC_CHANNEL_READY;
-    kd_rpc_explain(ch->what, ch->target, (int)s->code, details, from_peer, connected, text, size);
+    const bool untrusted = kd_rpc_explain(ch->what, ch->target, (int)s->code, details, from_peer,
+                                          connected, text, size);
+    if (out_untrusted)
+        *out_untrusted = untrusted;
     gpr_free(details);
     /* A connection that broke in the middle of something ends calls with these; nobody refused
      * them. */
@@ -223,7 +226,7 @@ static void on_unary(struct kd_op *op, bool ok)
     (void)ok; /* a batch with a status always succeeds; the status tells */
     kd_rpc_result r = {.grpc_status = (int)u->status.code};
     grpc_slice all = grpc_empty_slice();
-    r.code = kd_rpc_status_read(u->ch, &u->status, r.text, sizeof r.text);
+    r.code = kd_rpc_status_read(u->ch, &u->status, r.text, sizeof r.text, &r.untrusted);
     if (r.code == 0 && !u->reply) {
         r.code = -KD_EDATA;
         snprintf(r.text, sizeof r.text, "%s %s answered without a message", u->ch->what,

@@ -75,8 +75,9 @@ void kd_outbox_clear(kd_outbox *o);             /* what still waits is dropped *
  * out as '?'; cut between characters. */
 void kd_rpc_safe_text(const char *text, char *out, size_t size);
 /* What a finished client call's status says to a person. what: the target is; from_peer: the server
- * sent it itself; connected: the channel had a connection when it ended. Empty for OK. */
-void kd_rpc_explain(const char *what, const char *target, int grpc_status, const char *details,
+ * sent it itself; connected: the channel had a connection when it ended. Empty for OK. True: there
+ * is no connection since we do not trust the server. */
+bool kd_rpc_explain(const char *what, const char *target, int grpc_status, const char *details,
                     bool from_peer, bool connected, char *out, size_t size);
 #define KD_RPC_COORDINATOR "coordinator" /* what servers are, unless it is said */
 
@@ -165,9 +166,9 @@ struct kd_rpc_status {
 void kd_rpc_status_init(struct kd_rpc_status *s);
 void kd_rpc_status_clear(struct kd_rpc_status *s);
 grpc_op kd_rpc_status_op(struct kd_rpc_status *s);
-/* Our code, and the sentence into text. */
+/* Our code, and the sentence into text. out_untrusted: as kd_rpc_explain tells; NULL allowed. */
 int kd_rpc_status_read(const kd_rpc_channel *ch, const struct kd_rpc_status *s, char *text,
-                       size_t size);
+                       size_t size, bool *out_untrusted);
 
 /* ---- methods that every server has: health.c and reflection.c fill rows */
 

@@ -103,9 +103,6 @@ uint64_t kd_rpc_refused_connections(void);
 /* Connections that were cut, since too many had not shown who they are. */
 uint64_t kd_rpc_cut_connections(void);
 int kd_rpc_server_port(const kd_rpc_server *s);
-/* Whether HOST:PORT is on this machine whatever the network does: 127.0.0.0/8, ::1 or localhost.
- * True as well for what is no address, which nobody reaches. */
-bool kd_rpc_is_loopback(const char *address);
 /* What handshakes from now on show and trust; connections that are there stay. Only for a server
  * that began with TLS. */
 void kd_rpc_server_set_tls(kd_rpc_server *s, const kd_rpc_tls *tls);
@@ -124,6 +121,10 @@ void kd_rpc_server_free(kd_rpc_server *s); /* stops first if needed */
 kd_rpc_call *kd_rpc_call_ref(kd_rpc_call *call);
 void kd_rpc_call_unref(kd_rpc_call *call);
 kd_rpc_peer kd_rpc_call_peer(const kd_rpc_call *call);
+/* What all addresses of one machine have in common, of a peer's address: "10.0.0.7", and of IPv6
+ * the /64, "2001:db8:1:2::/64", out of which one machine may take as many as it likes. */
+#define KD_RPC_NETWORK 64
+void kd_rpc_peer_network(const char *peer, char out[KD_RPC_NETWORK]);
 const kd_rpc_method *kd_rpc_call_method(const kd_rpc_call *call);
 /* A word on what the call is about, for the guard's `leave`; cut at KD_RPC_NOTE - 1. By the
  * handler, before it answers. */
@@ -179,6 +180,7 @@ void kd_rpc_channel_free(kd_rpc_channel *ch);
 typedef struct kd_rpc_result {
     int code;
     int grpc_status;
+    bool untrusted; /* -KD_EUNAVAIL since the server's certificate is none to trust, or missing */
     char text[1024];
     uint8_t *bytes;
     size_t len;

@@ -1,7 +1,8 @@
 /* Listening, accepting and stopping. What happens on a call is in call.c. */
 #include "internal.h"
 
-#include <arpa/inet.h>
+#include "kd/address.h"
+
 #include <errno.h>
 #include <netdb.h>
 #include <stdio.h>
@@ -183,41 +184,6 @@ void kd_rpc_server_set_tls(kd_rpc_server *s, const kd_rpc_tls *tls)
 
 /* ---- life */
 
-/* "host:port" or "[host]:port" into its parts; false when it is neither. */
-static bool split_address(const char *text, char *host, size_t size, char port[6])
-{
-    const char *colon = strrchr(text, ':');
-    size_t n = colon ? (size_t)(colon - text) : 0, digits = colon ? strlen(colon + 1) : 0;
-    if (n == 0 || digits == 0 || digits > 5 || strspn(colon + 1, "0123456789") != digits)
-        return false;
-    memcpy(port, colon + 1, digits + 1);
-    if (strtol(port, NULL, 10) > 65535)
-        return false;
-    if (text[0] == '[' && text[n - 1] == ']')
-        text++, n -= 2;
-    else if (memchr(text, ':', n))
-        return false;
-    if (n == 0 || n >= size)
-        return false;
-    memcpy(host, text, n);
-    host[n] = '\0';
-    return true;
-}
-
-bool kd_rpc_is_loopback(const char *address)
-{
-    char host[256], port[6];
-    struct in_addr v4;
-    struct in6_addr v6;
-    if (!split_address(address, host, sizeof host, port))
-        return true;
-    if (inet_pton(AF_INET, host, &v4) == 1)
-        return ntohl(v4.s_addr) >> 24 == 127;
-    if (inet_pton(AF_INET6, host, &v6) == 1)
-        return IN6_IS_ADDR_LOOPBACK(&v6);
-    return strcmp(host, "localhost") == 0;
-}
-
 /* gRPC says only that it could not listen; asking the system once more tells why. */
 static int explain_listen(const char *listen, const char *host, const char *port, kd_diag *diag)
 {
@@ -257,7 +223,7 @@ int kd_rpc_server_new(kd_rpc *rpc, const kd_rpc_server_config *cfg, kd_rpc_serve
                       kd_diag *diag)
 {
     char host[256], port[6];
-    if (!split_address(cfg->listen, host, sizeof host, port))
+    if (!kd_address_split(cfg->listen, host, sizeof host, port))
         return kd_fail(diag, -KD_EINVAL,
                        "%.300s is no address to listen on; HOST:PORT was expected", cfg->listen);
     kd_rpc_server *s = kd_xalloc(sizeof *s);

@@ -42,19 +42,25 @@ void kd_rpc_safe_text(const char *text, char *out, size_t size)
 }
 
 /* What the words of OpenSSL and gRPC mean for who tries to connect over TLS, or should. */
-static const char *tls_reason(const char *details)
+static const struct tls_reason {
+    const char *words, *meaning;
+    const char *hint; /* where it is a coordinator */
+    bool untrusted;   /* by us: trying again does not help */
+} g_tls_reasons[] = {
+    {"certificate verify failed",
+     "its certificate is of another CA than the one that is trusted here, or over", "", true},
+    {"not in peer certificate", "its certificate does not name this host",
+     " (`distilld init --host` adds names to it)", true},
+    {"wrong version number", "it does not speak TLS", "", true},
+    {"Socket closed", "it closed the connection; it may want a certificate, or not know ours", "",
+     false},
+};
+
+static const struct tls_reason *tls_reason(const char *details)
 {
-    static const char *const reasons[][2] = {
-        {"certificate verify failed",
-         "its certificate is of another CA than the one that is trusted here, or over"},
-        {"not in peer certificate",
-         "its certificate does not name this host (`distilld init --host` adds names to it)"},
-        {"wrong version number", "it does not speak TLS"},
-        {"Socket closed", "it closed the connection; it may want a certificate, or not know ours"},
-    };
-    for (size_t i = 0; i < KD_COUNT(reasons); i++)
-        if (strstr(details, reasons[i][0]))
-            return reasons[i][1];
+    for (size_t i = 0; i < KD_COUNT(g_tls_reasons); i++)
+        if (strstr(details, g_tls_reasons[i].words))
+            return &g_tls_reasons[i];
     return NULL;
 }
 
@@ -72,19 +78,22 @@ static const char *reason_of(const char *details)
     return details[0] ? details : "no connection";
 }
 
-void kd_rpc_explain(const char *what, const char *target, int grpc_status, const char *details,
+bool kd_rpc_explain(const char *what, const char *target, int grpc_status, const char *details,
                     bool from_peer, bool connected, char *out, size_t size)
 {
-    const char *ask = strcmp(what, KD_RPC_COORDINATOR) == 0 ? ", is distilld running there?" : "";
+    const bool ours = strcmp(what, KD_RPC_COORDINATOR) == 0;
+    const char *ask = ours ? ", is distilld running there?" : "";
     char text[KD_MAX_STATUS_TEXT + 1];
-    const char *tls = connected ? NULL : tls_reason(details);
+    const bool refused = grpc_status == GRPC_STATUS_UNAVAILABLE && !from_peer && !connected;
+    const struct tls_reason *tls = refused ? tls_reason(details) : NULL;
     kd_rpc_safe_text(from_peer ? details : reason_of(details), text, sizeof text);
     if (grpc_status == GRPC_STATUS_OK)
         out[0] = '\0';
     else if (from_peer && text[0])
         snprintf(out, size, "%s", text);
-    else if (grpc_status == GRPC_STATUS_UNAVAILABLE && tls)
-        snprintf(out, size, "cannot reach %s %.250s: %s", what, target, tls);
+    else if (tls)
+        snprintf(out, size, "cannot reach %s %.250s: %s%s", what, target, tls->meaning,
+                 ours ? tls->hint : "");
     else if (grpc_status == GRPC_STATUS_UNAVAILABLE)
         snprintf(out, size, "cannot reach %s %.250s: %.300s%s", what, target, text, ask);
     else if (grpc_status == GRPC_STATUS_DEADLINE_EXCEEDED && !connected)
@@ -93,4 +102,5 @@ void kd_rpc_explain(const char *what, const char *target, int grpc_status, const
         snprintf(out, size, "no answer from %s %.250s in time", what, target);
     else
         snprintf(out, size, "%s", text);
+    return tls && tls->untrusted;
 }

@@ -49,7 +49,7 @@ static void end_op(kd_rpc_stream *s)
     if (!over)
         return;
     char text[1024];
-    int code = kd_rpc_status_read(s->ch, &s->status, text, sizeof text);
+    int code = kd_rpc_status_read(s->ch, &s->status, text, sizeof text, NULL);
     s->ev.on_end(s, code, text, s->ev.arg);
     kd_rpc_status_clear(&s->status);
     kd_rpc_link_close(s->ch, &s->link);

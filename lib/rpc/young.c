@@ -15,6 +15,7 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -35,6 +36,8 @@ struct young {
     struct address from;
 };
 
+static const uint8_t g_mapped[12] = {[10] = 0xff, [11] = 0xff}; /* what IPv4 begins with there */
+
 static pthread_mutex_t g_mu = PTHREAD_MUTEX_INITIALIZER; /* guards what follows */
 static struct young g_young[MOST_YOUNG];                 /* oldest first */
 static size_t g_n;
@@ -49,9 +52,8 @@ uint64_t kd_rpc_cut_connections(void)
 
 static void map_v4(const void *v4, uint8_t ip[16])
 {
-    static const uint8_t prefix[12] = {[10] = 0xff, [11] = 0xff};
-    memcpy(ip, prefix, sizeof prefix);
-    memcpy(ip + 12, v4, 4);
+    memcpy(ip, g_mapped, sizeof g_mapped);
+    memcpy(ip + sizeof g_mapped, v4, 4);
 }
 
 static bool peer_of(int fd, struct address *out)
@@ -72,7 +74,7 @@ static bool peer_of(int fd, struct address *out)
     return a.ss_family == AF_INET6;
 }
 
-/* "ipv4:127.0.0.1:40312", "ipv6:%5B::1%5D:40312". */
+/* "ipv4:127.0.0.1:40312", "ipv6:%5B::1%5D:40312", "ipv6:%5Bfe80::1%25eth0%5D:40312". */
 static bool parse_peer(const char *peer, struct address *out)
 {
     char host[64];
@@ -88,6 +90,7 @@ static bool parse_peer(const char *peer, struct address *out)
         return false;
     memcpy(host, start, n);
     host[n] = '\0';
+    host[strcspn(host, "%")] = '\0';
     out->port = htons((uint16_t)strtoul(colon + 1, NULL, 10));
     uint8_t v4[4];
     if (inet_pton(AF_INET, host, v4) == 1) {
@@ -98,13 +101,38 @@ static bool parse_peer(const char *peer, struct address *out)
 }
 
 /* Where a source is counted: IPv4 by address, IPv6 by the /64 that one machine has whole. */
+static const uint8_t *network_of(const struct address *a, size_t *out_bytes)
+{
+    const bool v4 = memcmp(a->ip, g_mapped, sizeof g_mapped) == 0;
+    *out_bytes = v4 ? 4 : 8;
+    return a->ip + (v4 ? sizeof g_mapped : 0);
+}
+
 static unsigned bucket_of(const struct address *a)
 {
-    bool v4 = a->ip[10] == 0xff && a->ip[11] == 0xff;
+    size_t n;
+    const uint8_t *network = network_of(a, &n);
     unsigned h = 0;
-    for (int i = v4 ? 12 : 0; i < (v4 ? 16 : 8); i++)
-        h = h * 31 + a->ip[i];
+    for (size_t i = 0; i < n; i++)
+        h = h * 31 + network[i];
     return h % BUCKETS;
+}
+
+void kd_rpc_peer_network(const char *peer, char out[KD_RPC_NETWORK])
+{
+    struct address a;
+    size_t n;
+    if (!parse_peer(peer, &a)) {
+        snprintf(out, KD_RPC_NETWORK, "%s", peer);
+        return;
+    }
+    const uint8_t *network = network_of(&a, &n);
+    const bool v6 = n == 8;
+    uint8_t whole[16] = {0};
+    memcpy(whole, network, n);
+    inet_ntop(v6 ? AF_INET6 : AF_INET, whole, out, KD_RPC_NETWORK);
+    if (v6)
+        strcat(out, "/64");
 }
 
 /* ---- under the lock */

@@ -90,15 +90,16 @@ worker() {
     PIDS[$1]=$!
 }
 
-# serve NAME MODEL FLAGS...: `distill serve` on the port SERVE_PORT, any free one without it; $ADDRESS from then on.
+# serve NAME MODEL FLAGS...: `distill serve` on SERVE_HOST (127.0.0.1) and the port SERVE_PORT (any free one); $ADDRESS from
+# then on.
 serve() {
-    local name=$1; shift
+    local name=$1 host=${SERVE_HOST:-127.0.0.1}; shift
     rm -f "$DIR/$name.port"
-    "$BUILD/distill" serve "$@" --listen "127.0.0.1:${SERVE_PORT:-0}" --port-file "$DIR/$name.port" \
+    "$BUILD/distill" serve "$@" --listen "$host:${SERVE_PORT:-0}" --port-file "$DIR/$name.port" \
         >"$DIR/$name.out" 2>>"$DIR/serve-$name.log" &
     PIDS[$name]=$!
     await_port "$name" "$DIR/$name.port"
-    ADDRESS=127.0.0.1:$(cat "$DIR/$name.port")
+    ADDRESS=$host:$(cat "$DIR/$name.port")
 }
 
 # stop NAME [SIGNAL]: and waits for it.

@@ -129,3 +129,47 @@ fails "there is no model" --set teacher.model=nobody
 fails "FP32 [-1, 5] was expected" --set teacher.output=labels
 stop oracle
 fails "for longer than teacher.patience allows" --set teacher.patience=1
+
+untrusted() { # JOB TEXT: its reason to wait
+    says_so() { distill show "$1" | grep "no worker can serve it" | says "$2"; }
+    await 30 says_so "$@"
+}
+note "over TLS: a worker that trusts another CA leaves the job to one that knows it"
+for who in tls other; do
+    "$BUILD/distilld" init --state-dir "$DIR/$who" --listen 127.0.0.1:0 >/dev/null
+done
+tls=$DIR/tls/tls
+secret=(--tls-certificate "$tls/server.pem" --tls-key "$tls/server.key" --tls-clients "$tls/ca.pem")
+for name in one two three; do stop $name; done
+again --outside-teachers "127.0.0.1:$SERVE_PORT,127.0.0.2:$SERVE_PORT"
+oracle "$DIR/model1/student.safetensors" "${secret[@]}"
+DISTILL_TEACHER_CA=$DIR/other/tls/ca.pem worker stranger
+await_workers 1
+job=$(distill submit "$DIR/there.yaml" --set teacher.tls=true -q)
+untrusted "$job" "its certificate is of another CA than the one that is trusted here"
+export DISTILL_TEACHER_CA=$tls/ca.pem
+DISTILL_TEACHER_IDENTITY=$tls/admin/identity.pem worker friend
+distill wait "$job" --timeout 10m >/dev/null || fail "$(distill show "$job")"
+[ "$(student "$job")" = "$here" ] || fail "another student over TLS"
+stop stranger
+stop friend
+
+note "what TLS refuses"
+refused() { # TEXT FLAGS...
+    local text=$1 job; shift
+    job=$(distill submit "$DIR/there.yaml" --set teacher.tls=true "$@" -q)
+    untrusted "$job" "$text"
+    distill cancel "$job" >/dev/null
+}
+again --outside-teachers "127.0.0.1:$SERVE_PORT,127.0.0.2:$SERVE_PORT"
+worker nobody
+await_workers 1
+fails "it may want a certificate" --set teacher.tls=true --set teacher.patience=1
+fails "it closed the connection" --set teacher.tls=false --set teacher.patience=1
+stop oracle
+SERVE_HOST=127.0.0.2 oracle "$DIR/model1/student.safetensors" "${secret[@]:0:4}"
+refused "its certificate does not name this host" --set "teacher.kserve=127.0.0.2:$SERVE_PORT"
+stop oracle
+oracle "$DIR/model1/student.safetensors"
+refused "it does not speak TLS"
+expect 78 "teacher.tls: missing" distill submit "$DIR/there.yaml" --set teacher.kserve=gpu.example.org:8001

@@ -2,7 +2,7 @@
  * real server with the guard before it. */
 #include "certs.h"
 
-#include "access.h"
+#include "access_internal.h"
 #include "kd/clock.h"
 #include "kd/file.h"
 
@@ -448,6 +448,36 @@ static void test_access_quotas(void **state)
     kd_pki_drop(modest);
 }
 
+/* One call of somebody without a certificate, begun and over. */
+static int call_from(struct fixture *f, const char *address)
+{
+    static const kd_pki_identity nobody = {.role = KD_ROLE_NONE};
+    static const kd_rule rule = {.metered = true};
+    const kd_rpc_peer peer = {address, &nobody};
+    pthread_mutex_lock(&f->access->mu);
+    const int rc = kd_access_use(f->access, &peer, &rule, false, &f->diag);
+    if (rc == 0)
+        kd_access_unuse(f->access, &peer, false);
+    pthread_mutex_unlock(&f->access->mu);
+    return rc;
+}
+
+/* Who has a /64 has more addresses than there are calls: they count as one. */
+static void test_access_strangers(void **state)
+{
+    struct fixture *f = *state;
+    char address[64];
+    int refused = 0;
+    for (int i = 0; i < 1000; i++) {
+        snprintf(address, sizeof address, "ipv6:%%5B2001:db8:0:7:%x::ffff:%d%%5D:40312", i, i);
+        refused += call_from(f, address) == -KD_ELIMIT;
+    }
+    assert_true(refused >= 500);
+    assert_non_null(strstr(f->diag.msg, "at 2001:db8:0:7::/64 makes more than 20 requests"));
+    assert_int_equal(call_from(f, "ipv6:%5B2001:db8:0:8::1%5D:40312"), 0);
+    assert_int_equal(call_from(f, "ipv4:10.0.0.7:40312"), 0);
+}
+
 /* ---- the authority */
 
 static void test_authority_files(void **state)
@@ -492,7 +522,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_access_token_once), TEST(test_access_token_ends), TEST(test_access_names),
         TEST(test_access_session),    TEST(test_access_roles),      TEST(test_access_revoke),
-        TEST(test_access_quotas),     TEST(test_authority_files),   TEST(test_authority_renews),
+        TEST(test_access_quotas),     TEST(test_access_strangers),  TEST(test_authority_files),
+        TEST(test_authority_renews),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

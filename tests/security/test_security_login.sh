@@ -7,13 +7,17 @@ expect 1 'distilld init' "$BUILD/distilld" --state-dir "$DIR/plain" --listen 0.0
 expect 1 '--insecure' "$BUILD/distilld" --state-dir "$DIR/plain" --listen 0.0.0.0:0
 expect 4 'no certificate for 192.0.2.1:7070' distill jobs --server 192.0.2.1
 expect 78 'no certificate for 192.0.2.1:7070' "$BUILD/distill-worker" --server 192.0.2.1:7070 --data-root "$DIR"
-"$BUILD/distilld" --state-dir "$DIR/plain" --listen 0.0.0.0:0 --insecure --port-file "$DIR/plain-port" >"$DIR/plain.log" 2>&1 &
+"$BUILD/distilld" --state-dir "$DIR/plain" --listen 0.0.0.0:0 --insecure --port-file "$DIR/plain-port" "${HTTP_FLAGS[@]}" >"$DIR/plain.log" 2>&1 &
 PIDS[plain]=$!
-for _ in $(seq 100); do [ ! -s "$DIR/plain-port" ] || break; sleep 0.1; done
+await_port plain "$DIR/plain-port"
 expect 0 'anybody' distill whoami --server "127.0.0.1:$(cat "$DIR/plain-port")"
 expect 5 'runs without certificates' distill token create --role viewer --server "127.0.0.1:$(cat "$DIR/plain-port")"
+url=http://127.0.0.1:$(cat "$DIR/http-port")/metrics
+[ "$(curl -s -o /dev/null -w '%{http_code}' "$url")" = 200 ] || fail "HTTP does not answer this machine"
+[ "$(curl -s -o /dev/null -w '%{http_code}' -H 'Host: rebound.example' "$url")" = 403 ] || fail "--insecure opened HTTP on loopback"
 stop plain
 says 'whoever reaches it may do everything' <"$DIR/plain.log" || fail "no warning about plain text"
+if says 'may read' <"$DIR/plain.log"; then fail "HTTP on loopback is open to all"; fi
 
 note "init: certificates, an admin, a configuration file that distilld reads"
 secure_coordinator

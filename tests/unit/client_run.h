@@ -8,6 +8,8 @@
 #include "kd/file.h"
 
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 static inline char *kd_run_slurp(const char *path)
@@ -44,6 +46,20 @@ static inline int kd_run_distill(const char *dir, char **out, char **err, const 
     *out = kd_run_slurp(paths[0]);
     *err = kd_run_slurp(paths[1]);
     return rc;
+}
+
+/* What kd_run_distill has given. */
+static inline void kd_run_drop(char **out, char **err)
+{
+    free(*out);
+    free(*err);
+    *out = *err = NULL;
+}
+
+static inline void kd_assert_has(const char *text, const char *part)
+{
+    if (!strstr(text, part))
+        fail_msg("no \"%s\" in:\n%s", part, text);
 }
 
 #endif

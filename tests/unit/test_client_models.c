@@ -3,7 +3,6 @@
 
 #include "client_nets.h"
 
-#include "data/decode.h"
 #include "data/flowers.h"
 #include "engine/plan.h"
 
@@ -17,15 +16,15 @@
 #define CLASSES 3
 #define EACH 14 /* pictures of a class */
 
-static char *g_dir, *g_out, *g_err;
-static char g_ours[300], g_onnx[300], g_bare[300], g_data[300];
-static kd_graph *g_graph;
-static float *g_vector;
+static char *g_out, *g_err;
+static char g_data[300];
+static struct kd_client_nets g_nets;
 /* Not in the order of the folders' names. */
 static const char *const g_classes[CLASSES] = {"tulips", "daisy", "roses"};
 
-static void write_models(void)
+static int set_up(void **state)
 {
+    (void)state;
     const kd_model_file_info info = {.model = "shallow_cnn",
                                      .has_preprocess = true,
                                      .preprocess = KD_PRE_SYMMETRIC,
@@ -35,35 +34,16 @@ static void write_models(void)
                                      .teacher = "mobilenet_v2 0011223344556677",
                                      .classes = (char **)(uintptr_t)g_classes,
                                      .n_classes = CLASSES};
-    kd_write_safetensors(g_ours, g_graph, g_vector, &info);
-    kd_write_onnx(g_onnx, g_graph, g_vector, &info);
-    kd_write_onnx(g_bare, g_graph, g_vector, NULL);
-}
-
-static int set_up(void **state)
-{
-    (void)state;
     kd_diag diag = {0};
     char path[400];
-    g_dir = kd_test_mkdir();
-    snprintf(g_ours, sizeof g_ours, "%s/student.safetensors", g_dir);
-    snprintf(g_onnx, sizeof g_onnx, "%s/student.onnx", g_dir);
-    snprintf(g_bare, sizeof g_bare, "%s/bare.onnx", g_dir);
-    snprintf(g_data, sizeof g_data, "%s/data", g_dir);
-    const kd_model_config cfg = {
-        .model = "shallow_cnn", .size = SIZE, .channels = 3, .classes = CLASSES};
-    kd_assert_ok(kd_model_build(&cfg, &g_graph, &diag), &diag);
-    g_vector = malloc(g_graph->vector_len * sizeof *g_vector);
-    kd_graph_init(g_graph, 11, g_vector);
-    write_models();
+    kd_client_nets_make(&g_nets, SIZE, &info);
+    snprintf(g_data, sizeof g_data, "%s/data", g_nets.dir);
     for (int c = 0; c < CLASSES; c++) {
         snprintf(path, sizeof path, "%s/%s", g_data, g_classes[c]);
         kd_assert_ok(kd_file_mkdirs(path, &diag), &diag);
         for (int i = 0; i < EACH; i++) {
-            uint8_t rgb[SIZE * SIZE * 3];
-            kd_flowers_draw(3, SIZE, c, (uint32_t)i, rgb);
             snprintf(path, sizeof path, "%s/%s/p%d.png", g_data, g_classes[c], i);
-            kd_assert_ok(kd_image_write_png(path, rgb, SIZE, SIZE, &diag), &diag);
+            kd_client_draw(path, SIZE, c, i);
         }
     }
     return 0;
@@ -72,9 +52,7 @@ static int set_up(void **state)
 static int tear_down(void **state)
 {
     (void)state;
-    kd_graph_free(g_graph);
-    free(g_vector);
-    kd_test_rmdir(g_dir);
+    kd_client_nets_free(&g_nets);
     return 0;
 }
 
@@ -82,19 +60,9 @@ static int tear_down(void **state)
 #define EXPECT(code, ...) expect(code, (const char *[]){__VA_ARGS__, NULL})
 static void expect(int code, const char *const *words)
 {
-    const int rc = kd_run_distill(g_dir, &g_out, &g_err, words);
+    const int rc = kd_run_distill(g_nets.dir, &g_out, &g_err, words);
     if (rc != code)
         fail_msg("%s %s: exit code %d: %s%s", words[0], words[1], rc, g_out, g_err);
-}
-static void done(void)
-{
-    free(g_out);
-    free(g_err);
-}
-static void has(const char *text, const char *part)
-{
-    if (!strstr(text, part))
-        fail_msg("no \"%s\" in:\n%s", part, text);
 }
 static json_t *parsed(void)
 {
@@ -116,18 +84,18 @@ static double number(const json_t *o, const char *key)
 static void test_models_inspect(void **state)
 {
     (void)state;
-    const char *const files[] = {g_ours, g_onnx};
+    const char *const files[] = {g_nets.ours, g_nets.onnx};
     for (size_t i = 0; i < KD_COUNT(files); i++) {
         EXPECT(0, "inspect", files[i], "-o", "json");
         json_t *o = parsed();
         const json_t *meta = json_object_get(o, "metadata");
-        assert_int_equal((int)number(o, "macs"), (int)kd_graph_macs(g_graph));
-        assert_int_equal((int)number(o, "trained"), (int)g_graph->trained_len);
-        assert_int_equal((int)number(o, "parameter_bytes"), 4 * (int)g_graph->vector_len);
+        assert_int_equal((int)number(o, "macs"), (int)kd_graph_macs(g_nets.graph));
+        assert_int_equal((int)number(o, "trained"), (int)g_nets.graph->trained_len);
+        assert_int_equal((int)number(o, "parameter_bytes"), 4 * (int)g_nets.graph->vector_len);
         assert_int_equal((int)number(o, "classes"), CLASSES);
         assert_true(json_is_true(json_object_get(o, "distilld")));
         assert_false(json_is_true(json_object_get(o, "int8")));
-        assert_int_equal(json_array_size(json_object_get(o, "layers")), g_graph->n_nodes);
+        assert_int_equal(json_array_size(json_object_get(o, "layers")), g_nets.graph->n_nodes);
         assert_string_equal(json_string_value(json_object_get(meta, "distilld.job")),
                             "0123456789ab");
         assert_string_equal(json_string_value(json_object_get(meta, "mean")), "0.5,0.5,0.5");
@@ -135,18 +103,18 @@ static void test_models_inspect(void **state)
         const json_t *names = json_object_get(meta, "classes");
         assert_string_equal(json_string_value(json_array_get(names, 1)), "daisy");
         json_decref(o);
-        done();
+        kd_run_drop(&g_out, &g_err);
     }
-    EXPECT(0, "inspect", g_ours);
-    has(g_out, "MULTIPLY-ADDS");
-    has(g_out, "conv2");
-    has(g_out, "mobilenet_v2 0011223344556677");
-    done();
+    EXPECT(0, "inspect", g_nets.ours);
+    kd_assert_has(g_out, "MULTIPLY-ADDS");
+    kd_assert_has(g_out, "conv2");
+    kd_assert_has(g_out, "mobilenet_v2 0011223344556677");
+    kd_run_drop(&g_out, &g_err);
     /* What is missing is said. */
-    EXPECT(0, "inspect", g_bare);
-    has(g_out, "names the file does not say");
-    has(g_out, "does not say how its pictures are prepared");
-    done();
+    EXPECT(0, "inspect", g_nets.bare);
+    kd_assert_has(g_out, "names the file does not say");
+    kd_assert_has(g_out, "does not say how its pictures are prepared");
+    kd_run_drop(&g_out, &g_err);
 }
 
 static void test_models_hostile(void **state)
@@ -156,30 +124,30 @@ static void test_models_hostile(void **state)
     size_t len;
     kd_diag diag = {0};
     const char *const verbs[] = {"inspect", "bench"};
-    const char *const files[] = {g_ours, g_onnx};
+    const char *const files[] = {g_nets.ours, g_nets.onnx};
     for (size_t f = 0; f < KD_COUNT(files); f++) {
         kd_assert_ok(kd_file_read(files[f], 1 << 24, &bytes, &len, &diag), &diag);
-        snprintf(path, sizeof path, "%s/torn%zu%s", g_dir, f, f ? ".onnx" : ".safetensors");
+        snprintf(path, sizeof path, "%s/torn%zu%s", g_nets.dir, f, f ? ".onnx" : ".safetensors");
         kd_assert_ok(kd_file_write(path, bytes, len / 2, &diag), &diag);
         for (size_t v = 0; v < KD_COUNT(verbs); v++) {
             EXPECT(1, verbs[v], path);
-            has(g_err, "torn");
+            kd_assert_has(g_err, "torn");
             assert_string_equal(g_out, "");
-            done();
+            kd_run_drop(&g_out, &g_err);
         }
         free(bytes);
     }
     /* One changed value is noticed by the digest. */
-    kd_assert_ok(kd_file_read(g_ours, 1 << 24, &bytes, &len, &diag), &diag);
+    kd_assert_ok(kd_file_read(g_nets.ours, 1 << 24, &bytes, &len, &diag), &diag);
     bytes[len - 1] ^= 0x01;
-    snprintf(path, sizeof path, "%s/changed.safetensors", g_dir);
+    snprintf(path, sizeof path, "%s/changed.safetensors", g_nets.dir);
     kd_assert_ok(kd_file_write(path, bytes, len, &diag), &diag);
     free(bytes);
     EXPECT(1, "inspect", path);
-    has(g_err, "damaged or was changed");
-    done();
+    kd_assert_has(g_err, "damaged or was changed");
+    kd_run_drop(&g_out, &g_err);
     EXPECT(1, "inspect", "/no/such.onnx");
-    done();
+    kd_run_drop(&g_out, &g_err);
 }
 
 /* ---- evaluate */
@@ -194,7 +162,7 @@ static void expected(size_t *correct, double *loss, int matrix[CLASSES][CLASSES]
     *loss = 0;
     memset(matrix, 0, CLASSES * sizeof *matrix);
     kd_engine_thread();
-    kd_assert_ok(kd_plan_new_infer(g_graph, 1, g_vector, &plan, &diag), &diag);
+    kd_assert_ok(kd_plan_new_infer(g_nets.graph, 1, g_nets.vector, &plan, &diag), &diag);
     for (int c = 0; c < CLASSES; c++)
         for (int i = 0; i < EACH; i++) {
             uint8_t rgb[SIZE * SIZE * 3];
@@ -249,53 +217,53 @@ static void test_models_evaluate(void **state)
     (void)state;
     char list[400], names[400];
     kd_diag diag = {0};
-    const char *const files[] = {g_ours, g_onnx};
+    const char *const files[] = {g_nets.ours, g_nets.onnx};
     for (size_t i = 0; i < KD_COUNT(files); i++)
         for (int threads = 1; threads <= 3; threads += 2) {
             EXPECT(0, "evaluate", files[i], g_data, "-o", "json", "--threads",
                    threads == 1 ? "1" : "3");
             check_evaluation();
-            done();
+            kd_run_drop(&g_out, &g_err);
         }
     /* A model of others: classes and preprocessing are given. */
-    snprintf(names, sizeof names, "%s/names.txt", g_dir);
+    snprintf(names, sizeof names, "%s/names.txt", g_nets.dir);
     kd_assert_ok(kd_file_write(names, "tulips\ndaisy\nroses\n", 19, &diag), &diag);
-    EXPECT(2, "evaluate", g_bare, g_data);
-    has(g_err, "--preprocess");
-    done();
-    EXPECT(0, "evaluate", g_bare, g_data, "-o", "json", "--preprocess", "symmetric", "--classes",
-           names);
+    EXPECT(2, "evaluate", g_nets.bare, g_data);
+    kd_assert_has(g_err, "--preprocess");
+    kd_run_drop(&g_out, &g_err);
+    EXPECT(0, "evaluate", g_nets.bare, g_data, "-o", "json", "--preprocess", "symmetric",
+           "--classes", names);
     check_evaluation();
-    done();
-    EXPECT(0, "evaluate", g_ours, g_data);
-    has(g_out, "PRECISION");
-    has(g_out, "TRUE CLASS");
-    has(g_out, "top-1");
-    done();
+    kd_run_drop(&g_out, &g_err);
+    EXPECT(0, "evaluate", g_nets.ours, g_data);
+    kd_assert_has(g_out, "PRECISION");
+    kd_assert_has(g_out, "TRUE CLASS");
+    kd_assert_has(g_out, "top-1");
+    kd_run_drop(&g_out, &g_err);
     /* A list, a picture that is none, a class that the network does not know. */
     snprintf(list, sizeof list, "%s/val.txt", g_data);
     kd_assert_ok(kd_file_write(list, "daisy/p0.png\nroses/p1.png\ndaisy/none.png\n", 40, &diag),
                  &diag);
-    EXPECT(1, "evaluate", g_ours, g_data, "--list", "val.txt", "-o", "json");
-    has(g_err, "none.png is passed over");
+    EXPECT(1, "evaluate", g_nets.ours, g_data, "--list", "val.txt", "-o", "json");
+    kd_assert_has(g_err, "none.png is passed over");
     json_t *o = parsed();
     assert_int_equal((int)number(o, "samples"), 2);
     assert_int_equal((int)number(o, "skipped"), 1);
     json_decref(o);
-    done();
+    kd_run_drop(&g_out, &g_err);
     kd_assert_ok(kd_file_write(names, "tulips\ndaisy\nfuchsia\n", 21, &diag), &diag);
-    EXPECT(2, "evaluate", g_ours, g_data, "--classes", names);
-    has(g_err, "class `roses`");
-    done();
-    EXPECT(1, "evaluate", g_ours, "/no/such/folder");
-    done();
+    EXPECT(2, "evaluate", g_nets.ours, g_data, "--classes", names);
+    kd_assert_has(g_err, "class `roses`");
+    kd_run_drop(&g_out, &g_err);
+    EXPECT(1, "evaluate", g_nets.ours, "/no/such/folder");
+    kd_run_drop(&g_out, &g_err);
     assert_int_equal(unlink(list), 0);
 }
 
 static void test_models_bench(void **state)
 {
     (void)state;
-    EXPECT(0, "bench", g_onnx, "--seconds", "1", "-o", "json");
+    EXPECT(0, "bench", g_nets.onnx, "--seconds", "1", "-o", "json");
     json_t *o = parsed();
     const json_t *ms = json_object_get(o, "latency_ms");
     assert_true(number(ms, "p50") > 0 && number(ms, "p50") <= number(ms, "p90"));
@@ -303,10 +271,10 @@ static void test_models_bench(void **state)
     assert_true(number(o, "throughput") > 0 && number(o, "runs") >= 20);
     assert_int_equal((int)number(o, "batch"), 64);
     json_decref(o);
-    done();
-    EXPECT(0, "bench", g_ours, "--seconds", "1");
-    has(g_out, "pictures a second");
-    done();
+    kd_run_drop(&g_out, &g_err);
+    EXPECT(0, "bench", g_nets.ours, "--seconds", "1");
+    kd_assert_has(g_out, "pictures a second");
+    kd_run_drop(&g_out, &g_err);
 }
 
 /* ---- quantize, export */
@@ -315,50 +283,50 @@ static void test_models_quantize(void **state)
 {
     (void)state;
     char ours[400], onnx[400], few[400];
-    snprintf(ours, sizeof ours, "%s/q.safetensors", g_dir);
-    snprintf(onnx, sizeof onnx, "%s/q.onnx", g_dir);
-    EXPECT(0, "quantize", g_ours, "--data", g_data, "-o", ours);
-    has(g_out, "of 2 convolutions in 8 bits");
-    done();
-    EXPECT(0, "quantize", g_onnx, "--data", g_data, "--method", "kl", "-o", onnx);
-    done();
+    snprintf(ours, sizeof ours, "%s/q.safetensors", g_nets.dir);
+    snprintf(onnx, sizeof onnx, "%s/q.onnx", g_nets.dir);
+    EXPECT(0, "quantize", g_nets.ours, "--data", g_data, "-o", ours);
+    kd_assert_has(g_out, "of 2 convolutions in 8 bits");
+    kd_run_drop(&g_out, &g_err);
+    EXPECT(0, "quantize", g_nets.onnx, "--data", g_data, "--method", "kl", "-o", onnx);
+    kd_run_drop(&g_out, &g_err);
     const char *const files[] = {ours, onnx};
     double accuracy = -1;
     for (size_t i = 0; i < KD_COUNT(files); i++) {
         EXPECT(0, "inspect", files[i], "-o", "json");
         json_t *o = parsed();
         assert_true(json_is_true(json_object_get(o, "int8")));
-        assert_true(number(o, "parameter_bytes") < 1.2 * (double)g_graph->vector_len);
+        assert_true(number(o, "parameter_bytes") < 1.2 * (double)g_nets.graph->vector_len);
         const json_t *meta = json_object_get(o, "metadata");
         assert_string_equal(json_string_value(json_object_get(meta, "distilld.job")),
                             "0123456789ab");
         json_decref(o);
-        done();
+        kd_run_drop(&g_out, &g_err);
         EXPECT(0, "evaluate", files[i], g_data, "-o", "json");
         o = parsed();
         accuracy = number(o, "accuracy");
         json_decref(o);
-        done();
+        kd_run_drop(&g_out, &g_err);
     }
     assert_true(accuracy >= 0);
     snprintf(few, sizeof few, "%s/daisy", g_data);
-    EXPECT(2, "quantize", g_ours, "--data", few, "-o", ours);
-    has(g_err, "14 pictures to calibrate with");
-    done();
-    EXPECT(2, "quantize", g_ours, "--data", g_data, "-o", ours, "--method", "magic");
-    done();
+    EXPECT(2, "quantize", g_nets.ours, "--data", few, "-o", ours);
+    kd_assert_has(g_err, "14 pictures to calibrate with");
+    kd_run_drop(&g_out, &g_err);
+    EXPECT(2, "quantize", g_nets.ours, "--data", g_data, "-o", ours, "--method", "magic");
+    kd_run_drop(&g_out, &g_err);
     snprintf(few, sizeof few, "%s/torn.png", g_data);
     kd_assert_ok(kd_file_write(few, "\x89PNG", 4, &(kd_diag){0}), &(kd_diag){0});
-    EXPECT(1, "quantize", g_ours, "--data", g_data, "--pictures", "43", "-o", ours);
-    has(g_err, "torn.png");
-    done();
+    EXPECT(1, "quantize", g_nets.ours, "--data", g_data, "--pictures", "43", "-o", ours);
+    kd_assert_has(g_err, "torn.png");
+    kd_run_drop(&g_out, &g_err);
     assert_int_equal(unlink(few), 0);
-    EXPECT(2, "quantize", g_ours, "--data", g_data);
-    has(g_err, "needs --data and -o");
-    done();
-    EXPECT(2, "quantize", g_ours, "--data", g_data, "-o", ours, "--method", "percentile",
+    EXPECT(2, "quantize", g_nets.ours, "--data", g_data);
+    kd_assert_has(g_err, "needs --data and -o");
+    kd_run_drop(&g_out, &g_err);
+    EXPECT(2, "quantize", g_nets.ours, "--data", g_data, "-o", ours, "--method", "percentile",
            "--percentile", "101");
-    done();
+    kd_run_drop(&g_out, &g_err);
 }
 
 static void test_models_export(void **state)
@@ -367,43 +335,43 @@ static void test_models_export(void **state)
     char onnx[400], back[400], c[400], card[400], *text;
     kd_diag diag = {0};
     size_t len;
-    snprintf(onnx, sizeof onnx, "%s/e.onnx", g_dir);
-    snprintf(back, sizeof back, "%s/e.safetensors", g_dir);
-    snprintf(c, sizeof c, "%s/my-net.c", g_dir);
-    snprintf(card, sizeof card, "%s/card.md", g_dir);
-    EXPECT(0, "export", g_ours, "--format", "onnx", "-o", onnx);
-    done();
+    snprintf(onnx, sizeof onnx, "%s/e.onnx", g_nets.dir);
+    snprintf(back, sizeof back, "%s/e.safetensors", g_nets.dir);
+    snprintf(c, sizeof c, "%s/my-net.c", g_nets.dir);
+    snprintf(card, sizeof card, "%s/card.md", g_nets.dir);
+    EXPECT(0, "export", g_nets.ours, "--format", "onnx", "-o", onnx);
+    kd_run_drop(&g_out, &g_err);
     EXPECT(0, "export", onnx, "--format", "safetensors", "-o", back);
-    done();
+    kd_run_drop(&g_out, &g_err);
     EXPECT(0, "evaluate", back, g_data, "-o", "json");
     check_evaluation();
-    done();
-    EXPECT(0, "export", g_ours, "-f", "c", "-o", c, "--card", card, "--data", g_data);
-    has(g_out, "my_net_run_rgb()");
-    done();
+    kd_run_drop(&g_out, &g_err);
+    EXPECT(0, "export", g_nets.ours, "-f", "c", "-o", c, "--card", card, "--data", g_data);
+    kd_assert_has(g_out, "my_net_run_rgb()");
+    kd_run_drop(&g_out, &g_err);
     kd_assert_ok(kd_file_read(c, 1 << 24, &text, &len, &diag), &diag);
-    has(text, "#include \"my-net.h\"");
-    has(text, "\"tulips\"");
+    kd_assert_has(text, "#include \"my-net.h\"");
+    kd_assert_has(text, "\"tulips\"");
     free(text);
-    snprintf(c, sizeof c, "%s/my-net.h", g_dir);
+    snprintf(c, sizeof c, "%s/my-net.h", g_nets.dir);
     kd_assert_ok(kd_file_read(c, 1 << 24, &text, &len, &diag), &diag);
-    has(text, "#define MY_NET_CLASSES 3");
-    has(text, "0123456789ab");
+    kd_assert_has(text, "#define MY_NET_CLASSES 3");
+    kd_assert_has(text, "0123456789ab");
     free(text);
     kd_assert_ok(kd_file_read(card, 1 << 24, &text, &len, &diag), &diag);
-    has(text, "| job | 0123456789ab |");
-    has(text, "mobilenet_v2 0011223344556677");
-    has(text, "| pictures | 42 |");
-    has(text, "one picture");
-    has(text, "tulips, daisy, roses");
+    kd_assert_has(text, "| job | 0123456789ab |");
+    kd_assert_has(text, "mobilenet_v2 0011223344556677");
+    kd_assert_has(text, "| pictures | 42 |");
+    kd_assert_has(text, "one picture");
+    kd_assert_has(text, "tulips, daisy, roses");
     free(text);
-    EXPECT(2, "export", g_ours, "-f", "tflite", "-o", c);
-    done();
-    EXPECT(2, "export", g_ours, "-f", "c", "-o", c);
-    has(g_err, "its header");
-    done();
-    EXPECT(2, "export", g_ours, "-f", "onnx", "-o", onnx, "--data", g_data);
-    done();
+    EXPECT(2, "export", g_nets.ours, "-f", "tflite", "-o", c);
+    kd_run_drop(&g_out, &g_err);
+    EXPECT(2, "export", g_nets.ours, "-f", "c", "-o", c);
+    kd_assert_has(g_err, "its header");
+    kd_run_drop(&g_out, &g_err);
+    EXPECT(2, "export", g_nets.ours, "-f", "onnx", "-o", onnx, "--data", g_data);
+    kd_run_drop(&g_out, &g_err);
 }
 
 int main(int argc, char **argv)

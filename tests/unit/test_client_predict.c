@@ -4,7 +4,6 @@
 
 #include "client_nets.h"
 
-#include "data/decode.h"
 #include "data/flowers.h"
 #include "data/view.h"
 #include "predict_model.h"
@@ -19,10 +18,9 @@
 #define CLASSES 4
 #define PICTURES 7
 
-static char *g_dir, *g_out, *g_err;
-static char g_ours[300], g_onnx[300], g_bare[300], g_pictures[300];
-static kd_graph *g_graph;
-static float *g_vector;
+static char *g_out, *g_err;
+static char g_pictures[300];
+static struct kd_client_nets g_nets;
 static const char *const g_classes[CLASSES] = {"daisy", "a, \"b\"", "roses", "tulips"};
 
 static void name_picture(int i, char out[400])
@@ -30,44 +28,27 @@ static void name_picture(int i, char out[400])
     snprintf(out, 400, "%s/%s%d.png", g_pictures, i < 4 ? "a/p" : "b/p", i);
 }
 
-static void write_network(void)
+static int set_up(void **state)
 {
+    (void)state;
     const kd_model_file_info info = {.model = "shallow_cnn",
                                      .has_preprocess = true,
                                      .preprocess = KD_PRE_SYMMETRIC,
                                      .size = SIZE,
                                      .classes = (char **)(uintptr_t)g_classes,
                                      .n_classes = CLASSES};
-    kd_write_safetensors(g_ours, g_graph, g_vector, &info);
-    kd_write_onnx(g_onnx, g_graph, g_vector, &info);
-    kd_write_onnx(g_bare, g_graph, g_vector, NULL);
-}
-
-static int set_up(void **state)
-{
-    (void)state;
     kd_diag diag = {0};
     char path[400];
-    g_dir = kd_test_mkdir();
-    snprintf(g_ours, sizeof g_ours, "%s/student.safetensors", g_dir);
-    snprintf(g_onnx, sizeof g_onnx, "%s/student.onnx", g_dir);
-    snprintf(g_bare, sizeof g_bare, "%s/bare.ONNX", g_dir);
-    snprintf(g_pictures, sizeof g_pictures, "%s/pictures", g_dir);
-    kd_model_config cfg = {.model = "shallow_cnn", .size = SIZE, .channels = 3, .classes = CLASSES};
-    kd_assert_ok(kd_model_build(&cfg, &g_graph, &diag), &diag);
-    g_vector = malloc(g_graph->vector_len * sizeof *g_vector);
-    kd_graph_init(g_graph, 11, g_vector);
-    write_network();
+    kd_client_nets_make(&g_nets, SIZE, &info);
+    snprintf(g_pictures, sizeof g_pictures, "%s/pictures", g_nets.dir);
     static const char *const folders[] = {"", "/a", "/b"};
     for (size_t i = 0; i < KD_COUNT(folders); i++) {
         snprintf(path, sizeof path, "%s%s", g_pictures, folders[i]);
         kd_assert_ok(kd_file_mkdirs(path, &diag), &diag);
     }
     for (int i = 0; i < PICTURES; i++) {
-        uint8_t rgb[SIZE * SIZE * 3];
-        kd_flowers_draw(3, SIZE, i % KD_FLOWERS_CLASSES, (uint32_t)i, rgb);
         name_picture(i, path);
-        kd_assert_ok(kd_image_write_png(path, rgb, SIZE, SIZE, &diag), &diag);
+        kd_client_draw(path, SIZE, i % KD_FLOWERS_CLASSES, i);
     }
     snprintf(path, sizeof path, "%s/a/notes.txt", g_pictures);
     kd_assert_ok(kd_file_write(path, "x", 1, &diag), &diag);
@@ -77,25 +58,12 @@ static int set_up(void **state)
 static int tear_down(void **state)
 {
     (void)state;
-    kd_graph_free(g_graph);
-    free(g_vector);
-    kd_test_rmdir(g_dir);
+    kd_client_nets_free(&g_nets);
     return 0;
 }
 
 #define DISTILL(...)                                                                               \
-    kd_run_distill(g_dir, &g_out, &g_err, (const char *[]){"predict", __VA_ARGS__, NULL})
-static void done(void)
-{
-    free(g_out);
-    free(g_err);
-}
-static void has(const char *text, const char *part)
-{
-    if (!strstr(text, part))
-        fail_msg("no \"%s\" in:\n%s", part, text);
-}
-
+    kd_run_distill(g_nets.dir, &g_out, &g_err, (const char *[]){"predict", __VA_ARGS__, NULL})
 /* The network's answer by another way: one plan for all pictures at once. */
 static void expected(double probability[PICTURES][CLASSES])
 {
@@ -110,8 +78,8 @@ static void expected(double probability[PICTURES][CLASSES])
             input[(size_t)i * sizeof rgb + k] = (float)rgb[k] / 127.5F - 1;
     }
     kd_engine_thread();
-    kd_assert_ok(kd_plan_new(g_graph, PICTURES, KD_PLAN_INFER, &plan, &diag), &diag);
-    kd_assert_ok(kd_plan_load(plan, g_vector, &diag), &diag);
+    kd_assert_ok(kd_plan_new(g_nets.graph, PICTURES, KD_PLAN_INFER, &plan, &diag), &diag);
+    kd_assert_ok(kd_plan_load(plan, g_nets.vector, &diag), &diag);
     kd_assert_ok(kd_plan_forward(plan, input, logits, &diag), &diag);
     kd_plan_free(plan);
     for (int i = 0; i < PICTURES; i++) {
@@ -160,19 +128,20 @@ static void test_predict_ours_and_onnx(void **state)
     char *first = NULL;
     for (size_t i = 0; i < KD_COUNT(threads); i++) {
         assert_int_equal(
-            DISTILL(g_ours, g_pictures, "-o", "json", "--top", "9", "--threads", threads[i]), 0);
+            DISTILL(g_nets.ours, g_pictures, "-o", "json", "--top", "9", "--threads", threads[i]),
+            0);
         check_lines(g_out);
         /* The same bits whatever the number of threads. */
         if (first)
             assert_string_equal(g_out, first);
         else
             first = strdup(g_out);
-        done();
+        kd_run_drop(&g_out, &g_err);
     }
     free(first);
-    assert_int_equal(DISTILL(g_onnx, g_pictures, "-o", "json", "--top", "4"), 0);
+    assert_int_equal(DISTILL(g_nets.onnx, g_pictures, "-o", "json", "--top", "4"), 0);
     check_lines(g_out);
-    done();
+    kd_run_drop(&g_out, &g_err);
 }
 
 static void test_predict_bare_onnx(void **state)
@@ -181,30 +150,31 @@ static void test_predict_bare_onnx(void **state)
     char classes[300], picture[400];
     kd_diag diag = {0};
     name_picture(0, picture);
-    assert_int_equal(DISTILL(g_bare, picture), 2);
-    has(g_err, "--preprocess");
-    done();
-    snprintf(classes, sizeof classes, "%s/classes.txt", g_dir);
+    assert_int_equal(DISTILL(g_nets.bare, picture), 2);
+    kd_assert_has(g_err, "--preprocess");
+    kd_run_drop(&g_out, &g_err);
+    snprintf(classes, sizeof classes, "%s/classes.txt", g_nets.dir);
     kd_assert_ok(kd_file_write(classes, "daisy\r\na, \"b\"\nroses\ntulips\n", 28, &diag), &diag);
-    assert_int_equal(DISTILL(g_bare, g_pictures, "-o", "json", "--top", "4", "--preprocess",
+    assert_int_equal(DISTILL(g_nets.bare, g_pictures, "-o", "json", "--top", "4", "--preprocess",
                              "symmetric", "--classes", classes),
                      0);
     check_lines(g_out);
-    done();
+    kd_run_drop(&g_out, &g_err);
     kd_assert_ok(kd_file_write(classes, "daisy\nroses\n", 12, &diag), &diag);
-    assert_int_equal(DISTILL(g_bare, picture, "--preprocess", "unit", "--classes", classes), 2);
-    has(g_err, "names 2 classes, the network has 4");
-    done();
-    assert_int_equal(DISTILL(g_bare, picture, "--preprocess", "unit", "-n", "1"), 0);
-    has(g_out, "GUESS 1");
-    done();
-    assert_int_equal(DISTILL(g_ours, picture, "--size", "99"), 2);
-    has(g_err, "24 x 24");
-    done();
-    assert_int_equal(DISTILL(g_ours, picture, "--preprocess", "upside-down"), 2);
-    done();
-    assert_int_equal(DISTILL(g_ours, picture, "-o", "xml"), 2);
-    done();
+    assert_int_equal(DISTILL(g_nets.bare, picture, "--preprocess", "unit", "--classes", classes),
+                     2);
+    kd_assert_has(g_err, "names 2 classes, the network has 4");
+    kd_run_drop(&g_out, &g_err);
+    assert_int_equal(DISTILL(g_nets.bare, picture, "--preprocess", "unit", "-n", "1"), 0);
+    kd_assert_has(g_out, "GUESS 1");
+    kd_run_drop(&g_out, &g_err);
+    assert_int_equal(DISTILL(g_nets.ours, picture, "--size", "99"), 2);
+    kd_assert_has(g_err, "24 x 24");
+    kd_run_drop(&g_out, &g_err);
+    assert_int_equal(DISTILL(g_nets.ours, picture, "--preprocess", "upside-down"), 2);
+    kd_run_drop(&g_out, &g_err);
+    assert_int_equal(DISTILL(g_nets.ours, picture, "-o", "xml"), 2);
+    kd_run_drop(&g_out, &g_err);
 }
 
 static void test_predict_bad_pictures(void **state)
@@ -213,30 +183,30 @@ static void test_predict_bad_pictures(void **state)
     char good[400], torn[400];
     kd_diag diag = {0};
     name_picture(2, good);
-    snprintf(torn, sizeof torn, "%s/torn.png", g_dir);
+    snprintf(torn, sizeof torn, "%s/torn.png", g_nets.dir);
     char *bytes;
     size_t len;
     kd_assert_ok(kd_file_read(good, 1 << 20, &bytes, &len, &diag), &diag);
     kd_assert_ok(kd_file_write(torn, bytes, len / 2, &diag), &diag);
     free(bytes);
-    assert_int_equal(DISTILL(g_ours, good, torn, "/no/such.jpg", good, "-o", "csv"), 1);
-    has(g_err, "torn.png is passed over");
-    has(g_err, "/no/such.jpg is passed over");
-    has(g_err, "2 of 4 pictures could not be read");
-    has(g_out, "picture,rank,class,index,probability\r\n");
-    has(g_out, ",3,\"");
+    assert_int_equal(DISTILL(g_nets.ours, good, torn, "/no/such.jpg", good, "-o", "csv"), 1);
+    kd_assert_has(g_err, "torn.png is passed over");
+    kd_assert_has(g_err, "/no/such.jpg is passed over");
+    kd_assert_has(g_err, "2 of 4 pictures could not be read");
+    kd_assert_has(g_out, "picture,rank,class,index,probability\r\n");
+    kd_assert_has(g_out, ",3,\"");
     const char *second = strstr(strstr(g_out, ",3,\"") + 1, ",3,\"");
     assert_non_null(second);
     assert_null(strstr(second + 1, ",3,\""));
     assert_null(strstr(g_out, "torn"));
-    done();
-    assert_int_equal(DISTILL(g_ours, good, torn, "-o", "json"), 1);
-    has(g_out, "\"error\"");
-    done();
-    assert_int_equal(DISTILL(g_ours, good, torn), 1);
-    has(g_out, "PICTURE");
-    has(g_out, "p2.png");
-    done();
+    kd_run_drop(&g_out, &g_err);
+    assert_int_equal(DISTILL(g_nets.ours, good, torn, "-o", "json"), 1);
+    kd_assert_has(g_out, "\"error\"");
+    kd_run_drop(&g_out, &g_err);
+    assert_int_equal(DISTILL(g_nets.ours, good, torn), 1);
+    kd_assert_has(g_out, "PICTURE");
+    kd_assert_has(g_out, "p2.png");
+    kd_run_drop(&g_out, &g_err);
 }
 
 static void test_predict_no_network(void **state)
@@ -246,26 +216,26 @@ static void test_predict_no_network(void **state)
     kd_diag diag = {0};
     name_picture(0, picture);
     assert_int_equal(DISTILL("/no/such.safetensors", picture), 1);
-    done();
+    kd_run_drop(&g_out, &g_err);
     assert_int_equal(DISTILL(picture, picture), 1);
-    done();
+    kd_run_drop(&g_out, &g_err);
     /* Weights alone do not say what network they belong to. */
-    snprintf(path, sizeof path, "%s/weights.safetensors", g_dir);
+    snprintf(path, sizeof path, "%s/weights.safetensors", g_nets.dir);
     float one = 1;
     kd_st_item item = {.name = "w", .ndim = 1, .shape = {1}, .data = &one};
     kd_assert_ok(kd_st_write(path, &item, 1, NULL, 0, &diag), &diag);
     assert_int_equal(DISTILL(path, picture), 1);
-    has(g_err, "metadata");
-    done();
+    kd_assert_has(g_err, "metadata");
+    kd_run_drop(&g_out, &g_err);
     /* The one that test_predict_bad_pictures tore is found below the folder, too. */
-    assert_int_equal(DISTILL(g_ours, g_dir), 1);
-    has(g_err, "1 of 8 pictures could not be read");
-    done();
-    snprintf(path, sizeof path, "%s/empty", g_dir);
+    assert_int_equal(DISTILL(g_nets.ours, g_nets.dir), 1);
+    kd_assert_has(g_err, "1 of 8 pictures could not be read");
+    kd_run_drop(&g_out, &g_err);
+    snprintf(path, sizeof path, "%s/empty", g_nets.dir);
     kd_assert_ok(kd_file_mkdirs(path, &diag), &diag);
-    assert_int_equal(DISTILL(g_ours, path), 1);
-    has(g_err, "there is no picture");
-    done();
+    assert_int_equal(DISTILL(g_nets.ours, path), 1);
+    kd_assert_has(g_err, "there is no picture");
+    kd_run_drop(&g_out, &g_err);
 }
 
 static void test_predict_top(void **state)

@@ -77,7 +77,7 @@ static const struct row {
         "float16"),
     ROW("teacher.precision", WHOLE, teachers[0].precision, KD_FLOAT32, "auto", KD_PRECISION_AUTO,
         "best"),
-#define OUTSIDE "teacher={kserve: \"h:1\", served: m}"
+#define OUTSIDE "teacher={kserve: \"localhost:1\", served: m}"
     ROW_WITH("teacher.kserve", OUTSIDE, TEXT, teachers[0].kserve, 1, "\"[::1]:8001\"", 1, "h"),
     ROW_WITH("teacher.served", OUTSIDE, TEXT, teachers[0].served, 1, "m.2", 1, "a/b"),
     ROW_WITH("teacher.version", OUTSIDE, TEXT, teachers[0].version, 0, "\"3\"", 1, "a/b"),
@@ -212,7 +212,8 @@ static void test_job_keys_outside(void **state)
     (void)state;
     kd_job j;
     enum kd_stage_kind kinds[KD_MAX_STAGES];
-    accept(LEAST "teacher: {kserve: \"gpu:8001\", model: lenet, preprocess: unit}\n", &j);
+    accept(LEAST "teacher: {kserve: \"gpu:8001\", model: lenet, preprocess: unit, tls: false}\n",
+           &j);
     assert_true(kd_teacher_is_outside(&j.teachers[0]));
     assert_string_equal(j.teachers[0].kserve, "gpu:8001");
     assert_string_equal(j.teachers[0].served, "lenet"); /* a name, whatever networks there are */
@@ -220,7 +221,7 @@ static void test_job_keys_outside(void **state)
     assert_int_equal(kinds[0], KD_STAGE_DISTILL);
     round_trip(&j);
     accept(LEAST "teacher:\n  - {model: lenet, fine_tune: {}}\n"
-                 "  - {kserve: \"gpu:8001\", model: kserve}\n",
+                 "  - {kserve: \"gpu:8001\", model: kserve, tls: true}\n",
            &j);
     assert_false(kd_teacher_is_outside(&j.teachers[0]));
     assert_string_equal(j.teachers[1].served, "kserve");
@@ -235,6 +236,8 @@ static void test_job_keys_outside(void **state)
         refuse(text, wrong[i][0] ? "expected HOST:PORT" : "missing: the server's address");
     }
 #define OUT(more) LEAST "teacher: {kserve: \"h:1\"" more "}\n"
+    refuse(OUT(", model: m"),
+           "teacher.tls: missing: true, or false to send pictures to h:1 in plain");
     refuse(OUT(""), "teacher.model: missing: the name of the model at h:1");
     refuse(OUT(", model: m, fine_tune: {}"), "teacher.fine_tune: not with a teacher");
     refuse(OUT(", model: m, weights: w"), "teacher.weights: not with a teacher");
