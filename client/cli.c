@@ -35,18 +35,18 @@ const kd_exit_row kd_exit_codes[] = {
 const int kd_n_exit_codes = KD_COUNT(kd_exit_codes);
 
 const kd_verb *const kd_verbs[] = {
-    &kd_verb_init,         &kd_verb_run,       &kd_verb_local,    &kd_verb_submit,
-    &kd_verb_jobs,         &kd_verb_show,      &kd_verb_watch,    &kd_verb_logs,
-    &kd_verb_events,       &kd_verb_wait,      &kd_verb_pause,    &kd_verb_resume,
-    &kd_verb_scale,        &kd_verb_cancel,    &kd_verb_rm,       &kd_verb_fetch,
-    &kd_verb_report,       &kd_verb_continue,  &kd_verb_retry,    &kd_verb_replay,
-    &kd_verb_verify,       &kd_verb_predict,   &kd_verb_evaluate, &kd_verb_bench,
-    &kd_verb_serve,        &kd_verb_inspect,   &kd_verb_quantize, &kd_verb_export,
-    &kd_verb_workers,      &kd_verb_cluster,   &kd_verb_drain,    &kd_verb_login,
-    &kd_verb_context,      &kd_verb_config,    &kd_verb_whoami,   &kd_verb_token,
-    &kd_verb_certificates, &kd_verb_revoke,    &kd_verb_audit,    &kd_verb_checkpoint,
-    &kd_verb_bank,         &kd_verb_retention, &kd_verb_data,     &kd_verb_explain,
-    &kd_verb_completion,   &kd_verb_version,   &kd_verb_help,
+    &kd_verb_init,       &kd_verb_run,          &kd_verb_local,     &kd_verb_submit,
+    &kd_verb_estimate,   &kd_verb_jobs,         &kd_verb_show,      &kd_verb_watch,
+    &kd_verb_logs,       &kd_verb_events,       &kd_verb_wait,      &kd_verb_pause,
+    &kd_verb_resume,     &kd_verb_scale,        &kd_verb_cancel,    &kd_verb_rm,
+    &kd_verb_fetch,      &kd_verb_report,       &kd_verb_continue,  &kd_verb_retry,
+    &kd_verb_replay,     &kd_verb_verify,       &kd_verb_predict,   &kd_verb_evaluate,
+    &kd_verb_bench,      &kd_verb_serve,        &kd_verb_inspect,   &kd_verb_quantize,
+    &kd_verb_export,     &kd_verb_workers,      &kd_verb_cluster,   &kd_verb_drain,
+    &kd_verb_login,      &kd_verb_context,      &kd_verb_config,    &kd_verb_whoami,
+    &kd_verb_token,      &kd_verb_certificates, &kd_verb_revoke,    &kd_verb_audit,
+    &kd_verb_checkpoint, &kd_verb_bank,         &kd_verb_retention, &kd_verb_data,
+    &kd_verb_explain,    &kd_verb_completion,   &kd_verb_version,   &kd_verb_help,
 };
 const int kd_n_verbs = KD_COUNT(kd_verbs);
 

@@ -90,7 +90,7 @@ extern const kd_verb kd_verb_submit, kd_verb_jobs, kd_verb_show, kd_verb_watch, 
     kd_verb_bench, kd_verb_quantize, kd_verb_export, kd_verb_login, kd_verb_whoami, kd_verb_token,
     kd_verb_certificates, kd_verb_revoke, kd_verb_audit, kd_verb_context, kd_verb_config,
     kd_verb_local, kd_verb_run, kd_verb_init, kd_verb_cluster, kd_verb_serve, kd_verb_bank,
-    kd_verb_checkpoint, kd_verb_retention;
+    kd_verb_checkpoint, kd_verb_retention, kd_verb_estimate;
 /* Verbs that run networks on the engine. */
 bool kd_verb_computes(const char *name);
 extern const kd_verb *const kd_verbs[]; /* in the order of `distill help` */

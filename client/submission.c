@@ -13,6 +13,7 @@
 #include <sys/random.h>
 
 #define PATIENCE_MS 30000 /* for the answer, once the coordinator has been reached */
+#define TRIAL_MS 70000    /* for one that waits for a worker's trial */
 
 int kd_submission_key(const kd_cli *cli, const char *verb, const char *given,
                       char key[KD_SUBMISSION_KEY + 1])
@@ -50,9 +51,10 @@ int kd_submission_call(kd_conn *c, const Distill__V1__SubmitRequest *request,
     const char *other = request->continue_job[0] ? request->continue_job
                         : request->replay_job[0] ? request->replay_job
                                                  : NULL;
+    const int timeout_ms = request->trial ? TRIAL_MS : 2 * KD_CONN_TIMEOUT_MS;
     KD_FAILPOINT("client.submit");
-    while (kd_conn_call(c, "Submit", request, &distill__v1__submit_reply__descriptor,
-                        2 * KD_CONN_TIMEOUT_MS, false, &reply, &why) != 0) {
+    while (kd_conn_call(c, "Submit", request, &distill__v1__submit_reply__descriptor, timeout_ms,
+                        false, &reply, &why) != 0) {
         sent = sent || why.code == -KD_ETIMEOUT || c->reached;
         bool again = kd_conn_passing(&why) && sent && kd_clock_ms() - begun < PATIENCE_MS;
         if (again && kd_conn_pause(pause_ms)) {

@@ -1,6 +1,7 @@
 /* submit: a job file to the coordinator, with the local files it names. */
 #include "args.h"
 #include "connect.h"
+#include "estimate.h"
 #include "job/job.h"
 #include "job/sweep.h"
 #include "json.h"
@@ -26,7 +27,9 @@ static const kd_opt g_opts[] = {
     {"wait", 0, NULL, "then wait without a word; the exit code tells how it ended"},
     {"timeout", 0, "DURATION", "with --wait: give up after 90s, 10m ...; exit code 124"},
     {"key", 0, "KEY", "makes a repeated submit harmless: one key, one job (random)"},
-    {"dry-run", 'n', NULL, "check the job and print it with every default; store nothing"},
+    {"dry-run", 'n', NULL,
+     "check the job and print it with every default; store nothing. An idle worker tries it, as "
+     "`estimate` does, unless -q or -o json is given"},
     {"quiet", 'q', NULL, "print the job's id and no hints"},
 };
 
@@ -38,7 +41,7 @@ struct kd_submit {
     const char *sets[MAX_SETS];
     int n_sets;
     char key[KD_SUBMISSION_KEY + 1];
-    bool dry_run, quiet;
+    bool dry_run, trial, quiet;
     kd_job job, child;
     kd_local_file files[MAX_FILES];
     int n_files;
@@ -138,6 +141,7 @@ static int call_submit(kd_conn *c, kd_submit *s, Distill__V1__SubmitReply **out)
     request.set = (char **)s->sets;
     request.file_name = (char *)(slash ? slash + 1 : s->file);
     request.dry_run = s->dry_run;
+    request.trial = s->trial;
     request.n_blobs = (size_t)s->n_files;
     request.blobs = list;
     for (int i = 0; i < s->n_files; i++) {
@@ -149,12 +153,23 @@ static int call_submit(kd_conn *c, kd_submit *s, Distill__V1__SubmitReply **out)
     return kd_submission_call(c, &request, out);
 }
 
+int kd_submit_try(kd_conn *c, kd_submit *s, Distill__V1__SubmitReply **out)
+{
+    s->dry_run = s->trial = true;
+    kd_live_set(s->cli, "an idle worker tries the job ...");
+    const int rc = call_submit(c, s, out);
+    kd_live_clear(s->cli);
+    return rc;
+}
+
 static int print_dry_run(const kd_submit *s, const Distill__V1__SubmitReply *r)
 {
     kd_submission_notes(s->cli, r);
     int rc = kd_json_print(s->cli, kd_json_parse(r->resolved), false);
     if (!s->quiet)
         kd_say(s->cli, "%s is a good job file; nothing was stored", s->file);
+    if (s->trial) /* whatever the worker says, the file is good */
+        (void)kd_estimate_tell(s->cli, r->estimate, true);
     return rc;
 }
 
@@ -169,7 +184,10 @@ static int submit(kd_submit *s, const kd_submission_after *after)
         .quiet = s->quiet, .stays = after->watch || after->wait, .compact = after->watch};
     for (int i = 0; rc == KD_EXIT_OK && i < s->n_files && !s->dry_run; i++)
         rc = kd_upload(&conn, &s->files[i]);
-    if (rc == KD_EXIT_OK)
+    /* What programs read stays what it is, and they do not wait. */
+    if (rc == KD_EXIT_OK && s->dry_run && !s->quiet && !s->cli->json)
+        rc = kd_submit_try(&conn, s, &reply);
+    else if (rc == KD_EXIT_OK)
         rc = call_submit(&conn, s, &reply);
     if (rc == KD_EXIT_OK && s->dry_run)
         rc = print_dry_run(s, reply);

@@ -24,6 +24,8 @@ void kd_submit_free(kd_submit *s);
 const kd_job *kd_submit_job(const kd_submit *s);
 /* Uploads and submits; the job's id. Returns an exit code. */
 int kd_submit_send(kd_conn *c, kd_submit *s, char id[KD_CONN_ID]);
+/* A dry run with a worker's trial; nothing is uploaded. Returns an exit code. */
+int kd_submit_try(kd_conn *c, kd_submit *s, Distill__V1__SubmitReply **out);
 /* A job's files into dir, as `distill fetch`. */
 int kd_fetch_all(kd_conn *c, const char *job, const char *dir);
 /* --workers, --threads and --data-root, and what holds without them. Returns an exit code. */

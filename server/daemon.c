@@ -1,5 +1,6 @@
 #include "http.h"
 #include "sweep.h"
+#include "trials.h"
 
 #include "kd/address.h"
 #include "kd/failpoint.h"
@@ -141,6 +142,7 @@ static void on_tick(uv_timer_t *timer)
     run_tasks(d);
     kd_time_ms now = kd_clock_ms();
     kd_cluster_tick(d, now);
+    kd_trial_tick(d, now);
     kd_watch_tick(d, now);
     kd_http_tick(d->http, now);
     tell_refused(d, now);
@@ -249,6 +251,7 @@ static void close_handles(kd_daemon *d)
 static void shut_down(kd_daemon *d)
 {
     atomic_store(&d->closing, true);
+    kd_trial_close(d);
     kd_cluster_close(d, "the coordinator is stopping");
     while (d->watchers) {
         const kd_watcher *w = d->watchers;

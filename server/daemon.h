@@ -101,6 +101,7 @@ typedef struct kd_worker_record {
     uint32_t threads;
     bool joined; /* hello accepted */
     bool leaves; /* it was told to stop */
+    bool trials; /* it tries jobs */
     kd_time_ms seen;
     int64_t seen_wall_ms;
     uint64_t resident_bytes;
@@ -210,6 +211,8 @@ struct kd_daemon {
     int64_t started_wall_ms;
     kd_time_ms started;
     uint32_t heartbeat_ms, lease_ms;
+    struct kd_trial *trials; /* under way; see trials.h */
+    uint32_t last_trial;
     kd_aside *aside; /* oldest first */
     size_t n_aside;
 

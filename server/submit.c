@@ -3,6 +3,7 @@
  * that wait beside it: a disk takes few syncs a second, and they may be shared. */
 #include "submission.h"
 #include "sweep.h"
+#include "trials.h"
 
 #include "job/sweep.h"
 #include "kd/failpoint.h"
@@ -248,7 +249,10 @@ static void answer(struct kd_submission *s, bool existed, const char *resolved, 
     reply.n_notes = (size_t)s->n_notes;
     reply.queue_position = view.queue_position;
     reply.children = children;
-    kd_answer(s->call, &reply);
+    if (s->r->dry_run && s->r->trial)
+        kd_trial_begin(s->d, s->call, &reply, s->r->text[0] ? spec : NULL, s->is_sweep ? s->n : 0);
+    else
+        kd_answer(s->call, &reply);
     free(children);
     free(ids);
 }

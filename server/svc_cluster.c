@@ -3,6 +3,7 @@
 #include "daemon.h"
 #include "outside.h"
 #include "take.h"
+#include "trials.h"
 
 #include "kd/log.h"
 
@@ -97,6 +98,7 @@ void kd_cluster_drop(kd_daemon *d, kd_worker_record *w, int code, const char *wh
     while (*at != w)
         at = &(*at)->next;
     *at = w->next;
+    kd_trial_worker_gone(d, w);
     if (w->joined) {
         kd_info("worker %s: worker=%s why=%s", code == 0 ? "left" : "lost", w->name, why);
         if (code != 0)
@@ -218,6 +220,7 @@ static void on_hello(kd_daemon *d, kd_worker_record *w, const Distill__V1__Hello
     }
     w->joined = true;
     w->threads = h->threads;
+    w->trials = h->trials;
     copy(w->name, sizeof w->name, h->name);
     copy(w->version, sizeof w->version, h->version);
     copy(w->cpu, sizeof w->cpu, h->cpu);
@@ -506,6 +509,9 @@ static void loop_control(kd_daemon *d, void *arg)
             break;
         case DISTILL__V1__WORKER_MESSAGE__KIND_LEAVE:
             on_leave(d, w);
+            break;
+        case DISTILL__V1__WORKER_MESSAGE__KIND_TRIED:
+            kd_trial_told(d, w, t->m->tried);
             break;
         default: /* released: nothing waits for it */
             break;

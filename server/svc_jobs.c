@@ -2,6 +2,7 @@
 #include "loop_call.h"
 #include "reading.h"
 #include "sweep.h"
+#include "trials.h"
 
 #include "kd/log.h"
 
@@ -418,6 +419,22 @@ static void on_submit(kd_rpc_call *call, const uint8_t *bytes, size_t len, void 
         kd_submit(arg, call, (Distill__V1__SubmitRequest *)m);
 }
 
+static void loop_caller_gone(kd_daemon *d, void *arg)
+{
+    kd_trial_caller_gone(d, arg);
+    kd_rpc_call_unref(arg);
+}
+
+/* Only a trial has its caller wait so long that he may go. */
+static void submit_closed(kd_rpc_call *call, bool cancelled, void *arg)
+{
+    if (!cancelled)
+        return;
+    kd_rpc_call_ref(call);
+    if (!kd_daemon_post(arg, loop_caller_gone, call))
+        kd_rpc_call_unref(call);
+}
+
 static void on_upload(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)
 {
     ProtobufCMessage *m = NULL;
@@ -433,7 +450,11 @@ static void on_upload(kd_rpc_call *call, const uint8_t *bytes, size_t len, void 
 
 #define UNARY(method, limit, handler) KD_UNARY("/distill.v1.Jobs/" method, limit, handler)
 const kd_rpc_method kd_jobs_methods[] = {
-    UNARY("Submit", KD_MAX_CONTROL_BYTES, on_submit),
+    {.path = "/distill.v1.Jobs/Submit",
+     .kind = KD_RPC_UNARY,
+     .max_request = KD_MAX_CONTROL_BYTES,
+     .on_message = on_submit,
+     .on_close = submit_closed},
     UNARY("Upload", KD_MAX_BULK_BYTES, on_upload),
     UNARY("List", KD_MAX_CONTROL_BYTES, on_list),
     UNARY("Get", KD_MAX_CONTROL_BYTES, on_get),

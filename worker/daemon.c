@@ -127,6 +127,7 @@ static void send_hello(struct worker *w)
     h.blas = w->info.blas;
     h.isa = w->info.isa;
     h.numerics = w->numerics;
+    h.trials = true;
     Distill__V1__Offer offer = DISTILL__V1__OFFER__INIT;
     kd_runner_status s;
     if (kd_runner_offer(w->runner, &s, &offer.version, &offer.first_chunk)) {

@@ -573,11 +573,12 @@ void kd_runner_free_command(struct command *c)
 
 static void do_release(kd_runner *r, const char *job)
 {
-    session_close(r);
+    /* First: the coordinator has it for idle already, and may have it try a job. */
     pthread_mutex_lock(&r->mu);
     r->status.job[0] = '\0';
     r->status.phase = "idle";
     pthread_mutex_unlock(&r->mu);
+    session_close(r);
     Distill__V1__Released d = DISTILL__V1__RELEASED__INIT;
     d.job = (char *)job;
     Distill__V1__WorkerMessage m = DISTILL__V1__WORKER_MESSAGE__INIT;
@@ -648,6 +649,9 @@ static void *run(void *arg)
             case DISTILL__V1__COORDINATOR_MESSAGE__KIND_RELEASE:
                 do_release(r, c->m->release->job);
                 break;
+            case DISTILL__V1__COORDINATOR_MESSAGE__KIND_TRIAL:
+                kd_runner_try(r, c->m->trial);
+                break;
             default:
                 break;
             }
@@ -672,9 +676,32 @@ static void post(kd_runner *r, Distill__V1__CoordinatorMessage *m)
     pthread_mutex_unlock(&r->mu);
 }
 
+static bool is_trial(const Distill__V1__CoordinatorMessage *m)
+{
+    return m && m->kind_case == DISTILL__V1__COORDINATOR_MESSAGE__KIND_TRIAL;
+}
+
+/* Will it have a job once it has done what it was told? */
+static bool is_busy(kd_runner *r)
+{
+    pthread_mutex_lock(&r->mu);
+    bool busy = r->status.job[0];
+    for (const struct command *c = r->commands; c; c = c->next)
+        if (c->m && !is_trial(c->m))
+            busy = c->m->kind_case != DISTILL__V1__COORDINATOR_MESSAGE__KIND_RELEASE;
+    pthread_mutex_unlock(&r->mu);
+    return busy;
+}
+
 void kd_runner_command(kd_runner *r, Distill__V1__CoordinatorMessage *m)
 {
-    post(r, m);
+    /* A trial is never in a job's way. */
+    if (is_trial(m) && is_busy(r)) {
+        kd_runner_refuse_trial(r, m->trial);
+        kd_wire_free((ProtobufCMessage *)m);
+    } else {
+        post(r, m);
+    }
 }
 
 bool kd_runner_offer(kd_runner *r, kd_runner_status *out, uint64_t *out_version,

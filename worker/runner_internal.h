@@ -107,6 +107,10 @@ void kd_runner_ready_again(kd_runner *r, const Distill__V1__Prepare *p);
 /* ---- evaluate.c: measures and evaluates the finished networks, hands over what it found. */
 void kd_runner_measure(kd_runner *r, const Distill__V1__Measure *q);
 
+/* ---- trial.c: tries a job, until another command comes; the answer that it cannot. */
+void kd_runner_try(kd_runner *r, const Distill__V1__Trial *ask);
+void kd_runner_refuse_trial(kd_runner *r, const Distill__V1__Trial *ask);
+
 /* ---- meeting.c: meets the teachers that run elsewhere. -KD_EUNAVAIL: the coordinator is away;
  * what else fails is the teacher's fault, or the job's. */
 int kd_runner_meet(kd_runner *r, kd_diag *diag) KD_MUST_CHECK;

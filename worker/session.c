@@ -25,7 +25,7 @@ static void set_rule(kd_session *ss)
                               .seed = ss->job.data.seed};
 }
 
-static int open_data(kd_session *ss, int root, kd_diag *diag)
+static int open_data(kd_session *ss, const kd_session_config *session, kd_diag *diag)
 {
     const kd_data_spec *d = &ss->job.data;
     kd_data_config cfg = {.kind = (enum kd_data_kind)d->format,
@@ -45,7 +45,8 @@ static int open_data(kd_session *ss, int root, kd_diag *diag)
                           .size = d->size,
                           .max_train = d->max_train,
                           .seed = d->seed};
-    int rc = kd_data_open(&cfg, root, NULL, NULL, &ss->data, diag);
+    int rc =
+        kd_data_open(&cfg, session->data_root, session->progress, session->arg, &ss->data, diag);
     if (rc == 0 && kd_data_count(ss->data, KD_SPLIT_TRAIN) == 0)
         rc = kd_fail(diag, -KD_EINVAL, "the training list %s is empty", d->train);
     if (rc == 0 && kd_data_count(ss->data, KD_SPLIT_VAL) == 0)
@@ -61,7 +62,7 @@ int kd_session_open(const kd_session_config *cfg, kd_session **out, const char *
     int rc = kd_job_load(cfg->text, strlen(cfg->text), "job", NULL, 0, &ss->job, diag);
     if (rc == 0) {
         *out_problem = "NO_DATA";
-        rc = open_data(ss, cfg->data_root, diag);
+        rc = open_data(ss, cfg, diag);
     }
     if (rc != 0) {
         kd_session_free(ss);

@@ -23,6 +23,7 @@ typedef struct kd_session_config {
     int threads;        /* that compute */
     /* As of kd_cache_new. */
     void (*bad)(void *arg, size_t sample, const char *why);
+    kd_data_progress progress; /* of opening the data; may be NULL */
     void *arg;
 } kd_session_config;
 

@@ -13,11 +13,31 @@
 #define MIN_ROWS 256                   /* pairs that are worked on at once, at least */
 #define RETRY_MS 100
 
+/* Of training samples; 0: they are too many to be kept. */
+static size_t kept_bytes(const kd_session *ss, int views)
+{
+    size_t all;
+    const size_t row = (size_t)ss->classes * sizeof(float);
+    return kd_mul_size((size_t)views * ss->n_train, row, &all) && all <= MAX_KEPT ? all : 0;
+}
+
+/* Of an ensemble of probabilities clean pictures' logits are kept at temperature 1 as well. */
+static bool joins_alike(const kd_session *ss, int n_teachers)
+{
+    return n_teachers == 1 || ss->job.ensemble == KD_ENSEMBLE_LOGITS;
+}
+
+size_t kd_teaching_bytes(const kd_session *ss, int n_teachers, int views)
+{
+    size_t clean = (kd_data_samples(ss->data) - ss->n_train) * (size_t)ss->classes * sizeof(float);
+    return kept_bytes(ss, views) + clean * (joins_alike(ss, n_teachers) ? 1 : 2);
+}
+
 static bool allocate(kd_teaching *t)
 {
-    size_t row = t->classes * sizeof(float), all = 0;
+    size_t row = t->classes * sizeof(float), all = kept_bytes(t->cfg.session, t->cfg.views);
     size_t batch = (size_t)kd_stage_shape_of(t->cfg.stage)->slots * t->slot_batch;
-    if (kd_mul_size((size_t)t->cfg.views * t->n_train, row, &all) && all <= MAX_KEPT)
+    if (all)
         t->kept_views = (uint32_t)t->cfg.views;
     t->rows = calloc(batch, row);
     t->want = calloc(t->max_rows, sizeof *t->want);
@@ -40,8 +60,7 @@ static bool allocate(kd_teaching *t)
     }
     ok = ok && (t->clean = calloc(t->n_clean + 1, row)) != NULL;
     ok = ok && kd_teaching_make_requests(t);
-    bool same = t->n_teachers == 1 || t->cfg.session->job.ensemble == KD_ENSEMBLE_LOGITS;
-    t->plain = same ? t->clean : calloc(t->n_clean + 1, row);
+    t->plain = joins_alike(t->cfg.session, t->n_teachers) ? t->clean : calloc(t->n_clean + 1, row);
     return ok && t->plain;
 }
 

@@ -32,6 +32,9 @@ typedef struct kd_teaching_config {
 } kd_teaching_config;
 
 typedef struct kd_teaching kd_teaching;
+/* Bytes of logits that a stage comes to keep in memory, of n_teachers whose views are N of each
+ * sample. */
+size_t kd_teaching_bytes(const kd_session *ss, int n_teachers, int views);
 int kd_teaching_new(const kd_teaching_config *cfg, kd_teaching **out, kd_diag *diag) KD_MUST_CHECK;
 void kd_teaching_free(kd_teaching *t);
 /* Gets the logits for slots [first, first+count) of a step (from 0). -KD_ECANCELED when stopped. */

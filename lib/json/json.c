@@ -272,6 +272,41 @@ static json_t *counts(const Distill__V1__JobCounts *c)
                      (json_int_t)c->failed, "cancelled", (json_int_t)c->cancelled);
 }
 
+static json_t *stage_estimate(const Distill__V1__StageEstimate *e)
+{
+    const bool tried = !e->problem[0];
+    json_t *o = json_object();
+    set(o, "stage", kd_json_text(e->stage));
+    set(o, "problem", kd_json_text(e->problem));
+    set(o, "note", kd_json_text(e->note));
+    set(o, "samples", whole(e->samples));
+    set(o, "epochs", whole(e->epochs));
+    set(o, "steps", whole(e->steps));
+    set(o, "teacher_views", whole(e->teacher_views));
+    set(o, "seconds", tried ? number(e->seconds) : json_null());
+    set(o, "memory_bytes", e->memory_bytes ? whole(e->memory_bytes) : json_null());
+    return o;
+}
+
+json_t *kd_json_estimate(const Distill__V1__Estimate *e)
+{
+    const bool tried = !e->why[0] && !e->problem[0];
+    json_t *o = json_object(), *stages = json_array();
+    for (size_t i = 0; i < e->n_stages; i++)
+        (void)json_array_append_new(stages, stage_estimate(e->stages[i]));
+    set(o, "why", kd_json_text(e->why));
+    set(o, "worker", kd_json_text(e->worker));
+    set(o, "problem", kd_json_text(e->problem));
+    set(o, "workers", whole(e->workers));
+    set(o, "threads", whole(e->threads));
+    set(o, "connected", whole(e->connected));
+    set(o, "jobs", whole(e->jobs));
+    set(o, "seconds", tried ? number(e->seconds) : json_null());
+    set(o, "memory_bytes", e->memory_bytes ? whole(e->memory_bytes) : json_null());
+    set(o, "stages", stages);
+    return o;
+}
+
 json_t *kd_json_info(const Distill__V1__InfoReply *info)
 {
     json_t *o = json_object();

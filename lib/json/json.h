@@ -21,6 +21,7 @@ json_t *kd_json_detail(const Distill__V1__JobDetail *d);
 json_t *kd_json_event(const char *job, const Distill__V1__Event *e);
 json_t *kd_json_worker(const Distill__V1__WorkerInfo *w);
 json_t *kd_json_info(const Distill__V1__InfoReply *info);
+json_t *kd_json_estimate(const Distill__V1__Estimate *e);
 json_t *kd_json_time(int64_t ms);
 /* Text that should be JSON: the value, else null. */
 json_t *kd_json_parse(const char *text);

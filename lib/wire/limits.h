@@ -46,6 +46,7 @@ static inline uint32_t kd_chunk_floats(uint64_t floats)
 #define KD_MAX_TENSORS 16u                /* of one of its messages; a tensor's dimensions, too */
 #define KD_MAX_TENSOR_NAME 256u
 #define KD_MAX_MODELS 64u /* of a job, whose costs one message tells */
+#define KD_MAX_TRIED 24u  /* stages of a job that a worker tries */
 #define KD_MAX_CLASSES 65536u
 #define KD_MAX_EPOCH_TERMS 8                  /* terms of a loss whose sums an epoch stores */
 #define KD_TERM_SUMS (2 * KD_MAX_EPOCH_TERMS) /* NodeChunk.terms: value and pull of each */

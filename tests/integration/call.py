@@ -2,8 +2,8 @@
 """One unary call of a service of distill.v1 as a foreign client makes it: call.py [SERVICE/]METHOD JSON.
 
 SERVICE is Jobs unless it is named. The message types come from the server's own reflection; the server is
-$DISTILL_SERVER, called over TLS with the login in $DISTILL_CREDENTIALS if that is set. Prints the reply as
-JSON with the field names of the .proto. Exit 0, or 1 with the status on standard error."""
+$DISTILL_SERVER, called over TLS with the login in $DISTILL_CREDENTIALS if that is set. The deadline is that of
+$CALL_TIMEOUT in seconds, else 60. Prints the reply as JSON with the field names of the .proto. Exit 0, or 1 with the status on standard error."""
 import os
 import sys
 
@@ -92,7 +92,7 @@ def main():
                                    request_serializer=lambda m: m.SerializeToString(),
                                    response_deserializer=reply.FromString)
         try:
-            got = call(request, timeout=60)
+            got = call(request, timeout=float(os.environ.get("CALL_TIMEOUT", "60")))
         except grpc.RpcError as error:
             sys.exit(f"{error.code().name}: {error.details()}")
     print(json_format.MessageToJson(got, preserving_proto_field_name=True,

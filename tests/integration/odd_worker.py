@@ -4,63 +4,37 @@
 Joins under the name "odd", keeps its lease and tells once what the stage is made of, which is not what
 the job's other workers find: at once though nobody asked, or when it is told to prepare the stage; or, broken,
 in a message that no coordinator takes. Prints "told" then, "released" when it is, and goes on until it is stopped."""
-import os
-import queue
 import sys
 
-import grpc
-
-from call import message_class, types
+from foreign_worker import Worker
 
 
 def main():
     when, job, stage = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    with grpc.insecure_channel(os.environ["DISTILL_SERVER"], [("grpc.enable_http_proxy", 0)]) as channel:
-        pool = types(channel, "distill.v1.Cluster")
-        message = message_class(pool, pool.FindMessageTypeByName("distill.v1.WorkerMessage"))
-        reply = message_class(pool, pool.FindMessageTypeByName("distill.v1.CoordinatorMessage"))
-        hello = message()
-        hello.hello.protocol = 3
-        hello.hello.name = "odd"
-        hello.hello.incarnation = "0123456789abcdef"
-        hello.hello.threads = 1
-        ready = message()
-        ready.ready.job = job
-        ready.ready.stage = stage
-        info = ready.ready.info
-        info.parameters, info.train_samples, info.val_samples, info.classes = 5000, 77, 7, 3
-        info.batch, info.slots, info.epochs, info.chunk_floats = 16, 4, 1, 4096
-        info.data_digest = info.classes_digest = "00112233445566778899aabbccddeeff"
-        info.table, info.model, info.metadata, info.epoch_samples = "[]", "mlp", "{}", 77
-        if when == "broken":
-            info.model = "m" * 65
-        beat = message()
-        beat.heartbeat.phase = "idle"
-        waiting = queue.Queue()
-        waiting.put(hello)
+    worker = Worker("odd")
+    ready = worker.message()
+    ready.ready.job = job
+    ready.ready.stage = stage
+    info = ready.ready.info
+    info.parameters, info.train_samples, info.val_samples, info.classes = 5000, 77, 7, 3
+    info.batch, info.slots, info.epochs, info.chunk_floats = 16, 4, 1, 4096
+    info.data_digest = info.classes_digest = "00112233445566778899aabbccddeeff"
+    info.table, info.model, info.metadata, info.epoch_samples = "[]", "mlp", "{}", 77
+    if when == "broken":
+        info.model = "m" * 65
 
-        def messages():
-            while True:
-                try:
-                    yield waiting.get(timeout=0.3)
-                except queue.Empty:
-                    yield beat
+    def tell():
+        worker.send(ready)
+        print("told", flush=True)
 
-        def tell():
-            waiting.put(ready)
-            print("told", flush=True)
-
-        call = channel.stream_stream("/distill.v1.Cluster/Control",
-                                     request_serializer=lambda m: m.SerializeToString(),
-                                     response_deserializer=reply.FromString)
-        for got in call(messages()):
-            kind = got.WhichOneof("kind")
-            if when == "now" and kind == "welcome":
-                tell()
-            if kind == "release":
-                print("released", got.release.reason, flush=True)
-            if when != "now" and kind == "prepare" and (got.prepare.job, got.prepare.stage) == (job, stage):
-                tell()
+    for got in worker.messages():
+        kind = got.WhichOneof("kind")
+        if when == "now" and kind == "welcome":
+            tell()
+        if kind == "release":
+            print("released", got.release.reason, flush=True)
+        if when != "now" and kind == "prepare" and (got.prepare.job, got.prepare.stage) == (job, stage):
+            tell()
 
 
 main()

@@ -298,10 +298,19 @@ static void test_dataset_max_train(void **state)
     kd_data_free(d);
 }
 
-static void count_progress(size_t done, size_t all, void *arg)
+static bool count_progress(size_t done, size_t all, void *arg)
 {
     assert_true(done <= all);
     *(size_t *)arg = done;
+    return true;
+}
+
+static bool enough(size_t done, size_t all, void *arg)
+{
+    (void)done;
+    (void)all;
+    (void)arg;
+    return false;
 }
 
 static void test_dataset_progress_ends_at_all(void **state)
@@ -313,6 +322,10 @@ static void test_dataset_progress_ends_at_all(void **state)
     kd_assert_ok(kd_data_open(&f->cfg, f->fd, count_progress, &last, &d, &diag), &diag);
     assert_int_equal(last, 4);
     kd_data_free(d);
+    d = NULL;
+    kd_assert_fails(kd_data_open(&f->cfg, f->fd, enough, NULL, &d, &diag), KD_ECANCELED, &diag,
+                    "no more");
+    assert_null(d);
 }
 
 /* ---- IDX */

@@ -166,9 +166,8 @@ static int read_all(kd_data *d, const kd_data_config *cfg, kd_diag *diag)
     return rc == 0 ? kd_data_order(d, diag) : rc;
 }
 
-int kd_data_open(const kd_data_config *cfg, int root_fd,
-                 void (*progress)(size_t done, size_t all, void *arg), void *arg, kd_data **out,
-                 kd_diag *diag)
+int kd_data_open(const kd_data_config *cfg, int root_fd, kd_data_progress progress, void *arg,
+                 kd_data **out, kd_diag *diag)
 {
     int rc = check_config(cfg, diag);
     if (rc != 0)

@@ -91,12 +91,13 @@ typedef struct kd_data_config {
 } kd_data_config;
 
 typedef struct kd_data kd_data;
-/* root_fd: the worker's data root, borrowed until free. Progress of the digest is reported through
- * progress (may be NULL) at most every 200 ms. Errors name the file and line. All strings of cfg
- * are borrowed during the call. */
-int kd_data_open(const kd_data_config *cfg, int root_fd,
-                 void (*progress)(size_t done, size_t all, void *arg), void *arg, kd_data **out,
-                 kd_diag *diag) KD_MUST_CHECK;
+/* How far the digest is, at most every 200 ms. False: the data set is wanted no more. */
+typedef bool (*kd_data_progress)(size_t done, size_t all, void *arg);
+/* root_fd: the worker's data root, borrowed until free. progress may be NULL. Errors name the file
+ * and line; -KD_ECANCELED when progress wanted it. All strings of cfg are borrowed during the call.
+ */
+int kd_data_open(const kd_data_config *cfg, int root_fd, kd_data_progress progress, void *arg,
+                 kd_data **out, kd_diag *diag) KD_MUST_CHECK;
 void kd_data_free(kd_data *d); /* NULL allowed */
 /* Number of a split's first sample, and how many it has. */
 size_t kd_data_first(const kd_data *d, enum kd_split split);

@@ -149,8 +149,7 @@ int kd_data_order(kd_data *d, kd_diag *diag) KD_MUST_CHECK;
 /* ---- digest.c */
 
 /* Both digests, and what is to be done about pictures that are in two splits. */
-int kd_data_make_digests(kd_data *d, enum kd_data_leakage leakage,
-                         void (*progress)(size_t done, size_t all, void *arg), void *arg,
-                         kd_diag *diag) KD_MUST_CHECK;
+int kd_data_make_digests(kd_data *d, enum kd_data_leakage leakage, kd_data_progress progress,
+                         void *arg, kd_diag *diag) KD_MUST_CHECK;
 
 #endif

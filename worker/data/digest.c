@@ -101,9 +101,8 @@ static void add_head(const kd_data *d, kd_hasher *h)
         add_u64(h, (uint64_t)d->channels);
 }
 
-static int digest_of_all(kd_data *d, content *contents, size_t *out_n,
-                         void (*progress)(size_t done, size_t all, void *arg), void *arg,
-                         kd_diag *diag)
+static int digest_of_all(kd_data *d, content *contents, size_t *out_n, kd_data_progress progress,
+                         void *arg, kd_diag *diag)
 {
     kd_hasher *h = kd_hasher_new();
     if (!h)
@@ -123,7 +122,8 @@ static int digest_of_all(kd_data *d, content *contents, size_t *out_n,
         kd_time_ms now = kd_clock_ms();
         if (progress && rc == 0 && (now - last >= 200 || i + 1 == d->n)) {
             last = now;
-            progress(i + 1, d->n, arg);
+            if (!progress(i + 1, d->n, arg))
+                rc = kd_fail(diag, -KD_ECANCELED, "the data set is wanted no more");
         }
     }
     d->digest = kd_hasher_digest(h);
@@ -244,9 +244,8 @@ static int treat(kd_data *d, enum kd_data_leakage leakage, content *contents, si
     return rc;
 }
 
-int kd_data_make_digests(kd_data *d, enum kd_data_leakage leakage,
-                         void (*progress)(size_t done, size_t all, void *arg), void *arg,
-                         kd_diag *diag)
+int kd_data_make_digests(kd_data *d, enum kd_data_leakage leakage, kd_data_progress progress,
+                         void *arg, kd_diag *diag)
 {
     size_t n = 0;
     content *contents = malloc(KD_MAX(d->n, 1) * sizeof *contents);

@@ -1,0 +1,30 @@
+#include "estimate.h"
+
+#include "kd/err.h"
+
+static double at_least_0(double seconds)
+{
+    return seconds > 0 ? KD_MIN(seconds, KD_ESTIMATE_MOST) : 0;
+}
+
+static double rounds(uint32_t units, uint32_t workers, uint32_t threads)
+{
+    const uint64_t each = ((uint64_t)units + workers - 1) / workers;
+    return (double)((each + threads - 1) / threads);
+}
+
+double kd_estimate_seconds(const Distill__V1__TriedStage *t, uint32_t workers, uint32_t threads)
+{
+    const uint32_t slots = KD_MAX(t->slots, 1u);
+    workers = KD_MAX(t->slots ? KD_MIN(workers, slots) : workers, 1u);
+    threads = KD_MAX(threads, 1u);
+    const double lanes = (double)workers * threads;
+    const double step = rounds(slots, workers, threads) * at_least_0(t->unit_seconds) +
+                        at_least_0(t->update_seconds) / workers;
+    const double all = at_least_0(t->alone_seconds) + (double)t->steps * step +
+                       (double)t->teacher_views * at_least_0(t->teacher_seconds) / lanes +
+                       (double)t->pictures * at_least_0(t->picture_seconds) / lanes +
+                       (double)t->evaluations * rounds(t->eval_units, workers, threads) *
+                           at_least_0(t->eval_seconds);
+    return at_least_0(all);
+}

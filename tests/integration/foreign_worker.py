@@ -1,0 +1,42 @@
+"""A worker as another implementation of the protocol would be one: it joins and keeps its lease."""
+import os
+import queue
+
+import grpc
+
+from call import message_class, types
+
+
+class Worker:
+    def __init__(self, name):
+        self.channel = grpc.insecure_channel(os.environ["DISTILL_SERVER"], [("grpc.enable_http_proxy", 0)])
+        pool = types(self.channel, "distill.v1.Cluster")
+        self.message = message_class(pool, pool.FindMessageTypeByName("distill.v1.WorkerMessage"))
+        self.reply = message_class(pool, pool.FindMessageTypeByName("distill.v1.CoordinatorMessage"))
+        self.waiting = queue.Queue()
+        self.hello = self.message()
+        self.hello.hello.protocol = 3
+        self.hello.hello.name = name
+        self.hello.hello.incarnation = "0123456789abcdef"
+        self.hello.hello.threads = 1
+
+    def send(self, message):
+        self.waiting.put(message)
+
+    def messages(self):
+        """What the coordinator says, as it comes, from the hello on."""
+        beat = self.message()
+        beat.heartbeat.phase = "idle"
+
+        def outgoing():
+            yield self.hello
+            while True:
+                try:
+                    yield self.waiting.get(timeout=0.3)
+                except queue.Empty:
+                    yield beat
+
+        control = self.channel.stream_stream("/distill.v1.Cluster/Control",
+                                             request_serializer=lambda m: m.SerializeToString(),
+                                             response_deserializer=self.reply.FromString)
+        return control(outgoing())
