@@ -98,7 +98,8 @@ enum kd_event_kind {
     KD_EV_STALLED,   /* member, job, stage, generation, text: it cannot go on with it */
     KD_EV_COMMITTED, /* job, stage, opening, version */
     KD_EV_STEP,      /* job, stage, generation of the opening, step: the answer to KD_ACT_LOOK */
-    KD_EV_CHECKED,   /* job, stage, version = step, slot, process, agrees: a second run of a unit */
+    KD_EV_CHECKED,   /* job, stage, version = step, slot, process, other = whose run this second one
+                      * of a unit differs from, 0 = nobody's */
     KD_EV_DIVERGED,  /* job, stage, version = step, slot, process: whose came first, other */
     KD_EV_ROLLBACK,  /* job, stage, text: sums made of wrong numbers have left; version > 0: the
                         manifest is damaged, this checkpoint and evaluation are what there is */
@@ -124,7 +125,11 @@ typedef struct kd_core_step {
     bool whole, want_state;
     bool held;                 /* sums wait for second runs or a verdict */
     const kd_time_ms *done_ms; /* [slots] 0 = not yet; borrowed during the call */
-    const bool *slices;        /* [chunks] there of the next version, NULL = not told; likewise */
+    /* [slots] NodeChunk.process of who told of the unit first, 0 = nobody has, and whether all that
+     * it has told of was a second run; NULL = not told; likewise */
+    const uint64_t *done_by;
+    const bool *done_second;
+    const bool *slices; /* [chunks] there of the next version, NULL = not told; likewise */
 } kd_core_step;
 
 typedef struct kd_event {
@@ -135,7 +140,7 @@ typedef struct kd_event {
     uint64_t generation, version;
     uint64_t process, other; /* NodeChunk.process */
     uint32_t slot, first_chunk, min_workers, max_workers;
-    bool worker_only, stop, agrees;
+    bool worker_only, stop;
     bool more;                 /* another event follows at once: nobody is given work before it */
     bool drained, quarantined; /* of a member that joins: it was before its stream was lost */
     kd_core_step step;

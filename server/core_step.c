@@ -74,7 +74,9 @@ void kd_step_free(struct job *j)
     free(j->runner);
     free(j->second);
     free(j->next);
+    free(j->checked);
     j->chunk_owner = j->runner = j->second = j->next = NULL;
+    j->checked = NULL;
 }
 
 void kd_step_open(kd_core *c, struct job *j, kd_actions *out)
@@ -87,6 +89,7 @@ void kd_step_open(kd_core *c, struct job *j, kd_actions *out)
     j->chunk_owner = kd_xalloc(info->chunks * sizeof *j->chunk_owner);
     j->runner = kd_xalloc(info->slots * sizeof *j->runner);
     j->second = kd_xalloc(info->slots * sizeof *j->second);
+    j->checked = kd_xalloc(info->slots * sizeof *j->checked);
     j->next = kd_xalloc(info->slots * sizeof *j->next);
     j->opening = j->generation = c->epoch << 32 | ++c->counter;
     j->open = j->fresh = true;
@@ -211,6 +214,14 @@ static struct part *least_loaded(struct part *parts, size_t n, kd_member_id but,
     return best;
 }
 
+static const struct member *by_process(const kd_core *c, const struct job *j, uint64_t process)
+{
+    for (size_t i = 0; i < c->n_members; i++)
+        if (c->members[i].process == process && c->members[i].job == j->id)
+            return &c->members[i];
+    return NULL;
+}
+
 /* Units of the step under way whose runner has gone; those of a member that leaves stay its own. */
 static void divide_units(kd_core *c, struct job *j, const kd_core_step *step, struct part *parts,
                          size_t n, kd_member_id *given)
@@ -231,13 +242,24 @@ static void divide_units(kd_core *c, struct job *j, const kd_core_step *step, st
     for (uint32_t s = 0; s < j->n_slots; s++) {
         const struct member *runner = j->runner[s] ? kd_core_member(c, j->runner[s]) : NULL;
         bool there = runner && runner->job == j->id && runner->state == WORKING;
-        /* Who ran it besides has run it; whether the other one had is not known. */
-        if (step->done_ms[s] && !there && j->second[s]) {
+        /* Another one has run it, besides or before it lost its part: who else is asked to must be
+         * somebody else. */
+        const struct member *by =
+            step->done_ms[s] && !there && step->done_by ? by_process(c, j, step->done_by[s]) : NULL;
+        if (by) {
+            j->runner[s] = by->id;
+            j->checked[s] = step->done_second[s];
+            if (j->second[s] == by->id)
+                j->second[s] = 0;
+        } else if (step->done_ms[s] && !there && j->second[s]) {
+            /* Who has gone may have told of a part of it. */
             j->runner[s] = j->second[s];
+            j->checked[s] = true;
             j->second[s] = 0;
         }
         if (step->done_ms[s] || there)
             continue;
+        j->checked[s] = false;
         struct part *p = least_loaded(parts, n, 0, 0);
         /* A fresh start gives whole ranges, which make few tree nodes. */
         if (j->fresh)
@@ -272,7 +294,8 @@ static void give_audits(kd_core *c, struct job *j, struct part *parts, size_t n,
         struct part *p = least_loaded(parts, n, j->runner[s], 0);
         p = p ? p : &parts[0];
         p->units++;
-        give(j, p->id, s, true, out);
+        /* A lone worker's two runs are told apart by that. */
+        give(j, p->id, s, p->id != j->runner[s] || !j->checked[s], out);
     }
 }
 
@@ -309,6 +332,7 @@ static void take_step(struct job *j, uint64_t version, kd_time_ms now)
         if (version >= j->next_from)
             j->runner[s] = j->next[s];
     memset(j->second, 0, j->n_slots * sizeof *j->second);
+    memset(j->checked, 0, j->n_slots * sizeof *j->checked);
     j->dispute.open = false;
 }
 
@@ -546,6 +570,16 @@ void kd_step_news(kd_core *c, struct job *j, const kd_core_step *step, kd_time_m
     }
 }
 
+/* Of the step under way. A look may be ahead of the news of a commit, so who was told to leave may
+ * have been left its units of a step that has begun since. */
+static bool runs_units(const struct job *j, kd_member_id id)
+{
+    for (uint32_t s = 0; s < j->n_slots; s++)
+        if (j->runner[s] == id)
+            return true;
+    return false;
+}
+
 void kd_step_committed(kd_core *c, struct job *j, uint64_t version, const kd_core_step *step,
                        kd_time_ms now, kd_actions *out)
 {
@@ -564,7 +598,7 @@ void kd_step_committed(kd_core *c, struct job *j, uint64_t version, const kd_cor
     j->hung_after = HUNG_MS;
     for (size_t i = 0; i < c->n_members; i++) {
         struct member *m = &c->members[i];
-        if (m->job == j->id && m->leaving)
+        if (m->job == j->id && m->leaving && (j->reshape || !runs_units(j, m->id)))
             kd_core_release(m, m->drain ? "drained" : "the job has enough workers", out);
     }
     if (j->audit > 0 && !j->reshape) {
@@ -590,14 +624,6 @@ void kd_step_tick(kd_core *c, struct job *j, kd_time_ms now, kd_actions *out)
             look = KD_MIN(look, patience(&pace, &c->members[i], now));
     if (now - j->step_since > look)
         kd_core_act(out, KD_ACT_LOOK, j->id, j->stage);
-}
-
-static const struct member *by_process(const kd_core *c, const struct job *j, uint64_t process)
-{
-    for (size_t i = 0; i < c->n_members; i++)
-        if (c->members[i].process == process && c->members[i].job == j->id)
-            return &c->members[i];
-    return NULL;
 }
 
 /* Whoever was odd had other units in this step: all of it is computed again. */
@@ -654,7 +680,9 @@ kd_member_id kd_step_checked(kd_core *c, struct job *j, const kd_event *ev, kd_a
     if (!d->open || ev->version != d->step || ev->slot != d->slot || !third ||
         third->id != d->third)
         return 0;
-    kd_member_id odd = ev->agrees ? d->other : d->first;
+    /* Each of the two may have told of some chunks first. */
+    const struct member *other = by_process(c, j, ev->other);
+    kd_member_id odd = !ev->other || (other && other->id == d->other) ? d->other : d->first;
     const struct member *m = kd_core_member(c, odd);
     settle(j, m ? m->process : 0, out);
     return odd;

@@ -445,16 +445,21 @@ void kd_exchange_manifest(kd_exchange *x, uint64_t version)
     pthread_mutex_unlock(&x->mu);
 }
 
-void kd_exchange_look_at(kd_exchange *x, kd_exchange_look *out, kd_time_ms *done_ms, bool *slices)
+void kd_exchange_look_at(kd_exchange *x, kd_exchange_look *out)
 {
     pthread_mutex_lock(&x->mu);
-    *out = (kd_exchange_look){.version = x->version,
-                              .since = x->since,
-                              .whole = x->current != NULL,
-                              .audits = x->audits_missing,
-                              .disputed = x->disputed,
-                              .want_state = !x->current && x->checkpoint_next};
-    memcpy(done_ms, x->done_ms, x->cfg.slots * sizeof *done_ms);
-    memcpy(slices, x->have, x->cfg.chunks * sizeof *slices);
+    out->version = x->version;
+    out->since = x->since;
+    out->whole = x->current != NULL;
+    out->audits = x->audits_missing;
+    out->disputed = x->disputed;
+    out->want_state = !x->current && x->checkpoint_next;
+    memcpy(out->done_ms, x->done_ms, x->cfg.slots * sizeof *out->done_ms);
+    for (size_t s = 0; s < x->cfg.slots; s++) {
+        const size_t at = s * x->cfg.chunks;
+        out->done_by[s] = x->leaves.have[at] ? x->leaves.process[at] : 0;
+        out->done_second[s] = x->leaves.runs[at] == SECOND_RUN;
+    }
+    memcpy(out->slices, x->have, x->cfg.chunks * sizeof *out->slices);
     pthread_mutex_unlock(&x->mu);
 }

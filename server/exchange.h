@@ -100,9 +100,10 @@ typedef struct kd_exchange_events {
      */
     void (*divergence)(void *arg, const kd_exchange_config *cfg, const char *what, uint64_t step,
                        uint32_t slot, uint64_t first, uint64_t other);
-    /* A second run is complete; agrees: with the first in every chunk. */
+    /* A second run is complete. against: whose run it differs from, 0 = nobody's. A unit's chunks
+     * may have come first from different processes. */
     void (*checked)(void *arg, const kd_exchange_config *cfg, uint64_t step, uint32_t slot,
-                    uint64_t process, bool agrees);
+                    uint64_t process, uint64_t against);
     /* An owner asks for the newest checkpoint and it is not in memory: kd_exchange_set_base. */
     void (*need_base)(void *arg, const kd_exchange_config *cfg);
     /* The journal takes no more (why), so no sum leaves; why NULL: it does again. */
@@ -145,8 +146,7 @@ void kd_exchange_hold(kd_exchange *x, bool hold);
 void kd_exchange_retry(kd_exchange *x);
 /* Ends the stage: everything is answered -KD_ESTALE until the next open. */
 void kd_exchange_close(kd_exchange *x);
-/* Where the step stands, at one moment. done_ms [slots]: when a unit's gradient was there in all
- * chunks, 0 = not yet; slices [chunks]: which are there of the version that comes next. */
+/* Where the step stands, at one moment. */
 typedef struct kd_exchange_look {
     uint64_t version;
     kd_time_ms since; /* the version was committed */
@@ -154,8 +154,13 @@ typedef struct kd_exchange_look {
     bool want_state;  /* with optimiser state */
     uint32_t audits;  /* second runs that sums wait for */
     bool disputed;    /* sums wait for a verdict */
+    /* The caller's room. */
+    kd_time_ms *done_ms; /* [slots] when a unit's gradient was there in all chunks, 0 = not yet */
+    uint64_t *done_by;   /* [slots] NodeChunk.process of who told of it first, 0 = nobody has */
+    bool *done_second;   /* [slots] all that this one has told of was a second run */
+    bool *slices;        /* [chunks] which are there of the version that comes next */
 } kd_exchange_look;
-void kd_exchange_look_at(kd_exchange *x, kd_exchange_look *out, kd_time_ms *done_ms, bool *slices);
+void kd_exchange_look_at(kd_exchange *x, kd_exchange_look *out);
 /* Saves the next version whose first sum has not left yet. */
 void kd_exchange_checkpoint(kd_exchange *x);
 

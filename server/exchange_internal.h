@@ -11,6 +11,9 @@
 /* Second runs of a unit that may come in at once: one that is over, late pushes of who was lost. */
 #define CHECKS 4
 
+/* Of a unit; who tells of both has computed it twice. */
+enum { FIRST_RUN = 1, SECOND_RUN = 2 };
+
 enum want { WANT_SUM, WANT_SLICE, WANT_STATE, WANT_BASE, WANT_VALUES };
 
 struct waiter {
@@ -69,7 +72,7 @@ struct kd_exchange {
         uint32_t *crc;     /* [slots][chunks] */
         bool *have;        /* [slots][chunks] */
         uint64_t *process; /* [slots][chunks] whose came first */
-        bool *check;       /* [slots][chunks] and whether it was a second run */
+        uint8_t *runs;     /* [slots][chunks] what that one has told of: FIRST_RUN, SECOND_RUN */
         bool *twice;       /* [slots][chunks] and another one has told the same, or not */
     } leaves, late;
     bool *audited; /* [slots] the unit of T is run twice before sums leave */
@@ -80,9 +83,9 @@ struct kd_exchange {
     size_t n_odd;
     bool disputed; /* two runs differ: sums wait for the verdict */
     struct check {
-        uint64_t process; /* whose second run is coming in, 0 = nobody's */
-        uint32_t left;    /* chunks that are to come */
-        bool differs;
+        uint64_t process;               /* whose second run is coming in, 0 = nobody's */
+        uint32_t left;                  /* chunks that are to come */
+        uint64_t against;               /* whose run it differs from, 0 = nobody's */
     } * checks;                         /* [slots][CHECKS] */
     bool *check_have;                   /* [slots][chunks] */
     uint32_t *slot_left;                /* [slots] chunks without a gradient of the unit */

@@ -16,7 +16,7 @@ void kd_xc_new_leaves(struct leaves *l, const kd_exchange_config *cfg)
     l->crc = kd_xalloc((size_t)cfg->slots * cfg->chunks * sizeof *l->crc);
     l->have = kd_xalloc((size_t)cfg->slots * cfg->chunks * sizeof *l->have);
     l->process = kd_xalloc((size_t)cfg->slots * cfg->chunks * sizeof *l->process);
-    l->check = kd_xalloc((size_t)cfg->slots * cfg->chunks * sizeof *l->check);
+    l->runs = kd_xalloc((size_t)cfg->slots * cfg->chunks * sizeof *l->runs);
     l->twice = kd_xalloc((size_t)cfg->slots * cfg->chunks * sizeof *l->twice);
 }
 
@@ -31,7 +31,7 @@ void kd_xc_free_leaves(struct leaves *l)
     free(l->crc);
     free(l->have);
     free(l->process);
-    free(l->check);
+    free(l->runs);
     free(l->twice);
 }
 
@@ -228,6 +228,7 @@ static uint32_t compare_leaves(kd_exchange *x, struct leaves *l, const Distill__
                                uint64_t *out_first)
 {
     uint32_t first = head->node, count = 1, differs = UINT32_MAX;
+    const uint8_t run = head->check ? SECOND_RUN : FIRST_RUN;
     while (first < x->cfg.slots) {
         first *= 2;
         count *= 2;
@@ -241,16 +242,18 @@ static uint32_t compare_leaves(kd_exchange *x, struct leaves *l, const Distill__
             l->have[at] = true;
             l->crc[at] = head->leaves[i];
             l->process[at] = head->process;
-            l->check[at] = head->check;
+            l->runs[at] = run;
             continue;
         }
         if (l->crc[at] != head->leaves[i] && differs == UINT32_MAX) {
             differs = first + i;
             *out_first = l->process[at];
         }
+        if (l->process[at] == head->process)
+            l->runs[at] = (uint8_t)(l->runs[at] | run);
         /* A lone worker can only be compared with itself. */
         bool other = l->process[at] != head->process ||
-                     (x->members < 2 && (bool)head->check != l->check[at]);
+                     (x->members < 2 && l->runs[at] == (FIRST_RUN | SECOND_RUN));
         if (other && !l->twice[at] && l == &x->leaves) {
             l->twice[at] = true;
             if (--x->twice_left[first + i] == 0 && x->audited[first + i]) {
@@ -343,8 +346,9 @@ static int take_node(kd_exchange *x, const Distill__V1__NodeChunk *head, const u
     return 0;
 }
 
-/* A second run has told of one more chunk; agrees: with the first. Pushes may come again. */
-static void count_check(kd_exchange *x, uint32_t slot, bool agrees,
+/* A second run has told of one more chunk, which differs from what `against` told of it, 0 = it
+ * does not. Pushes may come again. */
+static void count_check(kd_exchange *x, uint32_t slot, uint64_t against,
                         const Distill__V1__NodeChunk *head)
 {
     struct check *c = &x->checks[slot * CHECKS];
@@ -360,10 +364,10 @@ static void count_check(kd_exchange *x, uint32_t slot, bool agrees,
     if (have[head->chunk])
         return;
     have[head->chunk] = true;
-    c[i].differs = c[i].differs || !agrees;
+    c[i].against = against ? against : c[i].against;
     if (--c[i].left > 0)
         return;
-    x->ev.checked(x->ev.arg, &x->cfg, head->step, slot, head->process, !c[i].differs);
+    x->ev.checked(x->ev.arg, &x->cfg, head->step, slot, head->process, c[i].against);
 }
 
 void kd_exchange_push(kd_exchange *x, kd_rpc_call *call, const Distill__V1__NodeChunk *head,
@@ -403,7 +407,7 @@ void kd_exchange_push(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Node
     if (!late && slot != UINT32_MAX)
         x->disputed = true;
     if (!late && head->check && head->node >= x->cfg.slots)
-        count_check(x, head->node - x->cfg.slots, slot == UINT32_MAX, head);
+        count_check(x, head->node - x->cfg.slots, slot == UINT32_MAX ? 0 : first, head);
     bool duplicate = true;
     int rc = late ? 0 : take_node(x, head, payload, &duplicate, &diverged);
     reply.duplicate = duplicate;

@@ -116,8 +116,15 @@ void kd_exchange_publish(kd_exchange *x, kd_rpc_call *call, const Distill__V1__S
         goto out;
     uint64_t want = kd_xc_collected(x);
     size_t bytes = kd_xc_chunk_len(x, head->chunk) * sizeof(float);
-    if (head->version > want || head->version + 1 < want) {
-        kd_rpc_finish(call, -KD_ESTALE, "another version is being collected");
+    if (head->version > want) {
+        kd_rpc_finish(call, -KD_ESTALE, "an earlier version is being collected");
+        goto out;
+    }
+    if (head->version + 1 < want) {
+        /* Whole long ago. An owner that catches up must hear it, since it asks for nothing that
+         * follows a version before its slice of that is taken. */
+        reply.duplicate = true;
+        kd_xc_answer(call, &reply, NULL, 0);
         goto out;
     }
     size_t vectors = head->with_state ? x->cfg.state_vectors : 0;

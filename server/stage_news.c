@@ -11,7 +11,6 @@ struct news {
     uint64_t generation, version;
     kd_step_totals totals;
     uint64_t process, other;
-    bool agrees;
     const char *what;
     char text[KD_CORE_TEXT];
     kd_time_ms *done_ms; /* owned */
@@ -177,17 +176,17 @@ static void loop_checked(kd_daemon *d, void *arg)
                                    .version = n->version,
                                    .slot = n->slot,
                                    .process = n->process,
-                                   .agrees = n->agrees});
+                                   .other = n->other});
     free_news(n);
 }
 
 static void on_checked(void *arg, const kd_exchange_config *cfg, uint64_t step, uint32_t slot,
-                       uint64_t process, bool agrees)
+                       uint64_t process, uint64_t against)
 {
     struct news *n = new_news(cfg, step);
     n->slot = slot;
     n->process = process;
-    n->agrees = agrees;
+    n->other = against;
     if (!kd_daemon_post(arg, loop_checked, n))
         free_news(n);
 }

@@ -27,6 +27,7 @@ struct chunk {
     bool sum_there, checkpoint; /* the sum of step `label` is here; its slice is to be saved */
     float scale;
     struct due base, slice; /* of the version that the stage goes on from; of `label` */
+    bool ahead; /* the slice was kept over a fresh start: its sum may have to be made again */
     bool busy_slice, busy_sum, busy_base, busy_publish, busy_apply;
     kd_time_ms retry_at;
 };
@@ -222,7 +223,11 @@ static void clear_units(kd_part *p)
 
 bool kd_part_whole(const kd_part *p)
 {
-    return p->missing == 0 && p->goal <= p->last_version;
+    bool whole = p->missing == 0 && p->goal <= p->last_version;
+    /* The units that a lost sum is made of are this version's. */
+    for (uint32_t k = 0; k < p->h.chunks && whole; k++)
+        whole = !p->chunks[k].owned || !p->chunks[k].ahead || !p->chunks[k].slice.version;
+    return whole;
 }
 
 void kd_part_advance(kd_part *p)
@@ -342,9 +347,12 @@ static void start_fresh(kd_part *p, const kd_part_begin *b)
         if (!keeps)
             c->label = 0;
         c->sum_there = c->sum_there && keeps;
+        /* What waits at the coordinator may wait for what this worker is to do now. */
+        c->busy_slice = c->busy_sum = c->busy_base = c->busy_publish = false;
         c->base = (struct due){0};
         /* Nobody has it any more. */
-        c->slice.version = c->label == b->version + 1 ? c->label : 0;
+        c->ahead = c->label == b->version + 1;
+        c->slice.version = c->ahead ? c->label : 0;
     }
     memset(p->push_states, PUSH_DUE, p->cap_pushes * p->h.chunks);
     p->push_cursor = 0;
@@ -729,6 +737,9 @@ int kd_part_tell(kd_part *p, const kd_todo *t, const kd_outcome *o, kd_time_ms n
 {
     struct chunk *c = &p->chunks[t->chunk];
     bool again = kd_part_again(o->code) || o->code == -KD_ESTALE;
+    /* Answers from before a restart tell of a course that the stage may not be on any more. */
+    if (t->generation < p->fresh_from && t->kind != KD_TODO_PUSH)
+        return 0;
     switch (t->kind) {
     case KD_TODO_SLICE:
         c->busy_slice = false;
@@ -748,10 +759,6 @@ int kd_part_tell(kd_part *p, const kd_todo *t, const kd_outcome *o, kd_time_ms n
     case KD_TODO_APPLY:
         break;
     }
-    /* Answers from before a restart tell of a course that the stage may not be on any more. */
-    bool old = t->generation < p->fresh_from && t->kind != KD_TODO_PUSH;
-    if (o->code == 0 && old)
-        return 0;
     if (o->code == 0) {
         p->stale_since = 0;
         p->refusals = 0;
@@ -792,6 +799,7 @@ void kd_part_applied(kd_part *p, uint32_t k)
     c->base.version = c->base.version < c->label ? 0 : c->base.version;
     /* Older labels are steps on the way; who gets a chunk that was published before does it again.
      */
+    c->ahead = false;
     if (c->label > p->version)
         c->slice = (struct due){c->label, c->checkpoint};
     take_own(p, k);

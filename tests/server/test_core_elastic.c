@@ -352,6 +352,26 @@ static void test_core_drains_a_worker(void **state)
     commit(r, k);
 }
 
+/* What is looked up when it is told to leave is ahead of the news that a step was committed. */
+static void test_core_who_leaves_has_units_of_the_step_that_began_meanwhile(void **state)
+{
+    static const kd_time_ms done[SLOTS] = {1, 1, 1, 1};
+    struct rig *r = *state;
+    kd_member_id a, b;
+    int k = two_at_work(r, &a, &b);
+    r->jobs[k].version++;
+    drain(r, b, false);
+    feed(r, &(kd_event){.kind = KD_EV_COMMITTED,
+                        .job = r->jobs[k].id,
+                        .generation = r->jobs[k].opening,
+                        .version = r->jobs[k].version,
+                        .step = {.version = r->jobs[k].version - 1, .done_ms = done}});
+    IS(b, "draining", r->jobs[k].id);
+    commit(r, k);
+    IS(b, "drained", 0);
+    IS(a, "working", r->jobs[k].id);
+}
+
 /* A step of which everything is there but some slices. */
 static void look_at_step(struct rig *r, int k, kd_time_ms since, const bool slices[3])
 {
@@ -454,6 +474,7 @@ int main(void)
         CASE(test_core_scales_up_and_down),
         CASE(test_core_scaled_job_waits_for_its_least_workers),
         CASE(test_core_drains_a_worker),
+        CASE(test_core_who_leaves_has_units_of_the_step_that_began_meanwhile),
         CASE(test_core_lets_go_who_answers_and_does_nothing),
         CASE(test_core_stays_drained_or_quarantined_over_a_reconnect),
         CASE(test_core_takes_what_is_beyond_the_least_first),

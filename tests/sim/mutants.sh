@@ -39,9 +39,9 @@ mutant() {
     names+=("$1") about+=("$2") files+=("$3") from+=("$4") to+=("$5")
 }
 mutant HALF 'units run on a version that is not whole' worker/part.c \
-    'return p->missing == 0 && p->goal' 'return p->missing <= 1 && p->goal'
+    'whole = p->missing == 0 && p->goal' 'whole = p->missing <= 1 && p->goal'
 mutant OLDCOURSE 'an answer from before the stage went on from elsewhere counts' worker/part.c \
-    'if (o->code == 0 && old)' 'if (false)'
+    'if (t->generation < p->fresh_from && t->kind != KD_TODO_PUSH)' 'if (false)'
 mutant DROP_EARLY 'the journal goes before the checkpoint is the manifest' server/journal.c \
     'int rc = new_file(j, step, diag);' 'int rc = new_file(j, step, diag); if (rc == 0) kd_journal_cut(j, step);'
 mutant MAXJ 'the journal ends where one chunk ends' server/journal.c \
@@ -70,6 +70,17 @@ mutant WIDE_WORKER 'a worker adds its units up without rounding the sums to bflo
     'if (r->bfloat16)' 'if (false)'
 mutant WIDE_SUMS 'the coordinator adds nodes up without rounding the sums' server/exchange_sums.c \
     'kd_bfloat16_add(left, right, n);' 'for (size_t i = 0; i < n; i++) left[i] += right[i];'
+mutant EARLY_LEAVE 'who leaves is let go although units of the step are its own' server/core_step.c \
+    'm->leaving && (j->reshape || !runs_units(j, m->id))' 'm->leaving'
+mutant OLDSLICE 'a slice that all have is refused for ever' server/exchange_versions.c \
+    '        reply.duplicate = true;
+        kd_xc_answer(call, &reply, NULL, 0);' '        kd_rpc_finish(call, -KD_ESTALE, "");'
+mutant STUCK_CALLS 'calls of before go on to count as under way after a fresh start' worker/part.c \
+    'c->busy_slice = c->busy_sum = c->busy_base = c->busy_publish = false;' ''
+mutant RUN_AHEAD 'an owner that is ahead of the journal drops the units that its sum is made of' worker/part.c \
+    '!p->chunks[k].ahead' 'true'
+mutant SAME_HAND 'a second run may be given to who made the first' server/core_step.c \
+    'j->runner[s] = by->id;' ''
 mutant UNFRESH 'who comes back goes on from what it held' server/core_step.c \
     'first || j->push_again || parts[r].fresh' 'first || j->push_again'
 

@@ -88,7 +88,7 @@ static void on_heal(struct world *w, void *a, uint64_t b)
         return;
     }
     SAY(w, "worker %d is well again", k->index);
-    k->stopped = k->cut = false;
+    k->stopped = k->cut = k->ends = false;
     k->slow = 1;
     /* Its stream broke meanwhile, or goes on. */
     if (!k->member)
@@ -96,6 +96,16 @@ static void on_heal(struct world *w, void *a, uint64_t b)
     if (b == DRAIN && k->member && w->up)
         sim_to_core(w, &(kd_event){.kind = KD_EV_DRAIN, .member = k->member, .stop = true});
     sim_pump(k);
+}
+
+void sim_kill_worker(struct worker *k)
+{
+    struct world *w = k->world;
+    k->alive = k->ends = false;
+    k->life++;
+    sim_drop_stage(k);
+    sim_disconnect(k);
+    sim_at(w, w->now + 100 + sim_random(w, 1500), on_heal, k, KILL);
 }
 
 static void on_fault(struct world *w, void *a, uint64_t kind)
@@ -107,13 +117,8 @@ static void on_fault(struct world *w, void *a, uint64_t kind)
     SAY(w, "fault %d on worker %d", (int)kind, k->index);
     switch ((enum fault)kind) {
     case KILL:
-        if (!k->alive)
-            break;
-        k->alive = false;
-        k->life++;
-        sim_drop_stage(k);
-        sim_disconnect(k);
-        sim_at(w, w->now + 100 + sim_random(w, 1500), on_heal, k, KILL);
+        if (k->alive)
+            sim_kill_worker(k);
         break;
     case STOP:
         k->stopped = true;
@@ -137,6 +142,7 @@ static void on_fault(struct world *w, void *a, uint64_t kind)
         }
         break;
     case DRAIN:
+        k->ends = kd_rng_below(&w->rng, 2) > 0;
         if (k->member && w->up)
             sim_to_core(w, &(kd_event){.kind = KD_EV_DRAIN, .member = k->member});
         sim_at(w, w->now + sim_random(w, 1500), on_heal, k, DRAIN);
@@ -170,10 +176,12 @@ static void print_end(struct world *w)
 {
     const kd_sim_config *cfg = &w->cfg;
     if (w->exchange) {
-        kd_exchange_look l;
         kd_time_ms done[KD_MAX_SLOTS];
-        bool slices[64];
-        kd_exchange_look_at(w->exchange, &l, done, slices);
+        uint64_t by[KD_MAX_SLOTS];
+        bool second[KD_MAX_SLOTS], slices[64];
+        kd_exchange_look l = {
+            .done_ms = done, .done_by = by, .done_second = second, .slices = slices};
+        kd_exchange_look_at(w->exchange, &l);
         printf("coordinator: version %llu%s, %u audits missing%s, units done at",
                (unsigned long long)l.version, l.whole ? " whole" : "", l.audits,
                l.disputed ? ", disputed" : "");

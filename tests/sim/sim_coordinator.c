@@ -3,6 +3,7 @@
 
 #define LEASE_MS 1000
 #define SAVE_MS 150
+#define LOOP_MS 20 /* that the loop may be busy with something else */
 
 /* ---- the loop */
 
@@ -20,11 +21,15 @@ static void on_loop(struct world *w, void *a, uint64_t epoch)
     drop_event(a);
 }
 
+/* In order, but what the core looks up meanwhile (KD_ACT_LOOK) may be newer than what it is told.
+ */
 static void post(struct world *w, const kd_event *ev)
 {
     kd_event *mine = kd_xalloc(sizeof *mine);
     *mine = *ev;
-    sim_at_owning(w, w->now, on_loop, mine, w->epoch, drop_event);
+    const double at = w->now + sim_random(w, LOOP_MS);
+    w->loop_at = KD_MAX(w->loop_at, at);
+    sim_at_owning(w, w->loop_at, on_loop, mine, w->epoch, drop_event);
 }
 
 /* ---- what the exchange tells */
@@ -127,15 +132,17 @@ static void x_divergence(void *arg, const kd_exchange_config *cfg, const char *w
 }
 
 static void x_checked(void *arg, const kd_exchange_config *cfg, uint64_t step, uint32_t slot,
-                      uint64_t process, bool agrees)
+                      uint64_t process, uint64_t against)
 {
     (void)cfg;
+    SAY((struct world *)arg, "second run of step %llu slot %u by %llu, against %llu",
+        (unsigned long long)step, slot, (unsigned long long)process, (unsigned long long)against);
     post(arg, &(kd_event){.kind = KD_EV_CHECKED,
                           .job = JOB,
                           .version = step,
                           .slot = slot,
                           .process = process,
-                          .agrees = agrees});
+                          .other = against});
 }
 
 static float *copy_of(const float *v, size_t n)
@@ -246,12 +253,13 @@ void sim_close_exchange(struct world *w)
 
 static void look(struct world *w)
 {
-    kd_exchange_look l;
     if (!w->exchange)
         return;
-    kd_time_ms *done = kd_xalloc(w->cfg.slots * sizeof *done);
-    bool *slices = kd_xalloc(w->cfg.chunks * sizeof *slices);
-    kd_exchange_look_at(w->exchange, &l, done, slices);
+    kd_exchange_look l = {.done_ms = kd_xalloc(w->cfg.slots * sizeof *l.done_ms),
+                          .done_by = kd_xalloc(w->cfg.slots * sizeof *l.done_by),
+                          .done_second = kd_xalloc(w->cfg.slots * sizeof *l.done_second),
+                          .slices = kd_xalloc(w->cfg.chunks * sizeof *l.slices)};
+    kd_exchange_look_at(w->exchange, &l);
     sim_to_core(w, &(kd_event){.kind = KD_EV_STEP,
                                .job = JOB,
                                .generation = w->opening,
@@ -260,10 +268,14 @@ static void look(struct world *w)
                                         .whole = l.whole,
                                         .want_state = l.want_state,
                                         .held = l.audits > 0 || l.disputed,
-                                        .done_ms = done,
-                                        .slices = slices}});
-    free(done);
-    free(slices);
+                                        .done_ms = l.done_ms,
+                                        .done_by = l.done_by,
+                                        .done_second = l.done_second,
+                                        .slices = l.slices}});
+    free(l.done_ms);
+    free(l.done_by);
+    free(l.done_second);
+    free(l.slices);
 }
 
 static void set_manifest(struct world *w, uint64_t version)

@@ -40,6 +40,7 @@ struct worker {
     struct world *world;
     int index;
     bool alive, stopped, cut, odd;
+    bool ends; /* once it is let go */
     double slow;
     uint64_t life, conn; /* of the process, of its control stream; 0 = not connected */
     uint64_t parts;      /* stages that it has let go: answers for those are nobody's */
@@ -79,6 +80,7 @@ struct kd_rpc_call {
 
 /* A message of a control stream, in either direction. */
 struct control {
+    uint64_t number; /* in its stream, from 0 */
     struct worker *worker;
     uint64_t life, conn, epoch;
     kd_action action;
@@ -111,7 +113,10 @@ struct world {
 
     struct worker *workers;
     int n_workers;
-    double *control_at; /* [workers] when the last message to it arrives: streams are in order */
+    struct stream {
+        double at;           /* when the last message arrives */
+        uint64_t sent, done; /* messages: streams are in order */
+    } * control;             /* [workers] to each of them */
 
     /* on disk */
     char dir[64];
@@ -126,6 +131,7 @@ struct world {
     kd_exchange *exchange;
     kd_actions actions;
     bool carrying, power_failed;
+    double loop_at;                    /* when the last event that was posted arrives */
     uint32_t sums_to_live;             /* it dies when that many sums have arrived, 0 = not so */
     uint64_t opening, committed, kept; /* kept: of the course that the stage is on */
     kd_member_id next_member;
@@ -191,6 +197,8 @@ void sim_on_control(struct world *w, void *control, uint64_t b);
 /* Does all that there is to do now. */
 void sim_pump(struct worker *k);
 void sim_drop_stage(struct worker *k);
+/* sim.c: the process ends, and another one takes its place some time later. */
+void sim_kill_worker(struct worker *k);
 
 /* ---- sim_coordinator.c */
 void sim_start_coordinator(struct world *w);

@@ -235,10 +235,11 @@ void sim_send_control(struct world *w, const kd_action *act)
         if (act->ranges[i].n)
             memcpy(m->ranges[i], w->actions.ranges + act->ranges[i].at,
                    act->ranges[i].n * sizeof(kd_range));
-    double t = w->now + 0.2 + sim_random(w, 4);
-    t = KD_MAX(t, w->control_at[k->index] + 0.01);
-    w->control_at[k->index] = t;
-    sim_control_at(m, t, sim_on_control);
+    struct stream *s = &w->control[k->index];
+    m->number = s->sent++;
+    const double at = w->now + 0.2 + sim_random(w, 4);
+    s->at = KD_MAX(at, s->at + 0.01);
+    sim_control_at(m, s->at, sim_on_control);
 }
 
 void sim_on_connect(struct world *w, void *a, uint64_t life)

@@ -5,13 +5,20 @@
 
 #define EVAL_MS 90
 
-static void on_wake(struct world *w, void *a, uint64_t life)
+static const char *const g_kinds[] = {[KD_TODO_SLICE] = "slice",
+                                      [KD_TODO_SUM] = "sum of step",
+                                      [KD_TODO_BASE] = "base",
+                                      [KD_TODO_PUBLISH] = "publish",
+                                      [KD_TODO_PUSH] = "push of step"};
+
+/* Set in an earlier life it is as good. */
+static void on_wake(struct world *w, void *a, uint64_t b)
 {
     struct worker *k = a;
     (void)w;
+    (void)b;
     k->awake = false;
-    if (k->life == life)
-        sim_pump(k);
+    sim_pump(k);
 }
 
 static bool runs(const struct worker *k)
@@ -61,6 +68,8 @@ static void tell_part(struct worker *k, const kd_rpc_call *c)
     if (t->kind == KD_TODO_BASE && o.code == 0)
         w->out->rebuilt++;
     w->out->refused += o.code != 0;
+    SAY(w, "worker %d is told %d: %s %llu, chunk %u", k->index, o.code, g_kinds[t->kind],
+        (unsigned long long)t->version, t->chunk);
     int rc = kd_part_tell(k->part, t, &o, (kd_time_ms)w->now);
     if (rc != 0)
         sim_broken(w, "no call is refused for ever", "worker %d: kind %d, code %d", k->index,
@@ -137,7 +146,8 @@ static void on_unit(struct world *w, void *a, uint64_t b)
     kd_tree_sums sums = {.loss = 1.0 / (1 + slot), .samples = 1}, node_sums;
     sim_gradient(w, kd_part_vector(k->part), step, slot, gradient);
     if (k->odd && kd_rng_below(&w->rng, 3) == 0)
-        gradient[kd_rng_below(&w->rng, (uint32_t)w->floats)] += w->cfg.bfloat16 ? 1 : 1e-3f;
+        gradient[kd_rng_below(&w->rng, (uint32_t)w->floats)] +=
+            (float)(1 + kd_rng_below(&w->rng, 200)) * (w->cfg.bfloat16 ? 1 : 1e-3f);
     if (w->cfg.bfloat16)
         kd_bfloat16_round(gradient, w->floats);
     uint32_t own[KD_MAX_SLOTS], *leaves = k->round_checks ? own : k->digests + slot * w->cfg.chunks;
@@ -264,7 +274,7 @@ void sim_pump(struct worker *k)
     start_round(k);
     if (!k->awake) {
         k->awake = true;
-        sim_at(w, w->now + (wait_ms < 0 ? 200 : wait_ms + 1), on_wake, k, k->life);
+        sim_at(w, w->now + (wait_ms < 0 ? 200 : wait_ms + 1), on_wake, k, 0);
     }
 }
 
@@ -363,16 +373,20 @@ void sim_on_control(struct world *w, void *a, uint64_t b)
     struct control *m = a;
     struct worker *k = m->worker;
     (void)b;
-    if (k->life == m->life && k->alive && (k->stopped || k->cut) && k->conn == m->conn) {
-        w->control_at[k->index] = KD_MAX(w->control_at[k->index], w->now + 10) + 0.01;
-        /* Behind all that waits: in order. */
-        sim_control_at(m, w->control_at[k->index], sim_on_control);
+    struct stream *s = &w->control[k->index];
+    bool waits = k->life == m->life && k->alive && (k->stopped || k->cut) && k->conn == m->conn;
+    if (waits || m->number != s->done) {
+        s->at = KD_MAX(s->at, w->now + 10) + 0.01;
+        sim_control_at(m, s->at, sim_on_control);
         return;
     }
+    s->done++;
     if (k->life == m->life && k->conn == m->conn && k->alive) {
         enum kd_action_kind kind = m->action.kind;
         if (kind == KD_ACT_PREPARE)
             prepare(k, m);
+        else if (kind == KD_ACT_RELEASE && k->ends)
+            sim_kill_worker(k);
         else if (kind == KD_ACT_RELEASE && k->state == HOLDS)
             sim_drop_stage(k);
         else if (kind == KD_ACT_BEGIN && k->state == HOLDS)

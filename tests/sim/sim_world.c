@@ -202,7 +202,7 @@ void sim_world_init(struct world *w, const kd_sim_config *cfg, kd_sim_result *ou
     w->evaluations = kd_xalloc((cfg->steps + 2) * sizeof *w->evaluations);
     w->n_workers = cfg->workers + cfg->joins;
     w->workers = kd_xalloc((size_t)w->n_workers * sizeof *w->workers);
-    w->control_at = kd_xalloc((size_t)w->n_workers * sizeof *w->control_at);
+    w->control = kd_xalloc((size_t)w->n_workers * sizeof *w->control);
 }
 
 void sim_world_clear(struct world *w)
@@ -228,7 +228,7 @@ void sim_world_clear(struct world *w)
     free(w->truth);
     free(w->initial);
     free(w->workers);
-    free(w->control_at);
+    free(w->control);
     free(w->heap);
     kd_diag diag = {0};
     (void)!kd_file_remove_tree(w->dir, &diag);
