@@ -7,13 +7,13 @@ usage() {
 Usage: tests/sim/mutants.sh [--build DIR] [--seeds N] [--list] [NAME...]
 
 Copies the coordinator's and the worker's sources, changes one place for each mutant (a place that is not there
-exactly once is an error), builds test_sim of them and runs N seeds (600). A mutant that comes through is
+exactly once is an error), builds test_sim of them and runs N seeds (5000). A mutant that comes through is
 a failure. --build: a build folder with the preset's libraries (build/dev).
 END
 }
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-build=build/dev seeds=600 list=no
+build=build/dev seeds=5000 list=no
 wanted=()
 while (($#)); do
     case $1 in
@@ -51,7 +51,7 @@ mutant SENDFIRST 'a sum leaves without its record in the journal' server/exchang
 mutant LOSTUNITS 'units of who is gone are given to nobody' server/core_step.c \
     'if (step->done_ms[s] || there)' 'if (step->done_ms[s] || there || !j->fresh)'
 mutant NO_REPUB 'an owner that is ahead does not publish again after a restart' worker/part.c \
-    'c->slice.version = c->label == b->version + 1 ? c->label : 0;' 'c->slice.version = 0;'
+    'c->slice.version = c->ahead ? c->label : 0;' 'c->slice.version = 0;'
 mutant KEEPNEWER 'what is newer than where the stage goes on from is kept' worker/part.c \
     '        if (!keeps)' '        if (!keeps && c->label == 0)'
 mutant DOUBLEADD 'a repeated gradient is added again' server/exchange_sums.c \
