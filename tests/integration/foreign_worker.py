@@ -23,6 +23,9 @@ class Worker:
     def send(self, message):
         self.waiting.put(message)
 
+    def bytes_of(self, message):
+        return message.SerializeToString()
+
     def messages(self):
         """What the coordinator says, as it comes, from the hello on."""
         beat = self.message()
@@ -37,6 +40,6 @@ class Worker:
                     yield beat
 
         control = self.channel.stream_stream("/distill.v1.Cluster/Control",
-                                             request_serializer=lambda m: m.SerializeToString(),
+                                             request_serializer=self.bytes_of,
                                              response_deserializer=self.reply.FromString)
         return control(outgoing())
