@@ -442,6 +442,7 @@ static void loop_control(kd_daemon *d, void *arg)
     struct control_task *t = arg;
     kd_worker_record *w = worker_of(t->call);
     kd_job_id job;
+    /* Damage that moved the message's end. */
     if (w && w->sealed && !t->sealed && (t->refused || t->m)) {
         kd_rpc_finish(t->call, -KD_EDATA, "a message came without the checksum that others had");
         free_task(t);

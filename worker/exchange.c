@@ -16,16 +16,23 @@
     10000 /* calls that wait for others; repeated by the caller, so that a lost one costs no more  \
            */
 #define MAX_BLOB ((size_t)4 << 30)
-#define DAMAGED_TRIES                                                                              \
-    8 /* of a blocking call that the way damages; as many in a row are no accident */
+#define DAMAGED_TRIES 8 /* of a blocking call; as many in a row are no accident */
 
 enum answer { ANSWER_PLAIN, ANSWER_PUBLISH, ANSWER_SUM, ANSWER_SLICE, ANSWER_VALUES };
 
 struct pending {
     enum answer answer;
+    kd_rpc_channel *quick; /* of a call that is answered at once; else NULL */
     kd_exchange_done done;
     void *arg;
 };
+
+/* What is answered at once and was not may be the connection's fault. */
+static void judge(kd_rpc_channel *ch, int rc)
+{
+    if (rc == -KD_ETIMEOUT)
+        kd_rpc_channel_reconnect(ch);
+}
 
 /* The bulk answers: payload, and what stands before it. */
 static int read_bulk(const kd_rpc_result *r, enum answer kind, kd_exchange_answer *a, kd_diag *diag)
@@ -66,6 +73,8 @@ static void on_done(const kd_rpc_result *r, void *arg)
     kd_exchange_answer a = {.scale = 1};
     int rc = r->code;
     memcpy(diag.msg, r->text, sizeof diag.msg);
+    if (p->quick)
+        judge(p->quick, rc);
     if (rc == 0 && p->answer >= ANSWER_SUM) {
         rc = read_bulk(r, p->answer, &a, &diag);
     } else if (rc == 0 && p->answer == ANSWER_PUBLISH) {
@@ -100,7 +109,7 @@ static int begin(kd_rpc_channel *ch, const char *path, const void *message, cons
     struct pending *p = malloc(sizeof *p);
     if (!p)
         return -KD_ENOMEM;
-    *p = (struct pending){answer, done, arg};
+    *p = (struct pending){answer, timeout_ms == QUICK_MS ? ch : NULL, done, arg};
     kd_buf head;
     struct iovec parts[2];
     int n = pack(message, payload, len, &head, parts);
@@ -236,6 +245,7 @@ static int call_once(kd_rpc_channel *ch, const char *path, const struct iovec *p
                      kd_diag *diag)
 {
     int rc = kd_rpc_unary(ch, path, parts, n, QUICK_MS, false, &a->r);
+    judge(ch, rc);
     if (rc != 0)
         return kd_fail(diag, rc, "%s", a->r.text);
     if (desc)
