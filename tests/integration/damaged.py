@@ -40,17 +40,10 @@ class DamagedWorker(Worker):
 
 def worker(how, job):
     end = DamagedWorker(how)
-    ready = end.message()
-    ready.ready.job = job
-    info = ready.ready.info
-    info.parameters, info.train_samples, info.val_samples, info.classes = 5000, 77, 7, 3
-    info.batch, info.slots, info.epochs, info.chunk_floats = 16, 4, 1, 4096
-    info.data_digest = info.classes_digest = "00112233445566778899aabbccddeeff"
-    info.table, info.model, info.metadata, info.epoch_samples = "[]", "mlp", "{}", 77
     try:
         for got in end.messages():
             if got.WhichOneof("kind") == "prepare" and got.prepare.job == job:
-                end.send(ready)
+                end.send(end.ready(job))
     except grpc.RpcError as e:
         print(e.code().name, e.details(), flush=True)
 
