@@ -135,7 +135,7 @@ static int unpack(const ProtobufCMessageDescriptor *reply, const uint8_t *bytes,
 {
     kd_diag diag = {0};
     int rc = payload ? kd_wire_unpack_bulk(reply, bytes, len, out, payload, payload_len, &diag)
-                     : kd_wire_unpack(reply, bytes, len, out, &diag);
+                     : kd_wire_unpack_checked(reply, bytes, len, NULL, out, &diag);
     if (rc == 0)
         return 0;
     (void)kd_fail_at(&diag, rc, "the coordinator's answer makes no sense");
@@ -148,7 +148,7 @@ int kd_conn_call(kd_conn *c, const char *method, const void *request,
 {
     kd_buf packed;
     kd_buf_init(&packed, KD_MAX_CONTROL_BYTES);
-    int rc = kd_wire_pack(request, &packed);
+    int rc = kd_wire_pack_checked(request, &packed);
     if (rc != 0) {
         kd_buf_clear(&packed);
         return fail(why, rc,
@@ -157,7 +157,7 @@ int kd_conn_call(kd_conn *c, const char *method, const void *request,
     struct iovec part = {.iov_base = packed.data, .iov_len = packed.len};
     uint8_t *bytes = NULL;
     size_t len = 0;
-    rc = call(c, method, &part, packed.len ? 1 : 0, timeout_ms, wait_ready, &bytes, &len, why);
+    rc = call(c, method, &part, 1, timeout_ms, wait_ready, &bytes, &len, why);
     kd_buf_clear(&packed);
     if (rc == 0)
         rc = unpack(reply, bytes, len, out, NULL, NULL, why);
@@ -172,7 +172,7 @@ int kd_conn_call_bulk(kd_conn *c, const char *method, const void *head, const vo
     kd_buf packed;
     kd_buf_init(&packed, KD_MAX_CONTROL_BYTES);
     int rc = payload_len ? kd_wire_pack_bulk_head(head, payload_len, &packed)
-                         : kd_wire_pack(head, &packed);
+                         : kd_wire_pack_checked(head, &packed);
     if (rc != 0) {
         kd_buf_clear(&packed);
         return fail(why, rc, kd_err_text(rc));
@@ -197,7 +197,7 @@ int kd_conn_fetch_bulk(kd_conn *c, const char *method, const void *request,
 {
     kd_buf packed;
     kd_buf_init(&packed, KD_MAX_CONTROL_BYTES);
-    int rc = kd_wire_pack(request, &packed);
+    int rc = kd_wire_pack_checked(request, &packed);
     if (rc != 0) {
         kd_buf_clear(&packed);
         return fail(why, rc, kd_err_text(rc));

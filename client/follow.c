@@ -166,7 +166,7 @@ static int run_stream(follower *w, kd_failure *why)
     stream *st = stream_new();
     kd_rpc_stream *s = NULL;
     kd_rpc_stream_events events = {.on_message = on_message, .on_end = on_end, .arg = st};
-    int rc = kd_wire_pack(&request, &packed);
+    int rc = kd_wire_pack_checked(&request, &packed);
     if (rc == 0)
         rc = kd_rpc_stream_open(w->c->channel, "/distill.v1.Jobs/Watch", 0, &events, &s, &diag);
     if (rc != 0) {

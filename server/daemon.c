@@ -22,7 +22,7 @@ void kd_answer(kd_rpc_call *call, const void *message)
 {
     kd_buf buf;
     kd_buf_init(&buf, KD_MAX_CONTROL_BYTES);
-    int rc = kd_wire_pack(message, &buf);
+    int rc = kd_wire_pack_checked(message, &buf);
     if (rc == 0)
         kd_rpc_reply(call, &(struct iovec){buf.data, buf.len}, 1);
     else

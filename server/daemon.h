@@ -102,6 +102,7 @@ typedef struct kd_worker_record {
     bool joined; /* hello accepted */
     bool leaves; /* it was told to stop */
     bool trials; /* it tries jobs */
+    bool sealed; /* its messages come with checksums */
     kd_time_ms seen;
     int64_t seen_wall_ms;
     uint64_t resident_bytes;

@@ -94,7 +94,7 @@ void kd_xc_answer(kd_rpc_call *call, const void *head, const void *payload, size
 {
     kd_buf buf;
     kd_buf_init(&buf, KD_MAX_CONTROL_BYTES);
-    int rc = len ? kd_wire_pack_bulk_head(head, len, &buf) : kd_wire_pack(head, &buf);
+    int rc = len ? kd_wire_pack_bulk_head(head, len, &buf) : kd_wire_pack_checked(head, &buf);
     if (rc == 0) {
         struct iovec parts[] = {{buf.data, buf.len}, {(void *)payload, len}};
         kd_rpc_reply(call, parts, len ? 2 : 1);

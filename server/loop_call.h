@@ -24,7 +24,7 @@ void kd_loop_call_post(kd_daemon *d, kd_rpc_call *call, ProtobufCMessage *m, con
     {                                                                                              \
         ProtobufCMessage *m = NULL;                                                                \
         kd_diag diag = {0};                                                                        \
-        if (kd_wire_unpack(&descriptor, bytes, len, &m, &diag) != 0)                               \
+        if (kd_wire_unpack_checked(&descriptor, bytes, len, NULL, &m, &diag) != 0)                 \
             kd_rpc_finish_diag(call, &diag);                                                       \
         else                                                                                       \
             kd_loop_call_post(arg, call, m, NULL, 0, function);                                    \

@@ -19,6 +19,7 @@ struct control_task {
     Distill__V1__WorkerMessage *m; /* NULL: the stream is over, or half of it, or: */
     kd_diag *refused;              /* why a message cannot be taken */
     bool half;                     /* the worker sends no more: end the stream in order */
+    bool sealed;                   /* the message had a checksum */
     uint8_t *info;                 /* packed StageInfo of a StageReady */
     size_t info_len;
     double arrived_s; /* kd_clock_s */
@@ -51,7 +52,7 @@ void kd_cluster_send(kd_daemon *d, kd_worker_record *w, const Distill__V1__Coord
     (void)d;
     kd_buf buf;
     kd_buf_init(&buf, KD_MAX_CONTROL_BYTES);
-    int rc = kd_wire_pack(m, &buf);
+    int rc = kd_wire_pack_checked(m, &buf);
     if (rc == 0)
         rc = kd_rpc_send(w->call, &(struct iovec){buf.data, buf.len}, 1);
     kd_buf_clear(&buf);
@@ -441,6 +442,12 @@ static void loop_control(kd_daemon *d, void *arg)
     struct control_task *t = arg;
     kd_worker_record *w = worker_of(t->call);
     kd_job_id job;
+    /* Damage that moved the message's end. */
+    if (w && w->sealed && !t->sealed && (t->refused || t->m)) {
+        kd_rpc_finish(t->call, -KD_EDATA, "a message came without the checksum that others had");
+        free_task(t);
+        return;
+    }
     if (t->refused) {
         on_refused(d, t->call, t->refused);
         free_task(t);
@@ -477,6 +484,7 @@ static void loop_control(kd_daemon *d, void *arg)
         *end = w;
     }
     if (w) {
+        w->sealed = t->sealed;
         w->seen = kd_clock_ms();
         w->seen_wall_ms = kd_clock_wall_ms();
         if (!w->joined && t->m->kind_case != DISTILL__V1__WORKER_MESSAGE__KIND_HELLO) {
@@ -532,7 +540,8 @@ static void control_message(kd_rpc_call *call, const uint8_t *bytes, size_t len,
     kd_diag diag = {0};
     ProtobufCMessage *m = NULL;
     struct control_task *t = new_task(call);
-    if (kd_wire_unpack(&distill__v1__worker_message__descriptor, bytes, len, &m, &diag) != 0) {
+    if (kd_wire_unpack_checked(&distill__v1__worker_message__descriptor, bytes, len, &t->sealed, &m,
+                               &diag) != 0) {
         t->refused = kd_xalloc(sizeof diag);
         *t->refused = diag;
         post(arg, t);

@@ -277,7 +277,8 @@ static void on_get_blob(kd_rpc_call *call, const uint8_t *bytes, size_t len, voi
 {
     kd_diag diag = {0};
     ProtobufCMessage *m = NULL;
-    if (kd_wire_unpack(&distill__v1__blob_request__descriptor, bytes, len, &m, &diag) != 0) {
+    if (kd_wire_unpack_checked(&distill__v1__blob_request__descriptor, bytes, len, NULL, &m,
+                               &diag) != 0) {
         kd_rpc_finish_diag(call, &diag);
         return;
     }
@@ -317,7 +318,8 @@ static void on_decide(kd_rpc_call *call, const uint8_t *bytes, size_t len, void 
 {
     kd_diag diag = {0};
     ProtobufCMessage *m = NULL;
-    if (kd_wire_unpack(&distill__v1__choice__descriptor, bytes, len, &m, &diag) != 0) {
+    if (kd_wire_unpack_checked(&distill__v1__choice__descriptor, bytes, len, NULL, &m, &diag) !=
+        0) {
         kd_rpc_finish_diag(call, &diag);
         return;
     }

@@ -413,7 +413,8 @@ static void on_submit(kd_rpc_call *call, const uint8_t *bytes, size_t len, void 
 {
     ProtobufCMessage *m = NULL;
     kd_diag diag = {0};
-    if (kd_wire_unpack(&distill__v1__submit_request__descriptor, bytes, len, &m, &diag) != 0)
+    if (kd_wire_unpack_checked(&distill__v1__submit_request__descriptor, bytes, len, NULL, &m,
+                               &diag) != 0)
         kd_rpc_finish_diag(call, &diag);
     else
         kd_submit(arg, call, (Distill__V1__SubmitRequest *)m);

@@ -48,6 +48,10 @@ struct worker {
     int final_code; /* the coordinator's last word; 0 = none */
     kd_diag *diag;
 
+    /* Of the stream's callbacks, and anew with each stream. */
+    bool sealed; /* its messages come with checksums */
+    bool deaf;   /* one was damaged: the stream ends, and what else it brings is not heard */
+
     pthread_mutex_t mu; /* guards all below; gRPC's threads write it */
     kd_rpc_stream *stream;
     bool ended; /* the stream's end was told */
@@ -64,10 +68,16 @@ static void on_message(kd_rpc_stream *s, const uint8_t *bytes, size_t len, void 
     struct worker *w = arg;
     kd_diag diag = {0};
     ProtobufCMessage *raw = NULL;
-    (void)s;
-    if (kd_wire_unpack(&distill__v1__coordinator_message__descriptor, bytes, len, &raw, &diag) !=
-        0) {
+    if (w->deaf)
+        return;
+    int rc = kd_wire_unpack_checked(&distill__v1__coordinator_message__descriptor, bytes, len,
+                                    &w->sealed, &raw, &diag);
+    if (rc != 0) {
         kd_warn("a message of the coordinator is refused: %s", diag.msg);
+        /* What it said is not known, so the worker joins again and is told anew. */
+        w->deaf = rc == -KD_EDATA;
+        if (w->deaf)
+            kd_rpc_stream_cancel(s);
         return;
     }
     Distill__V1__CoordinatorMessage *m = (Distill__V1__CoordinatorMessage *)raw;
@@ -102,7 +112,7 @@ static void send_message(void *arg, const Distill__V1__WorkerMessage *m)
     struct worker *w = arg;
     kd_buf buf;
     kd_buf_init(&buf, KD_MAX_CONTROL_BYTES);
-    if (kd_wire_pack(m, &buf) != 0) {
+    if (kd_wire_pack_checked(m, &buf) != 0) {
         kd_err("a message to the coordinator is too large and was not sent");
     } else {
         pthread_mutex_lock(&w->mu);
@@ -173,6 +183,7 @@ static void connect_stream(struct worker *w)
     kd_rpc_stream_events ev = {on_message, on_end, w};
     kd_rpc_stream *s = NULL;
     kd_diag diag = {0};
+    w->sealed = w->deaf = false;
     pthread_mutex_lock(&w->mu);
     w->ended = false;
     int rc = kd_rpc_stream_open(w->channel, "/distill.v1.Cluster/Control", 0, &ev, &s, &diag);

@@ -16,14 +16,23 @@
     10000 /* calls that wait for others; repeated by the caller, so that a lost one costs no more  \
            */
 #define MAX_BLOB ((size_t)4 << 30)
+#define DAMAGED_TRIES 8 /* of a blocking call; as many in a row are no accident */
 
 enum answer { ANSWER_PLAIN, ANSWER_PUBLISH, ANSWER_SUM, ANSWER_SLICE, ANSWER_VALUES };
 
 struct pending {
     enum answer answer;
+    kd_rpc_channel *quick; /* of a call that is answered at once; else NULL */
     kd_exchange_done done;
     void *arg;
 };
+
+/* What is answered at once and was not may be the connection's fault. */
+static void judge(kd_rpc_channel *ch, int rc)
+{
+    if (rc == -KD_ETIMEOUT)
+        kd_rpc_channel_reconnect(ch);
+}
 
 /* The bulk answers: payload, and what stands before it. */
 static int read_bulk(const kd_rpc_result *r, enum answer kind, kd_exchange_answer *a, kd_diag *diag)
@@ -64,11 +73,14 @@ static void on_done(const kd_rpc_result *r, void *arg)
     kd_exchange_answer a = {.scale = 1};
     int rc = r->code;
     memcpy(diag.msg, r->text, sizeof diag.msg);
+    if (p->quick)
+        judge(p->quick, rc);
     if (rc == 0 && p->answer >= ANSWER_SUM) {
         rc = read_bulk(r, p->answer, &a, &diag);
     } else if (rc == 0 && p->answer == ANSWER_PUBLISH) {
         ProtobufCMessage *m = NULL;
-        rc = kd_wire_unpack(&distill__v1__publish_reply__descriptor, r->bytes, r->len, &m, &diag);
+        rc = kd_wire_unpack_checked(&distill__v1__publish_reply__descriptor, r->bytes, r->len, NULL,
+                                    &m, &diag);
         a.want_state = rc == 0 && ((Distill__V1__PublishReply *)m)->want_state;
         kd_wire_free(m);
     }
@@ -84,7 +96,8 @@ static int pack(const void *message, const void *payload, size_t len, kd_buf *he
                 struct iovec parts[2])
 {
     kd_buf_init(head, KD_MAX_CONTROL_BYTES);
-    int rc = payload ? kd_wire_pack_bulk_head(message, len, head) : kd_wire_pack(message, head);
+    int rc =
+        payload ? kd_wire_pack_bulk_head(message, len, head) : kd_wire_pack_checked(message, head);
     parts[0] = (struct iovec){head->data, head->len};
     parts[1] = (struct iovec){(void *)payload, len};
     return rc != 0 ? rc : payload ? 2 : 1;
@@ -96,7 +109,7 @@ static int begin(kd_rpc_channel *ch, const char *path, const void *message, cons
     struct pending *p = malloc(sizeof *p);
     if (!p)
         return -KD_ENOMEM;
-    *p = (struct pending){answer, done, arg};
+    *p = (struct pending){answer, timeout_ms == QUICK_MS ? ch : NULL, done, arg};
     kd_buf head;
     struct iovec parts[2];
     int n = pack(message, payload, len, &head, parts);
@@ -201,28 +214,76 @@ int kd_exchange_publish(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t ve
 
 /* ---- blocking calls */
 
-/* The caller frees r->bytes, after a failure as well. */
+struct reply {
+    kd_rpc_result r;
+    ProtobufCMessage *m;
+    const uint8_t *payload; /* lies in r.bytes */
+    size_t len;
+};
+
+static void free_reply(struct reply *a)
+{
+    kd_wire_free(a->m);
+    free(a->r.bytes);
+    *a = (struct reply){0};
+}
+
+/* How the CRC32C beside the payload of a reply is found. */
+typedef uint32_t crc_of(const ProtobufCMessage *m);
+
+#define CRC_OF(name, type)                                                                         \
+    static uint32_t name(const ProtobufCMessage *m)                                                \
+    {                                                                                              \
+        return ((const type *)m)->crc32c;                                                          \
+    }
+CRC_OF(crc_of_slice, Distill__V1__SliceChunk)
+CRC_OF(crc_of_logits, Distill__V1__LogitBlock)
+CRC_OF(crc_of_blob, Distill__V1__BlobChunk)
+
+static int call_once(kd_rpc_channel *ch, const char *path, const struct iovec *parts, int n,
+                     const ProtobufCMessageDescriptor *desc, crc_of *crc, struct reply *a,
+                     kd_diag *diag)
+{
+    int rc = kd_rpc_unary(ch, path, parts, n, QUICK_MS, false, &a->r);
+    judge(ch, rc);
+    if (rc != 0)
+        return kd_fail(diag, rc, "%s", a->r.text);
+    if (desc)
+        rc = kd_wire_unpack_bulk(desc, a->r.bytes, a->r.len, &a->m, &a->payload, &a->len, diag);
+    if (rc == 0 && crc && kd_crc32c(0, a->payload, a->len) != crc(a->m))
+        rc = kd_fail(diag, -KD_EDATA, "the CRC32C of an answer to %s differs", path);
+    return rc;
+}
+
+/* Makes the call again where request or answer were damaged. desc NULL: the answer says no more
+ * than that it was done; crc NULL: it has no payload. The caller frees the reply if the call went
+ * well. */
 static int call(kd_rpc_channel *ch, const char *path, const void *message, const void *payload,
-                size_t len, kd_rpc_result *r, kd_diag *diag)
+                size_t len, const ProtobufCMessageDescriptor *desc, crc_of *crc, struct reply *out,
+                kd_diag *diag)
 {
     kd_buf head;
     struct iovec parts[2];
-    *r = (kd_rpc_result){0};
+    *out = (struct reply){0};
     int n = pack(message, payload, len, &head, parts);
-    int rc = n < 0 ? n : kd_rpc_unary(ch, path, parts, n, QUICK_MS, false, r);
+    int rc = n < 0 ? kd_fail(diag, n, "a request could not be packed") : -KD_EDATA;
+    for (int tries = 0; rc == -KD_EDATA && tries < DAMAGED_TRIES; tries++) {
+        free_reply(out);
+        rc = call_once(ch, path, parts, n, desc, crc, out, diag);
+    }
     kd_buf_clear(&head);
-    if (rc == 0)
-        return 0;
-    return kd_fail(diag, rc, "%s", n < 0 ? "a request could not be packed" : r->text);
+    if (rc != 0)
+        free_reply(out);
+    return rc;
 }
 
 /* A call whose answer says no more than that it was done. */
 static int tell(kd_rpc_channel *ch, const char *path, const void *message, const void *payload,
                 size_t len, kd_diag *diag)
 {
-    kd_rpc_result r;
-    int rc = call(ch, path, message, payload, len, &r, diag);
-    free(r.bytes);
+    struct reply a;
+    int rc = call(ch, path, message, payload, len, NULL, NULL, &a, diag);
+    free_reply(&a);
     return rc;
 }
 
@@ -268,16 +329,14 @@ int kd_exchange_get_average(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_
                             kd_diag *diag)
 {
     Distill__V1__SliceRequest m = slice_request(ref, version, chunk);
-    kd_rpc_result r;
-    kd_exchange_answer a = {0};
-    int rc = call(ch, "/distill.v1.Exchange/FetchState", &m, NULL, 0, &r, diag);
-    if (rc == 0)
-        rc = read_bulk(&r, ANSWER_SLICE, &a, diag);
+    struct reply a;
+    int rc = call(ch, "/distill.v1.Exchange/FetchState", &m, NULL, 0,
+                  &distill__v1__slice_chunk__descriptor, crc_of_slice, &a, diag);
     if (rc == 0 && a.len != (1 + (size_t)vectors) * floats * sizeof *out)
         rc = kd_fail(diag, -KD_EINTERNAL, "averaged parameters have %zu bytes", a.len);
     if (rc == 0)
         memcpy(out, a.payload + vectors * floats * sizeof *out, floats * sizeof *out);
-    free(r.bytes);
+    free_reply(&a);
     return rc;
 }
 
@@ -315,17 +374,14 @@ int kd_exchange_decide(kd_rpc_channel *ch, const kd_stage_ref *ref, uint32_t tea
     m.teacher = teacher;
     m.value = (char *)value;
     m.why = (char *)why;
-    kd_rpc_result r;
-    ProtobufCMessage *reply = NULL;
-    int rc = call(ch, "/distill.v1.Exchange/Decide", &m, NULL, 0, &r, diag);
-    if (rc == 0)
-        rc = kd_wire_unpack(&distill__v1__choice_reply__descriptor, r.bytes, r.len, &reply, diag);
+    struct reply a;
+    int rc = call(ch, "/distill.v1.Exchange/Decide", &m, NULL, 0,
+                  &distill__v1__choice_reply__descriptor, NULL, &a, diag);
     if (rc == 0) {
-        snprintf(out, 33, "%.32s", ((Distill__V1__ChoiceReply *)reply)->value);
-        *out_measure = ((Distill__V1__ChoiceReply *)reply)->measure;
+        snprintf(out, 33, "%.32s", ((Distill__V1__ChoiceReply *)a.m)->value);
+        *out_measure = ((Distill__V1__ChoiceReply *)a.m)->measure;
     }
-    kd_wire_free(reply);
-    free(r.bytes);
+    free_reply(&a);
     return rc;
 }
 
@@ -349,22 +405,14 @@ int kd_exchange_get_logits(kd_rpc_channel *ch, const kd_stage_ref *ref, const kd
     fill_key(&key, bank);
     m.job = (char *)ref->job;
     m.bank = &key;
-    kd_rpc_result r;
-    int rc = call(ch, "/distill.v1.Exchange/GetLogits", &m, pairs, n * 8, &r, diag);
-    ProtobufCMessage *reply = NULL;
-    const uint8_t *payload = NULL;
-    size_t len = 0;
-    if (rc == 0)
-        rc = kd_wire_unpack_bulk(&distill__v1__logit_block__descriptor, r.bytes, r.len, &reply,
-                                 &payload, &len, diag);
-    if (rc == 0 && kd_crc32c(0, payload, len) != ((Distill__V1__LogitBlock *)reply)->crc32c)
-        rc = kd_fail(diag, -KD_EUNAVAIL, "the logits' CRC32C differs");
-    if (rc == 0 && len % (8 + 4 * (size_t)bank->classes) != 0)
+    struct reply a;
+    int rc = call(ch, "/distill.v1.Exchange/GetLogits", &m, pairs, n * 8,
+                  &distill__v1__logit_block__descriptor, crc_of_logits, &a, diag);
+    if (rc == 0 && a.len % (8 + 4 * (size_t)bank->classes) != 0)
         rc = kd_fail(diag, -KD_EDATA, "the bank answered with broken records");
     if (rc == 0)
-        rc = kd_buf_add(out, payload, len);
-    kd_wire_free(reply);
-    free(r.bytes);
+        rc = kd_buf_add(out, a.payload, a.len);
+    free_reply(&a);
     return rc;
 }
 
@@ -400,25 +448,17 @@ int kd_exchange_get_blob(kd_rpc_channel *ch, const char *job, const char *digest
         m.job = (char *)job;
         m.digest = (char *)digest;
         m.offset = file.len;
-        kd_rpc_result r;
-        rc = call(ch, "/distill.v1.Exchange/GetBlob", &m, NULL, 0, &r, diag);
-        ProtobufCMessage *reply = NULL;
-        const uint8_t *payload = NULL;
-        size_t len = 0;
-        if (rc == 0)
-            rc = kd_wire_unpack_bulk(&distill__v1__blob_chunk__descriptor, r.bytes, r.len, &reply,
-                                     &payload, &len, diag);
+        struct reply a;
+        rc = call(ch, "/distill.v1.Exchange/GetBlob", &m, NULL, 0,
+                  &distill__v1__blob_chunk__descriptor, crc_of_blob, &a, diag);
         if (rc == 0) {
-            size = ((Distill__V1__BlobChunk *)reply)->size;
-            if (len == 0 && file.len < size)
+            size = ((Distill__V1__BlobChunk *)a.m)->size;
+            if (a.len == 0 && file.len < size)
                 rc = kd_fail(diag, -KD_EDATA, "file %s ends early", digest);
-            else if (kd_crc32c(0, payload, len) != ((Distill__V1__BlobChunk *)reply)->crc32c)
-                rc = kd_fail(diag, -KD_EUNAVAIL, "a piece of file %s has another CRC32C", digest);
-            else if (kd_buf_add(&file, payload, len) != 0)
+            else if (kd_buf_add(&file, a.payload, a.len) != 0)
                 rc = kd_fail(diag, -KD_ELIMIT, "file %s is larger than is accepted", digest);
         }
-        kd_wire_free(reply);
-        free(r.bytes);
+        free_reply(&a);
     }
     if (rc == 0) {
         kd_digest d = kd_digest_of(file.data, file.len);

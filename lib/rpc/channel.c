@@ -7,7 +7,8 @@
 #include <string.h>
 #include <time.h>
 
-#define LOOK_MS 50 /* who waits looks so often whether to go on */
+#define LOOK_MS 50        /* who waits looks so often whether to go on */
+#define RECONNECT_MS 5000 /* calls that fail together are one reason */
 
 static grpc_channel *make_channel(const char *what, const char *target, const kd_rpc_tls *tls,
                                   size_t max_message)
@@ -61,6 +62,7 @@ int kd_rpc_channel_new_foreign(kd_rpc *rpc, const char *what, const char *target
     ch->target = kd_xstrdup(target);
     ch->what = what;
     ch->max_message = max_message;
+    ch->plain = !tls;
     ch->calls.prev = ch->calls.next = &ch->calls;
     pthread_mutex_init(&ch->mu, NULL);
     pthread_cond_init(&ch->changed, NULL);
@@ -87,10 +89,9 @@ static void drop_retired(kd_rpc_channel *ch)
     }
 }
 
-void kd_rpc_channel_set_tls(kd_rpc_channel *ch, const kd_rpc_tls *tls)
+/* Calls from now on are made on another one. Under the lock. */
+static void replace(kd_rpc_channel *ch, grpc_channel *made)
 {
-    grpc_channel *made = make_channel(ch->what, ch->target, tls, ch->max_message);
-    pthread_mutex_lock(&ch->mu);
     drop_retired(ch);
     if (ch->n_retired == KD_RPC_RETIRED) { /* the oldest one's calls end; their callers try again */
         for (struct kd_rpc_link *l = ch->calls.next; l != &ch->calls; l = l->next)
@@ -102,6 +103,27 @@ void kd_rpc_channel_set_tls(kd_rpc_channel *ch, const kd_rpc_tls *tls)
     ch->retired[ch->n_retired++] = ch->grpc;
     ch->grpc = made;
     drop_retired(ch);
+}
+
+void kd_rpc_channel_set_tls(kd_rpc_channel *ch, const kd_rpc_tls *tls)
+{
+    grpc_channel *made = make_channel(ch->what, ch->target, tls, ch->max_message);
+    pthread_mutex_lock(&ch->mu);
+    replace(ch, made);
+    pthread_mutex_unlock(&ch->mu);
+}
+
+void kd_rpc_channel_reconnect(kd_rpc_channel *ch)
+{
+    pthread_mutex_lock(&ch->mu);
+    const kd_time_ms now = kd_clock_ms();
+    if (ch->plain && !ch->closing && now >= ch->reconnect_at) {
+        ch->reconnect_at = now + RECONNECT_MS;
+        for (struct kd_rpc_link *l = ch->calls.next; l != &ch->calls; l = l->next)
+            grpc_call_cancel_with_status(l->call, GRPC_STATUS_UNAVAILABLE,
+                                         "the connection was given up", NULL);
+        replace(ch, make_channel(ch->what, ch->target, NULL, ch->max_message));
+    }
     pthread_mutex_unlock(&ch->mu);
 }
 
@@ -189,12 +211,14 @@ grpc_op kd_rpc_status_op(struct kd_rpc_status *s)
     return op;
 }
 
-int kd_rpc_status_read(const kd_rpc_channel *ch, const struct kd_rpc_status *s, char *text,
-                       size_t size, bool *out_untrusted)
+int kd_rpc_status_read(kd_rpc_channel *ch, const struct kd_rpc_status *s, char *text, size_t size,
+                       bool *out_untrusted)
 {
     char *details = grpc_slice_to_c_string(s->details);
     bool from_peer = s->error_string && strstr(s->error_string, "Error received from peer");
+    pthread_mutex_lock(&ch->mu); /* it may be replaced */
     bool connected = grpc_channel_check_connectivity_state(ch->grpc, 0) == GRPC_CHANNEL_READY;
+    pthread_mutex_unlock(&ch->mu);
     const bool untrusted = kd_rpc_explain(ch->what, ch->target, (int)s->code, details, from_peer,
                                           connected, text, size);
     if (out_untrusted)

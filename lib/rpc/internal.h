@@ -142,12 +142,14 @@ struct kd_rpc_channel {
     char *target;
     const char *what; /* it is, for messages; KD_RPC_COORDINATOR or a foreign server */
     size_t max_message;
-    pthread_mutex_t mu; /* guards all below */
+    bool plain;         /* without TLS */
+    pthread_mutex_t mu; /* guards all below, and grpc */
     pthread_cond_t changed;
     struct kd_rpc_link calls; /* head of the ring */
     bool closing;
-    grpc_channel *retired[KD_RPC_RETIRED]; /* of earlier certificates, with calls running */
+    grpc_channel *retired[KD_RPC_RETIRED]; /* earlier ones with calls running */
     int n_retired;
+    kd_time_ms reconnect_at; /* not before */
 };
 
 /* Makes the call and lists it; -KD_ECANCELED when the channel is being freed. */
@@ -167,8 +169,8 @@ void kd_rpc_status_init(struct kd_rpc_status *s);
 void kd_rpc_status_clear(struct kd_rpc_status *s);
 grpc_op kd_rpc_status_op(struct kd_rpc_status *s);
 /* Our code, and the sentence into text. out_untrusted: as kd_rpc_explain tells; NULL allowed. */
-int kd_rpc_status_read(const kd_rpc_channel *ch, const struct kd_rpc_status *s, char *text,
-                       size_t size, bool *out_untrusted);
+int kd_rpc_status_read(kd_rpc_channel *ch, const struct kd_rpc_status *s, char *text, size_t size,
+                       bool *out_untrusted);
 
 /* ---- methods that every server has: health.c and reflection.c fill rows */
 

@@ -169,6 +169,11 @@ int kd_rpc_channel_new_foreign(kd_rpc *rpc, const char *what, const char *target
                                kd_diag *diag) KD_MUST_CHECK;
 /* For calls and streams from now on; running ones go on over the connection that they have. */
 void kd_rpc_channel_set_tls(kd_rpc_channel *ch, const kd_rpc_tls *tls);
+/* Running calls and streams end with -KD_EUNAVAIL, later ones have another connection. For who
+ * finds that a connection lives and carries nothing, as damage to HTTP/2's windows can leave one
+ * over plain text; with TLS, where damage ends the connection, nothing is done. Nor soon after the
+ * last time. */
+void kd_rpc_channel_reconnect(kd_rpc_channel *ch);
 /* Cancels what is running; further calls and streams are refused with -KD_ECANCELED. */
 void kd_rpc_channel_close(kd_rpc_channel *ch);
 /* Closes, and waits for the callbacks of what was running. Not from a callback. */

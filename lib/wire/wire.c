@@ -1,17 +1,12 @@
 #include "wire/wire.h"
 #include "wire/pb.h"
 
-#include "kd/hash.h"
-
-#include <endian.h>
 #include <math.h>
 #include <string.h>
 
 #define MAX_DEPTH 8    /* no message type of ours contains itself; deeper is not ours */
 #define MAX_FIELDS 64  /* of one message type */
 #define MAX_UNKNOWN 64 /* fields of a newer peer, skipped */
-#define PAYLOAD_FIELD 15
-#define PAYLOAD_TAG (PAYLOAD_FIELD << 3 | 2)
 
 /* ---- limits that differ from the general ones, by message and field */
 
@@ -355,7 +350,7 @@ int kd_wire_unpack(const ProtobufCMessageDescriptor *desc, const void *bytes, si
                    ProtobufCMessage **out, kd_diag *diag)
 {
     const ProtobufCFieldDescriptor *payload =
-        protobuf_c_message_descriptor_get_field(desc, PAYLOAD_FIELD);
+        protobuf_c_message_descriptor_get_field(desc, KD_WIRE_PAYLOAD);
     size_t limit = payload && payload->type == PROTOBUF_C_TYPE_BYTES ? KD_MAX_BULK_BYTES
                                                                      : KD_MAX_CONTROL_BYTES;
     return unpack(desc, bytes, len, limit, KD_MAX_UNPACK_BYTES, out, diag);
@@ -382,106 +377,4 @@ int kd_wire_pack(const void *msg, kd_buf *out)
         return -KD_ELIMIT;
     protobuf_c_message_pack(m, (uint8_t *)at);
     return 0;
-}
-
-/* ---- bulk messages */
-
-/* Field 100, fixed32: the CRC32C of the fields before it. */
-#define HEAD_CRC_TAG_1 0xa5
-#define HEAD_CRC_TAG_2 0x06
-#define HEAD_CRC_BYTES 6
-
-int kd_wire_split(const void *bytes, size_t len, size_t *out_head, const uint8_t **out_payload,
-                  size_t *out_payload_len, kd_diag *diag)
-{
-    kd_pb_cursor c = kd_pb_cursor_of(bytes, len);
-    while (c.p < c.end) {
-        const uint8_t *start = c.p;
-        uint64_t tag;
-        kd_pb_cursor value;
-        if (!kd_pb_varint(&c, &tag))
-            return kd_fail(diag, -KD_EDATA, "a bulk message has a damaged field tag");
-        if (tag != PAYLOAD_TAG) {
-            if (!kd_pb_skip_value(&c, tag & 7))
-                return kd_fail(diag, -KD_EDATA, "a bulk message is cut off");
-            continue;
-        }
-        if (!kd_pb_bytes(&c, &value))
-            return kd_fail(diag, -KD_EDATA, "a bulk message is cut off");
-        if (value.end != c.end)
-            return kd_fail(diag, -KD_EDATA, "the payload is not the end of its message");
-        size_t n = (size_t)(value.end - value.p);
-        if (n > KD_MAX_PAYLOAD_BYTES)
-            return kd_fail(diag, -KD_ELIMIT, "a payload of %zu bytes, at most %u are accepted", n,
-                           KD_MAX_PAYLOAD_BYTES);
-        *out_head = (size_t)(start - (const uint8_t *)bytes);
-        *out_payload = n ? value.p : NULL;
-        *out_payload_len = n;
-        return 0;
-    }
-    *out_head = len;
-    *out_payload = NULL;
-    *out_payload_len = 0;
-    return 0;
-}
-
-/* The head's own checksum, the last field before the payload: takes it off *head and compares. What
- * comes without one is taken as it is, for clients in other languages. */
-static int check_head(const ProtobufCMessageDescriptor *desc, const uint8_t *bytes, size_t *head,
-                      kd_diag *diag)
-{
-    if (*head < HEAD_CRC_BYTES || bytes[*head - HEAD_CRC_BYTES] != HEAD_CRC_TAG_1 ||
-        bytes[*head - HEAD_CRC_BYTES + 1] != HEAD_CRC_TAG_2)
-        return 0;
-    uint32_t crc;
-    *head -= HEAD_CRC_BYTES;
-    memcpy(&crc, bytes + *head + 2, sizeof crc);
-    if (le32toh(crc) == kd_crc32c(0, bytes, *head))
-        return 0;
-    return kd_fail(diag, -KD_EDATA, "%s: the CRC32C of its fields differs; send it again",
-                   desc->short_name);
-}
-
-int kd_wire_unpack_bulk(const ProtobufCMessageDescriptor *desc, const void *bytes, size_t len,
-                        ProtobufCMessage **out, const uint8_t **out_payload,
-                        size_t *out_payload_len, kd_diag *diag)
-{
-    size_t head, n;
-    const uint8_t *payload;
-    int rc = kd_wire_split(bytes, len, &head, &payload, &n, diag);
-    if (rc == 0 && head > KD_MAX_CONTROL_BYTES)
-        rc = kd_fail(diag, -KD_ELIMIT,
-                     "%s has %zu bytes before its payload, at most %u are accepted",
-                     desc->short_name, head, KD_MAX_CONTROL_BYTES);
-    if (rc == 0)
-        rc = check_head(desc, bytes, &head, diag);
-    if (rc == 0)
-        rc = kd_wire_unpack(desc, bytes, head, out, diag);
-    if (rc == 0) {
-        *out_payload = payload;
-        *out_payload_len = n;
-    }
-    return rc;
-}
-
-int kd_wire_add_bytes_head(unsigned field, size_t len, kd_buf *out)
-{
-    uint8_t head[12] = {(uint8_t)(field << 3 | 2)};
-    size_t n = 1;
-    for (; len > 0x7f; len >>= 7)
-        head[n++] = (uint8_t)(len | 0x80);
-    head[n++] = (uint8_t)len;
-    return kd_buf_add(out, head, n);
-}
-
-int kd_wire_pack_bulk_head(const void *head, size_t payload_len, kd_buf *out)
-{
-    size_t from = out->len;
-    int rc = kd_wire_pack(head, out);
-    uint8_t tail[HEAD_CRC_BYTES] = {HEAD_CRC_TAG_1, HEAD_CRC_TAG_2};
-    uint32_t crc = rc == 0 ? htole32(kd_crc32c(0, out->data + from, out->len - from)) : 0;
-    memcpy(tail + 2, &crc, sizeof crc);
-    if (rc == 0)
-        rc = kd_buf_add(out, tail, sizeof tail);
-    return rc == 0 ? kd_wire_add_bytes_head(PAYLOAD_FIELD, payload_len, out) : rc;
 }

@@ -20,8 +20,23 @@ class Worker:
         self.hello.hello.incarnation = "0123456789abcdef"
         self.hello.hello.threads = 1
 
+    def ready(self, job, stage=0):
+        """What a stage is made of, which is not what the job's other workers find."""
+        message = self.message()
+        message.ready.job = job
+        message.ready.stage = stage
+        info = message.ready.info
+        info.parameters, info.train_samples, info.val_samples, info.classes = 5000, 77, 7, 3
+        info.batch, info.slots, info.epochs, info.chunk_floats = 16, 4, 1, 4096
+        info.data_digest = info.classes_digest = "00112233445566778899aabbccddeeff"
+        info.table, info.model, info.metadata, info.epoch_samples = "[]", "mlp", "{}", 77
+        return message
+
     def send(self, message):
         self.waiting.put(message)
+
+    def bytes_of(self, message):
+        return message.SerializeToString()
 
     def messages(self):
         """What the coordinator says, as it comes, from the hello on."""
@@ -37,6 +52,6 @@ class Worker:
                     yield beat
 
         control = self.channel.stream_stream("/distill.v1.Cluster/Control",
-                                             request_serializer=lambda m: m.SerializeToString(),
+                                             request_serializer=self.bytes_of,
                                              response_deserializer=self.reply.FromString)
         return control(outgoing())

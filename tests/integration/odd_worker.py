@@ -12,16 +12,9 @@ from foreign_worker import Worker
 def main():
     when, job, stage = sys.argv[1], sys.argv[2], int(sys.argv[3])
     worker = Worker("odd")
-    ready = worker.message()
-    ready.ready.job = job
-    ready.ready.stage = stage
-    info = ready.ready.info
-    info.parameters, info.train_samples, info.val_samples, info.classes = 5000, 77, 7, 3
-    info.batch, info.slots, info.epochs, info.chunk_floats = 16, 4, 1, 4096
-    info.data_digest = info.classes_digest = "00112233445566778899aabbccddeeff"
-    info.table, info.model, info.metadata, info.epoch_samples = "[]", "mlp", "{}", 77
+    ready = worker.ready(job, stage)
     if when == "broken":
-        info.model = "m" * 65
+        ready.ready.info.model = "m" * 65
 
     def tell():
         worker.send(ready)

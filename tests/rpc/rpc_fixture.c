@@ -49,6 +49,13 @@ static void echo(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)
     kd_rpc_finish(call, -KD_EINTERNAL, "a second answer is ignored");
 }
 
+static void who(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *arg)
+{
+    (void)bytes, (void)len, (void)arg;
+    const char *address = kd_rpc_call_peer(call).address;
+    kd_rpc_reply(call, &(struct iovec){(void *)address, strlen(address)}, 1);
+}
+
 static void *answer_later(void *arg)
 {
     kd_rpc_call *call = arg;
@@ -211,6 +218,7 @@ const kd_rpc_method rpc_methods[] = {
      .on_message = echo,
      .on_close = on_close},
     {.path = "/t.T/Later", .kind = KD_RPC_UNARY, .max_request = 10, .on_message = later},
+    {.path = "/t.T/Who", .kind = KD_RPC_UNARY, .max_request = 10, .on_message = who},
     {.path = "/t.T/Refuse", .kind = KD_RPC_UNARY, .max_request = 10, .on_message = refuse},
     {.path = "/t.T/Hold",
      .kind = KD_RPC_UNARY,

@@ -264,6 +264,40 @@ static void test_rpc_client_reconnects(void **state)
     free(r.bytes);
 }
 
+/* Who calls, as the server sees it. */
+static void call_who(const struct rpc_fixture *f, char address[128])
+{
+    kd_rpc_result r;
+    assert_int_equal(
+        kd_rpc_unary(f->channel, "/t.T/Who", &(struct iovec){"a", 1}, 1, 20000, true, &r), 0);
+    snprintf(address, 128, "%.*s", (int)r.len, (const char *)r.bytes);
+    free(r.bytes);
+}
+
+/* A new connection for calls to come, not two at once; what runs on the old one ends. */
+static void test_rpc_reconnect_on_demand(void **state)
+{
+    struct rpc_fixture *f = *state;
+    char first[128], same[128], second[128], third[128];
+    atomic_int counts[3] = {0, 0, 0};
+    call_who(f, first);
+    call_who(f, same);
+    assert_string_equal(first, same);
+    assert_int_equal(kd_rpc_unary_start(f->channel, "/t.T/Hold", &(struct iovec){"x", 1}, 1, 20000,
+                                        false, count_result, counts),
+                     0);
+    assert_true(rpc_await(&rpc_seen.opened, 1));
+    kd_rpc_channel_reconnect(f->channel);
+    call_who(f, second);
+    assert_string_not_equal(first, second);
+    kd_rpc_channel_reconnect(f->channel);
+    call_who(f, third);
+    assert_string_equal(second, third);
+    assert_true(rpc_await(&counts[0], 1));
+    assert_int_equal(counts[1] + counts[2], 0); /* neither answered nor given up by its caller */
+    assert_true(rpc_await(&rpc_seen.cancelled, 1));
+}
+
 /* ---- what else comes to the port */
 
 /* What is no gRPC at all must not disturb those who speak it. */
@@ -390,6 +424,7 @@ int main(void)
         RPC_TEST(test_rpc_two_stops_at_once),
         RPC_TEST(test_rpc_port_taken_and_bad_addresses),
         RPC_TEST(test_rpc_client_reconnects),
+        RPC_TEST(test_rpc_reconnect_on_demand),
         RPC_TEST(test_rpc_survives_noise_on_the_port),
         RPC_TEST(test_rpc_more_connections_than_descriptors),
         RPC_TEST(test_rpc_more_calls_than_are_taken),
