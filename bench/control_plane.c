@@ -240,9 +240,7 @@ int main(int argc, char **argv)
               stderr);
         return 2;
     }
-    struct bench b = {.n = atoi(argv[2]),
-                      .mu = PTHREAD_MUTEX_INITIALIZER,
-                      .heartbeat_ms = 1000};
+    struct bench b = {.n = atoi(argv[2]), .mu = PTHREAD_MUTEX_INITIALIZER, .heartbeat_ms = 1000};
     kd_diag diag = {0};
     kd_rpc *rpc = NULL;
     b.workers = kd_xalloc((size_t)b.n * sizeof *b.workers);
