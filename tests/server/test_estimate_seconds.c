@@ -24,7 +24,7 @@ static void assert_seconds(const Distill__V1__TriedStage *t, uint32_t workers, u
                  want);
 }
 
-static void test_estimate_units_in_rounds(void **state)
+static void test_seconds_units_in_rounds(void **state)
 {
     (void)state;
     Distill__V1__TriedStage t = stage();
@@ -38,7 +38,7 @@ static void test_estimate_units_in_rounds(void **state)
     assert_seconds(&t, 64, 16, 50); /* there is no more to divide */
 }
 
-static void test_estimate_all_parts(void **state)
+static void test_seconds_all_parts(void **state)
 {
     (void)state;
     Distill__V1__TriedStage t = stage();
@@ -61,7 +61,7 @@ static void test_estimate_all_parts(void **state)
     assert_seconds(&t, 800, 2, kd_estimate_seconds(&t, 8, 2));
 }
 
-static void test_estimate_no_steps(void **state)
+static void test_seconds_no_steps(void **state)
 {
     (void)state;
     Distill__V1__TriedStage t = DISTILL__V1__TRIED_STAGE__INIT;
@@ -75,7 +75,7 @@ static void test_estimate_no_steps(void **state)
 }
 
 /* A worker may say anything that is finite. */
-static void test_estimate_bounded(void **state)
+static void test_seconds_bounded(void **state)
 {
     (void)state;
     Distill__V1__TriedStage t = DISTILL__V1__TRIED_STAGE__INIT;
@@ -94,10 +94,10 @@ static void test_estimate_bounded(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_estimate_units_in_rounds),
-        cmocka_unit_test(test_estimate_all_parts),
-        cmocka_unit_test(test_estimate_no_steps),
-        cmocka_unit_test(test_estimate_bounded),
+        cmocka_unit_test(test_seconds_units_in_rounds),
+        cmocka_unit_test(test_seconds_all_parts),
+        cmocka_unit_test(test_seconds_no_steps),
+        cmocka_unit_test(test_seconds_bounded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
