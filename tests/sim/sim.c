@@ -26,6 +26,7 @@ void kd_sim_draw(uint64_t seed, kd_sim_config *out)
                            .max_workers = 8,
                            .clip_norm = kd_rng_below(&r, 3) == 0 ? 1.5 : 0,
                            .average = kd_rng_below(&r, 3) == 0,
+                           .loop_ms = 20,
                            .odd_worker = -1};
     if (out->workers > 2 && kd_rng_below(&r, 4) == 0)
         out->min_workers = 2;

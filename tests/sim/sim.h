@@ -25,6 +25,7 @@ typedef struct kd_sim_config {
         slow_starts;
     int odd_worker;     /* computes wrong numbers now and then, -1 = none */
     double slow_worker; /* worker 0 takes that many times as long, 0 = it does not */
+    double loop_ms;     /* that the coordinator's loop may be busy with something else, at most */
     double loss;        /* share of calls that are lost, on the way there or back */
     bool verbose;
 } kd_sim_config;

@@ -3,7 +3,6 @@
 
 #define LEASE_MS 1000
 #define SAVE_MS 150
-#define LOOP_MS 20 /* that the loop may be busy with something else */
 
 /* ---- the loop */
 
@@ -27,7 +26,7 @@ static void post(struct world *w, const kd_event *ev)
 {
     kd_event *mine = kd_xalloc(sizeof *mine);
     *mine = *ev;
-    const double at = w->now + sim_random(w, LOOP_MS);
+    const double at = w->now + sim_random(w, w->cfg.loop_ms);
     w->loop_at = KD_MAX(w->loop_at, at);
     sim_at_owning(w, w->loop_at, on_loop, mine, w->epoch, drop_event);
 }
