@@ -447,19 +447,38 @@ void kd_exchange_manifest(kd_exchange *x, uint64_t version)
 
 void kd_exchange_look_at(kd_exchange *x, kd_exchange_look *out)
 {
+    const uint32_t slots = x->cfg.slots, chunks = x->cfg.chunks;
+    kd_time_ms *done_ms = kd_xalloc(slots * sizeof *done_ms);
+    uint64_t *done_by = kd_xalloc(slots * sizeof *done_by);
+    bool *done_second = kd_xalloc(slots * sizeof *done_second);
+    bool *slices = kd_xalloc(chunks * sizeof *slices);
     pthread_mutex_lock(&x->mu);
-    out->version = x->version;
-    out->since = x->since;
-    out->whole = x->current != NULL;
-    out->audits = x->audits_missing;
-    out->disputed = x->disputed;
-    out->want_state = !x->current && x->checkpoint_next;
-    memcpy(out->done_ms, x->done_ms, x->cfg.slots * sizeof *out->done_ms);
-    for (size_t s = 0; s < x->cfg.slots; s++) {
-        const size_t at = s * x->cfg.chunks;
-        out->done_by[s] = x->leaves.have[at] ? x->leaves.process[at] : 0;
-        out->done_second[s] = x->leaves.runs[at] == SECOND_RUN;
+    memcpy(done_ms, x->done_ms, slots * sizeof *done_ms);
+    for (uint32_t s = 0; s < slots; s++) {
+        const size_t at = (size_t)s * chunks;
+        done_by[s] = x->leaves.have[at] ? x->leaves.process[at] : 0;
+        done_second[s] = x->leaves.runs[at] == SECOND_RUN;
     }
-    memcpy(out->slices, x->have, x->cfg.chunks * sizeof *out->slices);
+    memcpy(slices, x->have, chunks * sizeof *slices);
+    *out = (kd_exchange_look){.step = {.version = x->version,
+                                       .since = x->since,
+                                       .whole = x->current != NULL,
+                                       .want_state = !x->current && x->checkpoint_next,
+                                       .held = x->audits_missing > 0 || x->disputed,
+                                       .done_ms = done_ms,
+                                       .done_by = done_by,
+                                       .done_second = done_second,
+                                       .slices = slices},
+                              .audits = x->audits_missing,
+                              .disputed = x->disputed};
     pthread_mutex_unlock(&x->mu);
+}
+
+void kd_exchange_look_clear(kd_exchange_look *look)
+{
+    free((void *)look->step.done_ms);
+    free((void *)look->step.done_by);
+    free((void *)look->step.done_second);
+    free((void *)look->step.slices);
+    *look = (kd_exchange_look){0};
 }

@@ -148,19 +148,13 @@ void kd_exchange_retry(kd_exchange *x);
 void kd_exchange_close(kd_exchange *x);
 /* Where the step stands, at one moment. */
 typedef struct kd_exchange_look {
-    uint64_t version;
-    kd_time_ms since; /* the version was committed */
-    bool whole;       /* the version is there; else its owners publish it */
-    bool want_state;  /* with optimiser state */
-    uint32_t audits;  /* second runs that sums wait for */
-    bool disputed;    /* sums wait for a verdict */
-    /* The caller's room. */
-    kd_time_ms *done_ms; /* [slots] when a unit's gradient was there in all chunks, 0 = not yet */
-    uint64_t *done_by;   /* [slots] NodeChunk.process of who told of it first, 0 = nobody has */
-    bool *done_second;   /* [slots] all that this one has told of was a second run */
-    bool *slices;        /* [chunks] which are there of the version that comes next */
+    kd_core_step step; /* its arrays are the look's */
+    uint32_t audits;   /* second runs that sums wait for */
+    bool disputed;     /* sums wait for a verdict */
 } kd_exchange_look;
+/* The caller clears *out. */
 void kd_exchange_look_at(kd_exchange *x, kd_exchange_look *out);
+void kd_exchange_look_clear(kd_exchange_look *look);
 /* Saves the next version whose first sum has not left yet. */
 void kd_exchange_checkpoint(kd_exchange *x);
 

@@ -363,28 +363,14 @@ void kd_stage_look(kd_daemon *d, kd_job_record *j, uint32_t stage)
     kd_stage_record *s = &j->stages[stage];
     if (!s->exchange)
         return;
-    kd_exchange_look look = {.done_ms = kd_xalloc(s->info->slots * sizeof *look.done_ms),
-                             .done_by = kd_xalloc(s->info->slots * sizeof *look.done_by),
-                             .done_second = kd_xalloc(s->info->slots * sizeof *look.done_second),
-                             .slices = kd_xalloc(kd_stage_chunks(s->info) * sizeof *look.slices)};
+    kd_exchange_look look;
     kd_exchange_look_at(s->exchange, &look);
     kd_daemon_event(d, &(kd_event){.kind = KD_EV_STEP,
                                    .job = j->row.id,
                                    .stage = stage,
                                    .generation = s->generation,
-                                   .step = {.version = look.version,
-                                            .since = look.since,
-                                            .whole = look.whole,
-                                            .want_state = look.want_state,
-                                            .held = look.audits > 0 || look.disputed,
-                                            .done_ms = look.done_ms,
-                                            .done_by = look.done_by,
-                                            .done_second = look.done_second,
-                                            .slices = look.slices}});
-    free(look.done_ms);
-    free(look.done_by);
-    free(look.done_second);
-    free(look.slices);
+                                   .step = look.step});
+    kd_exchange_look_clear(&look);
 }
 
 void kd_stage_settle(kd_daemon *d, kd_job_record *j, uint32_t stage, uint64_t step, bool redo,

@@ -177,22 +177,19 @@ static void print_end(struct world *w)
 {
     const kd_sim_config *cfg = &w->cfg;
     if (w->exchange) {
-        kd_time_ms done[KD_MAX_SLOTS];
-        uint64_t by[KD_MAX_SLOTS];
-        bool second[KD_MAX_SLOTS], slices[64];
-        kd_exchange_look l = {
-            .done_ms = done, .done_by = by, .done_second = second, .slices = slices};
+        kd_exchange_look l;
         kd_exchange_look_at(w->exchange, &l);
         printf("coordinator: version %llu%s, %u audits missing%s, units done at",
-               (unsigned long long)l.version, l.whole ? " whole" : "", l.audits,
+               (unsigned long long)l.step.version, l.step.whole ? " whole" : "", l.audits,
                l.disputed ? ", disputed" : "");
         for (uint32_t s = 0; s < cfg->slots; s++)
-            printf(" %lld", (long long)done[s]);
+            printf(" %lld", (long long)l.step.done_ms[s]);
         printf("; audited");
         for (uint32_t s = 0; s < cfg->slots; s++)
-            if (kd_core_audits(cfg->audit, JOB, 0, l.version, s))
+            if (kd_core_audits(cfg->audit, JOB, 0, l.step.version, s))
                 printf(" %u", s);
         printf("\n");
+        kd_exchange_look_clear(&l);
     }
     for (int i = 0; i < w->n_workers; i++) {
         const struct worker *k = &w->workers[i];

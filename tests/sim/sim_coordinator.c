@@ -254,27 +254,11 @@ static void look(struct world *w)
 {
     if (!w->exchange)
         return;
-    kd_exchange_look l = {.done_ms = kd_xalloc(w->cfg.slots * sizeof *l.done_ms),
-                          .done_by = kd_xalloc(w->cfg.slots * sizeof *l.done_by),
-                          .done_second = kd_xalloc(w->cfg.slots * sizeof *l.done_second),
-                          .slices = kd_xalloc(w->cfg.chunks * sizeof *l.slices)};
+    kd_exchange_look l;
     kd_exchange_look_at(w->exchange, &l);
-    sim_to_core(w, &(kd_event){.kind = KD_EV_STEP,
-                               .job = JOB,
-                               .generation = w->opening,
-                               .step = {.version = l.version,
-                                        .since = l.since,
-                                        .whole = l.whole,
-                                        .want_state = l.want_state,
-                                        .held = l.audits > 0 || l.disputed,
-                                        .done_ms = l.done_ms,
-                                        .done_by = l.done_by,
-                                        .done_second = l.done_second,
-                                        .slices = l.slices}});
-    free(l.done_ms);
-    free(l.done_by);
-    free(l.done_second);
-    free(l.slices);
+    sim_to_core(
+        w, &(kd_event){.kind = KD_EV_STEP, .job = JOB, .generation = w->opening, .step = l.step});
+    kd_exchange_look_clear(&l);
 }
 
 static void set_manifest(struct world *w, uint64_t version)
