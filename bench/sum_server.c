@@ -46,9 +46,9 @@ static void snapshot(void *arg, kd_exchange_snapshot *snap)
 }
 
 static void divergence(void *arg, const kd_exchange_config *cfg, const char *what, uint64_t step,
-                       uint32_t slot, uint64_t first, uint64_t other)
+                       uint32_t slot, uint64_t first, uint64_t other, uint32_t settled)
 {
-    (void)arg, (void)cfg, (void)step, (void)slot, (void)first, (void)other;
+    (void)arg, (void)cfg, (void)step, (void)slot, (void)first, (void)other, (void)settled;
     fprintf(stderr, "sum-server: divergence: %s\n", what);
     exit(1);
 }

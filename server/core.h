@@ -140,6 +140,7 @@ typedef struct kd_event {
     uint64_t generation, version;
     uint64_t process, other; /* NodeChunk.process */
     uint32_t slot, first_chunk, min_workers, max_workers;
+    uint32_t settled; /* KD_ACT_SETTLEs of the opening when it was found */
     bool worker_only, stop;
     bool more;                 /* another event follows at once: nobody is given work before it */
     bool drained, quarantined; /* of a member that joins: it was before its stream was lost */

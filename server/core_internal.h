@@ -88,6 +88,7 @@ struct job {
     kd_member_id *chunk_owner; /* [chunks] 0 = nobody */
     kd_member_id *runner;      /* [slots] of `step` */
     kd_member_id *second;      /* [slots] who runs it besides, 0 = nobody */
+    uint32_t settled;          /* disputes of this opening, each of which makes older news void */
     bool *checked;      /* [slots] its runner ran it besides, before the one who had it went */
     kd_member_id *next; /* [slots] of steps from next_from on */
     uint32_t n_chunks, n_slots;

@@ -96,6 +96,7 @@ void kd_step_open(kd_core *c, struct job *j, kd_actions *out)
     j->step = j->next_from = 0;
     j->n_times = j->at_times = 0;
     j->hung_after = HUNG_MS;
+    j->settled = 0;
     j->dispute = (struct dispute){0};
     st->pending_manifest = 0;
     kd_action *a = kd_core_act(out, KD_ACT_OPEN, j->id, j->stage);
@@ -633,6 +634,7 @@ static void settle(struct job *j, uint64_t odd, kd_actions *out)
     a->version = j->step;
     a->check = true;
     a->process = odd;
+    j->settled++;
     j->dispute.open = false;
     j->push_again = true;
 }
@@ -642,7 +644,7 @@ kd_member_id kd_step_diverged(kd_core *c, struct job *j, const kd_event *ev, kd_
     struct dispute *d = &j->dispute;
     const struct member *first = by_process(c, j, ev->process);
     const struct member *other = by_process(c, j, ev->other);
-    if (ev->version != j->step || ev->slot >= j->n_slots || d->open)
+    if (ev->version != j->step || ev->slot >= j->n_slots || ev->settled != j->settled || d->open)
         return 0;
     if (first && first == other) {
         /* It does not even agree with itself. */
@@ -677,8 +679,8 @@ kd_member_id kd_step_checked(kd_core *c, struct job *j, const kd_event *ev, kd_a
 {
     struct dispute *d = &j->dispute;
     const struct member *third = by_process(c, j, ev->process);
-    if (!d->open || ev->version != d->step || ev->slot != d->slot || !third ||
-        third->id != d->third)
+    if (!d->open || ev->settled != j->settled || ev->version != d->step || ev->slot != d->slot ||
+        !third || third->id != d->third)
         return 0;
     /* Each of the two may have told of some chunks first. */
     const struct member *other = by_process(c, j, ev->other);

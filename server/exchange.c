@@ -404,6 +404,7 @@ void kd_exchange_open(kd_exchange *x, const kd_exchange_start *start)
     clear_all(x);
     x->open = true;
     x->opening = start->opening;
+    x->settled = 0;
     x->version = start->version;
     x->manifest = start->manifest;
     x->evaluated = start->evaluated;

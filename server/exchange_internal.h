@@ -81,7 +81,8 @@ struct kd_exchange {
     uint32_t members;     /* of the newest generation */
     uint64_t odd[16];     /* whose gradients count no more */
     size_t n_odd;
-    bool disputed; /* two runs differ: sums wait for the verdict */
+    bool disputed;    /* two runs differ: sums wait for the verdict */
+    uint32_t settled; /* calls of kd_exchange_settle since it was opened */
     struct check {
         uint64_t process;               /* whose second run is coming in, 0 = nobody's */
         uint32_t left;                  /* chunks that are to come */

@@ -367,7 +367,7 @@ static void count_check(kd_exchange *x, uint32_t slot, uint64_t against,
     c[i].against = against ? against : c[i].against;
     if (--c[i].left > 0)
         return;
-    x->ev.checked(x->ev.arg, &x->cfg, head->step, slot, head->process, c[i].against);
+    x->ev.checked(x->ev.arg, &x->cfg, head->step, slot, head->process, c[i].against, x->settled);
 }
 
 void kd_exchange_push(kd_exchange *x, kd_rpc_call *call, const Distill__V1__NodeChunk *head,
@@ -419,7 +419,8 @@ void kd_exchange_push(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Node
         kd_rpc_finish(call, rc, "no memory for a tree buffer");
     kd_xc_release_sums(x);
     if (diverged)
-        x->ev.divergence(x->ev.arg, &x->cfg, diverged, head->step, slot, first, head->process);
+        x->ev.divergence(x->ev.arg, &x->cfg, diverged, head->step, slot, first, head->process,
+                         x->settled);
 out:
     x->io.pushes[ended]++;
     pthread_mutex_unlock(&x->mu);
@@ -482,6 +483,7 @@ bool kd_exchange_settle(kd_exchange *x, uint64_t step, bool redo, uint64_t odd)
 {
     bool ok = true;
     pthread_mutex_lock(&x->mu);
+    x->settled++;
     if (odd)
         x->odd[x->n_odd++ % KD_COUNT(x->odd)] = odd;
     if (x->open && x->version == step) {

@@ -7,7 +7,7 @@
 
 struct news {
     kd_job_id job;
-    uint32_t stage, slot;
+    uint32_t stage, slot, settled;
     uint64_t generation, version;
     kd_step_totals totals;
     uint64_t process, other;
@@ -150,19 +150,21 @@ static void loop_divergence(kd_daemon *d, void *arg)
                                        .version = n->version,
                                        .slot = n->slot,
                                        .process = n->process,
-                                       .other = n->other});
+                                       .other = n->other,
+                                       .settled = n->settled});
     }
     free_news(n);
 }
 
 static void on_divergence(void *arg, const kd_exchange_config *cfg, const char *what, uint64_t step,
-                          uint32_t slot, uint64_t first, uint64_t other)
+                          uint32_t slot, uint64_t first, uint64_t other, uint32_t settled)
 {
     struct news *n = new_news(cfg, step);
     n->what = what;
     n->slot = slot;
     n->process = first;
     n->other = other;
+    n->settled = settled;
     if (!kd_daemon_post(arg, loop_divergence, n))
         free_news(n);
 }
@@ -176,17 +178,19 @@ static void loop_checked(kd_daemon *d, void *arg)
                                    .version = n->version,
                                    .slot = n->slot,
                                    .process = n->process,
-                                   .other = n->other});
+                                   .other = n->other,
+                                   .settled = n->settled});
     free_news(n);
 }
 
 static void on_checked(void *arg, const kd_exchange_config *cfg, uint64_t step, uint32_t slot,
-                       uint64_t process, uint64_t against)
+                       uint64_t process, uint64_t against, uint32_t settled)
 {
     struct news *n = new_news(cfg, step);
     n->slot = slot;
     n->process = process;
     n->other = against;
+    n->settled = settled;
     if (!kd_daemon_post(arg, loop_checked, n))
         free_news(n);
 }

@@ -9,6 +9,7 @@
 
 #define SLOTS 4
 #define MAX 8
+#define PROCESS 100 /* of member 0, if there were one */
 
 struct rig {
     kd_core *core;
@@ -137,7 +138,9 @@ static int submit(struct rig *r, uint32_t min, uint32_t max, int priority, bool 
 
 static kd_member_id join(struct rig *r)
 {
-    feed(r, &(kd_event){.kind = KD_EV_JOIN, .member = ++r->n_members});
+    ++r->n_members;
+    feed(r, &(kd_event){
+                .kind = KD_EV_JOIN, .member = r->n_members, .process = PROCESS + r->n_members});
     /* It is ready at once; others that were late may begin after a while. */
     r->now += 60000;
     feed(r, &(kd_event){.kind = KD_EV_TICK});
@@ -372,6 +375,37 @@ static void test_core_who_leaves_has_units_of_the_step_that_began_meanwhile(void
     IS(a, "working", r->jobs[k].id);
 }
 
+static void two_runs(struct rig *r, int k, enum kd_event_kind kind, uint64_t process,
+                     uint64_t other, uint32_t settled)
+{
+    feed(r, &(kd_event){.kind = kind,
+                        .job = r->jobs[k].id,
+                        .version = r->jobs[k].version,
+                        .process = process,
+                        .other = other,
+                        .settled = settled});
+}
+
+/* Of two workers it depends on whose run came first who is called the other one; after a settlement
+ * all runs come again, in whatever order. */
+static void test_core_news_from_before_a_settlement_are_void(void **state)
+{
+    struct rig *r = *state;
+    kd_member_id a, b;
+    int k = two_at_work(r, &a, &b);
+    kd_member_id c = join(r);
+    commit(r, k);
+    two_runs(r, k, KD_EV_DIVERGED, PROCESS + a, PROCESS + 77, 0); /* who is gone: settled */
+    two_runs(r, k, KD_EV_DIVERGED, PROCESS + a, PROCESS + b, 0);
+    two_runs(r, k, KD_EV_CHECKED, PROCESS + c, 0, 0);
+    IS(b, "working", r->jobs[k].id);
+    two_runs(r, k, KD_EV_DIVERGED, PROCESS + b, PROCESS + a, 1);
+    two_runs(r, k, KD_EV_CHECKED, PROCESS + c, 0, 1);
+    IS(a, "quarantined", 0);
+    IS(b, "working", r->jobs[k].id);
+    commit(r, k);
+}
+
 /* A step of which everything is there but some slices. */
 static void look_at_step(struct rig *r, int k, kd_time_ms since, const bool slices[3])
 {
@@ -474,6 +508,7 @@ int main(void)
         CASE(test_core_scales_up_and_down),
         CASE(test_core_scaled_job_waits_for_its_least_workers),
         CASE(test_core_drains_a_worker),
+        CASE(test_core_news_from_before_a_settlement_are_void),
         CASE(test_core_who_leaves_has_units_of_the_step_that_began_meanwhile),
         CASE(test_core_lets_go_who_answers_and_does_nothing),
         CASE(test_core_stays_drained_or_quarantined_over_a_reconnect),

@@ -80,9 +80,9 @@ struct fixture {
 };
 
 static void on_divergence(void *arg, const kd_exchange_config *cfg, const char *what, uint64_t step,
-                          uint32_t slot, uint64_t first, uint64_t other)
+                          uint32_t slot, uint64_t first, uint64_t other, uint32_t settled)
 {
-    (void)cfg, (void)what, (void)step, (void)slot, (void)first, (void)other;
+    (void)cfg, (void)what, (void)step, (void)slot, (void)first, (void)other, (void)settled;
     ((struct fixture *)arg)->divergences++;
 }
 

@@ -114,7 +114,7 @@ static void x_evaluated(void *arg, const kd_exchange_config *cfg, uint64_t gener
 }
 
 static void x_divergence(void *arg, const kd_exchange_config *cfg, const char *what, uint64_t step,
-                         uint32_t slot, uint64_t first, uint64_t other)
+                         uint32_t slot, uint64_t first, uint64_t other, uint32_t settled)
 {
     struct world *w = arg;
     (void)cfg;
@@ -127,11 +127,12 @@ static void x_divergence(void *arg, const kd_exchange_config *cfg, const char *w
                         .version = step,
                         .slot = slot,
                         .process = first,
-                        .other = other});
+                        .other = other,
+                        .settled = settled});
 }
 
 static void x_checked(void *arg, const kd_exchange_config *cfg, uint64_t step, uint32_t slot,
-                      uint64_t process, uint64_t against)
+                      uint64_t process, uint64_t against, uint32_t settled)
 {
     (void)cfg;
     SAY((struct world *)arg, "second run of step %llu slot %u by %llu, against %llu",
@@ -141,7 +142,8 @@ static void x_checked(void *arg, const kd_exchange_config *cfg, uint64_t step, u
                           .version = step,
                           .slot = slot,
                           .process = process,
-                          .other = against});
+                          .other = against,
+                          .settled = settled});
 }
 
 static float *copy_of(const float *v, size_t n)
