@@ -17,6 +17,9 @@ job=$(distill submit "$DIR/job.yaml" --set cluster.min_workers=2 --set distill.e
 distill logs "$job" -f -o json >"$DIR/followed" 2>"$DIR/followed.err" &
 follower=$!
 await_steps "$job" distill 3
+# A line that the coordinator has not stored yet goes with it.
+stored_it() { distill logs "$job" --worker "$1" | says 'stage distill is prepared'; }
+for who in one two; do await 60 stored_it $who; done
 note "the coordinator goes away: each worker says so, and its line comes once there is one again"
 stop distilld KILL
 sleep 1
