@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
 # deploy/container/Containerfile without a registry: its base is the bare Debian 12 that the other tests boot,
-# and the stage that compiles is replaced by .deb files that are there. The images are built, and run as the
-# user that they name: a coordinator with certificates, a worker that joins it, a client.
+# and the stage that compiles is replaced by .deb files that are there, unless it is to run. The images are
+# built, and run as the user that they name: a coordinator with certificates, a worker that joins it, a client.
 #
 #   tests/deploy/container.sh [FOLDER]     FOLDER has the .deb files (built if left out)
+#   tests/deploy/container.sh --compile    the stage that compiles runs too: some ten minutes
 #
 # Wants what packages.sh wants, and buildah; else it ends with 77.
+compile=
 case ${1-} in
--*) sed -n '2,/^case/{/^case/d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2 ;;
+--compile) compile=1 && shift ;;
+-*) sed -n '2,/^compile=/{/^compile=/d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2 ;;
 esac
 . "$(dirname "$0")/machine.sh"
 command -v buildah >/dev/null || { echo "skipped: no buildah (deploy/install-deps.sh --deploy)"; exit 77; }
-packages "${1-}"
+[[ -n $compile ]] || packages "${1-}"
 export STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot CONTAINERS_STORAGE_CONF=$DIR/storage.conf
 mkdir "$DIR/store" "$DIR/run" "$DIR/context"
 printf '[storage]\ndriver = "vfs"\ngraphroot = "%s/store"\nrunroot = "%s/run"\n' "$DIR" "$DIR" >"$CONTAINERS_STORAGE_CONF"
@@ -29,9 +32,13 @@ base
 scratch=$(buildah from scratch 2>/dev/null)
 quiet buildah add "$scratch" "$BASE_TAR" /
 quiet buildah commit "$scratch" localhost/debian:bookworm
-cp -r "$DIR/packages" "$DIR/context/"
+stages=()
+if [[ -z $compile ]]; then
+    cp -r "$DIR/packages" "$DIR/context/"
+    stages=(--build-context build="$DIR/context")
+fi
 for name in distilld distill-worker distill-client; do
-    quiet buildah bud --layers --build-context build="$DIR/context" --build-arg BASE=localhost/debian:bookworm \
+    quiet buildah bud --layers "${stages[@]}" --build-arg BASE=localhost/debian:bookworm \
         --network host --target "$name" -t "$name" -f deploy/container/Containerfile .
     [[ $(buildah inspect --type image --format '{{.OCIv1.Config.User}}' "$name") == 10001:10001 ]] || fail "$name: another user"
 done
