@@ -146,7 +146,7 @@ static void on_model(kd_rpc_call *call, const uint8_t *bytes, size_t len, void *
 {
     kd_serve *s = arg;
     kd_diag diag = {0};
-    enum kd_serve_input input;
+    enum kd_serve_input input = KD_SERVE_PIXELS;
     Inference__ModelMetadataRequest *m;
     if (!take(call, &inference__model_metadata_request__descriptor, bytes, len, &m))
         return;

@@ -41,7 +41,7 @@ web_packages=(chromium chromium-driver python3-selenium prometheus)
 fuzz_packages=(clang-14 libclang-rt-14-dev libomp-14-dev llvm-14)
 model_packages=(spin)
 deploy_packages=(
-    dpkg-dev lintian mmdebstrap systemd-container iproute2
+    dpkg-dev fakeroot file lintian mmdebstrap systemd-container iproute2
     buildah slurmctld slurmd slurm-client munge
 )
 

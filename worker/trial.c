@@ -72,7 +72,7 @@ static void note(struct trial *t, size_t i, const char *fmt, ...)
 
 static void problem(struct trial *t, size_t i, const char *text)
 {
-    snprintf(t->problems[i], TEXT, "%s", text);
+    snprintf(t->problems[i], TEXT, "%.*s", TEXT - 1, text);
 }
 
 /* ---- stages that are made */

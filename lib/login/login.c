@@ -248,7 +248,7 @@ int kd_login_join(kd_rpc *rpc, const char *dir, const char *server, const char *
                   const char *name, const char *suggested, kd_login *out, kd_diag *diag)
 {
     char digest[KD_PKI_DIGEST], host[256], port[8], *ca = NULL, *identity = NULL;
-    const char *secret;
+    const char *secret = NULL;
     int rc = split_token(token, digest, &secret, diag);
     if (rc == 0)
         rc = split_server(server, host, port, diag);

@@ -123,7 +123,7 @@ int kd_pki_fetch_ca(const char *host, const char *port, const char *digest, int 
 {
     static const uint8_t h2[] = {2, 'h', '2'}; /* what gRPC speaks, so that nothing is logged */
     kd_time_ms until = kd_clock_ms() + timeout_ms;
-    int fd, rc = connect_any(host, port, until, &fd, diag);
+    int fd = -1, rc = connect_any(host, port, until, &fd, diag);
     if (rc != 0)
         return rc;
     /* No verification here: what is sent is compared with the digest below. */
