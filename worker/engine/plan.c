@@ -181,8 +181,10 @@ static void make_task(fusing *f, kd_plan *p, int n)
     }
     if (node->op == KD_OP_CONV && !p->training)
         fuse_inference_conv(f, p, t);
-    if (node->op == KD_OP_CONV)
+    if (node->op == KD_OP_CONV) {
         fuse_pool(f, p, t);
+        t->winograd = t->pool < 0 && kd_conv_winograd_pays(p, t);
+    }
     if (node->op == KD_OP_BATCH_NORM)
         fuse_batch_norm(f, p, t);
     if (node->op != KD_OP_INPUT && node->op != KD_OP_CONST && !kd_act_is(node->op))

@@ -24,25 +24,6 @@ typedef struct {
     int scratch;     /* block; -1 = the weights' gradient is oneDNN's */
 } state;
 
-/* Winograd's F(4x4,3x3) does a quarter of the multiplications (Lavin & Gray
- * 2015); its transforms pay off from about these sizes on, measured with
- * oneDNN 2.6 on AVX-512: 2 to 2.8 times as fast. Its results are off by four
- * times as much as direct sums, 6e-7 of their size. */
-#define WINOGRAD_TILE 4
-#define WINOGRAD_TILES 24
-#define WINOGRAD_CHANNELS 32
-
-bool kd_conv_winograd_pays(const kd_plan *p, const kd_task *t)
-{
-    const kd_node *node = &p->graph->nodes[t->node], *from = &p->graph->nodes[t->in[0]];
-    const int tiles_h = (node->h + WINOGRAD_TILE - 1) / WINOGRAD_TILE;
-    const int tiles_w = (node->w + WINOGRAD_TILE - 1) / WINOGRAD_TILE;
-    return !p->bfloat16 && node->kernel_h == 3 && node->kernel_w == 3 && node->stride_h == 1 &&
-           node->stride_w == 1 && node->dilation_h == 1 && node->dilation_w == 1 &&
-           node->groups == 1 && from->c >= WINOGRAD_CHANNELS && node->c >= WINOGRAD_CHANNELS &&
-           (int64_t)p->n * tiles_h * tiles_w >= WINOGRAD_TILES;
-}
-
 kd_conv_geometry kd_conv_geometry_of(const kd_plan *p, const kd_task *t, dnnl_data_type_t type)
 {
     const kd_node *node = &p->graph->nodes[t->node], *from = &p->graph->nodes[t->in[0]];
@@ -153,9 +134,8 @@ static kd_conv_geometry geometry(const kd_plan *p, const kd_task *t)
 }
 
 /* Forward descriptor for these layouts of input and output. */
-static int forward_desc(kd_plan *p, const kd_task *t, dnnl_alg_kind_t alg,
-                        const dnnl_memory_desc_t *src, const dnnl_memory_desc_t *dst,
-                        dnnl_primitive_desc_t *out, kd_diag *diag)
+static int forward_desc(kd_plan *p, const kd_task *t, const dnnl_memory_desc_t *src,
+                        const dnnl_memory_desc_t *dst, dnnl_primitive_desc_t *out, kd_diag *diag)
 {
     const kd_conv_geometry geo = geometry(p, t);
     dnnl_post_ops_t post;
@@ -163,9 +143,10 @@ static int forward_desc(kd_plan *p, const kd_task *t, dnnl_alg_kind_t alg,
     dnnl_convolution_desc_t desc;
     if (!rc)
         rc = kd_onednn(dnnl_dilated_convolution_forward_desc_init(
-                           &desc, p->training ? dnnl_forward_training : dnnl_forward_inference, alg,
-                           src, &geo.weights_any, geo.has_bias ? &geo.bias : NULL, dst, geo.stride,
-                           geo.dilate, geo.pad_before, geo.pad_after),
+                           &desc, p->training ? dnnl_forward_training : dnnl_forward_inference,
+                           dnnl_convolution_direct, src, &geo.weights_any,
+                           geo.has_bias ? &geo.bias : NULL, dst, geo.stride, geo.dilate,
+                           geo.pad_before, geo.pad_after),
                        "convolution", diag);
     if (!rc)
         rc = kd_plan_desc_try(p, &desc, post, NULL, out, diag);
@@ -190,7 +171,7 @@ int kd_conv_wish(kd_plan *p, const kd_task *t, dnnl_memory_desc_t *out, kd_diag 
     const dnnl_memory_desc_t src = any_like(p, t->in[0], operand(p)),
                              dst = any_like(p, t->result, result_type(p, t));
     dnnl_primitive_desc_t pd;
-    const int rc = forward_desc(p, t, dnnl_convolution_direct, &src, &dst, &pd, diag);
+    const int rc = forward_desc(p, t, &src, &dst, &pd, diag);
     if (rc == -KD_EUNSUP)
         return kd_fail(diag, rc, "oneDNN has no convolution for '%s'.",
                        p->graph->nodes[t->node].name);
@@ -230,16 +211,11 @@ static int choose_forward(kd_plan *p, const kd_task *t, dnnl_primitive_desc_t *o
                                  t->residual >= 0 ? as_type(p->values[t->residual].md, type) : any;
     dnnl_primitive_desc_t given = NULL, free_choice = NULL;
     int rc;
-    if (kd_conv_winograd_pays(p, t)) {
-        rc = forward_desc(p, t, dnnl_convolution_winograd, &src, &dst, out, diag);
-        if (rc != -KD_EUNSUP)
-            return rc;
-    }
-    rc = forward_desc(p, t, dnnl_convolution_direct, &given_src, &dst, &given, diag);
+    rc = forward_desc(p, t, &given_src, &dst, &given, diag);
     if (rc && rc != -KD_EUNSUP)
         return rc;
     if (rc || kd_desc_quality(given) < 2) {
-        rc = forward_desc(p, t, dnnl_convolution_direct, &src, &any, &free_choice, diag);
+        rc = forward_desc(p, t, &src, &any, &free_choice, diag);
         if (rc && rc != -KD_EUNSUP) {
             if (given)
                 dnnl_primitive_desc_destroy(given);
@@ -304,8 +280,8 @@ static int prepare_forward(kd_plan *p, kd_task *t, state *s, const kd_conv_geome
     return 0;
 }
 
-static int backward_desc(kd_plan *p, const kd_conv_geometry *geo, dnnl_alg_kind_t alg,
-                         bool of_weights, const dnnl_memory_desc_t *x, const dnnl_memory_desc_t *y,
+static int backward_desc(kd_plan *p, const kd_conv_geometry *geo, bool of_weights,
+                         const dnnl_memory_desc_t *x, const dnnl_memory_desc_t *y,
                          dnnl_primitive_desc_t hint, dnnl_primitive_desc_t *out, kd_diag *diag)
 {
     dnnl_convolution_desc_t desc;
@@ -313,17 +289,17 @@ static int backward_desc(kd_plan *p, const kd_conv_geometry *geo, dnnl_alg_kind_
     const dnnl_status_t status =
         of_weights
             ? dnnl_dilated_convolution_backward_weights_desc_init(
-                  &desc, alg, x, &d_weights, geo->has_bias ? &geo->bias : NULL, y, geo->stride,
-                  geo->dilate, geo->pad_before, geo->pad_after)
-            : dnnl_dilated_convolution_backward_data_desc_init(&desc, alg, x, &geo->weights_any, y,
-                                                               geo->stride, geo->dilate,
-                                                               geo->pad_before, geo->pad_after);
+                  &desc, dnnl_convolution_direct, x, &d_weights, geo->has_bias ? &geo->bias : NULL,
+                  y, geo->stride, geo->dilate, geo->pad_before, geo->pad_after)
+            : dnnl_dilated_convolution_backward_data_desc_init(
+                  &desc, dnnl_convolution_direct, x, &geo->weights_any, y, geo->stride, geo->dilate,
+                  geo->pad_before, geo->pad_after);
     const int rc = kd_onednn(status, "convolution's gradient", diag);
     return rc ? rc : kd_plan_desc_try(p, &desc, NULL, hint, out, diag);
 }
 
-/* Descriptor of a backward: Winograd's where it pays; else with the layouts of
- * the forward's input x and output y, then, if that is slow, with its own. */
+/* Descriptor of a backward: with the layouts of the forward's input x and output
+ * y, then, if that is slow, with its own. */
 static int choose_backward(kd_plan *p, const kd_task *t, const kd_conv_geometry *geo,
                            bool of_weights, dnnl_primitive_desc_t hint, dnnl_primitive_desc_t *out,
                            kd_diag *diag)
@@ -331,18 +307,11 @@ static int choose_backward(kd_plan *p, const kd_task *t, const kd_conv_geometry 
     dnnl_primitive_desc_t best = NULL;
     const dnnl_memory_desc_t any_x = any_like(p, t->in[0], of_weights ? operand(p) : dnnl_f32),
                              any_y = any_like(p, t->result, operand(p));
-    if (kd_conv_winograd_pays(p, t)) {
-        const int rc = backward_desc(p, geo, dnnl_convolution_winograd, of_weights, &any_x, &any_y,
-                                     hint, out, diag);
-        if (rc != -KD_EUNSUP)
-            return rc;
-    }
     for (int own = 0; own < 2; own++) {
         const dnnl_memory_desc_t x = own ? any_x : as_type(p->values[t->in[0]].md, any_x.data_type);
         const dnnl_memory_desc_t y = own ? any_y : as_type(p->values[t->result].md, operand(p));
         dnnl_primitive_desc_t pd = NULL;
-        int rc =
-            backward_desc(p, geo, dnnl_convolution_direct, of_weights, &x, &y, hint, &pd, diag);
+        int rc = backward_desc(p, geo, of_weights, &x, &y, hint, &pd, diag);
         if (rc && rc != -KD_EUNSUP) {
             if (best)
                 dnnl_primitive_desc_destroy(best);

@@ -1,5 +1,5 @@
-/* What the three kinds of convolution share: conv.c (float32, oneDNN), conv_pool.c (with the max
- * pool behind it), conv_int8.c. Internal to engine/. */
+/* What the kinds of convolution share: conv.c (float32, oneDNN), conv_winograd.c, conv_pool.c (with
+ * the max pool behind it), conv_int8.c. Internal to engine/. */
 #ifndef KD_ENGINE_CONV_H
 #define KD_ENGINE_CONV_H
 
@@ -21,7 +21,7 @@ int kd_conv_act_post_ops(const kd_plan *p, const kd_task *t, dnnl_post_ops_t pos
                          kd_diag *diag) KD_MUST_CHECK;
 /* The block of the residual that the result may take over to be summed in place, -1 = none. */
 int kd_conv_residual_block(const kd_plan *p, const kd_task *t, const dnnl_memory_desc_t *result);
-/* Whether a convolution is left to Winograd's algorithm. */
+/* Whether conv_winograd.c does it. */
 bool kd_conv_winograd_pays(const kd_plan *p, const kd_task *t);
 /* Whether conv_pool.c does the convolution t and this pool behind it better than two tasks. */
 bool kd_conv_pool_fits(const kd_plan *p, const kd_task *t, const kd_node *pool);

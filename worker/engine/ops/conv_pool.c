@@ -76,8 +76,7 @@ bool kd_conv_pool_fits(const kd_plan *p, const kd_task *t, const kd_node *pool)
     const bool plain = conv->groups == 1 && conv->dilation_h == 1 && conv->dilation_w == 1 &&
                        !(pool->pad[0] | pool->pad[1] | pool->pad[2] | pool->pad[3]);
     return __builtin_cpu_supports("avx512f") && square && plain && t->residual < 0 &&
-           !kd_conv_winograd_pays(p, t) && (int64_t)conv->kernel_w * in->c <= MOST_ROW &&
-           conv->c <= MOST_OUT;
+           (int64_t)conv->kernel_w * in->c <= MOST_ROW && conv->c <= MOST_OUT;
 }
 
 /* ---- one row of windows */
