@@ -12,6 +12,7 @@
 
 #include <dnnl.h>
 
+#include "engine/ops/gemm.h"
 #include "engine/plan.h"
 #include "kd/rng.h"
 
@@ -192,6 +193,19 @@ static int battery_gemm(kd_rng *r, kd_hasher *h, kd_diag *diag)
         a[i] = kd_rng_float(r) - 0.5F;
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, M, N, K, 1, a, K, b, N, 0, c, N);
     kd_hasher_add(h, c, sizeof(float) * M * N);
+    if (kd_gemm_supported()) {
+        kd_gemm_run(&(kd_gemm){.m = M,
+                               .n = N,
+                               .k = K,
+                               .a = a,
+                               .a_row = K,
+                               .a_column = 1,
+                               .b = b,
+                               .b_row = N,
+                               .c = c,
+                               .c_row = N});
+        kd_hasher_add(h, c, sizeof(float) * M * N);
+    }
     free(a);
     return 0;
 }

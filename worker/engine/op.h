@@ -141,8 +141,10 @@ struct kd_plan {
     double *sums;       /* kd_plan_watch_sums */
     kd_plan_see *see;   /* kd_plan_observe */
     void *see_arg;
-    int clock;       /* last tick that ran; -1 = none */
-    bool bad_output; /* last forward gave a value that is not finite */
+    int clock;         /* last tick that ran; -1 = none */
+    bool *overwritten; /* [graph->n_params], of a train plan: weights whose gradient is written
+                          whole */
+    bool bad_output;   /* last forward gave a value that is not finite */
     bool loaded, ran_forward;
     struct {        /* the name of the random numbers */
         bool named; /* false: nothing is dropped */

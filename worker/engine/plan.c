@@ -299,6 +299,21 @@ static int place_input_gradients(kd_plan *p, kd_task *t, kd_diag *diag)
     return 0;
 }
 
+/* Which weights a convolution's or dense layer's backward writes. */
+static int survey_gradient(kd_plan *p, kd_diag *diag)
+{
+    p->overwritten = kd_plan_alloc(p, (size_t)p->graph->n_params + 1);
+    if (!p->overwritten)
+        return kd_fail(diag, -KD_ENOMEM, "Out of memory for a plan.");
+    for (int i = 0; i < p->n_tasks; i++) {
+        const kd_task *t = &p->tasks[i];
+        const kd_node *node = &p->graph->nodes[t->node];
+        if (p->values[t->result].wants_grad && (node->op == KD_OP_CONV || node->op == KD_OP_DENSE))
+            p->overwritten[node->weight] = true;
+    }
+    return 0;
+}
+
 static int prepare_tasks(kd_plan *p, kd_diag *diag)
 {
     for (int i = 0; i < p->n_tasks; i++) {
@@ -430,6 +445,7 @@ static int make(const kd_graph *graph, int batch, enum kd_plan_use use, bool bfl
     p->batch = batch;
     p->n = p->training ? batch : 1;
     p->clock = p->staging = -1;
+    p->bfloat16 = bfloat16;
     p->noise.keys = calloc((size_t)batch, sizeof *p->noise.keys);
     int rc = p->noise.keys ? kd_onednn(dnnl_engine_create(&p->engine, dnnl_cpu, 0), "engine", diag)
                            : kd_fail(diag, -KD_ENOMEM, "Out of memory for a plan.");
@@ -442,11 +458,12 @@ static int make(const kd_graph *graph, int batch, enum kd_plan_use use, bool bfl
     p->means = means;
     if (!rc && fixed)
         kd_plan_choose_int8(p, largest, edges);
-    p->bfloat16 = bfloat16;
     if (!rc && bfloat16)
         choose_bfloat16(p);
     if (!rc)
         rc = prepare_tasks(p, diag);
+    if (!rc && p->training)
+        rc = survey_gradient(p, diag);
     if (!rc)
         rc = prepare_edges(p, diag);
     if (!rc)
@@ -692,6 +709,17 @@ static void add_gradient(const kd_plan *p, const kd_value *to, dnnl_memory_t fro
         sum[i] += x[i];
 }
 
+/* Parameters that the output does not depend on have no task to write their zero. Those that have
+ * one and are large are spared. */
+static void clear(const kd_plan *p, float *gradient)
+{
+    for (int i = 0; i < p->graph->n_params; i++) {
+        const kd_param *param = &p->graph->params[i];
+        if (!p->overwritten[i])
+            memset(gradient + param->offset, 0, param->count * sizeof *gradient);
+    }
+}
+
 int kd_plan_backward(kd_plan *p, const float *d_logits, float stat_weight, float *gradient,
                      kd_diag *diag)
 {
@@ -703,8 +731,7 @@ int kd_plan_backward(kd_plan *p, const float *d_logits, float stat_weight, float
                        p->training ? "A backward needs a forward since the last load or backward."
                                    : "An inference plan has no backward.");
     p->ran_forward = false; /* activations are overwritten on the way */
-    /* Parameters that the output does not depend on have no task to write their zero. */
-    memset(gradient, 0, p->graph->vector_len * sizeof(float));
+    clear(p, gradient);
     const kd_value *out = &p->values[p->output];
     if (!out->d_mem)
         return 0;
