@@ -2,7 +2,7 @@
  * Gray 2015, arXiv:1509.09308, section 4.3). Internal to engine/.
  *
  * A tile of 4x4 results is A^T [sum over channels of (G g G^T) * (B^T d B)] A, with g the kernel
- * and d the tile's 6x6 places of the input. The interpolation points are 0, +-5/8, +-3/2 and
+ * and d the tile's 6x6 places of the input. The interpolation points are 0, +-11/16, +-3/2 and
  * infinity, which keep the error at half of that of the usual 0, +-1, +-2 (Barabasz et al. 2020,
  * arXiv:1803.10986, on the choice of points). A result's sum runs over the input's channels in
  * their order, a weight's gradient over the tiles in theirs (image, row, column), so the bits
