@@ -52,6 +52,8 @@ void kd_plan_choose_int8(kd_plan *p, const float *largest, bool edges)
             t->int8 = may;
         }
     }
+    for (int i = 0; i < p->n_tasks; i++)
+        p->tasks[i].int8_depthwise = p->tasks[i].int8 && kd_depthwise_int8_fits(p, &p->tasks[i]);
 }
 
 int kd_plan_int8_tasks(const kd_plan *p)

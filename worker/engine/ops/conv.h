@@ -1,5 +1,5 @@
 /* What the kinds of convolution share: conv.c (float32, oneDNN), conv_winograd.c, conv_pool.c (with
- * the max pool behind it), conv_int8.c. Internal to engine/. */
+ * the max pool behind it), conv_int8.c (8 bits, oneDNN), depthwise_int8.c. Internal to engine/. */
 #ifndef KD_ENGINE_CONV_H
 #define KD_ENGINE_CONV_H
 
@@ -27,5 +27,25 @@ bool kd_conv_winograd_pays(const kd_plan *p, const kd_task *t);
 bool kd_conv_pool_fits(const kd_plan *p, const kd_task *t, const kd_node *pool);
 /* Whether conv_int8.c can do it if its input and residual are 8-bit values. */
 bool kd_conv_int8_fits(const kd_plan *p, const kd_task *t);
+/* Whether depthwise_int8.c does that, with the same bits as conv_int8.c. What stands in the way of
+ * it may be a value's scale, so it is asked when those are chosen. */
+bool kd_depthwise_int8_fits(const kd_plan *p, const kd_task *t);
+/* For tests: as on processors that depthwise_int8.c does not know. */
+extern bool kd_depthwise_int8_off;
+
+/* A convolution of 8-bit values, in the plan's memory. */
+typedef struct kd_conv_int8 {
+    int8_t *weights; /* as in the vector, -127..127 */
+    float *bias;     /* [channels], in units of a product of 1 and 1 */
+    float *scales;   /* [channels]: what such a product stands for */
+} kd_conv_int8;
+int kd_conv_int8_quantise(kd_plan *p, const kd_task *t, kd_conv_int8 *q,
+                          kd_diag *diag) KD_MUST_CHECK;
+/* A result without a sign has the activation's limits itself: 0, and the largest value that it was
+ * made for. */
+bool kd_conv_int8_clips(const kd_plan *p, const kd_task *t);
+/* The input's bytes, in NHWC. A float32 value is rounded for this convolution alone, by *round. */
+int kd_conv_int8_input(kd_plan *p, const kd_task *t, dnnl_memory_t *out, kd_prim **round,
+                       kd_diag *diag) KD_MUST_CHECK;
 
 #endif

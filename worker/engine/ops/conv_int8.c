@@ -11,8 +11,7 @@
 typedef struct {
     dnnl_memory_t plain; /* the weights below, bound when they are packed */
     kd_prim *forward, *round_src, *reorder_residual, *pack;
-    int8_t *weights; /* as in the vector, quantised */
-    float *bias;     /* in units of a product */
+    kd_conv_int8 q;
     int bias_block;
 } state;
 
@@ -25,10 +24,9 @@ bool kd_conv_int8_fits(const kd_plan *p, const kd_task *t)
     return node->groups == 1 || depthwise;
 }
 
-/* A result without a sign has the activation's limits itself: 0, and the largest value that it was
- * made for. Only where biases are corrected: plans without are part of what names the process's
- * numerics, and so the bank. */
-static bool clips_itself(const kd_plan *p, const kd_task *t)
+/* Only where biases are corrected: plans without are part of what names the process's numerics, and
+ * so the bank. */
+bool kd_conv_int8_clips(const kd_plan *p, const kd_task *t)
 {
     const kd_value *v = &p->values[t->result];
     return p->means && v->scale > 0 && v->positive && t->residual < 0;
@@ -50,16 +48,19 @@ static float mean_loss(const kd_plan *p, const kd_task *t, int channel, const fl
     return (float)loss;
 }
 
-/* scales [channels]: what a product of 1 and 1 stands for. */
-static int quantise(kd_plan *p, const kd_task *t, state *s, float *scales, kd_diag *diag)
+int kd_conv_int8_quantise(kd_plan *p, const kd_task *t, kd_conv_int8 *q, kd_diag *diag)
 {
     const kd_node *node = &p->graph->nodes[t->node];
     const size_t count = p->graph->params[node->weight].count, row = count / (size_t)node->c;
+    const size_t floats = (size_t)node->c * sizeof(float);
     const float scale = kd_int8_unit(&p->values[t->in[0]]);
     float *folded = malloc(count * sizeof *folded);
-    if (!folded)
+    if (!folded || !(q->weights = kd_plan_alloc(p, count)) ||
+        !(q->bias = kd_plan_alloc(p, floats)) || !(q->scales = kd_plan_alloc(p, floats))) {
+        free(folded);
         return kd_fail(diag, -KD_ENOMEM, "Out of memory for a convolution.");
-    const int rc = kd_conv_fold(p, t, p->fixed, folded, s->bias, diag);
+    }
+    const int rc = kd_conv_fold(p, t, p->fixed, folded, q->bias, diag);
     for (int o = 0; !rc && o < node->c; o++) {
         const float *w = folded + (size_t)o * row;
         float largest = 0;
@@ -67,13 +68,13 @@ static int quantise(kd_plan *p, const kd_task *t, state *s, float *scales, kd_di
             largest = fmaxf(largest, fabsf(w[i]));
         const float unit = largest > 0 ? largest / 127 : 1;
         for (size_t i = 0; i < row; i++)
-            s->weights[(size_t)o * row + i] = (int8_t)nearbyintf(w[i] / unit);
+            q->weights[(size_t)o * row + i] = (int8_t)nearbyintf(w[i] / unit);
         if (p->means)
-            s->bias[o] += mean_loss(p, t, o, w, s->weights + (size_t)o * row, unit);
-        scales[o] = unit * scale;
-        s->bias[o] /= scales[o];
-        if (clips_itself(p, t))
-            scales[o] /= p->values[t->result].scale;
+            q->bias[o] += mean_loss(p, t, o, w, q->weights + (size_t)o * row, unit);
+        q->scales[o] = unit * scale;
+        q->bias[o] /= q->scales[o];
+        if (kd_conv_int8_clips(p, t))
+            q->scales[o] /= p->values[t->result].scale;
     }
     free(folded);
     return rc;
@@ -90,9 +91,9 @@ static int post_ops(const kd_plan *p, const kd_task *t, dnnl_post_ops_t *out, kd
                                     : dnnl_post_ops_append_sum(*out, 1),
                        "residual", diag);
     }
-    if (!rc && !clips_itself(p, t))
+    if (!rc && !kd_conv_int8_clips(p, t))
         rc = kd_conv_act_post_ops(p, t, *out, diag);
-    if (!rc && v->scale > 0 && !clips_itself(p, t))
+    if (!rc && v->scale > 0 && !kd_conv_int8_clips(p, t))
         rc = kd_onednn(
             dnnl_post_ops_append_eltwise(*out, 1.0F, dnnl_eltwise_linear, 1 / v->scale, 0),
             "the result's scale", diag);
@@ -122,19 +123,18 @@ static int describe(kd_plan *p, const kd_task *t, const kd_conv_geometry *geo, c
                : rc;
 }
 
-/* A float32 input, rounded to 8 bits for this convolution alone. */
-static int round_input(kd_plan *p, const kd_task *t, state *s, const dnnl_memory_desc_t *md,
-                       dnnl_memory_t *out, kd_diag *diag)
+int kd_conv_int8_input(kd_plan *p, const kd_task *t, dnnl_memory_t *out, kd_prim **round,
+                       kd_diag *diag)
 {
     const kd_value *in = &p->values[t->in[0]];
     const int tick = kd_tick_forward(t);
     *out = in->mem;
     if (in->scale > 0)
         return 0;
-    const int rc = kd_plan_new_memory(p, md, tick, tick, out, NULL, diag);
+    const dnnl_memory_desc_t md = kd_plan_desc_int8(p, in, &p->graph->nodes[t->in[0]]);
+    const int rc = kd_plan_new_memory(p, &md, tick, tick, out, NULL, diag);
     return rc ? rc
-              : kd_plan_requantise(p, &in->md, in->mem, md, *out, 1 / in->edge, tick, &s->round_src,
-                                   diag);
+              : kd_plan_requantise(p, &in->md, in->mem, &md, *out, 1 / in->edge, tick, round, diag);
 }
 
 /* The residual lies where the result will, in its own kind of 8 bits where it has one. */
@@ -153,13 +153,11 @@ static int place_residual(kd_plan *p, const kd_task *t, state *s, kd_diag *diag)
 
 static int prepare(kd_plan *p, kd_task *t, kd_diag *diag)
 {
-    const kd_node *node = &p->graph->nodes[t->node], *result = &p->graph->nodes[t->result];
+    const kd_node *result = &p->graph->nodes[t->result];
     const int tick = kd_tick_forward(t);
     const kd_value *v = &p->values[t->result];
     state *s = t->state = kd_plan_alloc(p, sizeof *s);
-    float *scales = kd_plan_alloc(p, (size_t)node->c * sizeof *scales);
-    if (!s || !scales || !(s->weights = kd_plan_alloc(p, p->graph->params[node->weight].count)) ||
-        !(s->bias = kd_plan_alloc(p, (size_t)node->c * sizeof *s->bias)))
+    if (!s)
         return kd_fail(diag, -KD_ENOMEM, "Out of memory for a convolution.");
     kd_conv_geometry geo = kd_conv_geometry_of(p, t, dnnl_s8);
     const dnnl_memory_desc_t dst =
@@ -169,15 +167,15 @@ static int prepare(kd_plan *p, kd_task *t, kd_diag *diag)
         kd_plan_desc_int8(p, &p->values[t->in[0]], &p->graph->nodes[t->in[0]]);
     t->act_inside = t->act >= 0;
     dnnl_primitive_desc_t pd = NULL;
-    int rc = quantise(p, t, s, scales, diag);
+    int rc = kd_conv_int8_quantise(p, t, &s->q, diag);
     if (!rc)
-        rc = describe(p, t, &geo, scales, &src_md, &dst, &pd, diag);
+        rc = describe(p, t, &geo, s->q.scales, &src_md, &dst, &pd, diag);
     if (rc)
         return rc;
     const dnnl_memory_desc_t w_md = kd_desc_query(pd, dnnl_query_weights_md);
     dnnl_memory_t src = NULL, weights = NULL, bias = NULL;
     const int share = kd_conv_residual_block(p, t, &dst);
-    rc = round_input(p, t, s, &src_md, &src, diag);
+    rc = kd_conv_int8_input(p, t, &src, &s->round_src, diag);
     if (!rc)
         rc = kd_plan_make_value(p, t, &dst, share, diag);
     if (!rc && t->residual >= 0 && share < 0)
@@ -206,9 +204,9 @@ static int load(kd_plan *p, const kd_task *t, const float *vector, kd_diag *diag
 {
     (void)vector; /* quantised when the plan was made */
     const state *s = t->state;
-    memcpy(kd_plan_data(p, s->bias_block), s->bias,
-           (size_t)p->graph->nodes[t->node].c * sizeof *s->bias);
-    const int rc = kd_memory_bind(s->plain, (const float *)(const void *)s->weights, diag);
+    memcpy(kd_plan_data(p, s->bias_block), s->q.bias,
+           (size_t)p->graph->nodes[t->node].c * sizeof *s->q.bias);
+    const int rc = kd_memory_bind(s->plain, (const float *)(const void *)s->q.weights, diag);
     return rc ? rc : kd_prim_run(p, s->pack, diag);
 }
 
