@@ -50,7 +50,7 @@ static int no_memory(kd_diag *diag)
 const kd_op_impl *kd_task_op(const kd_graph *g, const kd_task *t)
 {
     if (t->int8)
-        return t->int8_depthwise ? &kd_op_depthwise_int8 : &kd_op_conv_int8;
+        return t->int8_vnni ? &kd_op_conv_vnni : &kd_op_conv_int8;
     if (t->winograd)
         return &kd_op_conv_winograd;
     return t->pool >= 0 ? &kd_op_conv_pool : kd_op_of(g->nodes[t->node].op);

@@ -70,7 +70,7 @@ typedef struct kd_task {
     bool act_back_inside;  /* and its gradient */
     bool int8;             /* a convolution of 8-bit values */
     bool winograd;         /* one by Winograd's algorithm, unless int8 */
-    bool int8_depthwise;   /* that depthwise_int8.c does */
+    bool int8_vnni;        /* that conv_vnni.c does */
     dnnl_memory_t d_in[2]; /* where backward writes the inputs' gradients, NULL = not wanted */
     bool d_in_adds[2];     /* the plan adds it to the value's gradient afterwards */
     kd_act_prims act_prims;
@@ -100,7 +100,7 @@ extern const kd_op_impl kd_op_input, kd_op_conv, kd_op_batch_norm, kd_op_activat
     kd_op_arithmetic, kd_op_const, kd_op_pad, kd_op_slice, kd_op_concat, kd_op_softmax, kd_op_noise,
     kd_op_fake_quant;
 /* A convolution and the max pool behind it; one by Winograd's algorithm; those of 8-bit values. */
-extern const kd_op_impl kd_op_conv_pool, kd_op_conv_winograd, kd_op_conv_int8, kd_op_depthwise_int8;
+extern const kd_op_impl kd_op_conv_pool, kd_op_conv_winograd, kd_op_conv_int8, kd_op_conv_vnni;
 /* NULL for a number outside the enum. */
 const kd_op_impl *kd_op_of(enum kd_op op);
 /* The one that runs a task. */

@@ -53,7 +53,7 @@ void kd_plan_choose_int8(kd_plan *p, const float *largest, bool edges)
         }
     }
     for (int i = 0; i < p->n_tasks; i++)
-        p->tasks[i].int8_depthwise = p->tasks[i].int8 && kd_depthwise_int8_fits(p, &p->tasks[i]);
+        p->tasks[i].int8_vnni = p->tasks[i].int8 && kd_conv_vnni_fits(p, &p->tasks[i]);
 }
 
 int kd_plan_int8_tasks(const kd_plan *p)

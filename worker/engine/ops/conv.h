@@ -1,5 +1,5 @@
 /* What the kinds of convolution share: conv.c (float32, oneDNN), conv_winograd.c, conv_pool.c (with
- * the max pool behind it), conv_int8.c (8 bits, oneDNN), depthwise_int8.c. Internal to engine/. */
+ * the max pool behind it), conv_int8.c (8 bits, oneDNN), conv_vnni.c. Internal to engine/. */
 #ifndef KD_ENGINE_CONV_H
 #define KD_ENGINE_CONV_H
 
@@ -27,11 +27,11 @@ bool kd_conv_winograd_pays(const kd_plan *p, const kd_task *t);
 bool kd_conv_pool_fits(const kd_plan *p, const kd_task *t, const kd_node *pool);
 /* Whether conv_int8.c can do it if its input and residual are 8-bit values. */
 bool kd_conv_int8_fits(const kd_plan *p, const kd_task *t);
-/* Whether depthwise_int8.c does that, with the same bits as conv_int8.c. What stands in the way of
+/* Whether conv_vnni.c does that, with the same bits as conv_int8.c. What stands in the way of
  * it may be a value's scale, so it is asked when those are chosen. */
-bool kd_depthwise_int8_fits(const kd_plan *p, const kd_task *t);
-/* For tests: as on processors that depthwise_int8.c does not know. */
-extern bool kd_depthwise_int8_off;
+bool kd_conv_vnni_fits(const kd_plan *p, const kd_task *t);
+/* For tests: as on processors that conv_vnni.c does not know. */
+extern bool kd_conv_vnni_off;
 
 /* A convolution of 8-bit values, in the plan's memory. */
 typedef struct kd_conv_int8 {
