@@ -217,8 +217,9 @@ static void test_pointwise_is_what_it_says(void **state)
             d.end.residual = 0.07F;
             d.end.residual_signed = kd_rng_below(&r, 2);
             check_pointwise(d, true, kd_rng_below(&r, 2), scale, &r);
-            d.end.residual = 0;
             d.end.type = KD_VNNI_F32;
+            check_pointwise(d, true, false, scale, &r);
+            d.end.residual = 0;
             check_pointwise(d, false, false, scale, &r);
         }
 }

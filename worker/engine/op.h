@@ -69,8 +69,8 @@ typedef struct kd_task {
     bool act_inside;       /* the operator applies act forward itself */
     bool act_back_inside;  /* and its gradient */
     bool int8;             /* a convolution of 8-bit values */
-    bool winograd;         /* one by Winograd's algorithm, unless int8 */
     bool int8_vnni;        /* that conv_vnni.c does */
+    bool winograd;         /* one by Winograd's algorithm, unless int8 */
     dnnl_memory_t d_in[2]; /* where backward writes the inputs' gradients, NULL = not wanted */
     bool d_in_adds[2];     /* the plan adds it to the value's gradient afterwards */
     kd_act_prims act_prims;

@@ -27,8 +27,7 @@ bool kd_conv_winograd_pays(const kd_plan *p, const kd_task *t);
 bool kd_conv_pool_fits(const kd_plan *p, const kd_task *t, const kd_node *pool);
 /* Whether conv_int8.c can do it if its input and residual are 8-bit values. */
 bool kd_conv_int8_fits(const kd_plan *p, const kd_task *t);
-/* Whether conv_vnni.c does that, with the same bits as conv_int8.c. What stands in the way of
- * it may be a value's scale, so it is asked when those are chosen. */
+/* Whether conv_vnni.c does it, with the same bits; asked once the values' scales are chosen. */
 bool kd_conv_vnni_fits(const kd_plan *p, const kd_task *t);
 /* For tests: as on processors that conv_vnni.c does not know. */
 extern bool kd_conv_vnni_off;

@@ -34,7 +34,7 @@ typedef struct kd_vnni_depthwise {
 
 typedef struct kd_vnni_pointwise {
     int64_t places;
-    int64_t in;  /* channels, a multiple of 4 */
+    int64_t in;  /* channels, a multiple of 4 up to 2^16 */
     int64_t out; /* a multiple of 16 */
     bool x_signed;
     kd_vnni_end end;

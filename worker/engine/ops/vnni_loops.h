@@ -2,7 +2,7 @@
  * vector of as many bytes (INTS, floats REALS), OP(x) the intrinsics of that width, NAME(x) the
  * names, ORDER(x) its ints in the order of the four vectors that they were packed from. */
 
-/* Of the last channels' bytes at r. */
+/* What is added to a quarter of the strip's channels, from r on. */
 INLINE REALS NAME(residual)(const kd_vnni_end *e, const uint8_t *r)
 {
     __m128i bytes = {0};
