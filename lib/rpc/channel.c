@@ -211,24 +211,22 @@ grpc_op kd_rpc_status_op(struct kd_rpc_status *s)
     return op;
 }
 
-int kd_rpc_status_read(kd_rpc_channel *ch, const struct kd_rpc_status *s, char *text, size_t size,
-                       bool *out_untrusted)
+void kd_rpc_status_read(kd_rpc_channel *ch, const struct kd_rpc_status *s, kd_rpc_result *out)
 {
     char *details = grpc_slice_to_c_string(s->details);
     bool from_peer = s->error_string && strstr(s->error_string, "Error received from peer");
     pthread_mutex_lock(&ch->mu); /* it may be replaced */
     bool connected = grpc_channel_check_connectivity_state(ch->grpc, 0) == GRPC_CHANNEL_READY;
     pthread_mutex_unlock(&ch->mu);
-    const bool untrusted = kd_rpc_explain(ch->what, ch->target, (int)s->code, details, from_peer,
-                                          connected, text, size);
-    if (out_untrusted)
-        *out_untrusted = untrusted;
+    *out = (kd_rpc_result){.grpc_status = (int)s->code, .code = kd_err_from_grpc((int)s->code)};
+    out->untrusted = kd_rpc_explain(ch->what, ch->target, (int)s->code, details, from_peer,
+                                    connected, out->text, sizeof out->text);
+    out->oversize = kd_rpc_too_large((int)s->code, details, ch->max_message);
     gpr_free(details);
     /* A connection that broke in the middle of something ends calls with these; nobody refused
      * them. */
     if (!from_peer && (s->code == GRPC_STATUS_UNKNOWN || s->code == GRPC_STATUS_INTERNAL))
-        return -KD_EUNAVAIL;
-    return kd_err_from_grpc((int)s->code);
+        out->code = -KD_EUNAVAIL;
 }
 
 /* ---- unary calls */
@@ -248,9 +246,9 @@ static void on_unary(struct kd_op *op, bool ok)
 {
     struct unary *u = KD_RPC_OWNER(op, struct unary, op);
     (void)ok; /* a batch with a status always succeeds; the status tells */
-    kd_rpc_result r = {.grpc_status = (int)u->status.code};
+    kd_rpc_result r;
     grpc_slice all = grpc_empty_slice();
-    r.code = kd_rpc_status_read(u->ch, &u->status, r.text, sizeof r.text, &r.untrusted);
+    kd_rpc_status_read(u->ch, &u->status, &r);
     if (r.code == 0 && !u->reply) {
         r.code = -KD_EDATA;
         snprintf(r.text, sizeof r.text, "%s %s answered without a message", u->ch->what,

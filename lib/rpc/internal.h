@@ -79,6 +79,8 @@ void kd_rpc_safe_text(const char *text, char *out, size_t size);
  * is no connection since we do not trust the server. */
 bool kd_rpc_explain(const char *what, const char *target, int grpc_status, const char *details,
                     bool from_peer, bool connected, char *out, size_t size);
+/* Whether a call has ended for a message's size. max_message: of the channel. */
+kd_rpc_oversize kd_rpc_too_large(int grpc_status, const char *details, size_t max_message);
 #define KD_RPC_COORDINATOR "coordinator" /* what servers are, unless it is said */
 
 /* ---- creds.c: the one place that says how a connection is protected */
@@ -168,9 +170,8 @@ struct kd_rpc_status {
 void kd_rpc_status_init(struct kd_rpc_status *s);
 void kd_rpc_status_clear(struct kd_rpc_status *s);
 grpc_op kd_rpc_status_op(struct kd_rpc_status *s);
-/* Our code, and the sentence into text. out_untrusted: as kd_rpc_explain tells; NULL allowed. */
-int kd_rpc_status_read(kd_rpc_channel *ch, const struct kd_rpc_status *s, char *text, size_t size,
-                       bool *out_untrusted);
+/* What of a result a status tells: all but the bytes. */
+void kd_rpc_status_read(kd_rpc_channel *ch, const struct kd_rpc_status *s, kd_rpc_result *out);
 
 /* ---- methods that every server has: health.c and reflection.c fill rows */
 

@@ -179,6 +179,14 @@ void kd_rpc_channel_close(kd_rpc_channel *ch);
 /* Closes, and waits for the callbacks of what was running. Not from a callback. */
 void kd_rpc_channel_free(kd_rpc_channel *ch);
 
+/* Whose message is larger than the other end takes, where a call has ended with -KD_ELIMIT for it:
+ * trying again does not help. */
+typedef enum kd_rpc_oversize {
+    KD_RPC_FITS,
+    KD_RPC_REQUEST_TOO_LARGE, /* the server says so, which may mean its reply */
+    KD_RPC_REPLY_TOO_LARGE    /* for the channel's max_message */
+} kd_rpc_oversize;
+
 /* Result of a unary call. code: 0 or -KD_E...; text: the server's sentence, or one that says which
  * target could not be reached and what to check. bytes: reply, NULL unless code is 0. Borrowed
  * during the callback; kd_rpc_unary hands them to its caller. */
@@ -186,6 +194,7 @@ typedef struct kd_rpc_result {
     int code;
     int grpc_status;
     bool untrusted; /* -KD_EUNAVAIL since the server's certificate is none to trust, or missing */
+    kd_rpc_oversize oversize;
     char text[1024];
     uint8_t *bytes;
     size_t len;

@@ -104,3 +104,21 @@ bool kd_rpc_explain(const char *what, const char *target, int grpc_status, const
         snprintf(out, size, "%s", text);
     return tls && tls->untrusted;
 }
+
+kd_rpc_oversize kd_rpc_too_large(int grpc_status, const char *details, size_t max_message)
+{
+    /* Of gRPC's C core, Go, Java and our own server (call.c): no status tells it from a server that
+     * is full. */
+    static const char *const words[] = {"larger than max", "exceeds maximum size",
+                                        "bytes, at most"};
+    char ours[48];
+    bool found = false;
+    for (size_t i = 0; i < KD_COUNT(words) && grpc_status == GRPC_STATUS_RESOURCE_EXHAUSTED; i++)
+        found = found || strstr(details, words[i]);
+    if (!found)
+        return KD_RPC_FITS;
+    /* The same words come from both ends, but none that has this limit gets more from us. */
+    snprintf(ours, sizeof ours, " vs. %zu)", max_message);
+    return strncmp(details, "Received", 8) == 0 && strstr(details, ours) ? KD_RPC_REPLY_TOO_LARGE
+                                                                         : KD_RPC_REQUEST_TOO_LARGE;
+}

@@ -48,9 +48,9 @@ static void end_op(kd_rpc_stream *s)
     pthread_mutex_unlock(&s->mu);
     if (!over)
         return;
-    char text[1024];
-    int code = kd_rpc_status_read(s->ch, &s->status, text, sizeof text, NULL);
-    s->ev.on_end(s, code, text, s->ev.arg);
+    kd_rpc_result r;
+    kd_rpc_status_read(s->ch, &s->status, &r);
+    s->ev.on_end(s, r.code, r.text, s->ev.arg);
     kd_rpc_status_clear(&s->status);
     kd_rpc_link_close(s->ch, &s->link);
     stream_unref(s);

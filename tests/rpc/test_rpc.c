@@ -33,6 +33,7 @@ static void test_rpc_unary(void **state)
 
 static void test_rpc_large_messages(void **state)
 {
+    const struct rpc_fixture *f = *state;
     uint8_t *big = kd_xalloc(MAX_MESSAGE + 1);
     for (size_t i = 0; i < MAX_MESSAGE; i++)
         big[i] = (uint8_t)(i * 2654435761u >> 24);
@@ -44,11 +45,23 @@ static void test_rpc_large_messages(void **state)
     /* One byte too much in the reply, then in the request. */
     assert_int_equal(rpc_call(*state, "/t.T/Echo", big, MAX_MESSAGE - 1, &r), -KD_ELIMIT);
     assert_string_equal(r.text, "a reply of 2097153 bytes, at most 2097152 can be sent");
+    assert_int_equal(r.oversize, KD_RPC_REQUEST_TOO_LARGE);
     assert_true(rpc_await(&rpc_seen.closed, 2));
     assert_int_equal(rpc_seen.cancelled, 0);
     assert_int_equal(rpc_call(*state, "/t.T/Echo", big, MAX_MESSAGE + 1, &r), -KD_ELIMIT);
+    assert_int_equal(r.oversize, KD_RPC_REQUEST_TOO_LARGE);
     assert_int_equal(rpc_call(*state, "/t.T/Later", big, 11, &r), -KD_ELIMIT);
     assert_non_null(strstr(r.text, "at most 10"));
+    assert_int_equal(r.oversize, KD_RPC_REQUEST_TOO_LARGE);
+    /* A client that takes less than the server sends. */
+    kd_rpc_channel *small = NULL;
+    kd_diag diag = {0};
+    kd_assert_ok(kd_rpc_channel_new(f->rpc, f->target, NULL, 1000, &small, &diag), &diag);
+    assert_int_equal(
+        kd_rpc_unary(small, "/t.T/Echo", &(struct iovec){big, 999}, 1, 20000, true, &r),
+        -KD_ELIMIT);
+    assert_int_equal(r.oversize, KD_RPC_REPLY_TOO_LARGE);
+    kd_rpc_channel_free(small);
     free(big);
 }
 
@@ -368,7 +381,8 @@ static void count_limited(const kd_rpc_result *r, void *arg)
 {
     atomic_int *counts = arg;
     if (r->code == -KD_ELIMIT)
-        atomic_fetch_add(&counts[1], strstr(r->text, "as many calls as it takes") != NULL);
+        atomic_fetch_add(&counts[1], strstr(r->text, "as many calls as it takes") != NULL &&
+                                         r->oversize == KD_RPC_FITS);
     atomic_fetch_add(&counts[0], 1);
     rpc_signal();
 }
