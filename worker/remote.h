@@ -1,6 +1,6 @@
 /* A model that somebody else's server runs, asked over the Open Inference Protocol (lib/kserve):
- * pixels there, logits back. A server that is away, slow or full is asked again, ever less often,
- * until its patience is over.
+ * pixels there, logits back. A server that is away, slow or full is asked again, ever less often
+ * (pace.h), until its patience is over; one that fails by itself a few times.
  *
  * Threads: kd_remote_ask may be called by several at once, everything else by one. */
 #ifndef KD_WORKER_REMOTE_H
@@ -32,7 +32,7 @@ void kd_remote_free(kd_remote *r);
 int kd_remote_meet(kd_remote *r, kd_diag *diag) KD_MUST_CHECK;
 /* pixels [pictures][size][size][3], as the model reads them; logits [pictures][classes], finite.
  * -KD_ECANCELED when stopped, -KD_ETIMEOUT when its patience is over, -KD_EDATA for an answer that
- * is none, else what the server refused the request with. */
+ * is none, -KD_EINTERNAL when it keeps failing, else what the server refused the request with. */
 int kd_remote_ask(kd_remote *r, const float *pixels, float *logits, kd_diag *diag) KD_MUST_CHECK;
 
 #endif
