@@ -109,9 +109,11 @@ static void start_coordinator(keeper *k)
     snprintf(http, sizeof http, "%s/http-port", k->t->dir);
     unlink(port);
     unlink(http);
-    char *argv[] = {k->programs[0], "--state-dir",      state,         "--listen",
-                    "127.0.0.1:0",  "--http",           "127.0.0.1:0", "--port-file",
-                    port,           "--http-port-file", http,          NULL};
+    char *outside = (char *)(k->t->outside ? k->t->outside : "");
+    char *argv[] = {
+        k->programs[0], "--state-dir",        state,         "--listen", "127.0.0.1:0",
+        "--http",       "127.0.0.1:0",        "--port-file", port,       "--http-port-file",
+        http,           "--outside-teachers", outside,       NULL};
     k->coordinator = start(k, "distilld", argv);
 }
 

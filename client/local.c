@@ -20,6 +20,8 @@ static const kd_opt g_opts[] = {
     {"workers", 0, "N", "up: so many workers (2)"},
     {"threads", 0, "N", "up: threads of each worker (the CPUs divided among them)"},
     {"data-root", 0, "DIR", "up: data sets of jobs are looked for here (.)"},
+    {"outside-teachers", 0, "LIST",
+     "up: HOST:PORT,HOST:PORT,... that jobs may name as teachers (teacher.kserve)"},
     {"dir", 0, "DIR",
      "up: state and logs go here and stay (a temporary folder that `down` removes)"},
 };
@@ -137,6 +139,7 @@ static int up(kd_cli *cli, const kd_args *args)
         rc = make_room(cli, args);
     if (rc != KD_EXIT_OK)
         return rc;
+    t.outside = kd_args_value(args, "outside-teachers");
     int code = kd_throwaway_folder(&t, kd_args_value(args, "dir"), &diag);
     if (code != 0)
         return fail(cli, code, &diag);

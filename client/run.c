@@ -86,6 +86,11 @@ static int on_cluster(kd_cli *cli, const kd_args *args, kd_submit *s)
         return kd_usage(cli, "run", "--set cluster.min_workers=1 lets it begin with fewer",
                         "the job wants %d workers at least, and %d are to be started",
                         job->min_workers, t.workers);
+    t.outside = kd_submit_outside(s);
+    if (!t.outside) {
+        kd_error(cli, "%s names too many teachers that run elsewhere", args->operands[0]);
+        return KD_EXIT_CONFIG;
+    }
     if (kd_throwaway_folder(&t, NULL, &diag) != 0) {
         kd_error(cli, "%s", diag.msg);
         return KD_EXIT_FAILURE;
@@ -121,9 +126,10 @@ const kd_verb kd_verb_run = {
     .summary = "run one job here, on a cluster of its own, and fetch its results",
     .help =
         "Starts a coordinator and workers on loopback, submits FILE, follows it, fetches what it\n"
-        "made and takes everything down; nothing but the results stays. The exit code is the\n"
-        "job's. Ctrl-C ends all of it in order, a second one at once. To keep the cluster for\n"
-        "more jobs: `distill local up`.",
+        "made and takes everything down; nothing but the results stays. The\n"
+        "exit code is the job's. Ctrl-C ends all of it in order, a second one at once. Teachers\n"
+        "that FILE names (teacher.kserve) are permitted. To keep the cluster for more jobs:\n"
+        "`distill local up`.",
     .opts = g_opts,
     .n_opts = KD_COUNT(g_opts),
     .min_operands = 1,

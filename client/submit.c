@@ -19,7 +19,8 @@
 #include <unistd.h>
 
 #define MAX_SETS 64
-#define MAX_FILES 16 /* that one submit names */
+#define MAX_FILES 16      /* that one submit names */
+#define MAX_OUTSIDE 65536 /* bytes, with which a program can still be started */
 
 static const kd_opt g_opts[] = {
     {"set", 0, "KEY=VALUE", "override a key of the job file, e.g. distill.epochs=3 (repeatable)"},
@@ -45,6 +46,7 @@ struct kd_submit {
     kd_job job, child;
     kd_local_file files[MAX_FILES];
     int n_files;
+    kd_buf outside; /* addresses of teachers, as text */
 };
 
 static int read_job(kd_submit *s)
@@ -100,13 +102,38 @@ static int add_files(kd_submit *s, const kd_job *job)
     return KD_EXIT_OK;
 }
 
-/* A sweep may vary the files, too: each of its jobs is asked for its own. */
-static int find_files(kd_submit *s)
+static bool has_address(const char *list, const char *address)
+{
+    const size_t n = strlen(address);
+    for (const char *at = list ? list : ""; *at; at += strcspn(at, ","), at += *at == ',')
+        if (strncmp(at, address, n) == 0 && strcspn(at, ",") == n)
+            return true;
+    return false;
+}
+
+static void add_outside(kd_submit *s, const kd_job *job)
+{
+    for (int i = 0; i < job->n_teachers; i++) {
+        const char *address = job->teachers[i].kserve;
+        if (kd_teacher_is_outside(&job->teachers[i]) && !has_address(s->outside.data, address))
+            (void)kd_buf_printf(&s->outside, "%s%s", s->outside.len ? "," : "", address);
+    }
+}
+
+/* What a job needs beside its text. */
+static int add_needs(kd_submit *s, const kd_job *job)
+{
+    add_outside(s, job);
+    return add_files(s, job);
+}
+
+/* A sweep may vary them, too: each of its jobs is asked for its own. */
+static int find_needs(kd_submit *s)
 {
     kd_sweep sweep = {0};
     kd_diag diag = {0};
     const char *sets[2 * MAX_SETS];
-    int rc = add_files(s, &s->job);
+    int rc = add_needs(s, &s->job);
     if (rc == KD_EXIT_OK &&
         kd_sweep_load(s->text, s->len, s->file, s->sets, s->n_sets, &sweep, &diag) != 0) {
         kd_error(s->cli, "%s", diag.msg);
@@ -123,7 +150,7 @@ static int find_files(kd_submit *s)
             kd_error(s->cli, "%s", diag.msg);
             rc = KD_EXIT_CONFIG;
         } else {
-            rc = add_files(s, &s->child);
+            rc = add_needs(s, &s->child);
         }
     }
     kd_sweep_free(&sweep);
@@ -206,6 +233,7 @@ int kd_submit_read(kd_cli *cli, const char *verb, const kd_args *args, kd_submit
     /* A kd_job holds many KiB. */
     kd_submit *s = *out = kd_xalloc(sizeof *s);
     s->cli = cli;
+    kd_buf_init(&s->outside, MAX_OUTSIDE);
     s->file = args->operands[0];
     s->dry_run = kd_args_has(args, "dry-run");
     s->quiet = kd_args_has(args, "quiet");
@@ -219,13 +247,14 @@ int kd_submit_read(kd_cli *cli, const char *verb, const kd_args *args, kd_submit
     int rc = kd_submission_key(cli, verb, kd_args_value(args, "key"), s->key);
     if (rc == KD_EXIT_OK)
         rc = read_job(s);
-    return rc == KD_EXIT_OK ? find_files(s) : rc;
+    return rc == KD_EXIT_OK ? find_needs(s) : rc;
 }
 
 void kd_submit_free(kd_submit *s)
 {
     for (int i = 0; i < s->n_files; i++)
         kd_local_file_clear(&s->files[i]);
+    kd_buf_clear(&s->outside);
     free(s->text);
     free(s);
 }
@@ -233,6 +262,11 @@ void kd_submit_free(kd_submit *s)
 const kd_job *kd_submit_job(const kd_submit *s)
 {
     return &s->job;
+}
+
+const char *kd_submit_outside(const kd_submit *s)
+{
+    return s->outside.failed ? NULL : s->outside.data ? s->outside.data : "";
 }
 
 int kd_submit_send(kd_conn *c, kd_submit *s, char id[KD_CONN_ID])

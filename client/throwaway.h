@@ -24,6 +24,7 @@ typedef struct kd_throwaway {
     char dir[KD_THROWAWAY_PATH];
     char data_root[KD_THROWAWAY_PATH];
     int workers, threads;      /* threads: of each worker */
+    const char *outside;       /* HOST:PORT, ... of teachers that jobs may name; borrowed */
     bool made;                 /* the folder was made for it and goes with it */
     char server[64], http[64]; /* HOST:PORT, once it runs */
     pid_t keeper;              /* the process that holds it, 0 = none */

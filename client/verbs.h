@@ -22,6 +22,9 @@ typedef struct kd_submit kd_submit;
 int kd_submit_read(kd_cli *cli, const char *verb, const kd_args *args, kd_submit **out);
 void kd_submit_free(kd_submit *s);
 const kd_job *kd_submit_job(const kd_submit *s);
+/* HOST:PORT,... of the teachers outside that the job names, or jobs of a sweep do; "" = none, NULL
+ * = more than can be named. */
+const char *kd_submit_outside(const kd_submit *s);
 /* Uploads and submits; the job's id. Returns an exit code. */
 int kd_submit_send(kd_conn *c, kd_submit *s, char id[KD_CONN_ID]);
 /* A dry run with a worker's trial; nothing is uploaded. Returns an exit code. */

@@ -70,7 +70,10 @@ done
 expect 69 'there is no local cluster' distill local status
 
 note "two at once, in a folder that stays"
-distill local up --workers 1 --dir "$DIR/kept" --context second >/dev/null 2>&1
+distill local up --workers 1 --dir "$DIR/kept" --context second --outside-teachers 127.0.0.1:1,127.0.0.1:2 >/dev/null 2>&1
+taught=(--set 'teacher={kserve: "127.0.0.1:2", model: oracle, preprocess: unit}' --dry-run -q --context second)
+expect 0 '"served": "oracle"' distill submit "$DIR/data/job.yaml" "${taught[@]}"
+expect 4 '127.0.0.1:3 is none of the outside teachers' distill submit "$DIR/data/job.yaml" "${taught[@]/:2/:3}"
 distill local up --workers 1 >/dev/null 2>&1
 expect 5 'a local cluster runs in' distill local up --dir "$DIR/kept" --context third
 expect 5 'holds other files' distill local up --dir "$DIR/data" --context third

@@ -172,4 +172,9 @@ refused "its certificate does not name this host" --set "teacher.kserve=127.0.0.
 stop oracle
 oracle "$DIR/model1/student.safetensors"
 refused "it does not speak TLS"
+
+note "a cluster of the job's own permits what the job names"
+distill run "$DIR/there.yaml" --data-root "$DIR/data" --workers 2 --threads 1 -O "$DIR/ran" >/dev/null 2>"$DIR/run.log" ||
+    fail "run: $(cat "$DIR/run.log")"
+[ "$(pick 'd["digest"]' <"$DIR/ran/result.json")" = "$here" ] || fail "another student of a run"
 expect 78 "teacher.tls: missing" distill submit "$DIR/there.yaml" --set teacher.kserve=gpu.example.org:8001
