@@ -27,6 +27,19 @@ static void folder_of(const char *file, char out[KD_THROWAWAY_PATH])
         snprintf(out, KD_THROWAWAY_PATH, "%.*s", (int)KD_MAX(slash - file, 1), file);
 }
 
+/* What a job that did not succeed has made all the same. */
+static void save_made(kd_conn *c, const char *id, const char *dir)
+{
+    Distill__V1__JobDetail *detail = NULL;
+    if (kd_cli_signal() != 0 || kd_conn_job(c, id, &detail) != KD_EXIT_OK)
+        return;
+    const bool any = detail->n_artefacts > 0 || detail->result[0];
+    kd_wire_free(&detail->base);
+    const int rc = any ? kd_fetch_all(c, id, dir) : KD_EXIT_FAILURE;
+    if (rc == KD_EXIT_OK || rc == KD_EXIT_CONFLICT) /* jobs of a sweep without files were told */
+        kd_say(c->cli, "what its finished stages made is in %s", dir);
+}
+
 /* The job from its submit to its files. Returns its exit code. */
 static int do_job(kd_cli *cli, kd_submit *s, const char *dir)
 {
@@ -40,6 +53,8 @@ static int do_job(kd_cli *cli, kd_submit *s, const char *dir)
         rc = kd_watch_run(&conn, id, false);
     if (rc == KD_EXIT_OK)
         rc = kd_fetch_all(&conn, id, dir);
+    else if (rc == KD_EXIT_JOB_FAILED || rc == KD_EXIT_JOB_CANCELLED)
+        save_made(&conn, id, dir);
     kd_conn_close(&conn);
     return rc;
 }
@@ -126,7 +141,7 @@ const kd_verb kd_verb_run = {
     .summary = "run one job here, on a cluster of its own, and fetch its results",
     .help =
         "Starts a coordinator and workers on loopback, submits FILE, follows it, fetches what it\n"
-        "made and takes everything down; nothing but the results stays. The\n"
+        "made, also when it fails, and takes everything down; nothing but the results stays. The\n"
         "exit code is the job's. Ctrl-C ends all of it in order, a second one at once. Teachers\n"
         "that FILE names (teacher.kserve) are permitted. To keep the cluster for more jobs:\n"
         "`distill local up`.",

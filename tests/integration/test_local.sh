@@ -106,6 +106,10 @@ digests() { grep -o '"digest": "[0-9a-f]*"' "$1/result.json"; }
 
 note "run: what goes wrong"
 expect 7 'no worker can serve it' distill run "$DIR/data/job.yaml" --set data.labelled.path=nowhere
+expect 7 'what its finished stages made is in failed' distill run "$DIR/data/job.yaml" -O failed \
+    --set student.model=shallow_cnn --set distill.epochs=3 --set distill.optimizer.name=sgd --set distill.optimizer.lr=1000
+distill inspect failed/teacher.safetensors >/dev/null || fail "no teacher of a job that failed"
+[ ! -e failed/student.safetensors ] || fail "a student of a job that failed"
 expect 78 'no_such_key' distill run "$DIR/data/job.yaml" --set no_such_key=1
 expect 78 'nosuch.yaml' distill run nosuch.yaml
 expect 2 'there is no folder' distill run "$DIR/data/job.yaml" --data-root /nosuch
