@@ -108,11 +108,16 @@ typedef struct kd_certificate_row {
     kd_pki_identity who;
     int64_t revoked_ms; /* 0 = not revoked */
 } kd_certificate_row;
-/* Uses a token up. name "": the token's, else suggested. -KD_EAUTH: the token is no good;
- * -KD_EEXIST: the name has been somebody's. *out_certificate with kd_pki_drop. */
-int kd_access_enroll(kd_access *a, const char *secret, const char *csr, const char *name,
-                     const char *suggested, char **out_certificate, kd_pki_identity *out,
-                     kd_diag *diag) KD_MUST_CHECK;
+typedef struct kd_enrolment {
+    const char *secret, *csr;
+    const char *name, *suggested; /* name "": the token's, else suggested */
+    enum kd_holder holder;
+} kd_enrolment;
+/* Uses a token up. -KD_EAUTH: the token is no good; and, with the token as good as before,
+ * -KD_EINVAL: it is for another kind of holder; -KD_EPERM: for another name; -KD_EEXIST: the name
+ * has been somebody's. *out_certificate with kd_pki_drop. */
+int kd_access_enroll(kd_access *a, const kd_enrolment *e, char **out_certificate,
+                     kd_pki_identity *out, kd_diag *diag) KD_MUST_CHECK;
 int kd_access_renew(kd_access *a, const kd_pki_identity *who, const char *csr,
                     char **out_certificate, kd_pki_identity *out, kd_diag *diag) KD_MUST_CHECK;
 /* who: a name or a serial number. From now on every call with one of these certificates is refused;

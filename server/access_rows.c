@@ -246,23 +246,37 @@ static int spend(kd_access *a, const kd_token_row *t, const kd_pki_identity *who
     return rc;
 }
 
-int kd_access_enroll(kd_access *a, const char *secret, const char *csr, const char *name,
-                     const char *suggested, char **out_certificate, kd_pki_identity *out,
-                     kd_diag *diag)
+static int check_holder(const kd_token_row *t, enum kd_holder holder, kd_diag *diag)
+{
+    if (kd_holder_is(holder, t->role))
+        return 0;
+    bool person = holder == KD_HOLDER_PERSON;
+    return kd_fail(diag, -KD_EINVAL,
+                   "the token %.12s is for %s %s, not for a %s: `%s TOKEN` takes it, and it is "
+                   "still good",
+                   t->hash, t->role == KD_ROLE_OPERATOR || t->role == KD_ROLE_ADMIN ? "an" : "a",
+                   kd_role_name(t->role), person ? "person" : "worker",
+                   person ? "distill-worker join" : "distill login");
+}
+
+int kd_access_enroll(kd_access *a, const kd_enrolment *e, char **out_certificate,
+                     kd_pki_identity *out, kd_diag *diag)
 {
     kd_token_row t = {0};
     char *certificate = NULL;
     kd_pki_identity who;
     if (!a->authority)
         return kd_fail(diag, -KD_ESTATE, "this coordinator runs without certificates");
-    int rc = usable_token(a, secret, &t, diag);
-    if (rc == 0 && t.name[0] && name[0] && strcmp(t.name, name) != 0)
+    int rc = usable_token(a, e->secret, &t, diag);
+    if (rc == 0)
+        rc = check_holder(&t, e->holder, diag);
+    if (rc == 0 && t.name[0] && e->name[0] && strcmp(t.name, e->name) != 0)
         rc = kd_fail(diag, -KD_EPERM, "the token is for %s", t.name);
-    const char *chosen = t.name[0] ? t.name : name[0] ? name : suggested;
+    const char *chosen = t.name[0] ? t.name : e->name[0] ? e->name : e->suggested;
     if (rc == 0 && !t.name[0])
         rc = check_new_name(a, chosen, diag);
     if (rc == 0)
-        rc = issue(a, t.role, chosen, csr, &certificate, &who, diag);
+        rc = issue(a, t.role, chosen, e->csr, &certificate, &who, diag);
     if (rc == 0)
         rc = spend(a, &t, &who, diag);
     if (rc != 0) {

@@ -47,8 +47,8 @@ static void do_enroll(kd_daemon *d, kd_loop_call *c)
     char *certificate;
     kd_pki_identity who;
     kd_rpc_call_set_note(c->call, r->name[0] ? r->name : r->suggested);
-    if (kd_access_enroll(d->access, r->token, r->csr, r->name, r->suggested, &certificate, &who,
-                         &diag) != 0) {
+    const kd_enrolment e = {r->token, r->csr, r->name, r->suggested, (enum kd_holder)r->holder};
+    if (kd_access_enroll(d->access, &e, &certificate, &who, &diag) != 0) {
         kd_rpc_finish_diag(c->call, &diag);
         return;
     }

@@ -123,13 +123,14 @@ static void token(struct fixture *f, enum kd_role role, const char *name, int64_
     snprintf(out, KD_TOKEN_TEXT, "%s", session ? text : strrchr(text, '.') + 1);
 }
 
-static int enroll(struct fixture *f, const char *secret, const char *name, char **out_login,
-                  kd_pki_identity *out)
+static int enroll_as(struct fixture *f, enum kd_holder holder, const char *secret, const char *name,
+                     char **out_login, kd_pki_identity *out)
 {
     char *key, *csr, *certificate;
     kd_assert_ok(kd_pki_make_key(&key, &f->diag), &f->diag);
     kd_assert_ok(kd_pki_make_csr(key, &csr, &f->diag), &f->diag);
-    int rc = kd_access_enroll(f->access, secret, csr, name, "", &certificate, out, &f->diag);
+    const kd_enrolment e = {secret, csr, name, "", holder};
+    int rc = kd_access_enroll(f->access, &e, &certificate, out, &f->diag);
     if (rc == 0) {
         *out_login = kd_pki_join(certificate, key);
         kd_pki_drop(certificate);
@@ -137,6 +138,12 @@ static int enroll(struct fixture *f, const char *secret, const char *name, char 
     kd_pki_drop(key);
     kd_pki_drop(csr);
     return rc;
+}
+
+static int enroll(struct fixture *f, const char *secret, const char *name, char **out_login,
+                  kd_pki_identity *out)
+{
+    return enroll_as(f, KD_HOLDER_ANY, secret, name, out_login, out);
 }
 
 static char *member(struct fixture *f, enum kd_role role, const char *name, kd_pki_identity *out)
@@ -226,6 +233,27 @@ static void test_access_token_ends(void **state)
         kd_assert_fails(kd_access_create_token(f->access, bad[i].role, bad[i].name, bad[i].ttl,
                                                bad[i].session, "root", text, &row, &f->diag),
                         KD_EINVAL, &f->diag, "");
+}
+
+/* Whoever says what he is finds out that a token is not for him, and has not used it up. */
+static void test_access_holder(void **state)
+{
+    struct fixture *f = *state;
+    char secret[KD_TOKEN_TEXT], *login;
+    kd_token_row row;
+    kd_pki_identity who;
+    for (enum kd_role r = KD_ROLE_WORKER; r <= KD_ROLE_ADMIN; r++) {
+        bool worker = r == KD_ROLE_WORKER;
+        enum kd_holder right = worker ? KD_HOLDER_WORKER : KD_HOLDER_PERSON,
+                       wrong = worker ? KD_HOLDER_PERSON : KD_HOLDER_WORKER;
+        token(f, r, kd_role_name(r), 60000, false, secret, &row);
+        kd_assert_fails(enroll_as(f, wrong, secret, "", &login, &who), KD_EINVAL, &f->diag,
+                        worker ? "for a worker, not for a person: `distill-worker join TOKEN`"
+                               : "not for a worker: `distill login TOKEN` takes it");
+        kd_assert_ok(enroll_as(f, right, secret, "", &login, &who), &f->diag);
+        assert_int_equal(who.role, r);
+        kd_pki_drop(login);
+    }
 }
 
 /* A name that stands for somebody is not taken by who picks his own. */
@@ -520,10 +548,10 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(test_access_token_once), TEST(test_access_token_ends), TEST(test_access_names),
-        TEST(test_access_session),    TEST(test_access_roles),      TEST(test_access_revoke),
-        TEST(test_access_quotas),     TEST(test_access_strangers),  TEST(test_authority_files),
-        TEST(test_authority_renews),
+        TEST(test_access_token_once), TEST(test_access_token_ends), TEST(test_access_holder),
+        TEST(test_access_names),      TEST(test_access_session),    TEST(test_access_roles),
+        TEST(test_access_revoke),     TEST(test_access_quotas),     TEST(test_access_strangers),
+        TEST(test_authority_files),   TEST(test_authority_renews),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

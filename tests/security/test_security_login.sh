@@ -64,6 +64,42 @@ expect 4 'was revoked' as mallory distill login "$(pick 'd["token"]' <"$DIR/toke
 expect 0 'revoked' distill token ls
 [ ! -e "$DIR/logins/mallory/identity.pem" ] || fail "mallory got in"
 
+note "a token of another kind is refused and stays good"
+t=$(token --role worker --name w1)
+expect 2 'for a worker, not for a person: `distill-worker join TOKEN`' as vera distill login "$t"
+expect 0 'vera (viewer)' as vera distill whoami
+expect 0 'w1 may work for' "$BUILD/distill-worker" join "$t" --credentials "$DIR/logins/w1"
+t=$(token --role viewer --name vincent)
+expect 2 'for a viewer, not for a worker: `distill login TOKEN`' "$BUILD/distill-worker" join "$t" --credentials "$DIR/logins/w2"
+[ ! -e "$DIR/logins/w2/identity.pem" ] || fail "a viewer's certificate lies where a worker's is looked for"
+
+note "a login that is there is not lost to another one unasked"
+expect 4 'has the login of vera (viewer)' as vera distill login "$t"
+expect 5 'has the login of vera (viewer)' as vera distill login "$t" --name vincent
+expect 78 'has the login of w1 (worker)' "$BUILD/distill-worker" join "$(token --role worker)" --name w3 --credentials "$DIR/logins/w1"
+expect 0 'vera (viewer)' as vera distill whoami
+expect 0 'you are vincent' as vincent distill login "$t"
+expect 0 'you are vera (operator)' as vera distill login "$(token --role operator --name vera)"
+expect 0 'you are vera (viewer)' as vera distill login "$(token --role viewer --name vera)"
+person() { env -u DISTILL_CREDENTIALS -u DISTILL_SERVER "$BUILD/distill" "$@"; } # with a home of his own
+first=$DISTILL_SERVER firsts=${PIDS[distilld]}
+expect 0 'you are pat' person login "$(token --role viewer --name pat)" --server "$first"
+DISTILL_SERVER=
+"$BUILD/distilld" init --state-dir "$DIR/second" --listen 127.0.0.1:0 >"$DIR/init2"
+coordinator "$DIR/second"
+second=$DISTILL_SERVER
+t=$(DISTILL_CREDENTIALS=$DIR/second/tls/admin token --role viewer --name pat)
+expect 5 "has the login of pat (viewer) at $first, which would be lost; keep both with --context NAME" person login "$t" --server "$second"
+expect 0 "pat (viewer) at $first" person whoami
+expect 0 "you are pat (viewer) at $second" person login "$t" --server "$second" --context second
+expect 0 "pat (viewer) at $first" person whoami --context default
+expect 0 "pat (viewer) at $second" person whoami
+t=$(DISTILL_CREDENTIALS=$DIR/second/tls/admin token --role viewer --name quinn)
+expect 0 "you are quinn (viewer) at $second" person login "$t" --server "$second" --context default --replace
+stop distilld
+PIDS[distilld]=$firsts
+export DISTILL_SERVER=$first
+
 note "a key that others may read is not used"
 chmod 640 "$DIR/logins/vera/identity.pem"
 expect 4 'chmod 600' as vera distill jobs
