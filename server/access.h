@@ -135,6 +135,14 @@ typedef struct kd_audit_row {
     char name[KD_PKI_NAME], role[16], address[64], method[40], object[KD_RPC_NOTE], result[16];
     char text[160];
 } kd_audit_row;
+/* What was decided of a request at the HTTP port. */
+typedef struct kd_http_act {
+    const kd_pki_identity *who; /* of the session; role none = there is none */
+    const char *address, *method, *path, *text;
+    int code; /* 0, or what it was refused with */
+} kd_http_act;
+/* Any thread. Enters it. */
+void kd_access_audit_http(kd_access *a, const kd_http_act *act);
 /* Newest first; name "" = all. */
 int kd_access_list_audit(kd_access *a, const char *name, kd_audit_row *out, int max, kd_diag *diag);
 

@@ -48,6 +48,7 @@ struct kd_http_request {
     kd_http *http;
     struct MHD_Connection *connection;
     const kd_http_route *route;
+    const char *path;     /* libmicrohttpd's, as long as the request */
     char job[KD_ID_TEXT]; /* from the path */
     uint64_t from, limit; /* from the query: ?from= and ?limit=, 0 = not given */
     bool head;
@@ -61,6 +62,7 @@ struct kd_http_request {
     uint64_t size;
     kd_http_stream *stream;    /* likewise; a reference */
     char token[KD_TOKEN_TEXT]; /* the session it came with, "" = none was asked for */
+    kd_pki_identity who;       /* its role and name; none without one */
     const char *location;      /* to be gone to, static; NULL = none */
     char cookie[256];          /* to be set, "" = none */
 };

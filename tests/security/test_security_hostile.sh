@@ -85,6 +85,14 @@ for path in ../flowers /etc flowers/../../x; do
     expect 78 'labelled.path' as alice distill submit "$DIR/job.yaml" --set "data.labelled.path=$path"
     expect 78 'labelled.train' as alice distill submit "$DIR/job.yaml" --set "data.labelled.train=$path"
 done
+# `distill` has looked at these itself; the coordinator does at all of them.
+before=$(as alice distill jobs -a -q)
+mapfile -t keys < <(distill help job | awk '/\[relative path\]/ {print $1}')
+[ ${#keys[@]} -ge 10 ] || fail "only ${#keys[@]} keys take a path: ${keys[*]}"
+as alice distill submit "$DIR/job.yaml" --dry-run -o json >"$DIR/resolved.json"
+as alice /usr/bin/python3 tests/security/hostile_paths.py "$DIR/resolved.json" "$job" "${keys[@]}" || fail "a path that leads out"
+[ "$(as alice distill jobs -a -q)" = "$before" ] || fail "a job was made"
+expect 0 'alice (submitter)' as alice distill whoami
 ln -s /etc "$DIR/data/etc"
 bad=$(as alice distill submit "$DIR/job.yaml" --set data.labelled.path=etc -q)
 await_event "$bad" NO_DATA

@@ -31,6 +31,13 @@ note "a browser's session"
 grep -q '#HttpOnly_localhost.*TRUE.*distill_session' "$DIR/cookies" || fail "the cookie: $(cat "$DIR/cookies")"
 [ "$(code /api/v1/jobs -b "$DIR/cookies")" = 200 ] || fail "the cookie is refused"
 
+note "who looked and who was refused is in the audit"
+distill audit -n 1000 >"$DIR/audit"
+for what in '/metrics +EAUTH' '/api/v1/stream +EAUTH' '/login +EAUTH' 'ada +.*HTTP/Login +/login +OK'; do
+    grep -qE "$what" "$DIR/audit" || { cat "$DIR/audit"; fail "the audit does not say: $what"; }
+done
+if grep -F "${viewer##*.}" "$DIR/audit"; then fail "a secret is in the audit"; fi
+
 note "one guess after another"
 refused=$(curl -s --max-time 20 --cacert "$DIR/state/tls/ca.pem" -H 'Authorization: Bearer guess.guess' -o /dev/null \
     -w '%{http_code}\n' "https://localhost:$HTTP/metrics?i=[1-200]" | grep -c '^429$') || true

@@ -142,12 +142,28 @@ expect 4 'the certificate of dave is over' as dave distill whoami
 
 note "without a certificate only health and enrolment are answered"
 needs_grpc
+issuer() { openssl x509 -in "$1/identity.pem" -noout -issuer; }
 probe() { /usr/bin/python3 tests/security/probe.py "$DIR/state/tls/ca.pem" "$DISTILL_SERVER" "$@"; }
 expect 0 'grpc.health.v1.Health/Check OK' probe none grpc.health.v1.Health/Check
 expect 0 'Access/WhoAmI OK' probe none Access/WhoAmI
 expect 0 'Access/Enroll UNAUTHENTICATED this coordinator knows no such token' probe none Access/Enroll
+methods=()
 for m in $(sed -n '/^service/,/^}/p' proto/distill.proto | awk '/^service/ {s = $2} /^  rpc/ {sub(/\(.*/, "", $2); print s "/" $2}'); do
     case $m in Access/WhoAmI | Access/Enroll | Cluster/Control | Jobs/Watch) continue ;; esac
-    expect 0 "$m UNAUTHENTICATED this coordinator wants a certificate" probe none "$m"
+    methods+=("$m")
+done
+probe none "${methods[@]}" >"$DIR/refused"
+[ "$(grep -c ' UNAUTHENTICATED this coordinator wants a certificate' "$DIR/refused")" -eq ${#methods[@]} ] ||
+    { cat "$DIR/refused"; fail "not all wants a certificate"; }
+
+note "nobody is let in by a certificate that is over, or of another CA of the same name; people are served meanwhile"
+"$BUILD/distilld" init --state-dir "$DIR/foreign" --listen 127.0.0.1:0 >"$DIR/init3"
+[ "$(issuer "$DIR/foreign/tls/admin")" = "$(issuer "$DIR/state/tls/admin")" ] || fail "the two CAs have other names"
+for login in "$DIR/logins/dave" "$DIR/foreign/tls/admin"; do
+    probe "$login/identity.pem" "${methods[@]}" Access/WhoAmI Access/Enroll >"$DIR/refused" &
+    probing=$!
+    for _ in 1 2 3; do expect 0 'admin (admin) at' distill whoami; done
+    wait $probing || fail "no probe"
+    [ "$(grep -c ' UNAVAILABLE ' "$DIR/refused")" -eq $((${#methods[@]} + 2)) ] || { cat "$DIR/refused"; fail "$login: not all is refused"; }
 done
 stop distilld
