@@ -41,6 +41,9 @@ bool kd_access_required(const kd_access *a);
 enum kd_role kd_access_session(kd_access *a, const char *token, char out_name[KD_PKI_NAME]);
 /* Whether the role reads everybody's jobs: viewers, operators, admins. */
 bool kd_access_may_read_all(enum kd_role role);
+/* Whether who reads a job of that owner ("" = nobody's); NULL and whoever comes in plain text do.
+ */
+bool kd_access_may_read(const kd_access *a, const kd_pki_identity *who, const char *owner);
 /* What a TLS server of this coordinator shows: PEM copies, free with kd_access_files_clear. All
  * NULL without TLS. version goes up whenever they change. */
 typedef struct kd_access_files {
@@ -93,6 +96,7 @@ typedef struct kd_token_row {
 } kd_token_row;
 #define KD_TOKEN_ID 12
 #define KD_TOKEN_MAX_TTL_MS (30ll * 86400 * 1000)
+#define KD_SESSION_MAX_TTL_MS (366ll * 86400 * 1000)
 #define KD_TOKEN_TEXT 128
 
 /* out_text: what is handed to the new holder. -KD_EINVAL, -KD_ELIMIT too many. */
@@ -120,9 +124,9 @@ int kd_access_enroll(kd_access *a, const kd_enrolment *e, char **out_certificate
                      kd_pki_identity *out, kd_diag *diag) KD_MUST_CHECK;
 int kd_access_renew(kd_access *a, const kd_pki_identity *who, const char *csr,
                     char **out_certificate, kd_pki_identity *out, kd_diag *diag) KD_MUST_CHECK;
-/* who: a name or a serial number. From now on every call with one of these certificates is refused;
- * who has some running is the caller's to end. Returns how many of them are in out [max], or
- * -KD_ENOENT. */
+/* who: a name or a serial number. From now on every call with one of these certificates is refused,
+ * and every request with a session of that name; who has some running is the caller's to end.
+ * Returns how many certificates are in out [max], or -KD_ENOENT. */
 int kd_access_revoke(kd_access *a, const char *who, kd_certificate_row *out, int max,
                      kd_diag *diag) KD_MUST_CHECK;
 int kd_access_list_certificates(kd_access *a, kd_certificate_row *out, int max, kd_diag *diag);

@@ -68,20 +68,19 @@ static int check_wish(kd_access *a, enum kd_role role, const char *name, int64_t
     if (!a->authority)
         return kd_fail(diag, -KD_ESTATE,
                        "this coordinator runs without certificates; `distilld init` makes them");
-    if (role == KD_ROLE_NONE || role == KD_ROLE_SERVER ||
-        (session && !kd_access_may_read_all(role)))
+    if (role == KD_ROLE_NONE || role == KD_ROLE_SERVER || (session && role == KD_ROLE_WORKER))
         return kd_fail(diag, -KD_EINVAL, "%s",
-                       session
-                           ? "a session reads everybody's jobs: its role is viewer, operator or "
-                             "admin"
-                           : "a token is for a worker, submitter, viewer, operator or admin");
+                       session ? "a session reads jobs: its role is submitter (his own), viewer, "
+                                 "operator or admin (everybody's)"
+                               : "a token is for a worker, submitter, viewer, operator or admin");
     if (name[0] ? !kd_pki_name_ok(name) : session)
         return kd_fail(diag, -KD_EINVAL,
                        "%s; a name has 1 to 64 characters of [A-Za-z0-9._-] and begins with a "
                        "letter or digit",
                        name[0] ? "no such name can be" : "a session needs a name");
-    if (ttl_ms < 1000 || ttl_ms > KD_TOKEN_MAX_TTL_MS)
-        return kd_fail(diag, -KD_EINVAL, "a token lives from a second to 30 days");
+    if (ttl_ms < 1000 || ttl_ms > (session ? KD_SESSION_MAX_TTL_MS : KD_TOKEN_MAX_TTL_MS))
+        return kd_fail(diag, -KD_EINVAL, "%s lives from a second to %d days",
+                       session ? "a session" : "a token", session ? 366 : 30);
     sqlite3_stmt *st = NULL;
     int rc = kd_sql_query(&a->state->sql, &st, diag,
                           "SELECT count(*) FROM tokens WHERE used_ms = 0 AND revoked = 0 AND "
@@ -365,6 +364,18 @@ static int revoke_unknown(kd_access *a, const char *serial, kd_certificate_row *
     return 1;
 }
 
+/* Returns how many. */
+static int revoke_sessions(kd_access *a, const char *name, kd_diag *diag)
+{
+    int changes = 0, rc = kd_sql_run(&a->state->sql, &changes, diag,
+                                     "UPDATE tokens SET revoked = 1 WHERE session = 1 AND revoked "
+                                     "= 0 AND name = ?",
+                                     "s", name);
+    if (rc == 0)
+        kd_access_drop_sessions_of(a, name);
+    return rc == 0 ? changes : rc;
+}
+
 int kd_access_revoke(kd_access *a, const char *who, kd_certificate_row *out, int max, kd_diag *diag)
 {
     sqlite3_stmt *st = NULL;
@@ -385,9 +396,16 @@ int kd_access_revoke(kd_access *a, const char *who, kd_certificate_row *out, int
         return rc;
     if (n == 0 && serial)
         return revoke_unknown(a, who, out, diag);
+    int sessions = revoke_sessions(a, who, diag);
+    if (sessions < 0)
+        return sessions;
+    if (n == 0 && sessions > 0)
+        return 0;
     if (n == 0)
         return kd_fail(diag, -KD_ENOENT,
-                       "no certificate of %.64s is good; `distill certificates` lists them", who);
+                       "no certificate or session of %.64s is good; `distill certificates` and "
+                       "`distill token ls` list them",
+                       who);
     rc = kd_sql_run(&a->state->sql, NULL, diag,
                     "UPDATE certificates SET revoked_ms = ? WHERE (serial = ? OR name = ?) AND "
                     "not_after_ms > ? AND revoked_ms = 0",

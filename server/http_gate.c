@@ -67,19 +67,30 @@ static void audit(const kd_http_request *r, const char *method, int code, const 
                          &(kd_http_act){&r->who, address, method, r->path, text, code});
 }
 
+void kd_http_forbid(kd_http_request *r, const char *why)
+{
+    audit(r, "Get", -KD_EPERM, why);
+    kd_http_refuse(r, MHD_HTTP_FORBIDDEN, why);
+}
+
 /* Takes the token for the request's session: whether it is one that may read. */
 static bool take_session(kd_http_request *r, const char *token)
 {
     r->who = (kd_pki_identity){0};
     if (token[0])
         r->who.role = kd_access_session(r->http->daemon->access, token, r->who.name);
-    return kd_access_may_read_all(r->who.role);
+    return r->who.role != KD_ROLE_NONE;
 }
 
 bool kd_http_session_ok(kd_http *h, const char *token)
 {
     char name[KD_PKI_NAME];
-    return token[0] && kd_access_may_read_all(kd_access_session(h->daemon->access, token, name));
+    return token[0] && kd_access_session(h->daemon->access, token, name) != KD_ROLE_NONE;
+}
+
+bool kd_http_sees_all(const kd_http *h, const kd_pki_identity *who)
+{
+    return !kd_access_required(h->daemon->access) || kd_access_may_read_all(who->role);
 }
 
 /* A secret of 192 random bits is not guessed; who tries shall not keep the processor busy either.
@@ -100,11 +111,17 @@ static int refuse_session(kd_http_request *r, int status, int code, const char *
     return status;
 }
 
-static int check_session(kd_http_request *r, const char **out_why)
+static int check_session(kd_http_request *r, enum kd_http_role role, const char **out_why)
 {
     session_of(r->connection, r->token);
-    if (take_session(r, r->token))
-        return 0;
+    if (take_session(r, r->token)) {
+        if (role != KD_HTTP_ALL || kd_http_sees_all(r->http, &r->who))
+            return 0;
+        return refuse_session(r, MHD_HTTP_FORBIDDEN, -KD_EPERM,
+                              "this is of everybody's jobs: it takes the session of a viewer, "
+                              "operator or admin",
+                              out_why);
+    }
     if (r->token[0] && guesses_too_much(r->http))
         return refuse_session(r, MHD_HTTP_TOO_MANY_REQUESTS, -KD_ELIMIT,
                               "too many wrong tokens; try again in a second", out_why);
@@ -143,7 +160,7 @@ int kd_http_authorise(kd_http_request *r, enum kd_http_role role, const char **o
     if (role == KD_HTTP_PROBE)
         return 0;
     if (kd_access_required(r->http->daemon->access))
-        return check_session(r, out_why);
+        return check_session(r, role, out_why);
     if (r->http->open)
         return 0;
     const union MHD_ConnectionInfo *peer =

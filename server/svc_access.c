@@ -183,7 +183,7 @@ static void do_create_token(kd_daemon *d, kd_loop_call *c)
         kd_rpc_finish(c->call, -KD_EPERM, "your certificate was revoked or is over");
         return;
     }
-    int64_t ttl_ms = r->ttl_ms <= (uint64_t)KD_TOKEN_MAX_TTL_MS ? (int64_t)r->ttl_ms : INT64_MAX;
+    int64_t ttl_ms = r->ttl_ms <= (uint64_t)KD_SESSION_MAX_TTL_MS ? (int64_t)r->ttl_ms : INT64_MAX;
     if (kd_access_create_token(d->access, kd_role_of(r->role), r->name, ttl_ms, r->session,
                                kd_access_who(c->call), text, &row, &diag) != 0) {
         kd_rpc_finish_diag(c->call, &diag);

@@ -225,10 +225,15 @@ static void test_access_token_ends(void **state)
         const char *name;
         int64_t ttl;
         bool session;
-    } bad[] = {{KD_ROLE_NONE, "", 60000, false},       {KD_ROLE_SERVER, "", 60000, false},
-               {KD_ROLE_WORKER, "a/b", 60000, false},  {KD_ROLE_WORKER, "", 0, false},
-               {KD_ROLE_WORKER, "", INT64_MAX, false}, {KD_ROLE_WORKER, "w", 60000, true},
-               {KD_ROLE_VIEWER, "", 60000, true}};
+    } bad[] = {{KD_ROLE_NONE, "", 60000, false},
+               {KD_ROLE_SERVER, "", 60000, false},
+               {KD_ROLE_WORKER, "a/b", 60000, false},
+               {KD_ROLE_WORKER, "", 0, false},
+               {KD_ROLE_WORKER, "", INT64_MAX, false},
+               {KD_ROLE_WORKER, "w", 60000, true},
+               {KD_ROLE_VIEWER, "", 60000, true},
+               {KD_ROLE_WORKER, "", KD_TOKEN_MAX_TTL_MS + 1, false},
+               {KD_ROLE_VIEWER, "v", KD_SESSION_MAX_TTL_MS + 1, true}};
     for (size_t i = 0; i < KD_COUNT(bad); i++)
         kd_assert_fails(kd_access_create_token(f->access, bad[i].role, bad[i].name, bad[i].ttl,
                                                bad[i].session, "root", text, &row, &f->diag),
@@ -304,6 +309,17 @@ static void test_access_session(void **state)
     token(f, KD_ROLE_VIEWER, "short", 1000, true, text, &row);
     usleep(1100000);
     assert_int_equal(kd_access_session(f->access, text, name), KD_ROLE_NONE);
+    /* A name that is revoked has no session either; who has no certificate may be revoked as well.
+     */
+    kd_certificate_row rows[2];
+    token(f, KD_ROLE_SUBMITTER, "sue", KD_SESSION_MAX_TTL_MS, true, text, &row);
+    assert_int_equal(kd_access_session(f->access, text, name), KD_ROLE_SUBMITTER);
+    assert_int_equal(kd_access_revoke(f->access, "sue", rows, 2, &f->diag), 0);
+    assert_int_equal(kd_access_session(f->access, text, name), KD_ROLE_NONE);
+    again(f, &quotas);
+    assert_int_equal(kd_access_session(f->access, text, name), KD_ROLE_NONE);
+    kd_assert_fails(kd_access_revoke(f->access, "sue", rows, 2, &f->diag), KD_ENOENT, &f->diag,
+                    "no certificate or session");
     kd_access_files files;
     kd_access_files_get(f->access, &files);
     kd_assert_ok(kd_pki_check(files.ca, files.certificate, files.key, &f->diag), &f->diag);
