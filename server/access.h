@@ -4,9 +4,9 @@
  * What a call may do follows from the certificate's role (rules.c), from who owns the job, from
  * whether the certificate was revoked, and from what its holder has used of its quotas.
  *
- * The database has tokens, certificates and the audit (access_rows.c); what is asked for at every
- * call is in memory as well, under one lock. Threads: functions marked "any thread" take that lock,
- * the others belong to the loop. */
+ * The database has tokens, certificates and the audit (access_rows.c, access_certificates.c); what
+ * is asked for at every call is in memory as well, under one lock. Threads: functions marked "any
+ * thread" take that lock, the others belong to the loop. */
 #ifndef KD_SERVER_ACCESS_H
 #define KD_SERVER_ACCESS_H
 

@@ -117,11 +117,6 @@ void kd_access_flush_audit(kd_access *a)
         kd_err("%zu entries of the audit are lost: %s", n + left_out, diag.msg);
 }
 
-static void copy(char *out, size_t size, const char *text)
-{
-    snprintf(out, size, "%s", text);
-}
-
 int kd_access_list_audit(kd_access *a, const char *name, kd_audit_row *out, int max, kd_diag *diag)
 {
     sqlite3_stmt *st = NULL;
@@ -134,13 +129,13 @@ int kd_access_list_audit(kd_access *a, const char *name, kd_audit_row *out, int 
     while (rc == 0 && n < max && (rc = kd_sql_step(&a->state->sql, st, diag)) == 1) {
         kd_audit_row *r = &out[n++];
         r->time_ms = sqlite3_column_int64(st, 0);
-        copy(r->name, sizeof r->name, kd_sql_text(st, 1));
-        copy(r->role, sizeof r->role, kd_sql_text(st, 2));
-        copy(r->address, sizeof r->address, kd_sql_text(st, 3));
-        copy(r->method, sizeof r->method, kd_sql_text(st, 4));
-        copy(r->object, sizeof r->object, kd_sql_text(st, 5));
-        copy(r->result, sizeof r->result, kd_sql_text(st, 6));
-        copy(r->text, sizeof r->text, kd_sql_text(st, 7));
+        kd_access_copy(r->name, sizeof r->name, kd_sql_text(st, 1));
+        kd_access_copy(r->role, sizeof r->role, kd_sql_text(st, 2));
+        kd_access_copy(r->address, sizeof r->address, kd_sql_text(st, 3));
+        kd_access_copy(r->method, sizeof r->method, kd_sql_text(st, 4));
+        kd_access_copy(r->object, sizeof r->object, kd_sql_text(st, 5));
+        kd_access_copy(r->result, sizeof r->result, kd_sql_text(st, 6));
+        kd_access_copy(r->text, sizeof r->text, kd_sql_text(st, 7));
         rc = 0;
     }
     kd_sql_end(st);
