@@ -302,7 +302,7 @@ static int look_at_place(const char *dir, const char *digest, const kd_login_wis
 }
 
 /* The name is asked for, so that a token for another one is refused before it is used up. */
-static int enroll_again(kd_rpc *rpc, const char *server, const char *ca, const char *secret,
+static int enroll_there(kd_rpc *rpc, const char *server, const char *ca, const char *secret,
                         const kd_login_wish *wish, const struct present *present,
                         char **out_identity, kd_diag *diag)
 {
@@ -331,7 +331,7 @@ int kd_login_join(kd_rpc *rpc, const char *dir, const char *server, const char *
     if (rc == 0)
         rc = kd_pki_fetch_ca(host, port, digest, CALL_MS, &ca, diag);
     if (rc == 0)
-        rc = enroll_again(rpc, server, ca, secret, wish, &present, &identity, diag);
+        rc = enroll_there(rpc, server, ca, secret, wish, &present, &identity, diag);
     if (rc == 0)
         rc = store(dir, ca, identity, server, diag);
     kd_pki_drop(ca);

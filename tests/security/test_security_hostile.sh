@@ -78,6 +78,7 @@ for bad in ../../distilld.db "$secret" .. /etc/passwd '' 'x/../../../distilld.db
     calls Storage/SetRetention "{\"name\": \"$bad\", \"value\": \"1s\"}" INVALID_ARGUMENT root
     calls Storage/FetchCheckpoint "{\"job\": \"$job\", \"stage\": \"$bad\", \"step\": 12}" NOT_FOUND alice
 done
+calls Access/Enroll '{"token": "x", "csr": "x", "holder": 7}' 'INVALID_ARGUMENT|DATA_LOSS' alice
 wide=$(printf '\303\266%.0s' $(seq 31))
 calls Access/Revoke "{\"who\": \"x$wide\"}" NOT_FOUND root
 expect 0 'Access/Revoke' distill audit
