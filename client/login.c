@@ -12,6 +12,7 @@
 
 static const kd_opt g_opts[] = {
     {"name", 0, "NAME", "how you are called there, if the token leaves that open ($USER)"},
+    {"replace", 0, NULL, "give up a login that is here, of another name or to another coordinator"},
 };
 
 static int exit_of(int rc)
@@ -45,10 +46,16 @@ static int run(kd_cli *cli, const kd_args *args)
     kd_rpc *rpc = NULL;
     kd_login l = {0};
     const char *name = kd_args_value(args, "name"), *user = getenv("USER");
+    bool own_folder = cli->credentials_chosen && kd_args_has(args, "credentials");
+    const kd_login_wish wish = {.holder = KD_HOLDER_PERSON,
+                                .name = name ? name : "",
+                                .suggested = user ? user : "",
+                                .replace = kd_args_has(args, "replace"),
+                                .keep = own_folder ? "with another --credentials DIR"
+                                                   : "with --context NAME"};
     int rc = kd_rpc_new(1, &rpc, &diag);
     if (rc == 0)
-        rc = kd_login_join(rpc, cli->credentials, cli->server, args->operands[0], name ? name : "",
-                           user ? user : "", &l, &diag);
+        rc = kd_login_join(rpc, cli->credentials, cli->server, args->operands[0], &wish, &l, &diag);
     if (rpc)
         kd_rpc_free(rpc);
     /* What one logs in to is what one uses from then on. */
@@ -74,9 +81,9 @@ const kd_verb kd_verb_login = {
         "The key is made here and leaves this machine never. The token says which CA the\n"
         "coordinator must have, and is sent to no other. It is good once. From then on commands\n"
         "that go to this coordinator (it becomes the one in use) show the certificate, and\n"
-        "renew it in time. With --context NAME it is one of several, see `distill context`. They\n"
-        "are kept in --credentials DIR, $DISTILL_CREDENTIALS, or ~/.config/distill, readable by\n"
-        "you alone.",
+        "renew it in time. With --context NAME it is one of several, see `distill context`; a\n"
+        "login that is there is not lost to another one unless you say --replace. They are kept\n"
+        "in --credentials DIR, $DISTILL_CREDENTIALS, or ~/.config/distill, readable by you alone.",
     .opts = g_opts,
     .n_opts = KD_COUNT(g_opts),
     .min_operands = 1,

@@ -26,8 +26,9 @@ const kd_verb kd_verb_revoke = {
     .operands = "NAME|SERIAL",
     .summary = "end certificates, and at once what runs by them",
     .help =
-        "Of a name all certificates. A worker that is revoked is lost to its job, which goes on\n"
-        "without it. `distill token create --name NAME` lets the name in again.",
+        "Of a name all certificates, and its sessions at the HTTP port. A worker that is\n"
+        "revoked is lost to its job, which goes on without it. `distill token create --name NAME`\n"
+        "lets the name in again.",
     .min_operands = 1,
     .max_operands = 1,
     .lists = true,

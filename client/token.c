@@ -8,7 +8,7 @@
 
 static const kd_opt g_opts[] = {
     {"role", 0, "ROLE", "create: worker, submitter, viewer, operator or admin"},
-    {"ttl", 0, "DURATION", "create: how long it can be used, at most 30d (1h)"},
+    {"ttl", 0, "DURATION", "create: how long it can be used, at most 30d, a session 366d (1h)"},
     {"name", 0, "NAME", "create: whom it is for; else whoever uses it picks a name nobody had"},
     {"session", 0, NULL, "create: for a browser; good until it ends, not for a certificate"},
 };

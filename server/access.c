@@ -230,6 +230,11 @@ bool kd_access_may_read_all(enum kd_role role)
     return role == KD_ROLE_VIEWER || role == KD_ROLE_OPERATOR || role == KD_ROLE_ADMIN;
 }
 
+bool kd_access_may_read(const kd_access *a, const kd_pki_identity *who, const char *owner)
+{
+    return !a->authority || !who || kd_rule_allows_job(KD_SCOPE_READ, who, owner);
+}
+
 static char *copy_text(const char *text)
 {
     return text ? kd_xstrdup(text) : NULL;
@@ -309,6 +314,15 @@ void kd_access_drop_session(kd_access *a, const char *hash)
     pthread_mutex_lock(&a->mu);
     for (size_t i = a->n_sessions; i-- > 0;)
         if (strcmp(a->sessions[i].hash, hash) == 0 || a->sessions[i].expires_ms <= now)
+            a->sessions[i] = a->sessions[--a->n_sessions];
+    pthread_mutex_unlock(&a->mu);
+}
+
+void kd_access_drop_sessions_of(kd_access *a, const char *name)
+{
+    pthread_mutex_lock(&a->mu);
+    for (size_t i = a->n_sessions; i-- > 0;)
+        if (strcmp(a->sessions[i].name, name) == 0)
             a->sessions[i] = a->sessions[--a->n_sessions];
     pthread_mutex_unlock(&a->mu);
 }

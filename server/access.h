@@ -4,9 +4,9 @@
  * What a call may do follows from the certificate's role (rules.c), from who owns the job, from
  * whether the certificate was revoked, and from what its holder has used of its quotas.
  *
- * The database has tokens, certificates and the audit (access_rows.c); what is asked for at every
- * call is in memory as well, under one lock. Threads: functions marked "any thread" take that lock,
- * the others belong to the loop. */
+ * The database has tokens, certificates and the audit (access_rows.c, access_certificates.c); what
+ * is asked for at every call is in memory as well, under one lock. Threads: functions marked "any
+ * thread" take that lock, the others belong to the loop. */
 #ifndef KD_SERVER_ACCESS_H
 #define KD_SERVER_ACCESS_H
 
@@ -41,6 +41,9 @@ bool kd_access_required(const kd_access *a);
 enum kd_role kd_access_session(kd_access *a, const char *token, char out_name[KD_PKI_NAME]);
 /* Whether the role reads everybody's jobs: viewers, operators, admins. */
 bool kd_access_may_read_all(enum kd_role role);
+/* Whether who reads a job of that owner ("" = nobody's); NULL and whoever comes in plain text do.
+ */
+bool kd_access_may_read(const kd_access *a, const kd_pki_identity *who, const char *owner);
 /* What a TLS server of this coordinator shows: PEM copies, free with kd_access_files_clear. All
  * NULL without TLS. version goes up whenever they change. */
 typedef struct kd_access_files {
@@ -93,6 +96,7 @@ typedef struct kd_token_row {
 } kd_token_row;
 #define KD_TOKEN_ID 12
 #define KD_TOKEN_MAX_TTL_MS (30ll * 86400 * 1000)
+#define KD_SESSION_MAX_TTL_MS (366ll * 86400 * 1000)
 #define KD_TOKEN_TEXT 128
 
 /* out_text: what is handed to the new holder. -KD_EINVAL, -KD_ELIMIT too many. */
@@ -108,16 +112,21 @@ typedef struct kd_certificate_row {
     kd_pki_identity who;
     int64_t revoked_ms; /* 0 = not revoked */
 } kd_certificate_row;
-/* Uses a token up. name "": the token's, else suggested. -KD_EAUTH: the token is no good;
- * -KD_EEXIST: the name has been somebody's. *out_certificate with kd_pki_drop. */
-int kd_access_enroll(kd_access *a, const char *secret, const char *csr, const char *name,
-                     const char *suggested, char **out_certificate, kd_pki_identity *out,
-                     kd_diag *diag) KD_MUST_CHECK;
+typedef struct kd_enrolment {
+    const char *secret, *csr;
+    const char *name, *suggested; /* name "": the token's, else suggested */
+    enum kd_holder holder;
+} kd_enrolment;
+/* Uses a token up. -KD_EAUTH: the token is no good; and, with the token as good as before,
+ * -KD_EINVAL: it is for another kind of holder; -KD_EPERM: for another name; -KD_EEXIST: the name
+ * has been somebody's. *out_certificate with kd_pki_drop. */
+int kd_access_enroll(kd_access *a, const kd_enrolment *e, char **out_certificate,
+                     kd_pki_identity *out, kd_diag *diag) KD_MUST_CHECK;
 int kd_access_renew(kd_access *a, const kd_pki_identity *who, const char *csr,
                     char **out_certificate, kd_pki_identity *out, kd_diag *diag) KD_MUST_CHECK;
-/* who: a name or a serial number. From now on every call with one of these certificates is refused;
- * who has some running is the caller's to end. Returns how many of them are in out [max], or
- * -KD_ENOENT. */
+/* who: a name or a serial number. From now on every call with one of these certificates is refused,
+ * and every request with a session of that name; who has some running is the caller's to end.
+ * Returns how many certificates are in out [max], or -KD_ENOENT. */
 int kd_access_revoke(kd_access *a, const char *who, kd_certificate_row *out, int max,
                      kd_diag *diag) KD_MUST_CHECK;
 int kd_access_list_certificates(kd_access *a, kd_certificate_row *out, int max, kd_diag *diag);
@@ -130,6 +139,14 @@ typedef struct kd_audit_row {
     char name[KD_PKI_NAME], role[16], address[64], method[40], object[KD_RPC_NOTE], result[16];
     char text[160];
 } kd_audit_row;
+/* What was decided of a request at the HTTP port. */
+typedef struct kd_http_act {
+    const kd_pki_identity *who; /* of the session; role none = there is none */
+    const char *address, *method, *path, *text;
+    int code; /* 0, or what it was refused with */
+} kd_http_act;
+/* Any thread. Enters it. */
+void kd_access_audit_http(kd_access *a, const kd_http_act *act);
 /* Newest first; name "" = all. */
 int kd_access_list_audit(kd_access *a, const char *name, kd_audit_row *out, int max, kd_diag *diag);
 

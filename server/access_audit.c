@@ -1,7 +1,7 @@
 /* The audit: who did what from where, and what came of it.
  *
- * Entries come from gRPC's threads and wait in memory until the loop writes them, all in one
- * transaction, so that refusals by the thousand cost a few writes a second. */
+ * Entries come from gRPC's and HTTP's threads and wait in memory until the loop writes them, all in
+ * one transaction, so that refusals by the thousand cost a few writes a second. */
 #include "access_internal.h"
 
 #include "kd/log.h"
@@ -24,29 +24,47 @@ static bool strangers_have_room(kd_access *a)
     return true;
 }
 
-void kd_access_audit(kd_access *a, const kd_rpc_call *call, const char *result, const char *text)
+static void enter(kd_access *a, const kd_pki_identity *who, const kd_audit_row *row)
 {
-    kd_rpc_peer peer = kd_rpc_call_peer(call);
     pthread_mutex_lock(&a->mu);
-    bool stranger = peer.identity->role == KD_ROLE_NONE;
+    bool stranger = who->role == KD_ROLE_NONE;
     if (a->n_waiting == KD_AUDIT_WAITING || (stranger && !strangers_have_room(a))) {
         a->left_out++;
     } else {
         kd_audit_row *r = &a->waiting[a->n_waiting++];
+        *r = *row;
         r->time_ms = kd_clock_wall_ms();
-        snprintf(r->name, sizeof r->name, "%s", peer.identity->name);
-        snprintf(r->role, sizeof r->role, "%s", kd_role_name(peer.identity->role));
-        snprintf(r->address, sizeof r->address, "%.63s", peer.address);
-        snprintf(r->method, sizeof r->method, "%.39s",
-                 kd_access_method_name(kd_rpc_call_method(call)->path));
-        kd_rpc_call_note(call, r->object);
-        snprintf(r->result, sizeof r->result, "%s", result);
-        snprintf(r->text, sizeof r->text, "%.159s", text);
+        snprintf(r->name, sizeof r->name, "%s", who->name);
+        snprintf(r->role, sizeof r->role, "%s", kd_role_name(who->role));
         /* Both were cut, maybe within a character. */
         kd_utf8_mend(r->object);
         kd_utf8_mend(r->text);
     }
     pthread_mutex_unlock(&a->mu);
+}
+
+void kd_access_audit(kd_access *a, const kd_rpc_call *call, const char *result, const char *text)
+{
+    kd_rpc_peer peer = kd_rpc_call_peer(call);
+    kd_audit_row row = {0};
+    snprintf(row.address, sizeof row.address, "%.63s", peer.address);
+    snprintf(row.method, sizeof row.method, "%.39s",
+             kd_access_method_name(kd_rpc_call_method(call)->path));
+    kd_rpc_call_note(call, row.object);
+    snprintf(row.result, sizeof row.result, "%s", result);
+    snprintf(row.text, sizeof row.text, "%.159s", text);
+    enter(a, peer.identity, &row);
+}
+
+void kd_access_audit_http(kd_access *a, const kd_http_act *act)
+{
+    kd_audit_row row = {0};
+    snprintf(row.address, sizeof row.address, "%.63s", act->address);
+    snprintf(row.method, sizeof row.method, "HTTP/%.34s", act->method);
+    snprintf(row.object, sizeof row.object, "%.*s", KD_RPC_NOTE - 1, act->path);
+    snprintf(row.result, sizeof row.result, "%s", kd_err_name(act->code));
+    snprintf(row.text, sizeof row.text, "%.159s", act->text);
+    enter(a, act->who, &row);
 }
 
 static int add(kd_access *a, const kd_audit_row *r, kd_diag *diag)
@@ -99,11 +117,6 @@ void kd_access_flush_audit(kd_access *a)
         kd_err("%zu entries of the audit are lost: %s", n + left_out, diag.msg);
 }
 
-static void copy(char *out, size_t size, const char *text)
-{
-    snprintf(out, size, "%s", text);
-}
-
 int kd_access_list_audit(kd_access *a, const char *name, kd_audit_row *out, int max, kd_diag *diag)
 {
     sqlite3_stmt *st = NULL;
@@ -116,13 +129,13 @@ int kd_access_list_audit(kd_access *a, const char *name, kd_audit_row *out, int 
     while (rc == 0 && n < max && (rc = kd_sql_step(&a->state->sql, st, diag)) == 1) {
         kd_audit_row *r = &out[n++];
         r->time_ms = sqlite3_column_int64(st, 0);
-        copy(r->name, sizeof r->name, kd_sql_text(st, 1));
-        copy(r->role, sizeof r->role, kd_sql_text(st, 2));
-        copy(r->address, sizeof r->address, kd_sql_text(st, 3));
-        copy(r->method, sizeof r->method, kd_sql_text(st, 4));
-        copy(r->object, sizeof r->object, kd_sql_text(st, 5));
-        copy(r->result, sizeof r->result, kd_sql_text(st, 6));
-        copy(r->text, sizeof r->text, kd_sql_text(st, 7));
+        kd_access_copy(r->name, sizeof r->name, kd_sql_text(st, 1));
+        kd_access_copy(r->role, sizeof r->role, kd_sql_text(st, 2));
+        kd_access_copy(r->address, sizeof r->address, kd_sql_text(st, 3));
+        kd_access_copy(r->method, sizeof r->method, kd_sql_text(st, 4));
+        kd_access_copy(r->object, sizeof r->object, kd_sql_text(st, 5));
+        kd_access_copy(r->result, sizeof r->result, kd_sql_text(st, 6));
+        kd_access_copy(r->text, sizeof r->text, kd_sql_text(st, 7));
         rc = 0;
     }
     kd_sql_end(st);

@@ -1,5 +1,5 @@
-/* Shared by access.c (what is decided at every call), access_use.c (quotas), access_rows.c (what is
- * stored) and access_audit.c. */
+/* Shared by access.c (what is decided at every call), access_use.c (quotas), access_rows.c and
+ * access_certificates.c (what is stored) and access_audit.c. */
 #ifndef KD_SERVER_ACCESS_INTERNAL_H
 #define KD_SERVER_ACCESS_INTERNAL_H
 
@@ -13,7 +13,8 @@
 #define KD_AUDIT_ROWS 100000     /* that are kept */
 #define KD_AUDIT_STRANGERS 10000 /* of them, from callers without a certificate */
 #define KD_AUDIT_STRANGERS_S 5   /* of theirs that are kept a second, in the mean */
-#define KD_SESSIONS_MAX 1000     /* open at once */
+#define KD_ACCESS_DAY_MS (86400ll * 1000)
+#define KD_SESSIONS_MAX 1000 /* open at once */
 #define KD_ACCESS_KEY                                                                              \
     72 /* names somebody who uses something: "alice", "at 10.0.0.7", "at 2001:db8::/64" */
 #define KD_ACCESS_BUCKETS 1024
@@ -67,10 +68,19 @@ void kd_access_unuse(kd_access *a, const kd_rpc_peer *peer, bool stream);
 void kd_access_forget_users(kd_access *a);
 
 /* access_rows.c */
+void kd_access_copy(char *out, size_t size, const char *text); /* cut to fit */
+/* The number that a query gives, whose kd_sql_query returned rc; ends it. Negative with diag on
+ * failure. */
+int64_t kd_access_count(kd_access *a, int rc, sqlite3_stmt *st, kd_diag *diag);
+/* 1 = found. condition: on one text. */
+int kd_access_find_token(kd_access *a, const char *condition, const char *text, kd_token_row *out,
+                         kd_diag *diag) KD_MUST_CHECK;
 /* Fills what memory has of the database. */
 int kd_access_load(kd_access *a, kd_diag *diag) KD_MUST_CHECK;
 /* Throws away tokens and certificates that are long over. */
 int kd_access_sweep_rows(kd_access *a, kd_diag *diag) KD_MUST_CHECK;
+
+/* access_certificates.c */
 /* Enters a certificate that was issued somewhere else, if it is not there yet. */
 int kd_access_know(kd_access *a, const kd_pki_identity *who, kd_diag *diag) KD_MUST_CHECK;
 
@@ -80,6 +90,7 @@ const char *kd_access_method_name(const char *path);
 void kd_access_add_revoked(kd_access *a, const char *serial);
 void kd_access_add_session(kd_access *a, const kd_token_row *row);
 void kd_access_drop_session(kd_access *a, const char *hash);
+void kd_access_drop_sessions_of(kd_access *a, const char *name);
 
 /* access_audit.c. Any thread: waits to be stored. */
 void kd_access_audit(kd_access *a, const kd_rpc_call *call, const char *result, const char *text);

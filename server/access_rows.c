@@ -1,25 +1,19 @@
-/* Tokens and certificates, as they are stored. */
+/* Tokens as they are stored; what memory has of the database, and what goes out of it. */
 #include "access_internal.h"
-
-#include "kd/log.h"
 
 #include <stdio.h>
 #include <string.h>
 
 #define TOKEN_PREFIX "distill1."
 #define SECRET_BYTES 24
-#define MOST_TOKENS 1000       /* open at once */
-#define MOST_CERTIFICATES 1000 /* of one name, good at once */
-#define DAY_MS (86400ll * 1000)
+#define MOST_TOKENS 1000 /* open at once */
 
-static void copy(char *out, size_t size, const char *text)
+void kd_access_copy(char *out, size_t size, const char *text)
 {
     snprintf(out, size, "%s", text);
 }
 
-/* The number that a query gives, whose kd_sql_query returned rc; ends it. Negative with diag on
- * failure. */
-static int64_t count(kd_access *a, int rc, sqlite3_stmt *st, kd_diag *diag)
+int64_t kd_access_count(kd_access *a, int rc, sqlite3_stmt *st, kd_diag *diag)
 {
     if (rc == 0)
         rc = kd_sql_step(&a->state->sql, st, diag);
@@ -41,10 +35,10 @@ static void read_token(sqlite3_stmt *st, kd_token_row *t)
                         .expires_ms = sqlite3_column_int64(st, 5),
                         .used_ms = sqlite3_column_int64(st, 6),
                         .revoked = sqlite3_column_int(st, 9)};
-    copy(t->hash, sizeof t->hash, kd_sql_text(st, 0));
-    copy(t->name, sizeof t->name, kd_sql_text(st, 2));
-    copy(t->used_by, sizeof t->used_by, kd_sql_text(st, 7));
-    copy(t->created_by, sizeof t->created_by, kd_sql_text(st, 8));
+    kd_access_copy(t->hash, sizeof t->hash, kd_sql_text(st, 0));
+    kd_access_copy(t->name, sizeof t->name, kd_sql_text(st, 2));
+    kd_access_copy(t->used_by, sizeof t->used_by, kd_sql_text(st, 7));
+    kd_access_copy(t->created_by, sizeof t->created_by, kd_sql_text(st, 8));
 }
 
 int kd_access_list_tokens(kd_access *a, kd_token_row *out, int max, kd_diag *diag)
@@ -68,26 +62,25 @@ static int check_wish(kd_access *a, enum kd_role role, const char *name, int64_t
     if (!a->authority)
         return kd_fail(diag, -KD_ESTATE,
                        "this coordinator runs without certificates; `distilld init` makes them");
-    if (role == KD_ROLE_NONE || role == KD_ROLE_SERVER ||
-        (session && !kd_access_may_read_all(role)))
+    if (role == KD_ROLE_NONE || role == KD_ROLE_SERVER || (session && role == KD_ROLE_WORKER))
         return kd_fail(diag, -KD_EINVAL, "%s",
-                       session
-                           ? "a session reads everybody's jobs: its role is viewer, operator or "
-                             "admin"
-                           : "a token is for a worker, submitter, viewer, operator or admin");
+                       session ? "a session reads jobs: its role is submitter (his own), viewer, "
+                                 "operator or admin (everybody's)"
+                               : "a token is for a worker, submitter, viewer, operator or admin");
     if (name[0] ? !kd_pki_name_ok(name) : session)
         return kd_fail(diag, -KD_EINVAL,
                        "%s; a name has 1 to 64 characters of [A-Za-z0-9._-] and begins with a "
                        "letter or digit",
                        name[0] ? "no such name can be" : "a session needs a name");
-    if (ttl_ms < 1000 || ttl_ms > KD_TOKEN_MAX_TTL_MS)
-        return kd_fail(diag, -KD_EINVAL, "a token lives from a second to 30 days");
+    if (ttl_ms < 1000 || ttl_ms > (session ? KD_SESSION_MAX_TTL_MS : KD_TOKEN_MAX_TTL_MS))
+        return kd_fail(diag, -KD_EINVAL, "%s lives from a second to %d days",
+                       session ? "a session" : "a token", session ? 366 : 30);
     sqlite3_stmt *st = NULL;
     int rc = kd_sql_query(&a->state->sql, &st, diag,
                           "SELECT count(*) FROM tokens WHERE used_ms = 0 AND revoked = 0 AND "
                           "expires_ms > ?",
                           "i", kd_clock_wall_ms());
-    int64_t open = count(a, rc, st, diag);
+    int64_t open = kd_access_count(a, rc, st, diag);
     if (open < 0)
         return (int)open;
     return open < MOST_TOKENS
@@ -108,8 +101,8 @@ int kd_access_create_token(kd_access *a, enum kd_role role, const char *name, in
     if (rc != 0)
         return rc;
     t.expires_ms = t.created_ms + ttl_ms;
-    copy(t.name, sizeof t.name, name);
-    copy(t.created_by, sizeof t.created_by, by);
+    kd_access_copy(t.name, sizeof t.name, name);
+    kd_access_copy(t.created_by, sizeof t.created_by, by);
     kd_pki_sha256(secret, t.hash);
     rc = kd_sql_run(&a->state->sql, NULL, diag,
                     "INSERT INTO tokens(" TOKEN_COLUMNS ") VALUES(?, ?, ?, ?, ?, ?, 0, '', ?, 0)",
@@ -125,9 +118,8 @@ int kd_access_create_token(kd_access *a, enum kd_role role, const char *name, in
     return rc;
 }
 
-/* 1 = found. sql ends in a condition on one text. */
-static int find_token(kd_access *a, const char *condition, const char *text, kd_token_row *out,
-                      kd_diag *diag)
+int kd_access_find_token(kd_access *a, const char *condition, const char *text, kd_token_row *out,
+                         kd_diag *diag)
 {
     sqlite3_stmt *st = NULL;
     char sql[256];
@@ -142,7 +134,9 @@ static int find_token(kd_access *a, const char *condition, const char *text, kd_
 int kd_access_revoke_token(kd_access *a, const char *id, kd_token_row *out, kd_diag *diag)
 {
     kd_token_row t;
-    int rc = strlen(id) == KD_TOKEN_ID ? find_token(a, "substr(hash, 1, 12) = ?", id, &t, diag) : 0;
+    int rc = strlen(id) == KD_TOKEN_ID
+                 ? kd_access_find_token(a, "substr(hash, 1, 12) = ?", id, &t, diag)
+                 : 0;
     if (rc == 0)
         return kd_fail(diag, -KD_ENOENT, "no token %.64s here; `distill token ls` lists them", id);
     if (rc == 1)
@@ -154,235 +148,6 @@ int kd_access_revoke_token(kd_access *a, const char *id, kd_token_row *out, kd_d
     kd_access_drop_session(a, t.hash);
     *out = t;
     return 0;
-}
-
-/* ---- certificates */
-
-static int add_certificate(kd_access *a, const kd_pki_identity *who, kd_diag *diag)
-{
-    return kd_sql_run(&a->state->sql, NULL, diag,
-                      "INSERT OR IGNORE INTO certificates(serial, role, name, issued_ms, "
-                      "not_after_ms, revoked_ms) VALUES(?, ?, ?, ?, ?, 0)",
-                      "sssii", who->serial, kd_role_name(who->role), who->name, kd_clock_wall_ms(),
-                      who->not_after_ms);
-}
-
-int kd_access_know(kd_access *a, const kd_pki_identity *who, kd_diag *diag)
-{
-    return add_certificate(a, who, diag);
-}
-
-static int issue(kd_access *a, enum kd_role role, const char *name, const char *csr,
-                 char **out_certificate, kd_pki_identity *out, kd_diag *diag)
-{
-    kd_pki_want want = {.role = role, .name = name, .life_s = a->authority->life_s};
-    return kd_pki_issue(a->authority->ca, a->authority->ca_key, csr, &want, out_certificate, out,
-                        diag);
-}
-
-/* The token of this secret, if it may still be used. */
-static int usable_token(kd_access *a, const char *secret, kd_token_row *out, kd_diag *diag)
-{
-    char hash[KD_PKI_SHA256];
-    kd_pki_sha256(secret, hash);
-    int rc = find_token(a, "hash = ?", hash, out, diag);
-    if (rc < 0)
-        return rc;
-    if (rc == 0 || out->session)
-        return kd_fail(diag, -KD_EAUTH, "this coordinator knows no such token");
-    if (out->revoked)
-        return kd_fail(diag, -KD_EAUTH, "the token %.12s was revoked", out->hash);
-    if (out->used_ms)
-        return kd_fail(diag, -KD_EAUTH,
-                       "the token %.12s was used already, by %s; if that was not you, tell the "
-                       "admin to revoke that name",
-                       out->hash, out->used_by);
-    if (out->expires_ms <= kd_clock_wall_ms())
-        return kd_fail(diag, -KD_EAUTH, "the token %.12s is over; ask for another one", out->hash);
-    return 0;
-}
-
-/* Who picks a name himself may not take one that stands for somebody, or whose jobs are here. */
-static int check_new_name(kd_access *a, const char *name, kd_diag *diag)
-{
-    if (!kd_pki_name_ok(name))
-        return kd_fail(diag, -KD_EINVAL,
-                       "%s; a name has 1 to 64 characters of [A-Za-z0-9._-] and begins with a "
-                       "letter or digit",
-                       name[0] ? "no such name can be"
-                               : "the token leaves the name to you (--name)");
-    sqlite3_stmt *st = NULL;
-    int rc = kd_sql_query(&a->state->sql, &st, diag,
-                          "SELECT (SELECT count(*) FROM certificates WHERE name = ?1) + (SELECT "
-                          "count(*) FROM jobs WHERE owner = ?1)",
-                          "s", name);
-    int64_t n = count(a, rc, st, diag);
-    if (n < 0)
-        return (int)n;
-    return n == 0 ? 0
-                  : kd_fail(diag, -KD_EEXIST,
-                            "the name %s has been somebody's; choose another, or have the admin "
-                            "make a token for it (`distill token create --name %s`)",
-                            name, name);
-}
-
-/* Both or none: a token that was used has made a certificate. */
-static int spend(kd_access *a, const kd_token_row *t, const kd_pki_identity *who, kd_diag *diag)
-{
-    int changes = 0, rc = kd_state_begin(a->state, diag);
-    if (rc != 0)
-        return rc;
-    rc = kd_sql_run(&a->state->sql, &changes, diag,
-                    "UPDATE tokens SET used_ms = ?, used_by = ? WHERE hash = ? AND used_ms = 0 AND "
-                    "revoked = 0",
-                    "iss", kd_clock_wall_ms(), who->name, t->hash);
-    if (rc == 0 && changes != 1)
-        rc = kd_fail(diag, -KD_EAUTH, "the token %.12s was used already", t->hash);
-    if (rc == 0)
-        rc = add_certificate(a, who, diag);
-    if (rc == 0)
-        return kd_state_commit(a->state, diag);
-    kd_state_rollback(a->state);
-    return rc;
-}
-
-int kd_access_enroll(kd_access *a, const char *secret, const char *csr, const char *name,
-                     const char *suggested, char **out_certificate, kd_pki_identity *out,
-                     kd_diag *diag)
-{
-    kd_token_row t = {0};
-    char *certificate = NULL;
-    kd_pki_identity who;
-    if (!a->authority)
-        return kd_fail(diag, -KD_ESTATE, "this coordinator runs without certificates");
-    int rc = usable_token(a, secret, &t, diag);
-    if (rc == 0 && t.name[0] && name[0] && strcmp(t.name, name) != 0)
-        rc = kd_fail(diag, -KD_EPERM, "the token is for %s", t.name);
-    const char *chosen = t.name[0] ? t.name : name[0] ? name : suggested;
-    if (rc == 0 && !t.name[0])
-        rc = check_new_name(a, chosen, diag);
-    if (rc == 0)
-        rc = issue(a, t.role, chosen, csr, &certificate, &who, diag);
-    if (rc == 0)
-        rc = spend(a, &t, &who, diag);
-    if (rc != 0) {
-        kd_pki_drop(certificate);
-        return rc;
-    }
-    kd_info("a certificate was issued: name=%s role=%s serial=%s token=%.12s", who.name,
-            kd_role_name(who.role), who.serial, t.hash);
-    *out_certificate = certificate;
-    *out = who;
-    return 0;
-}
-
-int kd_access_renew(kd_access *a, const kd_pki_identity *who, const char *csr,
-                    char **out_certificate, kd_pki_identity *out, kd_diag *diag)
-{
-    char *certificate = NULL;
-    kd_pki_identity next;
-    sqlite3_stmt *st = NULL;
-    /* It may have been revoked since the call was admitted. */
-    if (kd_access_is_over(a, who))
-        return kd_fail(diag, -KD_EPERM, "the certificate %.8s of %s was revoked or is over",
-                       who->serial, who->name);
-    int rc = kd_sql_query(&a->state->sql, &st, diag,
-                          "SELECT count(*) FROM certificates WHERE name = ? AND not_after_ms > ?",
-                          "si", who->name, kd_clock_wall_ms());
-    int64_t good = count(a, rc, st, diag);
-    rc = (int)KD_MIN(good, 0);
-    if (rc == 0 && good >= MOST_CERTIFICATES)
-        rc = kd_fail(diag, -KD_ELIMIT, "%s has %d certificates that are good; wait until some end",
-                     who->name, MOST_CERTIFICATES);
-    if (rc == 0)
-        rc = issue(a, who->role, who->name, csr, &certificate, &next, diag);
-    if (rc == 0)
-        rc = add_certificate(a, &next, diag);
-    if (rc != 0) {
-        kd_pki_drop(certificate);
-        return rc;
-    }
-    *out_certificate = certificate;
-    *out = next;
-    return 0;
-}
-
-#define CERTIFICATE_COLUMNS "serial, role, name, issued_ms, not_after_ms, revoked_ms"
-
-static void read_certificate(sqlite3_stmt *st, kd_certificate_row *c)
-{
-    *c = (kd_certificate_row){.revoked_ms = sqlite3_column_int64(st, 5)};
-    copy(c->who.serial, sizeof c->who.serial, kd_sql_text(st, 0));
-    c->who.role = kd_role_of(kd_sql_text(st, 1));
-    copy(c->who.name, sizeof c->who.name, kd_sql_text(st, 2));
-    c->who.not_before_ms = sqlite3_column_int64(st, 3);
-    c->who.not_after_ms = sqlite3_column_int64(st, 4);
-}
-
-int kd_access_list_certificates(kd_access *a, kd_certificate_row *out, int max, kd_diag *diag)
-{
-    sqlite3_stmt *st = NULL;
-    int n = 0, rc = kd_sql_query(&a->state->sql, &st, diag,
-                                 "SELECT " CERTIFICATE_COLUMNS
-                                 " FROM certificates ORDER BY issued_ms DESC LIMIT ?",
-                                 "i", (int64_t)max);
-    while (rc == 0 && n < max && (rc = kd_sql_step(&a->state->sql, st, diag)) == 1) {
-        read_certificate(st, &out[n++]);
-        rc = 0;
-    }
-    kd_sql_end(st);
-    return rc < 0 ? rc : n;
-}
-
-/* A serial number that nobody has written down may still be out there: a certificate issued after
- * the copy of the database was made that this one is. */
-static int revoke_unknown(kd_access *a, const char *serial, kd_certificate_row *out, kd_diag *diag)
-{
-    int64_t now = kd_clock_wall_ms();
-    int rc = kd_sql_run(&a->state->sql, NULL, diag,
-                        "INSERT INTO certificates(" CERTIFICATE_COLUMNS
-                        ") VALUES(?, 'none', '', ?, ?, ?)",
-                        "siii", serial, now, now + 366 * DAY_MS, now);
-    if (rc != 0)
-        return rc;
-    *out = (kd_certificate_row){.revoked_ms = now};
-    copy(out->who.serial, sizeof out->who.serial, serial);
-    kd_access_add_revoked(a, serial);
-    return 1;
-}
-
-int kd_access_revoke(kd_access *a, const char *who, kd_certificate_row *out, int max, kd_diag *diag)
-{
-    sqlite3_stmt *st = NULL;
-    int64_t now = kd_clock_wall_ms();
-    bool serial =
-        strlen(who) == KD_PKI_SERIAL - 1 && strspn(who, "0123456789abcdef") == KD_PKI_SERIAL - 1;
-    int n = 0, rc = kd_sql_query(&a->state->sql, &st, diag,
-                                 "SELECT " CERTIFICATE_COLUMNS
-                                 " FROM certificates WHERE (serial = ? OR name = ?) AND "
-                                 "not_after_ms > ? LIMIT ?",
-                                 "ssii", who, who, now, (int64_t)max);
-    while (rc == 0 && n < max && (rc = kd_sql_step(&a->state->sql, st, diag)) == 1) {
-        read_certificate(st, &out[n++]);
-        rc = 0;
-    }
-    kd_sql_end(st);
-    if (rc < 0)
-        return rc;
-    if (n == 0 && serial)
-        return revoke_unknown(a, who, out, diag);
-    if (n == 0)
-        return kd_fail(diag, -KD_ENOENT,
-                       "no certificate of %.64s is good; `distill certificates` lists them", who);
-    rc = kd_sql_run(&a->state->sql, NULL, diag,
-                    "UPDATE certificates SET revoked_ms = ? WHERE (serial = ? OR name = ?) AND "
-                    "not_after_ms > ? AND revoked_ms = 0",
-                    "issi", now, who, who, now);
-    for (int i = 0; i < n && rc == 0; i++) {
-        kd_access_add_revoked(a, out[i].who.serial);
-        out[i].revoked_ms = out[i].revoked_ms ? out[i].revoked_ms : now;
-    }
-    return rc < 0 ? rc : n;
 }
 
 /* ---- all of it */
@@ -421,9 +186,10 @@ int kd_access_sweep_rows(kd_access *a, kd_diag *diag)
     int64_t now = kd_clock_wall_ms();
     int rc = kd_sql_run(&a->state->sql, NULL, diag,
                         "DELETE FROM tokens WHERE expires_ms < ? OR (used_ms > 0 AND used_ms < ?)",
-                        "ii", now - 7 * DAY_MS, now - 7 * DAY_MS);
+                        "ii", now - 7 * KD_ACCESS_DAY_MS, now - 7 * KD_ACCESS_DAY_MS);
     if (rc == 0)
         rc = kd_sql_run(&a->state->sql, NULL, diag,
-                        "DELETE FROM certificates WHERE not_after_ms < ?", "i", now - 366 * DAY_MS);
+                        "DELETE FROM certificates WHERE not_after_ms < ?", "i",
+                        now - 366 * KD_ACCESS_DAY_MS);
     return rc;
 }

@@ -299,6 +299,7 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, 
         return MHD_NO; /* closes the connection */
     r->http = arg;
     r->connection = connection;
+    r->path = url;
     r->fd = -1;
     kd_buf_init(&r->body, KD_HTTP_BODY);
     return answer(r, url, method);

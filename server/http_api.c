@@ -43,9 +43,14 @@ static kd_job_record *job_of(kd_daemon *d, kd_http_request *r)
 {
     kd_diag diag = {0};
     kd_job_record *j = kd_job_find(d, NULL, r->job, &diag);
-    if (!j)
+    if (!j) {
         kd_http_refuse(r, diag.code == -KD_EINVAL ? MHD_HTTP_BAD_REQUEST : MHD_HTTP_NOT_FOUND,
                        diag.msg);
+    } else if (!kd_access_may_read(d->access, &r->who, j->row.owner)) {
+        kd_http_forbid(r, "the job belongs to somebody else: it takes the session of a viewer, "
+                          "operator or admin");
+        return NULL;
+    }
     return j;
 }
 
@@ -62,7 +67,7 @@ static void say_message(void *request, const void *message)
 
 static void answer_jobs(kd_daemon *d, kd_http_request *r)
 {
-    kd_tell_list(d, NULL, (uint32_t)KD_MIN(r->limit, 1000u), say_message, r);
+    kd_tell_list(d, &r->who, (uint32_t)KD_MIN(r->limit, 1000u), say_message, r);
 }
 
 static void answer_workers(kd_daemon *d, kd_http_request *r)
@@ -151,7 +156,7 @@ static void open_stream(kd_http_request *r, kd_job_record *j)
         kd_http_say(r, MHD_HTTP_OK, "text/event-stream", "");
         return;
     }
-    r->stream = kd_http_stream_new(r->http, j, r->from, r->token);
+    r->stream = kd_http_stream_new(r, j);
     r->status = MHD_HTTP_OK;
     r->type = "text/event-stream";
     if (!r->stream)
@@ -185,7 +190,7 @@ static void answer_metrics(kd_daemon *d, kd_http_request *r)
 }
 
 const kd_http_route kd_http_api[] = {
-    {"/metrics", KD_HTTP_READER, answer_metrics, NULL, NULL},
+    {"/metrics", KD_HTTP_ALL, answer_metrics, NULL, NULL},
     {"/api/v1/info", KD_HTTP_READER, answer_info, NULL, &kd_http_info},
     {"/api/v1/jobs", KD_HTTP_READER, answer_jobs, NULL, &kd_http_list},
     {"/api/v1/workers", KD_HTTP_READER, answer_workers, NULL, &kd_http_workers},

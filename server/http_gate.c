@@ -47,10 +47,50 @@ static void session_of(struct MHD_Connection *c, char out[KD_TOKEN_TEXT])
     snprintf(out, KD_TOKEN_TEXT, "%s", text && strlen(text) < KD_TOKEN_TEXT ? text : "");
 }
 
+/* Enters into the audit that a request was let in or refused. */
+static void audit(const kd_http_request *r, const char *method, int code, const char *text)
+{
+    const union MHD_ConnectionInfo *peer =
+        MHD_get_connection_info(r->connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    char host[INET6_ADDRSTRLEN] = "", address[64] = "";
+    const struct sockaddr *a = peer ? peer->client_addr : NULL;
+    if (a && a->sa_family == AF_INET) {
+        const struct sockaddr_in *in = (const struct sockaddr_in *)a;
+        inet_ntop(AF_INET, &in->sin_addr, host, sizeof host);
+        snprintf(address, sizeof address, "ipv4:%s:%u", host, ntohs(in->sin_port));
+    } else if (a && a->sa_family == AF_INET6) {
+        const struct sockaddr_in6 *in = (const struct sockaddr_in6 *)a;
+        inet_ntop(AF_INET6, &in->sin6_addr, host, sizeof host);
+        snprintf(address, sizeof address, "ipv6:[%s]:%u", host, ntohs(in->sin6_port));
+    }
+    kd_access_audit_http(r->http->daemon->access,
+                         &(kd_http_act){&r->who, address, method, r->path, text, code});
+}
+
+void kd_http_forbid(kd_http_request *r, const char *why)
+{
+    audit(r, "Get", -KD_EPERM, why);
+    kd_http_refuse(r, MHD_HTTP_FORBIDDEN, why);
+}
+
+/* Takes the token for the request's session: whether it is one that may read. */
+static bool take_session(kd_http_request *r, const char *token)
+{
+    r->who = (kd_pki_identity){0};
+    if (token[0])
+        r->who.role = kd_access_session(r->http->daemon->access, token, r->who.name);
+    return r->who.role != KD_ROLE_NONE;
+}
+
 bool kd_http_session_ok(kd_http *h, const char *token)
 {
     char name[KD_PKI_NAME];
-    return token[0] && kd_access_may_read_all(kd_access_session(h->daemon->access, token, name));
+    return token[0] && kd_access_session(h->daemon->access, token, name) != KD_ROLE_NONE;
+}
+
+bool kd_http_sees_all(const kd_http *h, const kd_pki_identity *who)
+{
+    return !kd_access_required(h->daemon->access) || kd_access_may_read_all(who->role);
 }
 
 /* A secret of 192 random bits is not guessed; who tries shall not keep the processor busy either.
@@ -63,18 +103,33 @@ static bool guesses_too_much(kd_http *h)
     return atomic_fetch_add(&h->guesses, 1) >= KD_HTTP_GUESSES;
 }
 
-static int check_session(kd_http_request *r, const char **out_why)
+static int refuse_session(kd_http_request *r, int status, int code, const char *why,
+                          const char **out_why)
+{
+    audit(r, "Get", code, why);
+    *out_why = why;
+    return status;
+}
+
+static int check_session(kd_http_request *r, enum kd_http_role role, const char **out_why)
 {
     session_of(r->connection, r->token);
-    if (kd_http_session_ok(r->http, r->token))
-        return 0;
-    *out_why = "too many wrong tokens; try again in a second";
+    if (take_session(r, r->token)) {
+        if (role != KD_HTTP_ALL || kd_http_sees_all(r->http, &r->who))
+            return 0;
+        return refuse_session(r, MHD_HTTP_FORBIDDEN, -KD_EPERM,
+                              "this is of everybody's jobs: it takes the session of a viewer, "
+                              "operator or admin",
+                              out_why);
+    }
     if (r->token[0] && guesses_too_much(r->http))
-        return MHD_HTTP_TOO_MANY_REQUESTS;
-    *out_why =
+        return refuse_session(r, MHD_HTTP_TOO_MANY_REQUESTS, -KD_ELIMIT,
+                              "too many wrong tokens; try again in a second", out_why);
+    return refuse_session(
+        r, MHD_HTTP_UNAUTHORIZED, -KD_EAUTH,
         "show a session: `distill token create --session --role viewer` makes one; a browser opens "
-        "/login?token=TOKEN, a program sends `Authorization: Bearer TOKEN`";
-    return MHD_HTTP_UNAUTHORIZED;
+        "/login?token=TOKEN, a program sends `Authorization: Bearer TOKEN`",
+        out_why);
 }
 
 void kd_http_login(kd_http_request *r)
@@ -83,14 +138,17 @@ void kd_http_login(kd_http_request *r)
     if (!kd_access_required(r->http->daemon->access)) {
         kd_http_say(r, MHD_HTTP_SEE_OTHER, "text/plain", "nobody has to log in here\n");
         r->location = "/";
-    } else if (token && strlen(token) < KD_TOKEN_TEXT && kd_http_session_ok(r->http, token)) {
+    } else if (token && strlen(token) < KD_TOKEN_TEXT && take_session(r, token)) {
+        audit(r, "Login", 0, "");
         kd_http_say(r, MHD_HTTP_SEE_OTHER, "text/plain", "logged in\n");
         r->location = "/";
         snprintf(r->cookie, sizeof r->cookie, "%s=%s; Path=/; HttpOnly; SameSite=Strict%s",
                  KD_HTTP_COOKIE, token, r->http->tls ? "; Secure" : "");
     } else if (token && guesses_too_much(r->http)) {
+        audit(r, "Login", -KD_ELIMIT, "too many wrong tokens");
         kd_http_refuse(r, MHD_HTTP_TOO_MANY_REQUESTS, "too many wrong tokens");
     } else {
+        audit(r, "Login", -KD_EAUTH, token ? "no such session, or it is over" : "no token");
         kd_http_refuse(r, MHD_HTTP_UNAUTHORIZED,
                        "no such session, or it is over: `distill token create --session --role "
                        "viewer` makes one; open /login?token=TOKEN");
@@ -102,7 +160,7 @@ int kd_http_authorise(kd_http_request *r, enum kd_http_role role, const char **o
     if (role == KD_HTTP_PROBE)
         return 0;
     if (kd_access_required(r->http->daemon->access))
-        return check_session(r, out_why);
+        return check_session(r, role, out_why);
     if (r->http->open)
         return 0;
     const union MHD_ConnectionInfo *peer =

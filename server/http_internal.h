@@ -21,8 +21,9 @@
 
 /* Who may ask. */
 enum kd_http_role {
-    KD_HTTP_PROBE, /* anybody: says no more than that it runs */
-    KD_HTTP_READER /* may see everything, changes nothing */
+    KD_HTTP_PROBE,  /* anybody: says no more than that it runs */
+    KD_HTTP_READER, /* who sees his own jobs at least; which ones is asked where they are told */
+    KD_HTTP_ALL     /* who sees everybody's */
 };
 
 typedef struct kd_http_stream kd_http_stream;
@@ -48,6 +49,7 @@ struct kd_http_request {
     kd_http *http;
     struct MHD_Connection *connection;
     const kd_http_route *route;
+    const char *path;     /* libmicrohttpd's, as long as the request */
     char job[KD_ID_TEXT]; /* from the path */
     uint64_t from, limit; /* from the query: ?from= and ?limit=, 0 = not given */
     bool head;
@@ -61,6 +63,7 @@ struct kd_http_request {
     uint64_t size;
     kd_http_stream *stream;    /* likewise; a reference */
     char token[KD_TOKEN_TEXT]; /* the session it came with, "" = none was asked for */
+    kd_pki_identity who;       /* its role and name; none without one */
     const char *location;      /* to be gone to, static; NULL = none */
     char cookie[256];          /* to be set, "" = none */
 };
@@ -98,8 +101,12 @@ void kd_http_refuse(kd_http_request *r, int status, const char *text);
 /* The one place that decides whether a request is let in with the role its route wants. Returns 0,
  * or the status that refuses it, with a sentence. */
 int kd_http_authorise(kd_http_request *r, enum kd_http_role role, const char **out_why);
+/* Refuses with 403 what the session may not see, and enters it into the audit. */
+void kd_http_forbid(kd_http_request *r, const char *why);
 /* Whether the token is that of a session that goes on. */
 bool kd_http_session_ok(kd_http *h, const char *token);
+/* Whether he sees everybody's jobs, who is none where nobody has to say who he is. */
+bool kd_http_sees_all(const kd_http *h, const kd_pki_identity *who);
 /* GET /login?token=TOKEN: a cookie for a browser. */
 void kd_http_login(kd_http_request *r);
 bool kd_http_is_loopback(const struct sockaddr *a);
@@ -116,10 +123,9 @@ extern const kd_http_form kd_http_list, kd_http_workers, kd_http_detail, kd_http
 char *kd_http_json(const kd_http_form *form, const kd_buf *packed, kd_diag *diag);
 
 /* ---- http_stream.c */
-/* Loop. A stream of a job's events from from_seq on, or (j NULL) of what the first page shows. NULL
- * when there are too many. The caller has one reference of two. */
-kd_http_stream *kd_http_stream_new(kd_http *h, kd_job_record *j, uint64_t from_seq,
-                                   const char *token);
+/* Loop. A stream of a job's events from r->from on, or (j NULL) of what the first page shows to who
+ * asks. NULL when there are too many. The caller has one reference of two. */
+kd_http_stream *kd_http_stream_new(kd_http_request *r, kd_job_record *j);
 /* Connection's thread: the answer that lives as long as the stream; takes over the reference. */
 struct MHD_Response *kd_http_stream_response(kd_http_stream *s, struct MHD_Connection *connection);
 /* Its client is gone; drops that reference. */

@@ -20,15 +20,15 @@
 #define LOOK_MS 1000  /* between two looks at the whole */
 #define BEAT_MS 10000 /* a sign of life, by which a client that is gone is seen */
 #define LISTED 200    /* jobs of the whole */
-#define SHOWN 2       /* jobs and workers */
 
 struct kd_http_stream {
     /* the loop's */
     kd_http_stream *next;
     kd_http *http;
-    bool whole;             /* else a watcher of a job feeds it */
-    kd_digest told[SHOWN];  /* of the whole, last */
-    kd_time_ms sent, stuck; /* stuck: since when its reader takes nothing, 0 = it does */
+    bool whole;              /* else a watcher of a job feeds it */
+    kd_digest jobs, workers; /* of the whole, as told last */
+    kd_pki_identity who;     /* whose jobs the whole has, unless he sees all */
+    kd_time_ms sent, stuck;  /* stuck: since when its reader takes nothing, 0 = it does */
     uint64_t taken_then;
     char job[KD_ID_TEXT];
     char token[KD_TOKEN_TEXT]; /* of the session that it came with */
@@ -190,9 +190,9 @@ static void drop(void *to)
 
 static const kd_watch_sink g_sink = {send_event, queued, finish, drop};
 
-kd_http_stream *kd_http_stream_new(kd_http *h, kd_job_record *j, uint64_t from_seq,
-                                   const char *token)
+kd_http_stream *kd_http_stream_new(kd_http_request *r, kd_job_record *j)
 {
+    kd_http *h = r->http;
     if (h->n_streams >= KD_HTTP_STREAMS)
         return NULL;
     kd_http_stream *s = kd_xalloc(sizeof *s);
@@ -200,7 +200,8 @@ kd_http_stream *kd_http_stream_new(kd_http *h, kd_job_record *j, uint64_t from_s
     s->whole = !j;
     s->refs = 2;
     s->sent = kd_clock_ms();
-    snprintf(s->token, sizeof s->token, "%s", token);
+    s->who = r->who;
+    snprintf(s->token, sizeof s->token, "%s", r->token);
     pthread_mutex_init(&s->mu, NULL);
     kd_buf_init(&s->out, 2 * KD_HTTP_QUEUE);
     s->next = h->streams;
@@ -213,7 +214,7 @@ kd_http_stream *kd_http_stream_new(kd_http *h, kd_job_record *j, uint64_t from_s
     *w = (kd_watcher){.sink = &g_sink,
                       .to = s,
                       .job = j->row.id,
-                      .next_seq = from_seq,
+                      .next_seq = r->from,
                       .follow = true,
                       .progress = true};
     kd_watch_add(h->daemon, w);
@@ -222,18 +223,24 @@ kd_http_stream *kd_http_stream_new(kd_http *h, kd_job_record *j, uint64_t from_s
 
 /* ---- the whole */
 
-/* What all of them show: packed on the loop, made text on the pool, sent on the loop. */
+/* Packed on the loop, made text on the pool, sent on the loop. */
 struct shown {
-    const char *event;
     const kd_http_form *form;
     kd_buf packed;
     char *text; /* NULL: it could not be made */
     kd_digest digest;
 };
+/* The jobs of who sees all of them, or of one who sees his own. */
+struct listing {
+    kd_pki_identity who;
+    struct shown jobs;
+};
 struct look {
     kd_http *http;
     uv_work_t work;
-    struct shown shown[SHOWN];
+    struct shown workers;
+    struct listing listings[KD_HTTP_STREAMS];
+    size_t n;
 };
 
 static void pack(void *arg, const void *message)
@@ -242,29 +249,60 @@ static void pack(void *arg, const void *message)
     w->packed.failed = kd_wire_pack(message, &w->packed) != 0;
 }
 
+static void begin_shown(struct shown *w, const kd_http_form *form)
+{
+    w->form = form;
+    kd_buf_init(&w->packed, KD_HTTP_BODY);
+}
+
+static void clear_shown(struct shown *w)
+{
+    kd_buf_clear(&w->packed);
+    free(w->text);
+}
+
+static void make_text(struct shown *w)
+{
+    kd_diag diag = {0};
+    w->text = w->packed.failed ? NULL : kd_http_json(w->form, &w->packed, &diag);
+    if (w->text)
+        w->digest = kd_digest_of(w->text, strlen(w->text));
+}
+
 static void make_texts(uv_work_t *work)
 {
     struct look *l = work->data;
-    for (int i = 0; i < SHOWN; i++) {
-        struct shown *w = &l->shown[i];
-        kd_diag diag = {0};
-        w->text = w->packed.failed ? NULL : kd_http_json(w->form, &w->packed, &diag);
-        if (w->text)
-            w->digest = kd_digest_of(w->text, strlen(w->text));
+    make_text(&l->workers);
+    for (size_t i = 0; i < l->n; i++)
+        make_text(&l->listings[i].jobs);
+}
+
+/* NULL: there was no such stream yet when it was looked. */
+static struct listing *listing_of(struct look *l, const kd_http_stream *s)
+{
+    bool all = kd_http_sees_all(l->http, &s->who);
+    for (size_t i = 0; i < l->n; i++) {
+        const kd_pki_identity *who = &l->listings[i].who;
+        if (kd_http_sees_all(l->http, who) == all && (all || strcmp(who->name, s->who.name) == 0))
+            return &l->listings[i];
     }
+    return NULL;
+}
+
+static void tell(kd_http_stream *s, const char *event, const struct shown *w, kd_digest *told)
+{
+    if (w->text && !kd_digest_equal(&w->digest, told) && push_text(s, event, 0, w->text) == 0)
+        *told = w->digest;
 }
 
 /* Sends what differs from what was sent last. */
-static void tell_whole(kd_http_stream *s, const struct look *l)
+static void tell_whole(kd_http_stream *s, struct look *l)
 {
-    if (queued(s) > 0)
+    const struct listing *own = listing_of(l, s);
+    if (!own || queued(s) > 0)
         return; /* the next one will do */
-    for (int i = 0; i < SHOWN; i++) {
-        const struct shown *w = &l->shown[i];
-        if (w->text && !kd_digest_equal(&w->digest, &s->told[i]) &&
-            push_text(s, w->event, 0, w->text) == 0)
-            s->told[i] = w->digest;
-    }
+    tell(s, "jobs", &own->jobs, &s->jobs);
+    tell(s, "workers", &l->workers, &s->workers);
 }
 
 static void texts_made(uv_work_t *work, int status)
@@ -276,10 +314,9 @@ static void texts_made(uv_work_t *work, int status)
     for (kd_http_stream *s = h->streams; s && status == 0; s = s->next)
         if (s->whole)
             tell_whole(s, l);
-    for (int i = 0; i < SHOWN; i++) {
-        kd_buf_clear(&l->shown[i].packed);
-        free(l->shown[i].text);
-    }
+    clear_shown(&l->workers);
+    for (size_t i = 0; i < l->n; i++)
+        clear_shown(&l->listings[i].jobs);
     free(l);
 }
 
@@ -301,12 +338,16 @@ static void look(kd_http *h, kd_time_ms now)
     struct look *l = kd_xalloc(sizeof *l);
     l->http = h;
     l->work.data = l;
-    l->shown[0] = (struct shown){.event = "jobs", .form = &kd_http_list};
-    l->shown[1] = (struct shown){.event = "workers", .form = &kd_http_workers};
-    for (int i = 0; i < SHOWN; i++)
-        kd_buf_init(&l->shown[i].packed, KD_HTTP_BODY);
-    kd_tell_list(h->daemon, NULL, LISTED, pack, &l->shown[0]);
-    kd_tell_workers(h->daemon, pack, &l->shown[1]);
+    begin_shown(&l->workers, &kd_http_workers);
+    kd_tell_workers(h->daemon, pack, &l->workers);
+    for (const kd_http_stream *s = h->streams; s && l->n < KD_HTTP_STREAMS; s = s->next) {
+        if (!s->whole || listing_of(l, s))
+            continue;
+        struct listing *own = &l->listings[l->n++];
+        own->who = s->who;
+        begin_shown(&own->jobs, &kd_http_list);
+        kd_tell_list(h->daemon, &s->who, LISTED, pack, &own->jobs);
+    }
     h->looking = true;
     h->daemon->writes_running++;
     KD_BUG_ON(uv_queue_work(&h->daemon->loop, &l->work, make_texts, texts_made) != 0);

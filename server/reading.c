@@ -83,22 +83,23 @@ static bool add_summary(kd_daemon *d, kd_job_record *j, struct summary_list *l)
 }
 
 /* What a list begins an entry with: jobs of no sweep, of those that the caller may read. */
-static bool is_listed(const kd_daemon *d, const kd_rpc_call *call, const kd_job_record *j)
+static bool is_listed(const kd_daemon *d, const kd_pki_identity *who, const kd_job_record *j)
 {
-    return j->row.sweep == 0 && (!call || kd_access_job(d->access, call, j->row.owner, NULL) == 0);
+    return j->row.sweep == 0 && kd_access_may_read(d->access, who, j->row.owner);
 }
 
-void kd_tell_list(kd_daemon *d, const kd_rpc_call *call, uint32_t limit, kd_tell_fn fn, void *arg)
+void kd_tell_list(kd_daemon *d, const kd_pki_identity *who, uint32_t limit, kd_tell_fn fn,
+                  void *arg)
 {
     size_t most = limit ? KD_MIN(limit, 1000u) : 100, all = 0, tops = 0;
     for (kd_job_record *j = d->jobs; j; j = j->next, all++)
-        tops += is_listed(d, call, j);
+        tops += is_listed(d, who, j);
     kd_job_record **top = kd_xalloc((tops + 1) * sizeof *top);
     struct summary_list l = {.items = kd_xalloc((all + 1) * sizeof *l.items),
                              .list = kd_xalloc((all + 1) * sizeof *l.list)};
     size_t at = tops;
     for (kd_job_record *j = d->jobs; j; j = j->next)
-        if (is_listed(d, call, j))
+        if (is_listed(d, who, j))
             top[--at] = j;
     bool room = true;
     for (size_t i = 0; i < KD_MIN(tops, most) && room; i++) {

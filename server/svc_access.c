@@ -47,8 +47,8 @@ static void do_enroll(kd_daemon *d, kd_loop_call *c)
     char *certificate;
     kd_pki_identity who;
     kd_rpc_call_set_note(c->call, r->name[0] ? r->name : r->suggested);
-    if (kd_access_enroll(d->access, r->token, r->csr, r->name, r->suggested, &certificate, &who,
-                         &diag) != 0) {
+    const kd_enrolment e = {r->token, r->csr, r->name, r->suggested, (enum kd_holder)r->holder};
+    if (kd_access_enroll(d->access, &e, &certificate, &who, &diag) != 0) {
         kd_rpc_finish_diag(c->call, &diag);
         return;
     }
@@ -183,7 +183,7 @@ static void do_create_token(kd_daemon *d, kd_loop_call *c)
         kd_rpc_finish(c->call, -KD_EPERM, "your certificate was revoked or is over");
         return;
     }
-    int64_t ttl_ms = r->ttl_ms <= (uint64_t)KD_TOKEN_MAX_TTL_MS ? (int64_t)r->ttl_ms : INT64_MAX;
+    int64_t ttl_ms = r->ttl_ms <= (uint64_t)KD_SESSION_MAX_TTL_MS ? (int64_t)r->ttl_ms : INT64_MAX;
     if (kd_access_create_token(d->access, kd_role_of(r->role), r->name, ttl_ms, r->session,
                                kd_access_who(c->call), text, &row, &diag) != 0) {
         kd_rpc_finish_diag(c->call, &diag);

@@ -128,7 +128,8 @@ static void answer(void *call, const void *message)
 
 static void do_list(kd_daemon *d, kd_loop_call *c)
 {
-    kd_tell_list(d, c->call, ((Distill__V1__ListRequest *)c->m)->limit, answer, c->call);
+    kd_tell_list(d, kd_rpc_call_peer(c->call).identity, ((Distill__V1__ListRequest *)c->m)->limit,
+                 answer, c->call);
 }
 
 static void do_get(kd_daemon *d, kd_loop_call *c)

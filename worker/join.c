@@ -15,6 +15,7 @@
 
 static const char g_usage[] =
     "Usage: distill-worker join TOKEN [--server HOST:PORT] [--name NAME] [--credentials DIR]\n"
+    "                           [--replace]\n"
     "\n"
     "Gets a certificate by a token (`distill token create --role worker`): checks that the\n"
     "coordinator has the CA that the token names, makes a key that never leaves this machine, and\n"
@@ -30,8 +31,11 @@ static const char g_usage[] =
     "                      /var/lib/distill-worker/credentials as root, who writes there as\n"
     "                      the owner of /var/lib/distill-worker, else\n"
     "                      ~/.config/distill-worker)\n"
+    "  --replace           give up what lies there of another name or coordinator\n"
     "\n"
-    "Exit codes: 0 joined, 1 failure, 2 usage, 78 refused by the coordinator.\n";
+    "Exit codes: 0 joined, 1 failure, 2 usage or a token that is not for a worker, 78 refused by "
+    "the\n"
+    "coordinator, or another login is there.\n";
 
 /* Root joins for the service: as the user that its folder belongs to, so that the files are that
  * one's, and root follows no link that it may have put there. */
@@ -52,17 +56,21 @@ static int be_owner_of_folder(const char *credentials, kd_diag *diag)
     return 0;
 }
 
-static int join(const kd_worker_config *cfg, const char *token, kd_diag *diag)
+static int join(const kd_worker_config *cfg, const char *token, bool replace, kd_diag *diag)
 {
     kd_rpc *rpc = NULL;
     kd_login l = {0};
     char host[65] = "worker";
     gethostname(host, sizeof host - 1);
     host[strcspn(host, ".")] = '\0';
+    const kd_login_wish wish = {.holder = KD_HOLDER_WORKER,
+                                .name = cfg->name ? cfg->name : "",
+                                .suggested = host,
+                                .replace = replace,
+                                .keep = "with another --credentials DIR"};
     int rc = kd_rpc_new(1, &rpc, diag);
     if (rc == 0)
-        rc = kd_login_join(rpc, cfg->credentials, cfg->server, token, cfg->name ? cfg->name : "",
-                           host, &l, diag);
+        rc = kd_login_join(rpc, cfg->credentials, cfg->server, token, &wish, &l, diag);
     if (rpc)
         kd_rpc_free(rpc);
     if (rc == 0)
@@ -76,10 +84,12 @@ int kd_worker_join(int argc, char **argv)
     static const struct option options[] = {{"server", required_argument, NULL, 's'},
                                             {"name", required_argument, NULL, 'n'},
                                             {"credentials", required_argument, NULL, 'C'},
+                                            {"replace", no_argument, NULL, 'R'},
                                             {"help", no_argument, NULL, 'h'},
                                             {NULL, 0, NULL, 0}};
     const char *credentials = NULL, *server = getenv("DISTILL_SERVER");
     kd_worker_config cfg = {.server = server && *server ? server : KD_WORKER_DEFAULT_SERVER};
+    bool replace = false;
     kd_diag diag = {0};
     for (int c; (c = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
         switch (c) {
@@ -91,6 +101,9 @@ int kd_worker_join(int argc, char **argv)
             break;
         case 'C':
             credentials = optarg;
+            break;
+        case 'R':
+            replace = true;
             break;
         case 'h':
             fputs(g_usage, stdout);
@@ -109,7 +122,7 @@ int kd_worker_join(int argc, char **argv)
                     cfg.credentials, &cfg.credentials_chosen);
     int rc = cfg.credentials_chosen ? 0 : be_owner_of_folder(cfg.credentials, &diag);
     if (rc == 0)
-        rc = join(&cfg, argv[optind], &diag);
+        rc = join(&cfg, argv[optind], replace, &diag);
     if (rc == 0)
         return 0;
     fprintf(stderr, "distill-worker: %s\n", diag.msg);

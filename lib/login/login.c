@@ -208,12 +208,24 @@ static int store(const char *dir, const char *ca, const char *identity, const ch
     return rc;
 }
 
+/* Coordinators that do not know `holder` make of a token what it is for. */
+static int check_holder(const kd_pki_identity *who, enum kd_holder holder, kd_diag *diag)
+{
+    if (kd_holder_is(holder, who->role))
+        return 0;
+    return kd_fail(
+        diag, -KD_EINVAL,
+        "the token was for a %s, not for a %s, and this coordinator is too old to say so "
+        "before: it is used up; nothing was stored, ask for another one",
+        kd_role_name(who->role), holder == KD_HOLDER_WORKER ? "worker" : "person");
+}
+
 static int enroll(kd_rpc *rpc, const char *server, const char *ca, const char *secret,
-                  const char *name, const char *suggested, char **out_identity, kd_diag *diag)
+                  const kd_login_wish *wish, char **out_identity, kd_diag *diag)
 {
     kd_rpc_tls tls = {.ca = ca};
     kd_rpc_channel *ch = NULL;
-    char *key = NULL, *csr = NULL;
+    char *key = NULL, *csr = NULL, *identity = NULL;
     kd_pki_identity who;
     Distill__V1__EnrollRequest r = DISTILL__V1__ENROLL_REQUEST__INIT;
     Distill__V1__CertificateReply *reply = NULL;
@@ -222,12 +234,19 @@ static int enroll(kd_rpc *rpc, const char *server, const char *ca, const char *s
         rc = kd_rpc_channel_new(rpc, server, &tls, KD_MAX_CONTROL_BYTES, &ch, diag);
     r.token = (char *)secret;
     r.csr = csr;
-    r.name = (char *)name;
-    r.suggested = (char *)suggested;
+    r.name = (char *)wish->name;
+    r.suggested = (char *)wish->suggested;
+    r.holder = (Distill__V1__Holder)wish->holder;
     if (rc == 0)
         rc = call(ch, "/distill.v1.Access/Enroll", &r, &reply, diag);
     if (rc == 0)
-        rc = take_certificate(ca, key, reply, out_identity, &who, diag);
+        rc = take_certificate(ca, key, reply, &identity, &who, diag);
+    if (rc == 0)
+        rc = check_holder(&who, wish->holder, diag);
+    if (rc == 0)
+        *out_identity = identity;
+    else
+        kd_pki_drop(identity);
     kd_wire_free((ProtobufCMessage *)reply);
     kd_rpc_channel_free(ch);
     kd_pki_drop(key);
@@ -244,20 +263,75 @@ static int try_folder(const char *dir, kd_diag *diag)
     return rc;
 }
 
+/* What lies there and may not be lost; name "" = nothing. */
+struct present {
+    char name[KD_PKI_NAME];
+    kd_diag lost; /* what to say of it */
+};
+
+/* A login that can be used is not lost to one of another name, or to another coordinator, which its
+ * CA tells: addresses change. */
+static int look_at_place(const char *dir, const char *digest, const kd_login_wish *wish,
+                         struct present *out, kd_diag *diag)
+{
+    kd_login l = {0};
+    kd_diag why = {0};
+    char there[KD_PKI_DIGEST] = "";
+    int rc = wish->replace ? -KD_ENOENT : kd_login_load(dir, &l, &why);
+    *out = (struct present){0};
+    if (rc == -KD_ENOENT)
+        return 0;
+    if (rc != 0)
+        return kd_fail(diag, -KD_EEXIST,
+                       "the login that is there cannot be used (%s); --replace puts another in its "
+                       "place",
+                       why.msg);
+    rc = kd_pki_digest(l.ca, there, diag);
+    if (rc == 0 && !kd_login_is_over(&l)) {
+        (void)kd_fail(
+            &out->lost, -KD_EEXIST,
+            "%.300s has the login of %s (%s) at %s, which would be lost; keep both %s, or "
+            "give it up with --replace",
+            dir, l.who.name, kd_role_name(l.who.role), l.server, wish->keep);
+        memcpy(out->name, l.who.name, sizeof out->name);
+        if (strcmp(there, digest) != 0 || (wish->name[0] && strcmp(wish->name, out->name) != 0))
+            rc = kd_fail(diag, -KD_EEXIST, "%s", out->lost.msg);
+    }
+    kd_login_clear(&l);
+    return rc;
+}
+
+/* The name is asked for, so that a token for another one is refused before it is used up. */
+static int enroll_there(kd_rpc *rpc, const char *server, const char *ca, const char *secret,
+                        const kd_login_wish *wish, const struct present *present,
+                        char **out_identity, kd_diag *diag)
+{
+    kd_login_wish same = *wish;
+    if (present->name[0])
+        same.name = present->name;
+    int rc = enroll(rpc, server, ca, secret, &same, out_identity, diag);
+    if (present->name[0] && (rc == -KD_EPERM || rc == -KD_EEXIST))
+        rc = kd_fail_at(diag, rc, "%s", present->lost.msg);
+    return rc;
+}
+
 int kd_login_join(kd_rpc *rpc, const char *dir, const char *server, const char *token,
-                  const char *name, const char *suggested, kd_login *out, kd_diag *diag)
+                  const kd_login_wish *wish, kd_login *out, kd_diag *diag)
 {
     char digest[KD_PKI_DIGEST], host[256], port[8], *ca = NULL, *identity = NULL;
     const char *secret = NULL;
+    struct present present;
     int rc = split_token(token, digest, &secret, diag);
     if (rc == 0)
         rc = split_server(server, host, port, diag);
     if (rc == 0)
         rc = try_folder(dir, diag);
     if (rc == 0)
+        rc = look_at_place(dir, digest, wish, &present, diag);
+    if (rc == 0)
         rc = kd_pki_fetch_ca(host, port, digest, CALL_MS, &ca, diag);
     if (rc == 0)
-        rc = enroll(rpc, server, ca, secret, name, suggested, &identity, diag);
+        rc = enroll_there(rpc, server, ca, secret, wish, &present, &identity, diag);
     if (rc == 0)
         rc = store(dir, ca, identity, server, diag);
     kd_pki_drop(ca);

@@ -28,13 +28,20 @@ void kd_login_clear(kd_login *l);
 /* For a channel; borrowed until the login is cleared or renewed. */
 kd_rpc_tls kd_login_tls(const kd_login *l);
 
+/* What a token is to become. */
+typedef struct kd_login_wish {
+    enum kd_holder holder;
+    const char *name, *suggested; /* name "" = the token's, else suggested */
+    bool replace; /* another's login that lies there, or one to another coordinator, is given up */
+    const char *keep; /* how both are kept, for who is asked: "with --context NAME" */
+} kd_login_wish;
 /* Uses a token up: checks that the server has the CA that the token names, makes a key here, has it
- * certified and stores all three files. name "" = the token's, else suggested. -KD_EINVAL no token,
- * -KD_EPERM another CA, -KD_EUNAVAIL, -KD_EAUTH the token is no good, -KD_EEXIST the name is taken.
- */
+ * certified and stores all three files. -KD_EINVAL no token, or one for another kind of holder,
+ * -KD_EPERM another CA or name, -KD_EUNAVAIL, -KD_EAUTH the token is no good, -KD_EEXIST the name
+ * is taken, or a login lies there that would be lost. With all of these the token is as good as
+ * before, unless the coordinator is one that does not look at `holder` yet: diag tells. */
 int kd_login_join(kd_rpc *rpc, const char *dir, const char *server, const char *token,
-                  const char *name, const char *suggested, kd_login *out,
-                  kd_diag *diag) KD_MUST_CHECK;
+                  const kd_login_wish *wish, kd_login *out, kd_diag *diag) KD_MUST_CHECK;
 /* A third of the certificate's life is left, or less. */
 bool kd_login_is_due(const kd_login *l);
 bool kd_login_is_over(const kd_login *l);

@@ -39,6 +39,9 @@ const char *kd_role_name(enum kd_role role); /* "worker"; "none" */
 /* KD_ROLE_NONE for any other word. */
 enum kd_role kd_role_of(const char *word);
 bool kd_pki_name_ok(const char *name);
+/* Whom a certificate is for; the numbers are those of Holder in distill.proto. */
+enum kd_holder { KD_HOLDER_ANY, KD_HOLDER_WORKER, KD_HOLDER_PERSON };
+bool kd_holder_is(enum kd_holder holder, enum kd_role role);
 
 typedef struct kd_pki_identity {
     enum kd_role role;

@@ -23,6 +23,11 @@ enum kd_role kd_role_of(const char *word)
     return KD_ROLE_NONE;
 }
 
+bool kd_holder_is(enum kd_holder holder, enum kd_role role)
+{
+    return holder == KD_HOLDER_ANY || (holder == KD_HOLDER_WORKER) == (role == KD_ROLE_WORKER);
+}
+
 static bool is_plain(char c)
 {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');

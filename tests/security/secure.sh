@@ -13,11 +13,12 @@ as() { # NAME COMMAND...: with the login of that name
 }
 token() { distill token create "$@" 2>/dev/null; } # FLAGS...
 login() { # NAME ROLE: a login of that name
-    DISTILL_CREDENTIALS=$DIR/logins/$1 distill login "$(token --role "$2" --name "$1")" >>"$DIR/logins.log" 2>&1 ||
+    local with=(distill login)
+    [ "$2" != worker ] || with=("$BUILD/distill-worker" join)
+    "${with[@]}" "$(token --role "$2" --name "$1")" --credentials "$DIR/logins/$1" >>"$DIR/logins.log" 2>&1 ||
         { cat "$DIR/logins.log"; fail "$1 could not log in"; }
 }
 secure_worker() { # NAME: joins with a token, then starts
-    "$BUILD/distill-worker" join "$(token --role worker --name "$1")" --credentials "$DIR/logins/$1" >>"$DIR/logins.log" 2>&1 ||
-        { cat "$DIR/logins.log"; fail "worker $1 could not join"; }
+    login "$1" worker
     DISTILL_WORKER_CREDENTIALS=$DIR/logins/$1 worker "$1"
 }

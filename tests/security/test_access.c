@@ -123,13 +123,14 @@ static void token(struct fixture *f, enum kd_role role, const char *name, int64_
     snprintf(out, KD_TOKEN_TEXT, "%s", session ? text : strrchr(text, '.') + 1);
 }
 
-static int enroll(struct fixture *f, const char *secret, const char *name, char **out_login,
-                  kd_pki_identity *out)
+static int enroll_as(struct fixture *f, enum kd_holder holder, const char *secret, const char *name,
+                     char **out_login, kd_pki_identity *out)
 {
     char *key, *csr, *certificate;
     kd_assert_ok(kd_pki_make_key(&key, &f->diag), &f->diag);
     kd_assert_ok(kd_pki_make_csr(key, &csr, &f->diag), &f->diag);
-    int rc = kd_access_enroll(f->access, secret, csr, name, "", &certificate, out, &f->diag);
+    const kd_enrolment e = {secret, csr, name, "", holder};
+    int rc = kd_access_enroll(f->access, &e, &certificate, out, &f->diag);
     if (rc == 0) {
         *out_login = kd_pki_join(certificate, key);
         kd_pki_drop(certificate);
@@ -137,6 +138,12 @@ static int enroll(struct fixture *f, const char *secret, const char *name, char 
     kd_pki_drop(key);
     kd_pki_drop(csr);
     return rc;
+}
+
+static int enroll(struct fixture *f, const char *secret, const char *name, char **out_login,
+                  kd_pki_identity *out)
+{
+    return enroll_as(f, KD_HOLDER_ANY, secret, name, out_login, out);
 }
 
 static char *member(struct fixture *f, enum kd_role role, const char *name, kd_pki_identity *out)
@@ -218,14 +225,40 @@ static void test_access_token_ends(void **state)
         const char *name;
         int64_t ttl;
         bool session;
-    } bad[] = {{KD_ROLE_NONE, "", 60000, false},       {KD_ROLE_SERVER, "", 60000, false},
-               {KD_ROLE_WORKER, "a/b", 60000, false},  {KD_ROLE_WORKER, "", 0, false},
-               {KD_ROLE_WORKER, "", INT64_MAX, false}, {KD_ROLE_WORKER, "w", 60000, true},
-               {KD_ROLE_VIEWER, "", 60000, true}};
+    } bad[] = {{KD_ROLE_NONE, "", 60000, false},
+               {KD_ROLE_SERVER, "", 60000, false},
+               {KD_ROLE_WORKER, "a/b", 60000, false},
+               {KD_ROLE_WORKER, "", 0, false},
+               {KD_ROLE_WORKER, "", INT64_MAX, false},
+               {KD_ROLE_WORKER, "w", 60000, true},
+               {KD_ROLE_VIEWER, "", 60000, true},
+               {KD_ROLE_WORKER, "", KD_TOKEN_MAX_TTL_MS + 1, false},
+               {KD_ROLE_VIEWER, "v", KD_SESSION_MAX_TTL_MS + 1, true}};
     for (size_t i = 0; i < KD_COUNT(bad); i++)
         kd_assert_fails(kd_access_create_token(f->access, bad[i].role, bad[i].name, bad[i].ttl,
                                                bad[i].session, "root", text, &row, &f->diag),
                         KD_EINVAL, &f->diag, "");
+}
+
+/* Whoever says what he is finds out that a token is not for him, and has not used it up. */
+static void test_access_holder(void **state)
+{
+    struct fixture *f = *state;
+    char secret[KD_TOKEN_TEXT], *login;
+    kd_token_row row;
+    kd_pki_identity who;
+    for (enum kd_role r = KD_ROLE_WORKER; r <= KD_ROLE_ADMIN; r++) {
+        bool worker = r == KD_ROLE_WORKER;
+        enum kd_holder right = worker ? KD_HOLDER_WORKER : KD_HOLDER_PERSON,
+                       wrong = worker ? KD_HOLDER_PERSON : KD_HOLDER_WORKER;
+        token(f, r, kd_role_name(r), 60000, false, secret, &row);
+        kd_assert_fails(enroll_as(f, wrong, secret, "", &login, &who), KD_EINVAL, &f->diag,
+                        worker ? "for a worker, not for a person: `distill-worker join TOKEN`"
+                               : "not for a worker: `distill login TOKEN` takes it");
+        kd_assert_ok(enroll_as(f, right, secret, "", &login, &who), &f->diag);
+        assert_int_equal(who.role, r);
+        kd_pki_drop(login);
+    }
 }
 
 /* A name that stands for somebody is not taken by who picks his own. */
@@ -276,6 +309,17 @@ static void test_access_session(void **state)
     token(f, KD_ROLE_VIEWER, "short", 1000, true, text, &row);
     usleep(1100000);
     assert_int_equal(kd_access_session(f->access, text, name), KD_ROLE_NONE);
+    /* A name that is revoked has no session either; who has no certificate may be revoked as well.
+     */
+    kd_certificate_row rows[2];
+    token(f, KD_ROLE_SUBMITTER, "sue", KD_SESSION_MAX_TTL_MS, true, text, &row);
+    assert_int_equal(kd_access_session(f->access, text, name), KD_ROLE_SUBMITTER);
+    assert_int_equal(kd_access_revoke(f->access, "sue", rows, 2, &f->diag), 0);
+    assert_int_equal(kd_access_session(f->access, text, name), KD_ROLE_NONE);
+    again(f, &quotas);
+    assert_int_equal(kd_access_session(f->access, text, name), KD_ROLE_NONE);
+    kd_assert_fails(kd_access_revoke(f->access, "sue", rows, 2, &f->diag), KD_ENOENT, &f->diag,
+                    "no certificate or session");
     kd_access_files files;
     kd_access_files_get(f->access, &files);
     kd_assert_ok(kd_pki_check(files.ca, files.certificate, files.key, &f->diag), &f->diag);
@@ -520,10 +564,10 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(test_access_token_once), TEST(test_access_token_ends), TEST(test_access_names),
-        TEST(test_access_session),    TEST(test_access_roles),      TEST(test_access_revoke),
-        TEST(test_access_quotas),     TEST(test_access_strangers),  TEST(test_authority_files),
-        TEST(test_authority_renews),
+        TEST(test_access_token_once), TEST(test_access_token_ends), TEST(test_access_holder),
+        TEST(test_access_names),      TEST(test_access_session),    TEST(test_access_roles),
+        TEST(test_access_revoke),     TEST(test_access_quotas),     TEST(test_access_strangers),
+        TEST(test_authority_files),   TEST(test_authority_renews),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -78,6 +78,7 @@ for bad in ../../distilld.db "$secret" .. /etc/passwd '' 'x/../../../distilld.db
     calls Storage/SetRetention "{\"name\": \"$bad\", \"value\": \"1s\"}" INVALID_ARGUMENT root
     calls Storage/FetchCheckpoint "{\"job\": \"$job\", \"stage\": \"$bad\", \"step\": 12}" NOT_FOUND alice
 done
+calls Access/Enroll '{"token": "x", "csr": "x", "holder": 7}' 'INVALID_ARGUMENT|DATA_LOSS' alice
 wide=$(printf '\303\266%.0s' $(seq 31))
 calls Access/Revoke "{\"who\": \"x$wide\"}" NOT_FOUND root
 expect 0 'Access/Revoke' distill audit
@@ -85,6 +86,14 @@ for path in ../flowers /etc flowers/../../x; do
     expect 78 'labelled.path' as alice distill submit "$DIR/job.yaml" --set "data.labelled.path=$path"
     expect 78 'labelled.train' as alice distill submit "$DIR/job.yaml" --set "data.labelled.train=$path"
 done
+# `distill` has looked at these itself; the coordinator does at all of them.
+before=$(as alice distill jobs -a -q)
+mapfile -t keys < <(distill help job | awk '/\[relative path\]/ {print $1}')
+[ ${#keys[@]} -ge 10 ] || fail "only ${#keys[@]} keys take a path: ${keys[*]}"
+as alice distill submit "$DIR/job.yaml" --dry-run -o json >"$DIR/resolved.json"
+as alice /usr/bin/python3 tests/security/hostile_paths.py "$DIR/resolved.json" "$job" "${keys[@]}" || fail "a path that leads out"
+[ "$(as alice distill jobs -a -q)" = "$before" ] || fail "a job was made"
+expect 0 'alice (submitter)' as alice distill whoami
 ln -s /etc "$DIR/data/etc"
 bad=$(as alice distill submit "$DIR/job.yaml" --set data.labelled.path=etc -q)
 await_event "$bad" NO_DATA

@@ -64,6 +64,42 @@ expect 4 'was revoked' as mallory distill login "$(pick 'd["token"]' <"$DIR/toke
 expect 0 'revoked' distill token ls
 [ ! -e "$DIR/logins/mallory/identity.pem" ] || fail "mallory got in"
 
+note "a token of another kind is refused and stays good"
+t=$(token --role worker --name w1)
+expect 2 'for a worker, not for a person: `distill-worker join TOKEN`' as vera distill login "$t"
+expect 0 'vera (viewer)' as vera distill whoami
+expect 0 'w1 may work for' "$BUILD/distill-worker" join "$t" --credentials "$DIR/logins/w1"
+t=$(token --role viewer --name vincent)
+expect 2 'for a viewer, not for a worker: `distill login TOKEN`' "$BUILD/distill-worker" join "$t" --credentials "$DIR/logins/w2"
+[ ! -e "$DIR/logins/w2/identity.pem" ] || fail "a viewer's certificate lies where a worker's is looked for"
+
+note "a login that is there is not lost to another one unasked"
+expect 4 'has the login of vera (viewer)' as vera distill login "$t"
+expect 5 'has the login of vera (viewer)' as vera distill login "$t" --name vincent
+expect 78 'has the login of w1 (worker)' "$BUILD/distill-worker" join "$(token --role worker)" --name w3 --credentials "$DIR/logins/w1"
+expect 0 'vera (viewer)' as vera distill whoami
+expect 0 'you are vincent' as vincent distill login "$t"
+expect 0 'you are vera (operator)' as vera distill login "$(token --role operator --name vera)"
+expect 0 'you are vera (viewer)' as vera distill login "$(token --role viewer --name vera)"
+person() { env -u DISTILL_CREDENTIALS -u DISTILL_SERVER "$BUILD/distill" "$@"; } # with a home of his own
+first=$DISTILL_SERVER firsts=${PIDS[distilld]}
+expect 0 'you are pat' person login "$(token --role viewer --name pat)" --server "$first"
+DISTILL_SERVER=
+"$BUILD/distilld" init --state-dir "$DIR/second" --listen 127.0.0.1:0 >"$DIR/init2"
+coordinator "$DIR/second"
+second=$DISTILL_SERVER
+t=$(DISTILL_CREDENTIALS=$DIR/second/tls/admin token --role viewer --name pat)
+expect 5 "has the login of pat (viewer) at $first, which would be lost; keep both with --context NAME" person login "$t" --server "$second"
+expect 0 "pat (viewer) at $first" person whoami
+expect 0 "you are pat (viewer) at $second" person login "$t" --server "$second" --context second
+expect 0 "pat (viewer) at $first" person whoami --context default
+expect 0 "pat (viewer) at $second" person whoami
+t=$(DISTILL_CREDENTIALS=$DIR/second/tls/admin token --role viewer --name quinn)
+expect 0 "you are quinn (viewer) at $second" person login "$t" --server "$second" --context default --replace
+stop distilld
+PIDS[distilld]=$firsts
+export DISTILL_SERVER=$first
+
 note "a key that others may read is not used"
 chmod 640 "$DIR/logins/vera/identity.pem"
 expect 4 'chmod 600' as vera distill jobs
@@ -106,12 +142,28 @@ expect 4 'the certificate of dave is over' as dave distill whoami
 
 note "without a certificate only health and enrolment are answered"
 needs_grpc
+issuer() { openssl x509 -in "$1/identity.pem" -noout -issuer; }
 probe() { /usr/bin/python3 tests/security/probe.py "$DIR/state/tls/ca.pem" "$DISTILL_SERVER" "$@"; }
 expect 0 'grpc.health.v1.Health/Check OK' probe none grpc.health.v1.Health/Check
 expect 0 'Access/WhoAmI OK' probe none Access/WhoAmI
 expect 0 'Access/Enroll UNAUTHENTICATED this coordinator knows no such token' probe none Access/Enroll
+methods=()
 for m in $(sed -n '/^service/,/^}/p' proto/distill.proto | awk '/^service/ {s = $2} /^  rpc/ {sub(/\(.*/, "", $2); print s "/" $2}'); do
     case $m in Access/WhoAmI | Access/Enroll | Cluster/Control | Jobs/Watch) continue ;; esac
-    expect 0 "$m UNAUTHENTICATED this coordinator wants a certificate" probe none "$m"
+    methods+=("$m")
+done
+probe none "${methods[@]}" >"$DIR/refused"
+[ "$(grep -c ' UNAUTHENTICATED this coordinator wants a certificate' "$DIR/refused")" -eq ${#methods[@]} ] ||
+    { cat "$DIR/refused"; fail "not all wants a certificate"; }
+
+note "nobody is let in by a certificate that is over, or of another CA of the same name; people are served meanwhile"
+"$BUILD/distilld" init --state-dir "$DIR/foreign" --listen 127.0.0.1:0 >"$DIR/init3"
+[ "$(issuer "$DIR/foreign/tls/admin")" = "$(issuer "$DIR/state/tls/admin")" ] || fail "the two CAs have other names"
+for login in "$DIR/logins/dave" "$DIR/foreign/tls/admin"; do
+    probe "$login/identity.pem" "${methods[@]}" Access/WhoAmI Access/Enroll >"$DIR/refused" &
+    probing=$!
+    for _ in 1 2 3; do expect 0 'admin (admin) at' distill whoami; done
+    wait $probing || fail "no probe"
+    [ "$(grep -c ' UNAVAILABLE ' "$DIR/refused")" -eq $((${#methods[@]} + 2)) ] || { cat "$DIR/refused"; fail "$login: not all is refused"; }
 done
 stop distilld

@@ -2,6 +2,7 @@
 # Who may do what in a running cluster: roles, jobs of others, revocation while streams run, renewal. The job's bits are
 # those of a cluster without certificates.
 . tests/security/secure.sh
+needs_grpc
 small_data
 small_job >"$DIR/job.yaml"
 
@@ -42,6 +43,25 @@ expect 4 'may not call Storage/SetRetention' as alice distill retention set keep
 expect 4 'may not call Storage/RemoveBank' as alice distill bank rm 0123
 [ "$(as bob distill bank ls -o json | pick 'sum((b["jobs"] for b in d["banks"]), [])')" = '[]' ] || fail "bob sees jobs of alice's in banks"
 expect 4 'belongs to alice' as bob distill scale "$job" --max 1
+expect 4 'belongs to alice' as bob distill continue "$job" --epochs 1
+expect 4 'belongs to alice' as bob distill replay "$job"
+expect 4 'belongs to alice' as bob distill verify "$job"
+expect 4 'belongs to alice' as bob distill retry "$job"
+expect 4 'belongs to alice' as bob distill submit "$DIR/job.yaml" --set "student.weights=job:$job"
+# `distill` asks for the job before; whoever does not is refused as well.
+raw_submit() { # WHO JSON
+    local rc=0
+    as "$1" call Submit "$2" >"$DIR/out" 2>&1 || rc=$?
+    [ $rc -eq 1 ] && grep -q '^PERMISSION_DENIED: .*the job belongs to alice' "$DIR/out" || { cat "$DIR/out"; fail "$1 may Submit $2"; }
+}
+raw_submit bob "{\"key\": \"a\", \"continue_job\": \"$job\", \"continue_epochs\": 1}"
+raw_submit bob "{\"key\": \"b\", \"replay_job\": \"$job\"}"
+raw_submit bob "{\"key\": \"c\", \"replay_job\": \"$job\", \"verify_stage\": \"distill\", \"verify_from\": 1, \"verify_to\": 2}"
+for key in teacher student; do
+    text=$(python3 -c 'import json, sys; print(json.dumps(open(sys.argv[1]).read()))' "$DIR/job.yaml")
+    raw_submit bob "{\"key\": \"d\", \"text\": $text, \"set\": [\"$key.weights=job:$job\"]}"
+    raw_submit bob "{\"key\": \"e\", \"text\": $text, \"set\": [\"$key.weights=job:$job/student.safetensors\"], \"dry_run\": true}"
+done
 [ "$(as bob distill jobs -q)" = "" ] || fail "bob sees jobs of others"
 [ "$(as alice distill jobs -q)" = "$job" ] || fail "alice does not see her job"
 expect 0 '"owner": "alice"' as vera distill show "$job" -o json
