@@ -7,7 +7,7 @@ usage() {
     cat <<'END'
 Usage: deploy/install-deps.sh [--test] [--web] [--fuzz] [--models] [--deploy] [--list]
 
-  --test    also what the tests need: clang-format, clang-tidy, Python with gRPC, ip and nft, curl,
+  --test    also what the tests need: clang-format, clang-tidy, Python with gRPC, ip and nft, curl, zsh and fish,
             man and mandoc, a compiler for 32-bit Arm and QEMU
   --web     also what the tests of dashboard and metrics need, which are skipped without: Chromium
             with its driver, Prometheus (Debian starts it as a service)
@@ -31,7 +31,7 @@ packages=(
 test_packages=(
     clang-format clang-tidy python3 python3-grpcio python3-protobuf
     iproute2 nftables
-    curl
+    curl zsh fish
     man-db mandoc
     sqlite3 protobuf-compiler-grpc
     gcc-arm-linux-gnueabihf libc6-dev-armhf-cross qemu-user
