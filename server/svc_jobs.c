@@ -128,8 +128,10 @@ static void answer(void *call, const void *message)
 
 static void do_list(kd_daemon *d, kd_loop_call *c)
 {
-    kd_tell_list(d, kd_rpc_call_peer(c->call).identity, ((Distill__V1__ListRequest *)c->m)->limit,
-                 answer, c->call);
+    const Distill__V1__ListRequest *r = (Distill__V1__ListRequest *)c->m;
+    const kd_job_record *before = r->before[0] ? kd_call_job(d, c->call, r->before) : NULL;
+    if (before || !r->before[0])
+        kd_tell_list(d, kd_rpc_call_peer(c->call).identity, r->limit, before, answer, c->call);
 }
 
 static void do_get(kd_daemon *d, kd_loop_call *c)
@@ -363,8 +365,11 @@ static void do_remove(kd_daemon *d, kd_loop_call *c)
         return;
     Distill__V1__RemoveReply reply = DISTILL__V1__REMOVE_REPLY__INIT;
     kd_diag diag = {0};
+    char id[KD_ID_TEXT];
     size_t n = 1;
     bool saving = j->saving;
+    kd_id_text(j->row.id, id);
+    reply.job = id;
     for (kd_job_record *o = NULL; j->row.is_sweep && (o = kd_sweep_next(d, j, o)); n++)
         saving |= o->saving;
     kd_job_record **gone = kd_xalloc(n * sizeof *gone);
