@@ -97,3 +97,22 @@ again=$("$BUILD/distill" retry "$job" -q --set distill.epochs=2)
 "$BUILD/distill" show "$again" -o json >"$DIR/show.json"
 grep -q '"epochs": 2' "$DIR/show.json" || fail "--set was not followed"
 grep -q '"name": "once"' "$DIR/show.json" || fail "it is another job"
+[ "$("$BUILD/distill" show once -o json | pick 'd["job"]')" = "$again" ] || fail "the name does not mean the one that is not over"
+"$BUILD/distill" cancel once >/dev/null
+expect 2 "2 jobs are called once; name one by its id, newest first: $again, $job" "$BUILD/distill" show once
+
+note "list in pages, rm by name"
+for _ in 1 2 3; do "$BUILD/distill" submit "$DIR/job.yaml" -q --set name=many >/dev/null; done
+all=$("$BUILD/distill" jobs -q)
+[ "$(call List '{"limit": 2}' | pick '[j["job"] for j in d["jobs"]]')" = "$(head -2 <<<"$all" | /usr/bin/python3 -c 'import sys; print(sys.stdin.read().split())')" ] ||
+    fail "the first page"
+before=$(sed -n 2p <<<"$all")
+[ "$(call List "{\"limit\": 2, \"before\": \"$before\"}" | pick '[j["job"] for j in d["jobs"]]')" = \
+    "$(sed -n 3,4p <<<"$all" | /usr/bin/python3 -c 'import sys; print(sys.stdin.read().split())')" ] || fail "the second page"
+[ "$(call List "{\"before\": \"$(tail -1 <<<"$all")\"}" | pick 'len(d["jobs"])')" = 0 ] || fail "there is nothing before the first job"
+rc=0
+call List '{"before": "000000000000"}' >"$DIR/out" 2>&1 || rc=$?
+[ $rc -ne 0 ] && says NOT_FOUND <"$DIR/out" || fail "before a job that is not there: $(cat "$DIR/out")"
+alone=$("$BUILD/distill" submit "$DIR/job.yaml" -q --set name=alone)
+"$BUILD/distill" cancel alone >/dev/null
+[ "$("$BUILD/distill" rm alone -o json | pick 'd["removed"][0]["job"]')" = "$alone" ] || fail "rm does not tell the id"

@@ -31,6 +31,7 @@ cmp <(tail -c 100000 "$DIR/best.safetensors") <(tail -c 100000 "$DIR/files/stude
     fail "the best checkpoint is not student.best.safetensors"
 distill predict "$DIR/last.safetensors" "$DIR"/data/flowers/images/*/*1.jpg -o json >/dev/null || fail "predict does not take it"
 expect 3 'no such checkpoint' distill checkpoint get "$job" --step 7
+expect 2 'best or last is expected' distill checkpoint get "$job" --step foo
 expect 3 'no stage' distill checkpoint get "$job" --stage nothing
 (BUILD=$(realpath "$BUILD") && cd "$DIR" && expect 0 scratch-6.safetensors distill checkpoint get "$job" --stage scratch)
 
