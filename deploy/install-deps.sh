@@ -13,15 +13,16 @@ Usage: deploy/install-deps.sh [--test] [--web] [--fuzz] [--models] [--deploy] [-
             with its driver, Prometheus (Debian starts it as a service)
   --fuzz    also what tests/fuzz/campaign.sh needs: clang with libFuzzer
   --models  also what tests/models/run.sh needs: the model checker Spin
-  --deploy  also what deploy/packages.sh and tests/deploy need: packaging tools, systemd's containers,
-            buildah, Slurm (Debian starts munge as a service)
+  --deploy  also what tests/deploy needs: lintian, systemd's containers, buildah, Slurm (Debian starts munge
+            as a service)
   --list    print the packages instead of installing them
 END
 }
 
-# Compilers and tools, then the libraries in the order of ARCHITECTURE: RPC, engine, data, the rest.
+# Compilers and tools, what makes packages, then the libraries in the order of ARCHITECTURE: RPC, engine, data, the rest.
 packages=(
     build-essential cmake ninja-build pkg-config protobuf-compiler protobuf-c-compiler
+    dpkg-dev fakeroot file
     libgrpc-dev libprotobuf-c-dev libuv1-dev libssl-dev
     libopenblas-dev libdnnl-dev
     libjpeg-dev libspng-dev zlib1g-dev
@@ -41,7 +42,7 @@ web_packages=(chromium chromium-driver python3-selenium prometheus)
 fuzz_packages=(clang-14 libclang-rt-14-dev libomp-14-dev llvm-14)
 model_packages=(spin)
 deploy_packages=(
-    dpkg-dev fakeroot file lintian mmdebstrap systemd-container iproute2
+    lintian mmdebstrap systemd-container iproute2
     buildah slurmctld slurmd slurm-client munge
 )
 
