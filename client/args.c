@@ -54,7 +54,7 @@ const char *kd_args_nearest(const char *word, const char *const *names, int n)
     return best;
 }
 
-static const kd_opt *find_long(const kd_opt *opts, int n, const char *name, size_t len)
+const kd_opt *kd_opt_long(const kd_opt *opts, int n, const char *name, size_t len)
 {
     for (int i = 0; i < n; i++)
         if (strlen(opts[i].name) == len && memcmp(opts[i].name, name, len) == 0)
@@ -62,7 +62,7 @@ static const kd_opt *find_long(const kd_opt *opts, int n, const char *name, size
     return NULL;
 }
 
-static const kd_opt *find_letter(const kd_opt *opts, int n, char letter)
+const kd_opt *kd_opt_letter(const kd_opt *opts, int n, char letter)
 {
     for (int i = 0; i < n; i++)
         if (opts[i].letter == letter)
@@ -105,9 +105,9 @@ static int parse_long(parser *p, const char *word)
 {
     const char *equals = strchr(word, '=');
     size_t len = equals ? (size_t)(equals - word) : strlen(word);
-    const kd_opt *opt = find_long(p->opts, p->n_opts, word, len);
+    const kd_opt *opt = kd_opt_long(p->opts, p->n_opts, word, len);
     if (!opt)
-        opt = find_long(p->global, p->n_global, word, len);
+        opt = kd_opt_long(p->global, p->n_global, word, len);
     if (!opt)
         return unknown_flag(p, word, len);
     if (!opt->meta) {
@@ -130,15 +130,15 @@ static int parse_long(parser *p, const char *word)
 static int parse_letters(parser *p, const char *word)
 {
     for (const char *c = word; *c; c++) {
-        const kd_opt *opt = find_letter(p->opts, p->n_opts, *c);
+        const kd_opt *opt = kd_opt_letter(p->opts, p->n_opts, *c);
         if (!opt)
-            opt = find_letter(p->global, p->n_global, *c);
+            opt = kd_opt_letter(p->global, p->n_global, *c);
         if (!opt) {
             /* One dash before a whole name is the commoner slip than a strange letter. */
             size_t len = strcspn(word, "=");
-            const kd_opt *whole = find_long(p->opts, p->n_opts, word, len);
+            const kd_opt *whole = kd_opt_long(p->opts, p->n_opts, word, len);
             if (!whole)
-                whole = find_long(p->global, p->n_global, word, len);
+                whole = kd_opt_long(p->global, p->n_global, word, len);
             if (whole)
                 snprintf(p->hint, p->hint_len, "did you mean --%s?", whole->name);
             return kd_fail(p->diag, -KD_EINVAL, "unknown flag -%.*s", (int)len, word);

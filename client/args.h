@@ -28,6 +28,10 @@ typedef struct kd_args {
     int n_operands;
 } kd_args;
 
+/* The flag of opts [n] with that name [len] or letter; NULL = none. */
+const kd_opt *kd_opt_long(const kd_opt *opts, int n, const char *name, size_t len);
+const kd_opt *kd_opt_letter(const kd_opt *opts, int n, char letter);
+
 /* opts: the verb's (may be NULL), then the global ones. -KD_EINVAL: diag says what is wrong, and
  * `hint` [hint_len] what was meant, "" if nothing is near. Free with kd_args_clear in any case. */
 int kd_args_parse(const kd_opt *opts, int n_opts, const kd_opt *global, int n_global, int argc,

@@ -207,6 +207,13 @@ static int get_once(kd_conn *c, const struct wanted *w, bool *out_gone)
     return rc;
 }
 
+/* A number, best or last. */
+static bool is_step(const char *step)
+{
+    return strcmp(step, "best") == 0 || strcmp(step, "last") == 0 ||
+           (step[0] && step[strspn(step, "0123456789")] == '\0');
+}
+
 static int get(kd_conn *c, const kd_args *args)
 {
     const char *stage = kd_args_value(args, "stage");
@@ -237,6 +244,10 @@ static int run(kd_cli *cli, const kd_args *args)
                         "checkpoint: no such thing as \"%s\"", args->operands[0]);
     if (gets && kd_cli_no_list(cli, "checkpoint get") != KD_EXIT_OK)
         return KD_EXIT_USAGE;
+    const char *step = kd_args_value(args, "step");
+    if (gets && step && !is_step(step))
+        return kd_usage(cli, "checkpoint", NULL,
+                        "--step %s: the number of a step, best or last is expected", step);
     kd_conn conn;
     int rc = kd_conn_start(cli, args->operands[1], &conn);
     if (rc != KD_EXIT_OK)

@@ -166,6 +166,14 @@ static const char *const g_formats[] = {
     [KD_FORMAT_JSONL] = "jsonl", [KD_FORMAT_CSV] = "csv",   [KD_FORMAT_NAME] = "name",
 };
 
+static bool makes_file(const kd_verb *verb)
+{
+    for (int i = 0; i < verb->n_opts; i++)
+        if (verb->opts[i].letter == 'O')
+            return true;
+    return false;
+}
+
 /* Returns an exit code. */
 static int apply_format(kd_cli *cli, const kd_verb *verb, const char *word)
 {
@@ -175,11 +183,13 @@ static int apply_format(kd_cli *cli, const kd_verb *verb, const char *word)
     size_t f = 0;
     while (word && f < KD_COUNT(g_formats) && strcmp(word, g_formats[f]) != 0)
         f++;
-    if (f == KD_COUNT(g_formats))
-        return kd_usage(cli, NULL,
-                        verb->lists ? "-o table, wide, json, jsonl, csv or name"
-                                    : "-o table, json or jsonl",
-                        "unknown output format \"%s\"", word);
+    if (f == KD_COUNT(g_formats)) {
+        char hint[96];
+        snprintf(hint, sizeof hint, "-o %s%s",
+                 verb->lists ? "table, wide, json, jsonl, csv or name" : "table, json or jsonl",
+                 makes_file(verb) ? "; -O names the file" : "");
+        return kd_usage(cli, NULL, hint, "unknown output format \"%s\"", word);
+    }
     cli->format = (enum kd_format)f;
     cli->json = f == KD_FORMAT_JSON || f == KD_FORMAT_JSONL;
     return verb->lists ? KD_EXIT_OK : kd_cli_no_list(cli, verb->name);

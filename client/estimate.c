@@ -4,7 +4,6 @@
 #include "args.h"
 #include "connect.h"
 #include "format.h"
-#include "json.h"
 #include "output.h"
 #include "verbs.h"
 
@@ -60,16 +59,27 @@ static void add_sum(const Distill__V1__Estimate *e, kd_buf *out)
                       e->jobs);
 }
 
+int kd_estimate_exit(const Distill__V1__Estimate *e)
+{
+    return !e || e->why[0] ? KD_EXIT_TEMPORARY : e->problem[0] ? KD_EXIT_CONFIG : KD_EXIT_OK;
+}
+
+json_t *kd_estimate_json(const Distill__V1__Estimate *e)
+{
+    Distill__V1__Estimate none = DISTILL__V1__ESTIMATE__INIT;
+    none.why = (char *)g_old;
+    return kd_json_estimate(e ? e : &none);
+}
+
 int kd_estimate_tell(const kd_cli *cli, const Distill__V1__Estimate *e, bool talk)
 {
-    if (!e || e->why[0]) {
+    const int rc = kd_estimate_exit(e);
+    if (rc == KD_EXIT_TEMPORARY)
         kd_say(cli, "no estimate: %s", e ? e->why : g_old);
-        return KD_EXIT_TEMPORARY;
-    }
-    if (e->problem[0]) {
-        kd_say(cli, "worker %s tried the job and says: %s", e->worker, e->problem);
-        return KD_EXIT_CONFIG;
-    }
+    else if (rc == KD_EXIT_CONFIG)
+        kd_error(cli, "worker %s tried the job and says: %s", e->worker, e->problem);
+    if (rc != KD_EXIT_OK)
+        return rc;
     kd_table t;
     kd_buf text;
     kd_table_init(&t, "STAGE|SAMPLES>|EPOCHS>|STEPS>|TAUGHT>|TIME>|MEMORY>|NOTE");
@@ -97,13 +107,8 @@ static int tell(kd_cli *cli, const Distill__V1__SubmitReply *r)
         const int rc = kd_estimate_tell(cli, r->estimate, false), out = kd_out_flush(cli);
         return rc != KD_EXIT_OK ? rc : out;
     }
-    Distill__V1__Estimate none = DISTILL__V1__ESTIMATE__INIT;
-    none.why = (char *)g_old;
-    const Distill__V1__Estimate *e = r->estimate ? r->estimate : &none;
-    const int rc = kd_json_print(cli, kd_json_estimate(e), false);
-    if (rc != KD_EXIT_OK)
-        return rc;
-    return e->why[0] ? KD_EXIT_TEMPORARY : e->problem[0] ? KD_EXIT_CONFIG : KD_EXIT_OK;
+    const int rc = kd_json_print(cli, kd_estimate_json(r->estimate), false);
+    return rc != KD_EXIT_OK ? rc : kd_estimate_exit(r->estimate);
 }
 
 static int run(kd_cli *cli, const kd_args *args)

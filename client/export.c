@@ -2,6 +2,7 @@
 #include "args.h"
 #include "card.h"
 #include "format.h"
+#include "json.h"
 #include "models_out.h"
 #include "output.h"
 
@@ -18,7 +19,7 @@
 
 static const kd_opt g_opts[] = {
     {"format", 'f', "F", "c, onnx or safetensors"},
-    {"output", 'o', "FILE", "where it goes; of C the source, its header beside it"},
+    {"output-file", 'O', "FILE", "where it goes; of C the source, its header beside it"},
     {"card", 0, "FILE", "a model card (Markdown) besides"},
     {"data", 0, "FOLDER", "labelled pictures, for the accuracy on the card"},
     {"list", 0, "FILE", "a list in it, as in `distill evaluate`"},
@@ -35,8 +36,9 @@ static char *header_path(const char *path)
     return out;
 }
 
+/* said: what programs are told of it besides. */
 static int write_c(kd_cli *cli, const kd_predictor *p, const kd_model_file_info *info,
-                   const char *path, size_t *out_bytes, kd_diag *diag)
+                   const char *path, json_t *said, size_t *out_bytes, kd_diag *diag)
 {
     char prefix[KD_C_PREFIX], a[KD_FMT];
     kd_buf header, source;
@@ -47,7 +49,7 @@ static int write_c(kd_cli *cli, const kd_predictor *p, const kd_model_file_info 
     if (strcmp(beside, path) == 0) {
         free(beside);
         return kd_fail(diag, -KD_EINVAL,
-                       "-o names the C file, for example model.c; its header is "
+                       "-O names the C file, for example model.c; its header is "
                        "written beside it");
     }
     const char *slash = strrchr(beside, '/');
@@ -60,9 +62,14 @@ static int write_c(kd_cli *cli, const kd_predictor *p, const kd_model_file_info 
         rc = kd_file_write(beside, header.data, header.len, diag);
     if (rc == 0)
         rc = kd_file_write(path, source.data, source.len, diag);
-    if (rc == 0)
+    if (rc == 0 && !cli->json)
         kd_out(cli, "%s and %s: %s_run_rgb(), %s of memory for values", path, beside, prefix,
                kd_fmt_bytes((double)memory, a));
+    if (rc == 0) {
+        (void)json_object_set_new(said, "header", kd_json_text(beside));
+        (void)json_object_set_new(said, "prefix", kd_json_text(prefix));
+        (void)json_object_set_new(said, "memory_bytes", json_integer((json_int_t)memory));
+    }
     *out_bytes = source.len;
     kd_buf_clear(&header);
     kd_buf_clear(&source);
@@ -73,7 +80,7 @@ static int write_c(kd_cli *cli, const kd_predictor *p, const kd_model_file_info 
 static int write_card(kd_cli *cli, const kd_args *args, const kd_predictor *p, size_t bytes)
 {
     const char *data = kd_args_value(args, "data"), *path = kd_args_value(args, "card");
-    const char *file = kd_args_value(args, "output"), *slash = strrchr(file, '/');
+    const char *file = kd_args_value(args, "output-file"), *slash = strrchr(file, '/');
     kd_scoring scoring;
     kd_timing timing;
     kd_diag diag = {0};
@@ -101,28 +108,44 @@ static int write_card(kd_cli *cli, const kd_args *args, const kd_predictor *p, s
     return rc == 0 ? KD_EXIT_OK : KD_EXIT_FAILURE;
 }
 
+static int tell(kd_cli *cli, const char *path, int format, size_t bytes, json_t *said)
+{
+    char a[KD_FMT];
+    if (cli->json) {
+        (void)json_object_set_new(said, "path", kd_json_text(path));
+        (void)json_object_set_new(said, "format", json_string(kd_model_format_word(format)));
+        (void)json_object_set_new(said, "bytes", json_integer((json_int_t)bytes));
+        return kd_json_print(cli, json_incref(said), false);
+    }
+    if (format != KD_FORMAT_C)
+        kd_out(cli, "%s: %s", path, kd_fmt_bytes((double)bytes, a));
+    return KD_EXIT_OK;
+}
+
 static int run(kd_cli *cli, const kd_args *args, const kd_predictor *p, int format)
 {
-    const char *path = kd_args_value(args, "output");
+    const char *path = kd_args_value(args, "output-file");
     kd_model_file_info info = p->net.info;
     kd_diag diag = {0};
-    char a[KD_FMT];
+    json_t *said = json_object();
     size_t bytes = 0;
     info.has_preprocess = true;
     info.preprocess = (enum kd_preprocess)p->preprocess;
     info.size = p->w;
     kd_engine_thread();
     int rc = format == KD_FORMAT_C
-                 ? write_c(cli, p, &info, path, &bytes, &diag)
+                 ? write_c(cli, p, &info, path, said, &bytes, &diag)
                  : kd_model_write(path, (enum kd_model_format)format, p->net.graph, p->net.vector,
                                   &info, &bytes, &diag);
-    if (rc != 0) {
+    int code = rc == 0            ? tell(cli, path, format, bytes, said)
+               : rc == -KD_EINVAL ? KD_EXIT_USAGE
+                                  : KD_EXIT_FAILURE;
+    json_decref(said);
+    if (rc != 0)
         kd_error(cli, "%s", diag.msg);
-        return rc == -KD_EINVAL ? KD_EXIT_USAGE : KD_EXIT_FAILURE;
-    }
-    if (format != KD_FORMAT_C)
-        kd_out(cli, "%s: %s", path, kd_fmt_bytes((double)bytes, a));
-    return kd_args_has(args, "card") ? write_card(cli, args, p, bytes) : KD_EXIT_OK;
+    else if (code == KD_EXIT_OK && kd_args_has(args, "card"))
+        code = write_card(cli, args, p, bytes);
+    return code;
 }
 
 static int start(kd_cli *cli, const kd_args *args)
@@ -133,9 +156,9 @@ static int start(kd_cli *cli, const kd_args *args)
     if (word && format < 0)
         return kd_usage(cli, "export", "--format c, onnx or safetensors", "unknown format \"%s\"",
                         word);
-    if (!word || !kd_args_value(args, "output"))
-        return kd_usage(cli, "export", "distill export MODEL --format c|onnx|safetensors -o FILE",
-                        "export needs --format and -o");
+    if (!word || !kd_args_value(args, "output-file"))
+        return kd_usage(cli, "export", "distill export MODEL --format c|onnx|safetensors -O FILE",
+                        "export needs --format and -O");
     if (kd_args_has(args, "data") && !kd_args_has(args, "card"))
         return kd_usage(cli, "export", NULL, "--data is for the card; name it with --card");
     int rc = kd_predictor_start(cli, "export", args, &p);

@@ -50,7 +50,8 @@ static void print_overview(const kd_cli *cli)
     print_opts(cli, kd_global_opts, kd_n_global_opts);
     kd_out(cli, "\nMore: distill help VERB, help all, help job (the job file), help exit-codes.\n"
                 "Data goes to standard output, talk to standard error. A job is named by its id,\n"
-                "the first four or more digits of it, or its name where one job alone has it.");
+                "the first four or more digits of it, or its name where one job alone has it,\n"
+                "or one alone of those that are not over.");
 }
 
 static int print_schema(const kd_cli *cli)

@@ -7,6 +7,7 @@
 
 #include "kd/buf.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <libgen.h>
 #include <stdio.h>
@@ -83,11 +84,27 @@ static int idx_size(const char *dir, const char *name)
                                                                                           : 0;
 }
 
-static void look_at_folder(init *in, const char *dir, int *out_size)
+/* Where a class has a folder of its own, there is one. */
+static bool has_folders(const char *dir)
+{
+    bool found = false;
+    DIR *d = opendir(dir);
+    for (const struct dirent *e; d && !found && (e = readdir(d)) != NULL;) {
+        struct stat st;
+        found =
+            e->d_name[0] != '.' && fstatat(dirfd(d), e->d_name, &st, 0) == 0 && S_ISDIR(st.st_mode);
+    }
+    if (d)
+        closedir(d);
+    return found;
+}
+
+/* False: it is no data set. */
+static bool look_at_folder(init *in, const char *dir, int *out_size)
 {
     static const char images[] = "train-images-idx3-ubyte", tests[] = "t10k-images-idx3-ubyte";
     static const char *const splits[] = {"train", "val", "test"};
-    bool validates = false;
+    bool validates = false, known = true;
     if (is_there(dir, images)) {
         set(in, "data.labelled.format=idx");
         set(in, "data.labelled.train=%s", images);
@@ -101,6 +118,7 @@ static void look_at_folder(init *in, const char *dir, int *out_size)
         set(in, "data.labelled.format=cifar");
         *out_size = 32;
     } else {
+        known = has_folders(dir);
         for (size_t i = 0; i < KD_COUNT(splits); i++) {
             char list[16];
             snprintf(list, sizeof list, "%s.txt", splits[i]);
@@ -110,10 +128,12 @@ static void look_at_folder(init *in, const char *dir, int *out_size)
             if (found)
                 set(in, "data.labelled.%s=%s", splits[i], found);
             validates = validates || (found && i == 1);
+            known = known || found;
         }
     }
     if (!validates && !is_given(in, "data.labelled.val"))
         set(in, "data.labelled.val_share=0.1");
+    return known || is_given(in, "data.labelled.format") || is_given(in, "data.labelled.train");
 }
 
 /* Where the data lie for the workers: the path beneath their data root. */
@@ -135,11 +155,18 @@ static int add_data(kd_cli *cli, init *in, const char *dir, int *out_size)
             copy[n - 1] = '\0';
         set(in, "data.labelled.path=%s", strncmp(copy, "./", 2) == 0 ? copy + 2 : copy);
     }
-    if (stat(dir, &st) == 0 && S_ISDIR(st.st_mode))
-        look_at_folder(in, dir, out_size);
-    else
+    if (stat(dir, &st) != 0 || !S_ISDIR(st.st_mode)) {
+        if (!is_given(in, "data.labelled.val"))
+            set(in, "data.labelled.val_share=0.1");
         kd_say(cli, "note: there is no folder %s here; the workers need it beneath their data root",
                dir);
+    } else if (!look_at_folder(in, dir, out_size)) {
+        kd_error(cli,
+                 "%s is no data set: it has neither a folder for each class, lists such as "
+                 "train.txt, nor files in IDX's or CIFAR's format",
+                 dir);
+        return KD_EXIT_CONFIG;
+    }
     return KD_EXIT_OK;
 }
 
@@ -185,6 +212,18 @@ static void add_name(init *in, const char *given, const char *dir)
     set(in, "name=%s", given ? given : name);
 }
 
+/* What is said of a setting that nobody gave as --set, without that. */
+static const char *without_own(const init *in, const char *message)
+{
+    for (int i = 0; i < in->n_own; i++) {
+        char place[SET_TEXT + 16];
+        const int n = snprintf(place, sizeof place, "--set %s: ", in->own[i]);
+        if (strncmp(message, place, (size_t)n) == 0)
+            return message + n;
+    }
+    return message;
+}
+
 static int print(const kd_cli *cli, const init *in, bool all)
 {
     const char *sets[OWN_SETS + MAX_SETS];
@@ -200,7 +239,7 @@ static int print(const kd_cli *cli, const init *in, bool all)
     for (int i = 0; i < in->n_given; i++)
         sets[n++] = in->given[i];
     if (kd_job_template(sets, n, all, &text, &diag) != 0) {
-        kd_error(cli, "%s", diag.msg);
+        kd_error(cli, "%s", without_own(in, diag.msg));
         kd_hint(cli, "`distill explain` lists the keys and what they may be");
         return KD_EXIT_USAGE;
     }

@@ -10,7 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LIST_MAX 1000 /* of one answer */
+#define PAGE 1000        /* of one answer */
+#define MOST_JOBS 100000 /* that one list may have */
+#define MOST_PAGES 1000  /* that one list may take */
 
 static const kd_opt g_opts[] = {
     {"limit", 'n', "N", "at most so many jobs, the newest (100)"},
@@ -53,21 +55,27 @@ static bool child_wanted(const selection *w, const Distill__V1__JobSummary *s, c
     return w->all && !w->sweep && in_state(w, s) && strcmp(s->sweep, sweep) == 0;
 }
 
-/* The rows in order, numbers of list->jobs into out [n_jobs]; returns how many. A sweep's jobs
- * stand in the order of its combinations, which is that of submission. */
-static size_t choose(const selection *w, const Distill__V1__ListReply *list, size_t *out)
+/* What is shown, and the answers that it lies in. */
+struct rows {
+    const void **of;
+    size_t n, tops; /* tops: those that count */
+    ProtobufCMessage *pages[MOST_PAGES];
+    size_t n_pages;
+};
+
+/* Adds an answer's rows in order; there is room for all of it. A sweep's jobs stand in the order of
+ * its combinations, which is that of submission. */
+static void choose(const selection *w, const Distill__V1__ListReply *list, struct rows *out)
 {
-    size_t n = 0, top = 0;
-    for (size_t i = 0; i < list->n_jobs && top < w->limit; i++) {
+    for (size_t i = 0; i < list->n_jobs && out->tops < w->limit; i++) {
         if (wanted(w, list->jobs[i])) {
-            out[n++] = i;
-            top++;
+            out->of[out->n++] = list->jobs[i];
+            out->tops++;
         }
         for (size_t k = 0; kd_is_sweep(list->jobs[i]) && k < list->n_jobs; k++)
             if (child_wanted(w, list->jobs[k], list->jobs[i]->job))
-                out[n++] = k;
+                out->of[out->n++] = list->jobs[k];
     }
-    return n;
 }
 
 /* "2 of 1-8": those that it has, and how many it takes. */
@@ -167,24 +175,84 @@ static const kd_list g_list = {.key = "jobs",
                                .json = to_json,
                                .row = add_row};
 
-static int print(kd_cli *cli, const Distill__V1__ListReply *list, const selection *w)
+/* What an answer has that is of no sweep. */
+struct tops {
+    const char *newest, *oldest; /* ids; NULL = none */
+    size_t n;
+};
+
+static struct tops tops_of(const Distill__V1__ListReply *list)
 {
-    size_t *rows = calloc(list->n_jobs + 1, sizeof *rows);
-    const void **items = calloc(list->n_jobs + 1, sizeof *items);
-    int rc = KD_EXIT_FAILURE;
-    if (rows && items) {
-        size_t n = choose(w, list, rows);
-        for (size_t i = 0; i < n; i++)
-            items[i] = list->jobs[rows[i]];
-        rc = kd_list_print(cli, &g_list, items, n, NULL);
-        if (n == 0 && !cli->json)
-            kd_say(cli, "no %s%sjobs %s%s", w->state ? w->state : "", w->state ? " " : "",
-                   w->sweep ? "of sweep " : "at ", w->sweep ? w->sweep : cli->server);
-    } else {
-        kd_error(cli, "no memory for the list");
+    struct tops t = {0};
+    for (size_t i = 0; i < list->n_jobs; i++) {
+        if (list->jobs[i]->sweep[0])
+            continue;
+        t.oldest = list->jobs[i]->job;
+        t.newest = t.newest ? t.newest : t.oldest;
+        t.n++;
     }
+    return t;
+}
+
+/* One answer, of what came before the last one. *out_more: there may be another. Returns an exit
+ * code. */
+static int read_page(kd_conn *c, const selection *w, struct rows *rows, bool *out_more)
+{
+    struct tops last = {0};
+    if (rows->n_pages)
+        last = tops_of((Distill__V1__ListReply *)rows->pages[rows->n_pages - 1]);
+    Distill__V1__ListRequest request = DISTILL__V1__LIST_REQUEST__INIT;
+    ProtobufCMessage *reply = NULL;
+    /* What a filter leaves out does not count. */
+    request.limit =
+        w->sweep || w->state ? PAGE : (uint32_t)KD_MIN(w->limit - rows->tops, (size_t)PAGE);
+    request.before = (char *)(last.oldest ? last.oldest : "");
+    *out_more = false;
+    int rc = kd_conn_ask(c, "List", &request, NULL, &distill__v1__list_reply__descriptor, &reply);
+    if (rc != KD_EXIT_OK)
+        return rc;
+    const Distill__V1__ListReply *list = (Distill__V1__ListReply *)reply;
+    const struct tops now = tops_of(list);
+    const void **of = realloc(rows->of, (rows->n + list->n_jobs + 1) * sizeof *of);
+    rows->of = of ? of : rows->of;
+    rows->pages[rows->n_pages++] = reply;
+    if (!of) {
+        kd_error(c->cli, "no memory for the list");
+        return KD_EXIT_FAILURE;
+    }
+    /* A coordinator that knows no second page gives the first one again. */
+    if (now.n == 0 || (last.n && strcmp(now.newest, last.newest) == 0))
+        return KD_EXIT_OK;
+    choose(w, list, rows);
+    /* An answer has less than was asked for at the end, or when it would be too large. */
+    const bool full = now.n >= request.limit ||
+                      protobuf_c_message_get_packed_size(reply) > KD_MAX_CONTROL_BYTES / 2;
+    *out_more = full && rows->tops < w->limit && rows->n_pages < MOST_PAGES;
+    return KD_EXIT_OK;
+}
+
+static int print(kd_cli *cli, const struct rows *rows, const selection *w)
+{
+    int rc = kd_list_print(cli, &g_list, rows->of, rows->n, NULL);
+    if (rows->n == 0 && !cli->json)
+        kd_say(cli, "no %s%sjobs %s%s", w->state ? w->state : "", w->state ? " " : "",
+               w->sweep ? "of sweep " : "at ", w->sweep ? w->sweep : cli->server);
+    return rc;
+}
+
+static int list(kd_conn *c, const selection *w)
+{
+    struct rows *rows = kd_xalloc(sizeof *rows);
+    bool more = true;
+    int rc = KD_EXIT_OK;
+    while (rc == KD_EXIT_OK && more)
+        rc = read_page(c, w, rows, &more);
+    if (rc == KD_EXIT_OK)
+        rc = print(c->cli, rows, w);
+    for (size_t i = 0; i < rows->n_pages; i++)
+        kd_wire_free(rows->pages[i]);
+    free(rows->of);
     free(rows);
-    free(items);
     return rc;
 }
 
@@ -201,8 +269,10 @@ static int run(kd_cli *cli, const kd_args *args)
     for (size_t i = 0; w.state && i < KD_COUNT(states); i++)
         known = known || strcmp(w.state, states[i]) == 0;
     if (!known)
-        return kd_usage(cli, "jobs", NULL, "there is no state \"%s\"", w.state);
-    if (kd_args_u64(args, "limit", 1, 1000, 100, &limit, &diag) != 0)
+        return kd_usage(cli, "jobs",
+                        "--state queued, paused, running, succeeded, failed or cancelled",
+                        "there is no state \"%s\"", w.state);
+    if (kd_args_u64(args, "limit", 1, MOST_JOBS, 100, &limit, &diag) != 0)
         return kd_usage(cli, "jobs", NULL, "%s", diag.msg);
     if (kd_args_has(args, "quiet") && !cli->json)
         cli->format = KD_FORMAT_NAME;
@@ -211,14 +281,7 @@ static int run(kd_cli *cli, const kd_args *args)
     int rc = kd_conn_start(cli, w.sweep, &conn);
     if (rc != KD_EXIT_OK)
         return rc;
-    Distill__V1__ListRequest request = DISTILL__V1__LIST_REQUEST__INIT;
-    /* A sweep's jobs come with it and do not count. */
-    request.limit = w.sweep ? LIST_MAX : (uint32_t)limit;
-    ProtobufCMessage *reply = NULL;
-    rc = kd_conn_ask(&conn, "List", &request, NULL, &distill__v1__list_reply__descriptor, &reply);
-    if (rc == KD_EXIT_OK)
-        rc = print(cli, (const Distill__V1__ListReply *)reply, &w);
-    kd_wire_free(reply);
+    rc = list(&conn, &w);
     kd_conn_close(&conn);
     return rc;
 }

@@ -7,8 +7,7 @@
 int kd_json_print(const kd_cli *cli, json_t *value, bool compact)
 {
     bool line = compact || cli->format == KD_FORMAT_JSONL;
-    char *text =
-        value ? json_dumps(value, (line ? JSON_COMPACT : JSON_INDENT(2)) | JSON_ENCODE_ANY) : NULL;
+    char *text = kd_json_dump(value, (line ? JSON_COMPACT : JSON_INDENT(2)) | JSON_ENCODE_ANY);
     json_decref(value);
     if (!text) {
         kd_error(cli, "no memory for the JSON text");

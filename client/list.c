@@ -44,7 +44,8 @@ static void put_value(kd_buf *out, const json_t *v)
     if (json_is_string(v)) {
         kd_csv_text(out, json_string_value(v));
     } else if (json_is_real(v)) {
-        (void)kd_buf_printf(out, "%.17g", json_real_value(v));
+        char real[KD_JSON_REAL];
+        (void)kd_buf_str(out, kd_json_real(json_real_value(v), real));
     } else if (json_is_integer(v)) {
         (void)kd_buf_printf(out, "%lld", (long long)json_integer_value(v));
     } else if (json_is_boolean(v)) {

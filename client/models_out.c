@@ -7,13 +7,19 @@
 
 #define OPSET 17
 
+static const char *const g_words[] = {"safetensors", "onnx", "c"};
+
 int kd_model_format_of(const char *word)
 {
-    static const char *const words[] = {"safetensors", "onnx", "c"};
-    for (size_t i = 0; i < KD_COUNT(words); i++)
-        if (strcmp(words[i], word) == 0)
+    for (size_t i = 0; i < KD_COUNT(g_words); i++)
+        if (strcmp(g_words[i], word) == 0)
             return (int)i;
     return -1;
+}
+
+const char *kd_model_format_word(int format)
+{
+    return g_words[format];
 }
 
 enum kd_model_format kd_model_format_of_path(const char *path)

@@ -7,6 +7,7 @@
 enum kd_model_format { KD_FORMAT_SAFETENSORS, KD_FORMAT_ONNX, KD_FORMAT_C };
 /* "safetensors", "onnx", "c"; -1 for another word. */
 int kd_model_format_of(const char *word);
+const char *kd_model_format_word(int format);
 /* ONNX by its ending, else safetensors. */
 enum kd_model_format kd_model_format_of_path(const char *path);
 /* Writes a safetensors or ONNX (opset 17) file, durably; the digest in it is the vector's. */

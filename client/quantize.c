@@ -1,6 +1,7 @@
 /* quantize: a network from a file made to run in 8 bits, calibrated on pictures. */
 #include "args.h"
 #include "format.h"
+#include "json.h"
 #include "lanes.h"
 #include "output.h"
 #include "pictures.h"
@@ -22,7 +23,7 @@ static const kd_opt g_opts[] = {
     {"method", 0, "M", "minmax, percentile, mse or kl: how values are cut off (mse)"},
     {"percentile", 0, "P", "of the values that are kept with --method percentile (99.99)"},
     {"pictures", 0, "N", "so many of them, evenly spread, 32..4096 (128)"},
-    {"output", 'o', "FILE", "where it goes: .safetensors, or .onnx for QuantizeLinear pairs"},
+    {"output-file", 'O', "FILE", "where it goes: .safetensors, or .onnx for QuantizeLinear pairs"},
     KD_PREDICT_FLAGS,
 };
 
@@ -64,21 +65,30 @@ static int read_options(kd_cli *cli, const kd_args *args, kd_quantise_options *q
     if (!(q->percentile > 0 && q->percentile <= 100) || (end && (end == share || *end)))
         return kd_usage(cli, "quantize", "a number above 0 and up to 100, for example 99.9",
                         "impossible --percentile %s", share);
-    if (!kd_args_value(args, "data") || !kd_args_value(args, "output"))
-        return kd_usage(cli, "quantize", "distill quantize MODEL --data FOLDER -o FILE",
-                        "quantize needs --data and -o");
+    if (!kd_args_value(args, "data") || !kd_args_value(args, "output-file"))
+        return kd_usage(cli, "quantize", "distill quantize MODEL --data FOLDER -O FILE",
+                        "quantize needs --data and -O");
     return KD_EXIT_OK;
 }
 
-static void report(kd_cli *cli, const char *path, const kd_predictor *p,
-                   const kd_quantise_options *opt, const kd_quantised *q, size_t bytes)
+static int report(kd_cli *cli, const char *path, const kd_predictor *p,
+                  const kd_quantise_options *opt, const kd_quantised *q, size_t bytes)
 {
     char a[KD_FMT], b[KD_FMT];
+    if (cli->json)
+        return kd_json_print(
+            cli,
+            json_pack("{s:o, s:I, s:i, s:i, s:s, s:I, s:I, s:f}", "path", kd_json_text(path),
+                      "bytes", (json_int_t)bytes, "convolutions", q->convolutions, "int8", q->int8,
+                      "method", kd_calibrate_word(opt->method), "pictures", (json_int_t)opt->n,
+                      "agree", (json_int_t)q->agree, "kl", q->kl),
+            false);
     kd_out(cli, "%s: %d of %d convolutions in 8 bits; %s, in float32 %s", path, q->int8,
            q->convolutions, kd_fmt_bytes((double)bytes, a),
            kd_fmt_bytes((double)p->net.graph->vector_len * sizeof(float), b));
     kd_out(cli, "calibrated with %s on %zu pictures: the same answer on %zu of them, KL %.5f nats",
            kd_calibrate_word(opt->method), opt->n, q->agree, q->kl);
+    return KD_EXIT_OK;
 }
 
 static int run(kd_cli *cli, const kd_args *args, const kd_predictor *p, calibration *c,
@@ -86,7 +96,7 @@ static int run(kd_cli *cli, const kd_args *args, const kd_predictor *p, calibrat
 {
     kd_diag diag = {0};
     kd_quantised q;
-    const char *path = kd_args_value(args, "output");
+    const char *path = kd_args_value(args, "output-file");
     size_t bytes;
     int code = kd_pictures_add(cli, kd_args_value(args, "data"), &c->found);
     if (code != KD_EXIT_OK)
@@ -105,11 +115,11 @@ static int run(kd_cli *cli, const kd_args *args, const kd_predictor *p, calibrat
         rc = kd_model_write(path, kd_model_format_of_path(path), q.graph, q.vector, &info, &bytes,
                             &diag);
         if (rc == 0)
-            report(cli, path, p, opt, &q, bytes);
+            code = report(cli, path, p, opt, &q, bytes);
         kd_quantised_clear(&q);
     }
     if (rc == 0)
-        return KD_EXIT_OK;
+        return code;
     if (kd_cli_signal() != 0)
         return kd_cli_signal_exit();
     kd_error(cli, "%s", diag.msg);

@@ -99,7 +99,7 @@ static int compare(kd_conn *c, const Distill__V1__JobDetail *before, const char 
                    double timeout_s)
 {
     Distill__V1__JobDetail *after = NULL;
-    int rc = kd_wait_run(c, job, timeout_s, false);
+    int rc = kd_wait_shown(c, job, timeout_s);
     if (rc == KD_EXIT_OK)
         rc = kd_conn_job(c, job, &after);
     if (rc == KD_EXIT_OK) {

@@ -189,7 +189,7 @@ static int make(const reporter *r, kd_buf *out)
         break;
     case FORMAT_JSON:
         o = kd_report_json(&r->report);
-        text = o ? json_dumps(o, JSON_INDENT(2)) : NULL;
+        text = kd_json_dump(o, JSON_INDENT(2));
         json_decref(o);
         rc = text ? kd_buf_str(out, text) : -KD_ENOMEM;
         (void)kd_buf_str(out, "\n");

@@ -597,7 +597,7 @@ static void folded(kd_page *p, const char *title, const char *text)
 
 static void job_files(kd_page *p, const kd_report_job *j)
 {
-    char *text = j->resolved ? json_dumps(j->resolved, JSON_INDENT(2)) : NULL;
+    char *text = kd_json_dump(j->resolved, JSON_INDENT(2));
     folded(p, "The resolved job: every default filled in", text);
     free(text);
     folded(p, "The job file as it was submitted", j->detail->text);

@@ -19,10 +19,10 @@
 /* Enough digits to get the same number back; empty = unknown. */
 static void csv_real(kd_buf *out, double v)
 {
+    char real[KD_JSON_REAL];
+    (void)kd_buf_str(out, ",");
     if (isfinite(v))
-        (void)kd_buf_printf(out, ",%.17g", v);
-    else
-        (void)kd_buf_str(out, ",");
+        (void)kd_buf_str(out, kd_json_real(v, real));
 }
 
 static int term_names(const kd_report *r, const char *names[MAX_TERMS])

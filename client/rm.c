@@ -10,14 +10,17 @@ static int remove_one(kd_conn *c, const char *job, json_t *list, const void *arg
     int rc = kd_conn_ask_job(c, "Remove", job, &distill__v1__remove_reply__descriptor, &reply);
     if (rc != KD_EXIT_OK)
         return rc;
-    uint64_t freed = ((const Distill__V1__RemoveReply *)reply)->freed_bytes;
-    kd_wire_free(reply);
+    const Distill__V1__RemoveReply *r = (const Distill__V1__RemoveReply *)reply;
+    /* Coordinators of before do not say which it was. */
+    const char *id = r->job[0] ? r->job : job;
     char a[KD_FMT];
     if (c->cli->json)
-        (void)json_array_append_new(
-            list, json_pack("{s:s, s:I}", "job", job, "freed_bytes", (json_int_t)freed));
+        (void)json_array_append_new(list, json_pack("{s:o, s:I}", "job", kd_json_text(id),
+                                                    "freed_bytes", (json_int_t)r->freed_bytes));
     else
-        kd_out(c->cli, "job %s removed, %s freed", job, kd_fmt_bytes((double)freed, a));
+        kd_out_clean(c->cli, "job %s removed, %s freed", id,
+                     kd_fmt_bytes((double)r->freed_bytes, a));
+    kd_wire_free(reply);
     return KD_EXIT_OK;
 }
 

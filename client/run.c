@@ -7,10 +7,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const kd_opt g_opts[] = {
     {"set", 0, "KEY=VALUE", "override a key of the job file, e.g. distill.epochs=3 (repeatable)"},
-    {"output-dir", 'O', "DIR", "where the results go (the job's name, with -results behind it)"},
+    {"output-dir", 'O', "DIR",
+     "where the results go (a new folder: the job's name, with -results behind it)"},
     {"workers", 0, "N", "so many workers (cluster.min_workers of the job)"},
     {"threads", 0, "N", "threads of each worker (the CPUs divided among them)"},
     {"data-root", 0, "DIR", "the job's data are looked for here (the folder of the job file)"},
@@ -83,6 +85,16 @@ static int take_down(const kd_cli *cli, kd_throwaway *t, bool keep)
     return diag.code ? KD_EXIT_FAILURE : KD_EXIT_OK;
 }
 
+/* Another run's results are not written over unless that is said. Returns an exit code. */
+static int check_results(const kd_cli *cli, const char *dir)
+{
+    if (access(dir, F_OK) != 0)
+        return KD_EXIT_OK;
+    kd_error(cli, "%s is there already", dir);
+    kd_hint(cli, "name another folder with -O DIR, or this one to write into it");
+    return KD_EXIT_CONFLICT;
+}
+
 /* The job is a good one. */
 static int on_cluster(kd_cli *cli, const kd_args *args, kd_submit *s)
 {
@@ -93,8 +105,11 @@ static int on_cluster(kd_cli *cli, const kd_args *args, kd_submit *s)
     kd_diag diag = {0};
     folder_of(args->operands[0], folder);
     snprintf(results, sizeof results, "%s-results", job->name);
-    int rc = kd_throwaway_flags(cli, "run", args, KD_MIN(job->min_workers, KD_THROWAWAY_WORKERS),
-                                folder, &t);
+    int rc = dir ? KD_EXIT_OK : check_results(cli, results);
+    if (rc != KD_EXIT_OK)
+        return rc;
+    rc = kd_throwaway_flags(cli, "run", args, KD_MIN(job->min_workers, KD_THROWAWAY_WORKERS),
+                            folder, &t);
     if (rc != KD_EXIT_OK)
         return rc;
     if (t.workers < job->min_workers)
@@ -113,7 +128,7 @@ static int on_cluster(kd_cli *cli, const kd_args *args, kd_submit *s)
     rc = kd_throwaway_start(cli, &t);
     if (rc != KD_EXIT_OK)
         return rc;
-    rc = do_job(cli, s, dir && *dir ? dir : results);
+    rc = do_job(cli, s, dir ? dir : results);
     if (kd_cli_signal() == SIGCHLD)
         rc = tell_end(cli, &t);
     int down = take_down(cli, &t, kd_args_has(args, "keep"));

@@ -1,7 +1,6 @@
 #include "submission.h"
 
 #include "args.h"
-#include "json.h"
 #include "output.h"
 #include "verbs.h"
 
@@ -85,18 +84,24 @@ void kd_submission_notes(const kd_cli *cli, const Distill__V1__SubmitReply *r)
         kd_say(cli, "note: %s", r->notes[i]);
 }
 
-static int print_json(kd_cli *cli, const Distill__V1__SubmitReply *r, const char *key, bool compact)
+json_t *kd_submission_notes_json(const Distill__V1__SubmitReply *r)
 {
-    json_t *notes = json_array(), *children = json_array(), *o = json_object();
+    json_t *notes = json_array();
     for (size_t i = 0; i < r->n_notes; i++)
         (void)json_array_append_new(notes, kd_json_text(r->notes[i]));
+    return notes;
+}
+
+static int print_json(kd_cli *cli, const Distill__V1__SubmitReply *r, const char *key, bool compact)
+{
+    json_t *children = json_array(), *o = json_object();
     for (size_t i = 0; i < r->n_children; i++)
         (void)json_array_append_new(children, kd_json_text(r->children[i]));
     json_object_set_new(o, "job", kd_json_text(r->job));
     json_object_set_new(o, "key", kd_json_text(key));
     json_object_set_new(o, "existed", json_boolean(r->existed));
     json_object_set_new(o, "queue_position", json_integer(r->queue_position));
-    json_object_set_new(o, "notes", notes);
+    json_object_set_new(o, "notes", kd_submission_notes_json(r));
     if (r->n_children > 0)
         json_object_set_new(o, "children", children);
     else

@@ -3,6 +3,7 @@
 #define KD_CLI_SUBMISSION_H
 
 #include "connect.h"
+#include "json.h"
 
 #define KD_SUBMISSION_KEY 64
 
@@ -22,7 +23,9 @@ typedef struct kd_submission_style {
 /* Tells what was accepted; of a sweep also its children. Returns an exit code. */
 int kd_submission_print(kd_conn *c, const Distill__V1__SubmitReply *r, const char *key,
                         const kd_submission_style *style) KD_MUST_CHECK;
+/* What the coordinator has to remark, as talk or as an array. */
 void kd_submission_notes(const kd_cli *cli, const Distill__V1__SubmitReply *r);
+json_t *kd_submission_notes_json(const Distill__V1__SubmitReply *r);
 
 /* The flags --watch, --wait and --timeout of such verbs. */
 typedef struct kd_submission_after {

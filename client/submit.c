@@ -4,7 +4,6 @@
 #include "estimate.h"
 #include "job/job.h"
 #include "job/sweep.h"
-#include "json.h"
 #include "output.h"
 #include "submission.h"
 #include "upload.h"
@@ -30,8 +29,8 @@ static const kd_opt g_opts[] = {
     {"key", 0, "KEY", "makes a repeated submit harmless: one key, one job (random)"},
     {"dry-run", 'n', NULL,
      "check the job and print it with every default; store nothing. An idle worker tries it, as "
-     "`estimate` does, unless -q or -o json is given"},
-    {"quiet", 'q', NULL, "print the job's id and no hints"},
+     "`estimate` does: exit code 78 if it cannot do it"},
+    {"quiet", 'q', NULL, "print the job's id (with -n the job) and no hints"},
 };
 
 struct kd_submit {
@@ -189,15 +188,34 @@ int kd_submit_try(kd_conn *c, kd_submit *s, Distill__V1__SubmitReply **out)
     return rc;
 }
 
+/* What the worker found is a result; that nobody could try the job is none. */
+static int trial_exit(int rc)
+{
+    return rc == KD_EXIT_TEMPORARY ? KD_EXIT_OK : rc;
+}
+
+static int print_dry_json(const kd_submit *s, const Distill__V1__SubmitReply *r)
+{
+    json_t *o = json_object();
+    (void)json_object_set_new(o, "notes", kd_submission_notes_json(r));
+    (void)json_object_set_new(o, "resolved", kd_json_parse(r->resolved));
+    (void)json_object_set_new(o, "estimate", kd_estimate_json(r->estimate));
+    const int rc = kd_json_print(s->cli, o, false);
+    return rc != KD_EXIT_OK ? rc : trial_exit(kd_estimate_exit(r->estimate));
+}
+
 static int print_dry_run(const kd_submit *s, const Distill__V1__SubmitReply *r)
 {
+    if (s->cli->json)
+        return print_dry_json(s, r);
     kd_submission_notes(s->cli, r);
-    int rc = kd_json_print(s->cli, kd_json_parse(r->resolved), false);
+    const int rc = kd_json_print(s->cli, kd_json_parse(r->resolved), false);
+    int tried = kd_estimate_exit(r->estimate);
     if (!s->quiet)
         kd_say(s->cli, "%s is a good job file; nothing was stored", s->file);
-    if (s->trial) /* whatever the worker says, the file is good */
-        (void)kd_estimate_tell(s->cli, r->estimate, true);
-    return rc;
+    if (!s->quiet || tried == KD_EXIT_CONFIG)
+        tried = kd_estimate_tell(s->cli, r->estimate, true);
+    return rc != KD_EXIT_OK ? rc : trial_exit(tried);
 }
 
 static int submit(kd_submit *s, const kd_submission_after *after)
@@ -211,8 +229,7 @@ static int submit(kd_submit *s, const kd_submission_after *after)
         .quiet = s->quiet, .stays = after->watch || after->wait, .compact = after->watch};
     for (int i = 0; rc == KD_EXIT_OK && i < s->n_files && !s->dry_run; i++)
         rc = kd_upload(&conn, &s->files[i]);
-    /* What programs read stays what it is, and they do not wait. */
-    if (rc == KD_EXIT_OK && s->dry_run && !s->quiet && !s->cli->json)
+    if (rc == KD_EXIT_OK && s->dry_run)
         rc = kd_submit_try(&conn, s, &reply);
     else if (rc == KD_EXIT_OK)
         rc = call_submit(&conn, s, &reply);

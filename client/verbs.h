@@ -12,6 +12,8 @@ int kd_watch_run(kd_conn *c, const char *job, bool hints);
 /* Waits without a word until the job ends; timeout_s < 0 = for ever. Says why if it did not
  * succeed; with `table` prints the final one. */
 int kd_wait_run(kd_conn *c, const char *job, double timeout_s, bool table);
+/* Likewise without a table, with a line on standard error of how far the job is. */
+int kd_wait_shown(kd_conn *c, const char *job, double timeout_s);
 
 /* Prints the coordinator, jobs, workers, disk, bank and alerts. Returns an exit code. */
 int kd_cluster_status(kd_cli *cli, const kd_args *args);

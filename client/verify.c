@@ -189,7 +189,7 @@ static int compare(kd_conn *c, const Distill__V1__JobDetail *before,
     Distill__V1__JobDetail *after = NULL;
     Distill__V1__DigestsReply *now = NULL;
     struct tally t = {0};
-    int rc = kd_wait_run(c, job, v->timeout_s, false), different = 0;
+    int rc = kd_wait_shown(c, job, v->timeout_s), different = 0;
     if (rc == KD_EXIT_OK)
         rc = kd_conn_job(c, job, &after);
     if (rc == KD_EXIT_OK)

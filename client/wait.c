@@ -3,6 +3,7 @@
 #include "connect.h"
 #include "follow.h"
 #include "format.h"
+#include "job_line.h"
 #include "json.h"
 #include "output.h"
 #include "sweep.h"
@@ -13,14 +14,20 @@ static const kd_opt g_opts[] = {
     {"timeout", 0, "DURATION", "give up after 90, 90s, 10m, 1h30m ...; exit code 124"},
 };
 
-static int ignore_event(const Distill__V1__Event *e, void *arg)
+/* line: NULL = without a word. */
+static int on_event(const Distill__V1__Event *e, void *line)
 {
-    (void)e;
-    (void)arg;
-    return 0;
+    return line && e->progress ? kd_job_line_set(line, e) : KD_EXIT_OK;
 }
 
-int kd_wait_run(kd_conn *c, const char *job, double timeout_s, bool table)
+static int on_idle(void *line)
+{
+    if (line)
+        kd_job_line_idle(line);
+    return KD_EXIT_OK;
+}
+
+static int wait_for(kd_conn *c, const char *job, double timeout_s, bool table, kd_job_line *line)
 {
     Distill__V1__JobDetail *now = NULL;
     int asked = kd_conn_job(c, job, &now);
@@ -36,10 +43,15 @@ int kd_wait_run(kd_conn *c, const char *job, double timeout_s, bool table)
     kd_follow f = {.job = job,
                    .from_seq = INT64_MAX, /* no stored event, only the end */
                    .follow = true,
+                   .progress = line != NULL,
                    .timeout_s = timeout_s,
-                   .on_event = ignore_event};
+                   .on_event = on_event,
+                   .on_idle = on_idle,
+                   .arg = line};
     Distill__V1__JobDetail *detail = NULL;
     int rc = kd_follow_run(c, &f, &detail);
+    if (line)
+        kd_job_line_clear(line);
     if (rc == KD_EXIT_OK) {
         if (c->cli->json && table) {
             rc = kd_json_print(c->cli, kd_json_detail(detail), false);
@@ -53,6 +65,18 @@ int kd_wait_run(kd_conn *c, const char *job, double timeout_s, bool table)
                c->cli->tty_err ? "\n" : "", job, job, c->cli->server_flag);
     }
     return rc;
+}
+
+int kd_wait_run(kd_conn *c, const char *job, double timeout_s, bool table)
+{
+    return wait_for(c, job, timeout_s, table, NULL);
+}
+
+int kd_wait_shown(kd_conn *c, const char *job, double timeout_s)
+{
+    kd_job_line line;
+    kd_job_line_init(&line, c->cli, true);
+    return wait_for(c, job, timeout_s, false, &line);
 }
 
 static int run(kd_cli *cli, const kd_args *args)

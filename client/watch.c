@@ -2,7 +2,7 @@
 #include "args.h"
 #include "connect.h"
 #include "follow.h"
-#include "format.h"
+#include "job_line.h"
 #include "json.h"
 #include "output.h"
 #include "sweep.h"
@@ -11,81 +11,33 @@
 
 #include "kd/clock.h"
 
-#include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
-#define PLAIN_MS 10000  /* between progress lines where there is no terminal */
-#define JSON_MS 1000    /* between progress objects */
-#define SILENCE_MS 5000 /* the live line says when it has grown old */
+#define JSON_MS 1000 /* between progress objects */
 
 typedef struct watcher {
     kd_cli *cli;
     const char *job;
-    kd_buf live;        /* text of the live line, empty = none */
-    kd_time_ms live_at; /* when its snapshot came */
-    kd_time_ms drawn_at;
-    kd_time_ms printed_at; /* last progress line or object */
+    kd_job_line line;
+    kd_time_ms printed_at; /* last progress object */
 } watcher;
-
-static void draw(watcher *w)
-{
-    kd_time_ms age = kd_clock_ms() - w->live_at;
-    if (w->live.len == 0)
-        return;
-    w->drawn_at = kd_clock_ms();
-    if (age < SILENCE_MS) {
-        kd_live_set(w->cli, w->live.data);
-        return;
-    }
-    char a[KD_FMT];
-    kd_buf line;
-    kd_buf_init(&line, 8192);
-    kd_buf_printf(&line, "%s  (no news for %s)", w->live.data,
-                  kd_fmt_duration((double)age / 1000, a));
-    kd_live_set(w->cli, line.data ? line.data : "");
-    kd_buf_clear(&line);
-}
 
 static int on_idle(void *arg)
 {
     watcher *w = arg;
-    kd_time_ms now = kd_clock_ms();
-    /* Anything printed took the line away; an old one shows its growing age. */
-    if (!kd_live_shown() || (now - w->live_at >= SILENCE_MS && now - w->drawn_at >= 1000))
-        draw(w);
+    kd_job_line_idle(&w->line);
     return kd_out_check_reader();
 }
 
 static int on_progress(watcher *w, const Distill__V1__Event *e)
 {
     kd_time_ms now = kd_clock_ms();
-    if (w->cli->json) {
-        if (now - w->printed_at < JSON_MS)
-            return 0;
-        w->printed_at = now;
-        return kd_json_print(w->cli, kd_json_event(w->job, e), true);
-    }
-    if (w->cli->tty_err) {
-        kd_buf_clear(&w->live);
-        kd_view_progress(e->progress, kd_terminal_width(STDERR_FILENO) - 1, true, w->cli->utf8,
-                         &w->live);
-        w->live_at = now;
-        draw(w);
-        return 0;
-    }
-    if (now - w->printed_at < PLAIN_MS)
-        return 0;
+    if (!w->cli->json)
+        return kd_job_line_set(&w->line, e);
+    if (now - w->printed_at < JSON_MS)
+        return KD_EXIT_OK;
     w->printed_at = now;
-    char t[KD_FMT];
-    kd_buf line;
-    kd_buf_init(&line, 8192);
-    int64_t wall = kd_clock_wall_ms();
-    kd_buf_printf(&line, "%s  progress    ", kd_fmt_clock(e->time_ms ? e->time_ms : wall, wall, t));
-    kd_view_progress(e->progress, 0, false, false, &line);
-    kd_out(w->cli, "%s", line.data ? line.data : "");
-    kd_buf_clear(&line);
-    return kd_out_flush(w->cli);
+    return kd_json_print(w->cli, kd_json_event(w->job, e), true);
 }
 
 /* On a cluster that goes with this command nobody else will come. */
@@ -118,7 +70,7 @@ static int on_event(const Distill__V1__Event *e, void *arg)
     int rc = kd_out_flush(w->cli);
     /* A job that ended has no progress any more. */
     if (kd_state_ended(e->state))
-        kd_buf_clear(&w->live);
+        kd_job_line_clear(&w->line);
     return rc != KD_EXIT_OK ? rc : check_servable(w, e);
 }
 
@@ -149,8 +101,8 @@ int kd_watch_run(kd_conn *c, const char *job, bool hints)
     kd_wire_free(&now->base);
     if (sweep)
         return kd_sweep_watch(c, job, hints);
-    watcher w = {.cli = c->cli, .job = job, .printed_at = -PLAIN_MS};
-    kd_buf_init(&w.live, 8192);
+    watcher w = {.cli = c->cli, .job = job, .printed_at = -JSON_MS};
+    kd_job_line_init(&w.line, c->cli, false);
     kd_follow f = {.job = job,
                    .follow = true,
                    .progress = true,
@@ -160,7 +112,7 @@ int kd_watch_run(kd_conn *c, const char *job, bool hints)
                    .arg = &w};
     Distill__V1__JobDetail *detail = NULL;
     int rc = kd_follow_run(c, &f, &detail);
-    kd_live_clear(c->cli);
+    kd_job_line_clear(&w.line);
     if (rc == KD_EXIT_OK) {
         rc = print_end(&w, detail, hints);
         kd_wire_free(&detail->base);
@@ -169,7 +121,6 @@ int kd_watch_run(kd_conn *c, const char *job, bool hints)
                c->cli->tty_err ? "\n" : "", job, job, c->cli->server_flag);
         kd_say(c->cli, "to stop it: distill cancel %s%s", job, c->cli->server_flag);
     }
-    kd_buf_clear(&w.live);
     return rc;
 }
 

@@ -7,21 +7,22 @@ usage() {
     cat <<'END'
 Usage: deploy/install-deps.sh [--test] [--web] [--fuzz] [--models] [--deploy] [--list]
 
-  --test    also what the tests need: clang-format, clang-tidy, Python with gRPC, ip and nft, curl,
+  --test    also what the tests need: clang-format, clang-tidy, Python with gRPC, ip and nft, curl, zsh and fish,
             man and mandoc, a compiler for 32-bit Arm and QEMU
   --web     also what the tests of dashboard and metrics need, which are skipped without: Chromium
             with its driver, Prometheus (Debian starts it as a service)
   --fuzz    also what tests/fuzz/campaign.sh needs: clang with libFuzzer
   --models  also what tests/models/run.sh needs: the model checker Spin
-  --deploy  also what deploy/packages.sh and tests/deploy need: packaging tools, systemd's containers,
-            buildah, Slurm (Debian starts munge as a service)
+  --deploy  also what tests/deploy needs: lintian, systemd's containers, buildah, Slurm (Debian starts munge
+            as a service)
   --list    print the packages instead of installing them
 END
 }
 
-# Compilers and tools, then the libraries in the order of ARCHITECTURE: RPC, engine, data, the rest.
+# Compilers and tools, what makes packages, then the libraries in the order of ARCHITECTURE: RPC, engine, data, the rest.
 packages=(
     build-essential cmake ninja-build pkg-config protobuf-compiler protobuf-c-compiler
+    dpkg-dev fakeroot file
     libgrpc-dev libprotobuf-c-dev libuv1-dev libssl-dev
     libopenblas-dev libdnnl-dev
     libjpeg-dev libspng-dev zlib1g-dev
@@ -31,7 +32,7 @@ packages=(
 test_packages=(
     clang-format clang-tidy python3 python3-grpcio python3-protobuf
     iproute2 nftables
-    curl
+    curl zsh fish
     man-db mandoc
     sqlite3 protobuf-compiler-grpc
     gcc-arm-linux-gnueabihf libc6-dev-armhf-cross qemu-user
@@ -41,7 +42,7 @@ web_packages=(chromium chromium-driver python3-selenium prometheus)
 fuzz_packages=(clang-14 libclang-rt-14-dev libomp-14-dev llvm-14)
 model_packages=(spin)
 deploy_packages=(
-    dpkg-dev fakeroot file lintian mmdebstrap systemd-container iproute2
+    lintian mmdebstrap systemd-container iproute2
     buildah slurmctld slurmd slurm-client munge
 )
 

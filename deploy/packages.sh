@@ -3,7 +3,7 @@
 #
 #   deploy/packages.sh [OUT]       the folder they go to (build/packages)
 #
-# Wants what deploy/install-deps.sh installs, dpkg-dev, fakeroot and file. Where lintian is installed, an error of it ends
+# Wants what deploy/install-deps.sh installs. Where lintian is installed, an error of it ends
 # the script with 1.
 set -euo pipefail
 case ${1-} in

@@ -67,7 +67,7 @@ static void say_message(void *request, const void *message)
 
 static void answer_jobs(kd_daemon *d, kd_http_request *r)
 {
-    kd_tell_list(d, &r->who, (uint32_t)KD_MIN(r->limit, 1000u), say_message, r);
+    kd_tell_list(d, &r->who, (uint32_t)KD_MIN(r->limit, 1000u), NULL, say_message, r);
 }
 
 static void answer_workers(kd_daemon *d, kd_http_request *r)

@@ -346,7 +346,7 @@ static void look(kd_http *h, kd_time_ms now)
         struct listing *own = &l->listings[l->n++];
         own->who = s->who;
         begin_shown(&own->jobs, &kd_http_list);
-        kd_tell_list(h->daemon, &s->who, LISTED, pack, &own->jobs);
+        kd_tell_list(h->daemon, &s->who, LISTED, NULL, pack, &own->jobs);
     }
     h->looking = true;
     h->daemon->writes_running++;

@@ -88,8 +88,8 @@ static bool is_listed(const kd_daemon *d, const kd_pki_identity *who, const kd_j
     return j->row.sweep == 0 && kd_access_may_read(d->access, who, j->row.owner);
 }
 
-void kd_tell_list(kd_daemon *d, const kd_pki_identity *who, uint32_t limit, kd_tell_fn fn,
-                  void *arg)
+void kd_tell_list(kd_daemon *d, const kd_pki_identity *who, uint32_t limit,
+                  const kd_job_record *before, kd_tell_fn fn, void *arg)
 {
     size_t most = limit ? KD_MIN(limit, 1000u) : 100, all = 0, tops = 0;
     for (kd_job_record *j = d->jobs; j; j = j->next, all++)
@@ -97,12 +97,12 @@ void kd_tell_list(kd_daemon *d, const kd_pki_identity *who, uint32_t limit, kd_t
     kd_job_record **top = kd_xalloc((tops + 1) * sizeof *top);
     struct summary_list l = {.items = kd_xalloc((all + 1) * sizeof *l.items),
                              .list = kd_xalloc((all + 1) * sizeof *l.list)};
-    size_t at = tops;
-    for (kd_job_record *j = d->jobs; j; j = j->next)
+    size_t n = 0;
+    for (kd_job_record *j = d->jobs; j && j != before; j = j->next)
         if (is_listed(d, who, j))
-            top[--at] = j;
+            top[n++] = j;
     bool room = true;
-    for (size_t i = 0; i < KD_MIN(tops, most) && room; i++) {
+    for (size_t i = n; i-- > n - KD_MIN(n, most) && room;) {
         room = add_summary(d, top[i], &l);
         for (kd_job_record *o = NULL;
              room && top[i]->row.is_sweep && (o = kd_sweep_next(d, top[i], o));)

@@ -13,9 +13,10 @@ typedef void (*kd_tell_fn)(void *arg, const void *message);
 /* JobSummary */
 void kd_tell_summary(kd_daemon *d, kd_job_record *j, kd_tell_fn fn, void *arg);
 /* ListReply: newest first, at most limit (0 = 100, at most 1000); a sweep is followed by its jobs,
- * which do not count. who: those that he may read, NULL = all. */
-void kd_tell_list(kd_daemon *d, const kd_pki_identity *who, uint32_t limit, kd_tell_fn fn,
-                  void *arg);
+ * which do not count. who: those that he may read, NULL = all. before: only what was submitted
+ * before it, NULL = all. */
+void kd_tell_list(kd_daemon *d, const kd_pki_identity *who, uint32_t limit,
+                  const kd_job_record *before, kd_tell_fn fn, void *arg);
 /* JobDetail */
 void kd_tell_detail(kd_daemon *d, kd_job_record *j, kd_tell_fn fn, void *arg);
 /* WorkerInfo */

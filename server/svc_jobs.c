@@ -38,20 +38,25 @@ static int by_id(kd_daemon *d, const char *text, kd_job_record **out, kd_diag *d
 #define NAMED_TOLD 4 /* ids of jobs of one name, the newest */
 
 /* By name, of those that the caller may have; the jobs of a sweep bear its name and have their ids
- * only. -KD_EINVAL: several. */
+ * only. Of several it is the one that is not over. -KD_EINVAL: none or more are not. */
 static int by_name(kd_daemon *d, const kd_rpc_call *call, const char *text, kd_job_record **out,
                    kd_diag *diag)
 {
     char ids[NAMED_TOLD][KD_ID_TEXT], list[NAMED_TOLD * (KD_ID_TEXT + 2) + 8] = "";
-    size_t n = 0, len = 0;
-    *out = NULL;
+    size_t n = 0, live = 0, len = 0;
+    kd_job_record *last = NULL, *last_live = NULL;
     for (kd_job_record *j = d->jobs; j; j = j->next) {
         if (j->row.sweep != 0 || strcmp(j->row.name, text) != 0 || !may(d, call, j, NULL))
             continue;
-        *out = j;
+        last = j;
         kd_id_text(j->row.id, ids[n++ % NAMED_TOLD]);
+        if (j->row.state <= KD_RUN_RUNNING) {
+            last_live = j;
+            live++;
+        }
     }
-    if (n < 2)
+    *out = live == 1 ? last_live : last;
+    if (n < 2 || live == 1)
         return 0;
     for (size_t k = 1; k <= KD_MIN(n, (size_t)NAMED_TOLD); k++)
         len += (size_t)snprintf(list + len, sizeof list - len, "%s%s", k > 1 ? ", " : "",
@@ -128,8 +133,10 @@ static void answer(void *call, const void *message)
 
 static void do_list(kd_daemon *d, kd_loop_call *c)
 {
-    kd_tell_list(d, kd_rpc_call_peer(c->call).identity, ((Distill__V1__ListRequest *)c->m)->limit,
-                 answer, c->call);
+    const Distill__V1__ListRequest *r = (Distill__V1__ListRequest *)c->m;
+    const kd_job_record *before = r->before[0] ? kd_call_job(d, c->call, r->before) : NULL;
+    if (before || !r->before[0])
+        kd_tell_list(d, kd_rpc_call_peer(c->call).identity, r->limit, before, answer, c->call);
 }
 
 static void do_get(kd_daemon *d, kd_loop_call *c)
@@ -363,8 +370,11 @@ static void do_remove(kd_daemon *d, kd_loop_call *c)
         return;
     Distill__V1__RemoveReply reply = DISTILL__V1__REMOVE_REPLY__INIT;
     kd_diag diag = {0};
+    char id[KD_ID_TEXT];
     size_t n = 1;
     bool saving = j->saving;
+    kd_id_text(j->row.id, id);
+    reply.job = id;
     for (kd_job_record *o = NULL; j->row.is_sweep && (o = kd_sweep_next(d, j, o)); n++)
         saving |= o->saving;
     kd_job_record **gone = kd_xalloc(n * sizeof *gone);

@@ -22,10 +22,31 @@ static const char *leaf_of(const char *key)
 
 /* ---- one key */
 
+/* One key of the same mapping that the last word begins, as `temp` does temperature; NULL = none,
+ * or several. */
+static const char *begun(const char *key)
+{
+    const size_t n = strlen(key), before = (size_t)(leaf_of(key) - key);
+    const char *found = NULL;
+    for (int i = 0; i < kd_schema_count; i++) {
+        const char *name = kd_schema[i].key;
+        const bool fits = before > 0 ? strncmp(name, key, n) == 0 && !strchr(name + before, '.')
+                                     : strncmp(leaf_of(name), key, n) == 0;
+        if (hidden(&kd_schema[i]) || !fits)
+            continue;
+        if (found)
+            return NULL;
+        found = name;
+    }
+    return n - before >= 2 ? found : NULL;
+}
+
 static const char *nearest(const char *key)
 {
     int least = 1 + (int)strlen(key) / 4;
-    const char *found = NULL;
+    const char *found = begun(key);
+    if (found)
+        return found;
     for (int i = 0; i < kd_schema_count; i++) {
         int whole = kd_schema_distance(key, kd_schema[i].key);
         int leaf = kd_schema_distance(leaf_of(key), leaf_of(kd_schema[i].key));
@@ -74,16 +95,23 @@ static void print_key(kd_buf *b, int row)
     }
 }
 
+/* The key's row, -1 for the file itself (key NULL). */
+static int find(const char *key, int *out_row, kd_diag *diag)
+{
+    *out_row = key ? kd_schema_find(key, strlen(key)) : -1;
+    if (!key || (*out_row >= 0 && !hidden(&kd_schema[*out_row])))
+        return 0;
+    const char *near = nearest(key);
+    return near ? kd_fail(diag, -KD_ENOENT,
+                          "there is no key \"%.100s\" in a job file; did you mean %s?", key, near)
+                : kd_fail(diag, -KD_ENOENT, "there is no key \"%.100s\" in a job file", key);
+}
+
 int kd_job_explain(const char *key, char **out_text, kd_diag *diag)
 {
-    int row = key ? kd_schema_find(key, strlen(key)) : -1;
-    if (key && (row < 0 || hidden(&kd_schema[row]))) {
-        const char *near = nearest(key);
-        return near ? kd_fail(diag, -KD_ENOENT,
-                              "there is no key \"%.100s\" in a job file; did you mean %s?", key,
-                              near)
-                    : kd_fail(diag, -KD_ENOENT, "there is no key \"%.100s\" in a job file", key);
-    }
+    int row, rc = find(key, &row, diag);
+    if (rc != 0)
+        return rc;
     kd_buf b;
     kd_buf_init(&b, 64u << 10);
     if (key)
@@ -92,6 +120,59 @@ int kd_job_explain(const char *key, char **out_text, kd_diag *diag)
         print_below(&b, -1);
     *out_text = kd_buf_take(&b);
     return *out_text ? 0 : kd_fail(diag, -KD_ENOMEM, "no memory to explain a key");
+}
+
+/* The keys or elements right below a row, each with its meaning. */
+static json_t *below_json(int row)
+{
+    const kd_items *items = row >= 0 ? kd_items_of(&kd_schema[row]) : NULL;
+    json_t *list = json_array();
+    char text[160];
+    for (int i = 0; items && i < items->n; i++) {
+        kd_item_text(&items->of[i], text, sizeof text);
+        json_array_append_new(
+            list, json_pack("{s:s, s:s}", "element", text, "meaning", items->of[i].meaning));
+    }
+    for (int i = 0; i < kd_schema_count; i++)
+        if (kd_schema_parent(i) == row && !hidden(&kd_schema[i]))
+            json_array_append_new(list, json_pack("{s:s, s:s}", "key", kd_schema[i].key, "meaning",
+                                                  kd_schema[i].meaning));
+    return list;
+}
+
+int kd_job_explain_json(const char *key, char **out_text, kd_diag *diag)
+{
+    int row, rc = find(key, &row, diag);
+    if (rc != 0)
+        return rc;
+    json_t *o = json_object();
+    if (row >= 0) {
+        const kd_key *k = &kd_schema[row];
+        char expected[200], def[80];
+        kd_schema_expected(k, expected, sizeof expected);
+        kd_schema_default(k, def, sizeof def);
+        json_object_set_new(o, "key", json_string(k->key));
+        json_object_set_new(o, "meaning", json_string(k->meaning));
+        json_object_set_new(o, "value",
+                            k->type == KD_KEY_SWEEP ? json_null() : json_string(expected));
+        json_object_set_new(o, "default", def[0] ? json_string(def) : json_null());
+        json_object_set_new(o, "only", k->only ? json_string(k->only) : json_null());
+    }
+    json_object_set_new(o, "below", below_json(row));
+    *out_text = json_dumps(o, JSON_COMPACT);
+    json_decref(o);
+    return *out_text ? 0 : kd_fail(diag, -KD_ENOMEM, "no memory to explain a key");
+}
+
+const char *kd_job_key(int i, const char **out_meaning)
+{
+    for (int row = 0; row < kd_schema_count; row++) {
+        if (hidden(&kd_schema[row]) || i-- > 0)
+            continue;
+        *out_meaning = kd_schema[row].meaning;
+        return kd_schema[row].key;
+    }
+    return NULL;
 }
 
 /* ---- JSON Schema, draft 2020-12 (json-schema.org/draft/2020-12) */

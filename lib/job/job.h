@@ -299,6 +299,10 @@ int kd_job_schema(char **out_text) KD_MUST_CHECK;
 /* One key in words: meaning, value, default, what stands below it; key NULL: the keys of the file
  * itself. -KD_ENOENT names the nearest key. Caller frees. */
 int kd_job_explain(const char *key, char **out_text, kd_diag *diag) KD_MUST_CHECK;
+/* The same as a JSON object: key, meaning, value, default, only (null: there is none), below. */
+int kd_job_explain_json(const char *key, char **out_text, kd_diag *diag) KD_MUST_CHECK;
+/* The keys that people write, by number from 0, and what each means; NULL past the last. */
+const char *kd_job_key(int i, const char **out_meaning);
 /* The schema as JSON Schema (draft 2020-12), for editors. It says what the table says: what depends
  * on other keys or on the data is checked by kd_job_load alone. Caller frees. */
 int kd_job_json_schema(char **out_text) KD_MUST_CHECK;

@@ -35,6 +35,12 @@ json_t *kd_json_text(const char *s)
     return v ? v : json_string("?");
 }
 
+/* null: there is none. */
+static json_t *named(const char *s)
+{
+    return s[0] ? kd_json_text(s) : json_null();
+}
+
 json_t *kd_json_time(int64_t ms)
 {
     char t[KD_CLOCK_ISO];
@@ -108,13 +114,10 @@ json_t *kd_json_summary(const Distill__V1__JobSummary *s)
     set(o, "priority", json_integer(s->priority));
     set(o, "min_workers", whole(s->min_workers));
     set(o, "max_workers", whole(s->max_workers));
-    if (s->owner[0])
-        set(o, "owner", kd_json_text(s->owner));
-    /* What only sweeps and their children have stands in theirs alone. */
-    if (s->sweep[0]) {
-        set(o, "sweep", kd_json_text(s->sweep));
-        set(o, "label", kd_json_text(s->label));
-    }
+    set(o, "owner", named(s->owner));
+    set(o, "sweep", named(s->sweep));
+    set(o, "label", named(s->label));
+    /* What only sweeps have stands in theirs alone. */
     if (s->children > 0) {
         set(o, "children", whole(s->children));
         set(o, "children_over", whole(s->children_over));

@@ -26,4 +26,13 @@ json_t *kd_json_time(int64_t ms);
 /* Text that should be JSON: the value, else null. */
 json_t *kd_json_parse(const char *text);
 json_t *kd_json_text(const char *s);
+
+/* As json_dumps, but a real number has no more digits than are needed to read it back: 0.9, not
+ * 0.90000000000000002. v is borrowed; the caller frees the text. NULL when v is or memory is out.
+ */
+char *kd_json_dump(const json_t *v, size_t flags);
+/* The same of one number, which must be finite. Returns out. */
+#define KD_JSON_REAL 32
+const char *kd_json_real(double v, char out[KD_JSON_REAL]);
+
 #endif

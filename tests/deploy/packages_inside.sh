@@ -36,6 +36,13 @@ ca=$(sha256sum </var/lib/distilld/tls/ca.pem)
 distill whoami | grep -q admin || fail "the admin is not known"
 systemd-analyze verify distilld.service distill-worker.service || fail "systemd-analyze verify"
 
+grep -q '^# heartbeat_ms: ' /etc/distilld/distilld.yaml || fail "the settings do not show every key"
+for page in /usr/share/doc/distill*/*.md; do
+    while read -r name; do
+        [[ -e $(dirname "$page")/$name ]] || fail "$page names $name, which is not installed"
+    done < <(grep -oE '\]\([a-z-]+\.md' "$page" | sed 's/^..//')
+done
+
 note "a worker joins, a job is trained"
 token=$(distill token create --role worker --ttl 1h 2>/dev/null)
 distill-worker join "$token" --server localhost:7070

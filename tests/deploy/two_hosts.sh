@@ -2,11 +2,14 @@
 # README's walk from nothing to a finished job, line for line, on two fresh Debian 12 machines: systemd boots
 # each in a container with a network namespace of its own, with a cable between the two.
 #
-#   tests/deploy/two_hosts.sh [--record FILE] [FOLDER]     FOLDER has the .deb files (built if left out)
+#   tests/deploy/two_hosts.sh [--record FILE] [--build|FOLDER]     FOLDER has the .deb files (built here if left out)
 #
-# --record writes what was typed and printed. Wants what packages.sh wants; else it ends with 77.
+# --record writes what was typed and printed. --build begins as README does: a third fresh machine installs what a
+# build needs and makes the packages out of the commit that is checked out; that is timed, too. Wants what packages.sh
+# wants; else it ends with 77.
 case ${1-} in
 --record) record=$(realpath -m "$2") && shift 2 ;;
+--build) ;;
 -*) sed -n '2,/^case/{/^case/d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2 ;;
 esac
 . "$(dirname "$0")/machine.sh"
@@ -34,7 +37,30 @@ type_in() {
     [[ $rc == 0 ]] || fail "$name: exit code $rc"
 }
 
-packages "${1-}"
+# build_packages: README's line in a fresh machine that reaches Debian's mirror; $built are its seconds.
+build_packages() {
+    local line begun
+    line=$(readme 'Build the packages once')
+    base
+    mkdir "$DIR/builder"
+    tar -xf "$BASE_TAR" -C "$DIR/builder"
+    mkdir "$DIR/builder/src"
+    git archive HEAD | tar -xC "$DIR/builder/src"
+    note "on the machine that builds: $line"
+    begun=$SECONDS
+    systemd-nspawn -q -D "$DIR/builder" --register=no --keep-unit --resolv-conf=copy-host --console=pipe --chdir=/src \
+        /bin/bash -ec "$line" >"$DIR/build.log" 2>&1 </dev/null || { tail -n 50 "$DIR/build.log"; fail "no packages were made"; }
+    built=$((SECONDS - begun))
+}
+
+built=
+if [[ ${1-} == --build ]]; then
+    build_packages
+    packages "$DIR/builder/src/build/packages"
+    rm -rf --one-file-system "$DIR/builder"
+else
+    packages "${1-}"
+fi
 root coordinator
 cp -a "$DIR/coordinator" "$DIR/worker"
 echo worker >"$DIR/worker/etc/hostname"
@@ -79,4 +105,5 @@ within worker env HOME=/nowhere distill jobs --server coordinator:7070 >"$DIR/st
 within worker env HOME=/nowhere distill jobs --server coordinator:7070 --insecure >"$DIR/stranger" 2>&1 && fail "plain text is answered"
 ((took < 600)) || fail "it took $took seconds, ten minutes are promised"
 [[ -z ${record-} ]] || sed 's/\(distill1\.[A-Za-z0-9_-]\{6\}\)[A-Za-z0-9_.-]*/\1.../g' "$DIR/record" >"$record"
+[[ -z $built ]] || note "the packages were made in $built seconds, by $(nproc) cores"
 note "ok: from two fresh machines to a fetched student in $took seconds"

@@ -56,8 +56,8 @@ share() { pick "round(sum(l['zeros'] * l['parameters'] for l in d['layers'] if l
 [ "$(layer compress5 conv2 weight_bits)" = 16 ] || fail "not in 16 bits"
 bytes() { stat -c %s "$DIR/out/$1.safetensors"; }
 [ $(($(bytes compress4) * 100)) -lt $(($(bytes student) * 27)) ] || fail "8 bits take $(bytes compress4) bytes"
-distill export "$DIR/out/compress.safetensors" --format c -o "$DIR/pruned.c"
-distill export "$DIR/out/student.safetensors" --format c -o "$DIR/student.c"
+distill export "$DIR/out/compress.safetensors" --format c -O "$DIR/pruned.c"
+distill export "$DIR/out/student.safetensors" --format c -O "$DIR/student.c"
 [ "$(stat -c %s "$DIR/pruned.c")" -lt $(($(stat -c %s "$DIR/student.c") / 2)) ] || fail "pruned C is not smaller"
 distill show "$JOB" >"$DIR/shown"
 grep -q "8 bits (kl), 1 epoch" "$DIR/shown" || fail "show does not say what a step did"

@@ -64,18 +64,22 @@ note "data that the worker does not have, a network in a file"
 worker a
 await_workers 1
 expect 78 "worker a tried the job and says: " distill estimate "$DIR/job.yaml" --set data.labelled.path=elsewhere
-expect 0 "elsewhere" distill submit -n "$DIR/job.yaml" --set data.labelled.path=elsewhere
+for how in "" -q "-o json"; do
+    expect 78 "elsewhere" distill submit -n "$DIR/job.yaml" --set data.labelled.path=elsewhere $how
+done
 echo "not looked at" >"$DIR/net.onnx"
 distill estimate "$DIR/job.yaml" --set teacher='{model: onnx, weights: net.onnx, fine_tune: {epochs: 1}}' -o json >"$DIR/onnx.json"
 pick '"ONNX" in d["stages"][0]["problem"], d["stages"][1]["note"], d["stages"][1]["seconds"] > 0' <"$DIR/onnx.json" |
     says "(True, 'without the time of teacher', True)" || fail "$(cat "$DIR/onnx.json")"
 
-note "what programs read of a dry run is the resolved job, which loads; nobody tries it for them"
+note "the quiet read the resolved job, which loads, programs the estimate besides"
 before=$(trials)
-distill submit -n -o json "$DIR/job.yaml" >"$DIR/resolved.json" 2>"$DIR/talk"
-distill submit -n -q "$DIR/job.yaml" | cmp - "$DIR/resolved.json" || fail "it is another text"
-distill submit -n -q "$DIR/resolved.json" >/dev/null || fail "it does not load"
-[ "$(trials)" -eq "$before" ] || fail "a worker was asked"
+distill submit -n -q "$DIR/job.yaml" >"$DIR/resolved.json"
+distill submit -n -q "$DIR/resolved.json" | cmp - "$DIR/resolved.json" || fail "it does not load as what it is"
+distill submit -n -o json "$DIR/job.yaml" >"$DIR/dry.json"
+pick 'd["resolved"] == json.load(open("'"$DIR/resolved.json"'")), d["estimate"]["seconds"] > 0' <"$DIR/dry.json" |
+    says "(True, True)" || fail "$(cat "$DIR/dry.json")"
+[ "$(trials)" -eq $((before + 3)) ] || fail "no worker was asked"
 
 note "a sweep, a part of what compress makes, a job that waits for workers"
 cp "$DIR/job.yaml" "$DIR/sweep.yaml"

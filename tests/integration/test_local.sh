@@ -32,6 +32,12 @@ cd "$DIR/data"
 distill init --data flowers --name mine --size 32 --epochs 1 --teacher cheap_cnn --student cheap_cnn \
     --set teacher.fine_tune.epochs=1 --set distill.batch=16 --set distill.slots=4 >job.yaml
 grep -q 'val: val.txt' job.yaml || fail "init did not see the lists"
+mkdir empty
+expect 78 'empty is no data set' distill init --data empty
+expect 0 'format: npy' distill init --data empty --set data.labelled.format=npy --set data.labelled.train=x.npy \
+    --set data.labelled.train_labels=y.npy
+expect 0 'there is no folder elsewhere here' distill init --data elsewhere
+expect 2 'error: teacher.model: expected one of' distill init --data flowers --teacher nosuch
 cd "$OLDPWD"
 
 note "up, status, down"
@@ -105,6 +111,8 @@ digests() { grep -o '"digest": "[0-9a-f]*"' "$1/result.json"; }
 [ "$(digests two)" = "$(digests mine-results)" ] || fail "two workers made another student"
 
 note "run: what goes wrong"
+expect 5 'mine-results is there already' distill run "$DIR/data/job.yaml"
+rm -r mine-results
 expect 7 'no worker can serve it' distill run "$DIR/data/job.yaml" --set data.labelled.path=nowhere
 expect 7 'what its finished stages made is in failed' distill run "$DIR/data/job.yaml" -O failed \
     --set student.model=shallow_cnn --set distill.epochs=3 --set distill.optimizer.name=sgd --set distill.optimizer.lr=1000

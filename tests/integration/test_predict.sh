@@ -73,8 +73,8 @@ PY
 done
 
 note "8 bits, and C"
-distill quantize "$DIR/got/student.safetensors" --data "$DIR/data/flowers/images" -o "$DIR/q.safetensors"
-distill quantize "$DIR/got/student.safetensors" --data "$DIR/data/flowers/images" -o "$DIR/q.onnx"
+distill quantize "$DIR/got/student.safetensors" --data "$DIR/data/flowers/images" -O "$DIR/q.safetensors"
+distill quantize "$DIR/got/student.safetensors" --data "$DIR/data/flowers/images" -O "$DIR/q.onnx"
 for model in q.safetensors q.onnx; do
     distill evaluate "$DIR/$model" "$DIR/data/flowers" --list val.txt -o json >"$DIR/$model.json"
 done
@@ -85,7 +85,7 @@ for key in ("correct", "loss", "confusion"):
     assert ours[key] == onnx[key], (key, ours[key], onnx[key])
 assert abs(ours["correct"] - float32["correct"]) <= 2, (ours["correct"], float32["correct"])
 PY
-distill export "$DIR/q.safetensors" --format c -o "$DIR/student.c" --card "$DIR/card.md" --data "$DIR/data/flowers" --list val.txt
+distill export "$DIR/q.safetensors" --format c -O "$DIR/student.c" --card "$DIR/card.md" --data "$DIR/data/flowers" --list val.txt
 gcc -std=c99 -pedantic -Wall -Werror -c "$DIR/student.c" -o "$DIR/student.o" || fail "the C file does not compile"
 grep -qF "$job" "$DIR/card.md" || fail "the card does not name the job"
 grep -qF "| top-1 |" "$DIR/card.md" || fail "the card has no accuracy"

@@ -18,7 +18,7 @@ stop one
 stop distilld
 mkdir "$DIR/pictures"
 ADDRESS=- ask pictures "$DIR/pictures"
-distill quantize "$DIR/got/student.safetensors" --data "$DIR/data/flowers/images" -o "$DIR/eight.safetensors"
+distill quantize "$DIR/got/student.safetensors" --data "$DIR/data/flowers/images" -O "$DIR/eight.safetensors"
 
 for model in got/student eight; do
     for layout in nhwc nchw; do

@@ -31,6 +31,7 @@ cmp <(tail -c 100000 "$DIR/best.safetensors") <(tail -c 100000 "$DIR/files/stude
     fail "the best checkpoint is not student.best.safetensors"
 distill predict "$DIR/last.safetensors" "$DIR"/data/flowers/images/*/*1.jpg -o json >/dev/null || fail "predict does not take it"
 expect 3 'no such checkpoint' distill checkpoint get "$job" --step 7
+expect 2 'best or last is expected' distill checkpoint get "$job" --step foo
 expect 3 'no stage' distill checkpoint get "$job" --stage nothing
 (BUILD=$(realpath "$BUILD") && cd "$DIR" && expect 0 scratch-6.safetensors distill checkpoint get "$job" --stage scratch)
 
@@ -128,6 +129,35 @@ note "an upload that no job names"
 touch -d '8 days ago' "$DIR/state/blobs/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" "$DIR/state/blobs/bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb.part"
 expect 0 '' distill retention set keep_uploads=6d
 await_is '' find "$DIR/state/blobs" -type f
+
+note "rules of size: the oldest goes until what stays is within them"
+distill retention reset keep_uploads keep_checkpoints keep_banks
+stop distilld
+COORDINATOR_FLAGS=("${HTTP_FLAGS[@]}")
+coordinator
+await_workers 1
+first=$(distill submit "$DIR/job.yaml" --set seed=11 --wait -q)
+second=$(distill submit "$DIR/job.yaml" --set seed=12 --wait -q)
+of_job() { distill checkpoint ls "$1" -o json | pick 'sum(c["size"] for c in d["checkpoints"])'; }
+keep=$(of_job "$second")
+[ "$keep" -gt 0 ] && [ "$(of_job "$first")" -gt 0 ] || fail "there are no checkpoints to drop"
+expect 0 '' distill retention set keep_checkpoints_size=$((keep + 1))
+await_event "$first" 'all of them were more than keep_checkpoints_size'
+sleep 2
+[ "$(of_job "$first")" -eq 0 ] && [ "$(of_job "$second")" -eq "$keep" ] || fail "others went: $(of_job "$first") $(of_job "$second")"
+[ "$(distill bank ls -o json | pick 'len(d["banks"])')" -ge 2 ] || fail "there are too few banks: $(distill bank ls)"
+newest=$(distill bank ls -o json | pick 'd["banks"][0]["bank"]')
+size=$(distill bank ls -o json | pick 'd["banks"][0]["bytes"]')
+expect 0 '' distill retention set keep_banks_size=$size
+await_is "['$newest']" sh -c "'$BUILD/distill' bank ls -o json | /usr/bin/python3 -c 'import json, sys; print([b[\"bank\"] for b in json.load(sys.stdin)[\"banks\"]])'"
+says 'all of them were more than keep_banks_size' <"$DIR/distilld.log" || fail "the log does not say why a bank went"
+head -c 3000000 /dev/zero >"$DIR/state/blobs/cccccccccccccccccccccccccccccccc"
+touch -d '2 days ago' "$DIR/state/blobs/cccccccccccccccccccccccccccccccc"
+head -c 1000000 /dev/zero >"$DIR/state/blobs/dddddddddddddddddddddddddddddddd"
+touch -d '1 day ago' "$DIR/state/blobs/dddddddddddddddddddddddddddddddd"
+expect 0 '' distill retention set keep_uploads_size=2M
+await_is "$DIR/state/blobs/dddddddddddddddddddddddddddddddd" find "$DIR/state/blobs" -type f
+rm "$DIR/state/blobs/dddddddddddddddddddddddddddddddd"
 
 note "distill rm frees at once"
 expect 0 'freed' distill rm "$job"

@@ -9,7 +9,7 @@
 
 train --set distill.epochs=6 --set "export=[safetensors, onnx]"
 for method in mse kl; do
-    distill quantize "$DIR/got/student.onnx" --data "$DIR/data/flowers/images" --method $method -o "$DIR/$method.onnx"
+    distill quantize "$DIR/got/student.onnx" --data "$DIR/data/flowers/images" --method $method -O "$DIR/$method.onnx"
 done
 cut -f 1 "$DIR/data/flowers/val.txt" | sed "s|^|$DIR/data/flowers/|" >"$DIR/val"
 mapfile -t pictures <"$DIR/val"

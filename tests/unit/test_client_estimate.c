@@ -14,6 +14,8 @@ static void on_submit(kd_rpc_call *call, const void *request)
     Distill__V1__SubmitReply r = DISTILL__V1__SUBMIT_REPLY__INIT;
     g.dry_runs += s->dry_run;
     g.trials += s->trial;
+    r.notes = (char *[]){(char *)"a note"};
+    r.n_notes = 1;
     r.resolved = (char *)"{\"name\":\"n\"}";
     r.estimate = s->trial ? g.estimate : NULL;
     kd_fake_answer(call, &r);
@@ -139,21 +141,44 @@ static void test_estimate_without(void **state)
     HAS(g_err, "worker w1 tried the job and says: there is no folder d\n");
     assert_int_equal(DISTILL("estimate", g_file, "-o", "json"), KD_EXIT_CONFIG);
     HAS(g_out, "\"seconds\": null");
-    assert_int_equal(DISTILL("submit", g_file, "-n"), KD_EXIT_OK);
+    assert_int_equal(DISTILL("submit", g_file, "-n"), KD_EXIT_CONFIG);
     HAS(g_err, "says: there is no folder d\n");
 }
 
-/* Programs and the quiet wait for nobody. */
+/* Programs and the quiet learn it as well. */
+static void test_dry_run(void **state)
+{
+    (void)state;
+    Distill__V1__Estimate e = DISTILL__V1__ESTIMATE__INIT;
+    e.why = (char *)"all are at work";
+    g.estimate = &e;
+    assert_int_equal(DISTILL("submit", g_file, "-n", "-q"), KD_EXIT_OK);
+    assert_string_equal(g_out, "{\n  \"name\": \"n\"\n}\n");
+    assert_string_equal(g_err, "note: a note\n");
+    assert_int_equal(DISTILL("submit", g_file, "-n", "-o", "jsonl"), KD_EXIT_OK);
+    HAS(g_out,
+        "{\"notes\":[\"a note\"],\"resolved\":{\"name\":\"n\"},\"estimate\":{\"why\":\"all are");
+    assert_string_equal(g_err, "");
+    distill__v1__estimate__init(&e);
+    e.worker = (char *)"w1";
+    e.problem = (char *)"there is no folder d";
+    assert_int_equal(DISTILL("submit", g_file, "-n", "-q"), KD_EXIT_CONFIG);
+    HAS(g_err, "\nerror: worker w1 tried the job and says: there is no folder d\n");
+    assert_int_equal(DISTILL("submit", g_file, "-n", "-o", "json"), KD_EXIT_CONFIG);
+    HAS(g_out, "\"problem\": \"there is no folder d\"");
+    g.estimate = NULL;
+    assert_int_equal(DISTILL("submit", g_file, "-n", "-o", "json"), KD_EXIT_OK);
+    HAS(g_out, "estimates nothing");
+    assert_int_equal(g.dry_runs, 5);
+    assert_int_equal(g.trials, 5);
+}
+
 static void test_estimate_is_not_asked_for(void **state)
 {
     (void)state;
-    assert_int_equal(DISTILL("submit", g_file, "-n", "-q"), KD_EXIT_OK);
-    assert_int_equal(DISTILL("submit", g_file, "-n", "-o", "json"), KD_EXIT_OK);
-    assert_int_equal(g.dry_runs, 2);
-    assert_int_equal(g.trials, 0);
     assert_int_equal(DISTILL("estimate", g_file, "--set", "distill.epocs=3"), KD_EXIT_CONFIG);
     assert_int_equal(DISTILL("estimate"), KD_EXIT_USAGE);
-    assert_int_equal(g.dry_runs, 2);
+    assert_int_equal(g.dry_runs, 0);
 }
 
 int main(void)
@@ -162,6 +187,7 @@ int main(void)
         cmocka_unit_test_setup(test_estimate_table, fresh),
         cmocka_unit_test_setup(test_estimate_json, fresh),
         cmocka_unit_test_setup(test_estimate_without, fresh),
+        cmocka_unit_test_setup(test_dry_run, fresh),
         cmocka_unit_test_setup(test_estimate_is_not_asked_for, fresh),
     };
     return cmocka_run_group_tests(tests, set_up, kd_fake_stop);

@@ -285,10 +285,16 @@ static void test_models_quantize(void **state)
     char ours[400], onnx[400], few[400];
     snprintf(ours, sizeof ours, "%s/q.safetensors", g_nets.dir);
     snprintf(onnx, sizeof onnx, "%s/q.onnx", g_nets.dir);
-    EXPECT(0, "quantize", g_nets.ours, "--data", g_data, "-o", ours);
+    EXPECT(0, "quantize", g_nets.ours, "--data", g_data, "-O", ours);
     kd_assert_has(g_out, "of 2 convolutions in 8 bits");
     kd_run_drop(&g_out, &g_err);
-    EXPECT(0, "quantize", g_nets.onnx, "--data", g_data, "--method", "kl", "-o", onnx);
+    EXPECT(0, "quantize", g_nets.onnx, "--data", g_data, "--method", "kl", "-O", onnx, "-o",
+           "json");
+    json_t *said = parsed();
+    assert_string_equal(json_string_value(json_object_get(said, "path")), onnx);
+    assert_string_equal(json_string_value(json_object_get(said, "method")), "kl");
+    assert_true(number(said, "convolutions") == 2 && number(said, "bytes") > 0);
+    json_decref(said);
     kd_run_drop(&g_out, &g_err);
     const char *const files[] = {ours, onnx};
     double accuracy = -1;
@@ -310,21 +316,21 @@ static void test_models_quantize(void **state)
     }
     assert_true(accuracy >= 0);
     snprintf(few, sizeof few, "%s/daisy", g_data);
-    EXPECT(2, "quantize", g_nets.ours, "--data", few, "-o", ours);
+    EXPECT(2, "quantize", g_nets.ours, "--data", few, "-O", ours);
     kd_assert_has(g_err, "14 pictures to calibrate with");
     kd_run_drop(&g_out, &g_err);
-    EXPECT(2, "quantize", g_nets.ours, "--data", g_data, "-o", ours, "--method", "magic");
+    EXPECT(2, "quantize", g_nets.ours, "--data", g_data, "-O", ours, "--method", "magic");
     kd_run_drop(&g_out, &g_err);
     snprintf(few, sizeof few, "%s/torn.png", g_data);
     kd_assert_ok(kd_file_write(few, "\x89PNG", 4, &(kd_diag){0}), &(kd_diag){0});
-    EXPECT(1, "quantize", g_nets.ours, "--data", g_data, "--pictures", "43", "-o", ours);
+    EXPECT(1, "quantize", g_nets.ours, "--data", g_data, "--pictures", "43", "-O", ours);
     kd_assert_has(g_err, "torn.png");
     kd_run_drop(&g_out, &g_err);
     assert_int_equal(unlink(few), 0);
     EXPECT(2, "quantize", g_nets.ours, "--data", g_data);
-    kd_assert_has(g_err, "needs --data and -o");
+    kd_assert_has(g_err, "needs --data and -O");
     kd_run_drop(&g_out, &g_err);
-    EXPECT(2, "quantize", g_nets.ours, "--data", g_data, "-o", ours, "--method", "percentile",
+    EXPECT(2, "quantize", g_nets.ours, "--data", g_data, "-O", ours, "--method", "percentile",
            "--percentile", "101");
     kd_run_drop(&g_out, &g_err);
 }
@@ -339,14 +345,18 @@ static void test_models_export(void **state)
     snprintf(back, sizeof back, "%s/e.safetensors", g_nets.dir);
     snprintf(c, sizeof c, "%s/my-net.c", g_nets.dir);
     snprintf(card, sizeof card, "%s/card.md", g_nets.dir);
-    EXPECT(0, "export", g_nets.ours, "--format", "onnx", "-o", onnx);
+    EXPECT(0, "export", g_nets.ours, "--format", "onnx", "-O", onnx);
     kd_run_drop(&g_out, &g_err);
-    EXPECT(0, "export", onnx, "--format", "safetensors", "-o", back);
+    EXPECT(0, "export", onnx, "--format", "safetensors", "-O", back, "-o", "jsonl");
+    kd_assert_has(g_out, "\"format\":\"safetensors\",\"bytes\":");
+    kd_run_drop(&g_out, &g_err);
+    EXPECT(2, "export", onnx, "--format", "safetensors", "-o", back);
+    kd_assert_has(g_err, "-O names the file");
     kd_run_drop(&g_out, &g_err);
     EXPECT(0, "evaluate", back, g_data, "-o", "json");
     check_evaluation();
     kd_run_drop(&g_out, &g_err);
-    EXPECT(0, "export", g_nets.ours, "-f", "c", "-o", c, "--card", card, "--data", g_data);
+    EXPECT(0, "export", g_nets.ours, "-f", "c", "-O", c, "--card", card, "--data", g_data);
     kd_assert_has(g_out, "my_net_run_rgb()");
     kd_run_drop(&g_out, &g_err);
     kd_assert_ok(kd_file_read(c, 1 << 24, &text, &len, &diag), &diag);
@@ -365,12 +375,18 @@ static void test_models_export(void **state)
     kd_assert_has(text, "one picture");
     kd_assert_has(text, "tulips, daisy, roses");
     free(text);
-    EXPECT(2, "export", g_nets.ours, "-f", "tflite", "-o", c);
+    snprintf(c, sizeof c, "%s/again.c", g_nets.dir);
+    EXPECT(0, "export", g_nets.ours, "-f", "c", "-O", c, "-o", "json");
+    kd_assert_has(g_out, "/again.h\"");
+    kd_assert_has(g_out, "\"prefix\": \"again\"");
     kd_run_drop(&g_out, &g_err);
-    EXPECT(2, "export", g_nets.ours, "-f", "c", "-o", c);
+    snprintf(c, sizeof c, "%s/my-net.h", g_nets.dir);
+    EXPECT(2, "export", g_nets.ours, "-f", "tflite", "-O", c);
+    kd_run_drop(&g_out, &g_err);
+    EXPECT(2, "export", g_nets.ours, "-f", "c", "-O", c);
     kd_assert_has(g_err, "its header");
     kd_run_drop(&g_out, &g_err);
-    EXPECT(2, "export", g_nets.ours, "-f", "onnx", "-o", onnx, "--data", g_data);
+    EXPECT(2, "export", g_nets.ours, "-f", "onnx", "-O", onnx, "--data", g_data);
     kd_run_drop(&g_out, &g_err);
 }
 

@@ -266,7 +266,7 @@ static void test_output_exit_codes(void **state)
 
 static void json_is(json_t *v, const char *expected)
 {
-    char *text = json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY);
+    char *text = kd_json_dump(v, JSON_COMPACT | JSON_ENCODE_ANY);
     assert_string_equal(text, expected);
     free(text);
     json_decref(v);
@@ -293,9 +293,9 @@ static void test_output_json(void **state)
             "\"submitted\":\"2024-05-01T12:00:00.123Z\",\"started\":null,\"finished\":null,"
             "\"progress\":{\"stage\":\"distill\",\"stage_index\":1,\"stage_count\":5,\"step\":1,"
             "\"steps\":780,\"epoch\":3,\"epochs\":10,\"loss\":null,\"accuracy\":null,"
-            "\"samples_per_second\":612.39999999999998,\"eta_seconds\":null,\"workers\":2,"
+            "\"samples_per_second\":612.4,\"eta_seconds\":null,\"workers\":2,"
             "\"phase\":\"training\",\"learning_rate\":null},\"paused\":false,\"priority\":-3,"
-            "\"min_workers\":1,\"max_workers\":8}");
+            "\"min_workers\":1,\"max_workers\":8,\"owner\":null,\"sweep\":null,\"label\":null}");
     Distill__V1__Event e = DISTILL__V1__EVENT__INIT;
     e.kind = (char *)"epoch";
     e.data = (char *)"{\"epoch\":1}";
@@ -305,6 +305,45 @@ static void test_output_json(void **state)
             "\"worker\":\"\",\"state\":\"queued\",\"data\":{\"epoch\":1}}");
     json_is(kd_json_parse("{broken"), "null");
     json_is(kd_json_parse(""), "null");
+}
+
+/* Numbers are as short as they can be and read back as what they were; strings are left alone. */
+static void test_output_json_numbers(void **state)
+{
+    (void)state;
+    static const double values[] = {0,
+                                    -0.0,
+                                    0.9,
+                                    -0.1,
+                                    0.1f,
+                                    1.0 / 3,
+                                    5e-324,
+                                    1.7976931348623157e308,
+                                    1e15,
+                                    1e16,
+                                    1e23,
+                                    1.5e-7,
+                                    1234567890123450,
+                                    9007199254740992,
+                                    123456789.123};
+    for (size_t i = 0; i < KD_COUNT(values); i++) {
+        json_t *v = json_real(values[i]);
+        char *text = kd_json_dump(v, JSON_ENCODE_ANY), real[KD_JSON_REAL];
+        json_t *back = json_loads(text, JSON_DECODE_ANY, NULL);
+        assert_true(json_is_real(back));
+        double got = json_real_value(back);
+        assert_memory_equal(&got, &values[i], sizeof got);
+        got = strtod(kd_json_real(values[i], real), NULL);
+        assert_memory_equal(&got, &values[i], sizeof got);
+        free(text);
+        json_decref(back);
+        json_decref(v);
+    }
+    json_is(json_pack("{s:f, s:[f, i, b, b, n], s:s}", "a \"0.90000000000000002", 0.9, "e", 1.5e-7,
+                      -7, 1, 0, "s", "\\ 0.10000000000000001 \""),
+            "{\"a \\\"0.90000000000000002\":0.9,\"e\":[1.5e-7,-7,true,false,null],"
+            "\"s\":\"\\\\ 0.10000000000000001 \\\"\"}");
+    json_is(json_real(7), "7.0");
 }
 
 static void test_output_local_path(void **state)
@@ -338,6 +377,7 @@ int main(void)
         cmocka_unit_test(test_output_best_epoch),
         cmocka_unit_test(test_output_exit_codes),
         cmocka_unit_test(test_output_json),
+        cmocka_unit_test(test_output_json_numbers),
         cmocka_unit_test(test_output_local_path),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

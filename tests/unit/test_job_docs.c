@@ -61,6 +61,16 @@ static void test_job_docs_explained(void **state)
         kd_assert_ok(kd_job_explain(key, &text, &diag), &diag);
         assert_true(strncmp(text, key, strlen(key)) == 0);
         free(text);
+        kd_assert_ok(kd_job_explain_json(key, &text, &diag), &diag);
+        json_t *o = json_loads(text, 0, NULL);
+        assert_string_equal(json_string_value(json_object_get(o, "key")), key);
+        assert_true(json_string_length(json_object_get(o, "meaning")) > 0);
+        json_decref(o);
+        free(text);
+        const char *listed, *meaning;
+        for (int i = 0; (listed = kd_job_key(i, &meaning)) && strcmp(listed, key) != 0;)
+            i++;
+        assert_non_null(listed);
         const json_t *at = root;
         for (part = strtok_r(key, ".", &rest); part; part = strtok_r(NULL, ".", &rest)) {
             const json_t *one = json_array_get(json_object_get(at, "anyOf"), 0);
@@ -72,6 +82,10 @@ static void test_job_docs_explained(void **state)
     assert_true(keys > 100);
     kd_assert_fails(kd_job_explain("distill.los.temperature", &text, &diag), KD_ENOENT, &diag,
                     "did you mean distill.loss.temperature?");
+    kd_assert_fails(kd_job_explain("distill.loss.temp", &text, &diag), KD_ENOENT, &diag,
+                    "did you mean distill.loss.temperature?");
+    kd_assert_fails(kd_job_explain_json("distill.loss.t", &text, &diag), KD_ENOENT, &diag,
+                    "no key \"distill.loss.t\"");
     kd_assert_ok(kd_job_explain(NULL, &text, &diag), &diag);
     assert_non_null(strstr(text, "student"));
     free(text);
