@@ -6,9 +6,9 @@
 #include "pictures.h"
 
 #include "compress/quantise.h"
-#include "kd/file.h"
 #include "models/onnx.h"
 #include "models_out.h"
+#include "out_file.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -67,6 +67,8 @@ static int read_options(kd_cli *cli, const kd_args *args, kd_quantise_options *q
     if (!kd_args_value(args, "data") || !kd_args_value(args, "output"))
         return kd_usage(cli, "quantize", "distill quantize MODEL --data FOLDER -o FILE",
                         "quantize needs --data and -o");
+    if (kd_out_file_check(kd_args_value(args, "output"), &diag) != 0)
+        return kd_usage(cli, "quantize", NULL, "%s", diag.msg);
     return KD_EXIT_OK;
 }
 
@@ -87,7 +89,6 @@ static int run(kd_cli *cli, const kd_args *args, const kd_predictor *p, calibrat
     kd_diag diag = {0};
     kd_quantised q;
     const char *path = kd_args_value(args, "output");
-    size_t bytes;
     int code = kd_pictures_add(cli, kd_args_value(args, "data"), &c->found);
     if (code != KD_EXIT_OK)
         return code;
@@ -98,14 +99,14 @@ static int run(kd_cli *cli, const kd_args *args, const kd_predictor *p, calibrat
     int rc = c->rgb ? kd_quantise(p->net.graph, p->net.vector, opt, &q, &diag)
                     : kd_fail(&diag, -KD_ENOMEM, "no memory for a picture");
     if (rc == 0) {
-        kd_model_file_info info = p->net.info;
-        info.has_preprocess = true;
-        info.preprocess = (enum kd_preprocess)p->preprocess;
-        info.size = p->w;
-        rc = kd_model_write(path, kd_model_format_of_path(path), q.graph, q.vector, &info, &bytes,
-                            &diag);
+        kd_buf file;
+        const kd_model_file_info info = kd_model_about(p);
+        rc = kd_model_pack(kd_model_format_of_path(path), q.graph, q.vector, &info, &file, &diag);
         if (rc == 0)
-            report(cli, path, p, opt, &q, bytes);
+            rc = kd_out_files_write(&(kd_out_file){path, file.data, file.len}, 1, &diag);
+        if (rc == 0)
+            report(cli, path, p, opt, &q, file.len);
+        kd_buf_clear(&file);
         kd_quantised_clear(&q);
     }
     if (rc == 0)
