@@ -4,6 +4,7 @@
 #include "data/resize.h"
 #include "data/view.h"
 #include "kd/file.h"
+#include "kd/text.h"
 #include "output.h"
 
 #include <math.h>
@@ -33,6 +34,68 @@ static int read_flags(const kd_cli *cli, const char *verb, const kd_args *args,
     return KD_EXIT_OK;
 }
 
+/* Cuts the text into lines. NULL: no memory. */
+static char **cut_lines(char *text, int *out_n)
+{
+    size_t most = 1;
+    for (const char *c = text; *c; c++)
+        most += *c == '\n';
+    char **lines = calloc(most, sizeof *lines);
+    *out_n = 0;
+    for (char *line = text, *next; lines && line && *line; line = next) {
+        next = strchr(line, '\n');
+        if (next)
+            *next++ = '\0';
+        line[strcspn(line, "\r")] = '\0';
+        lines[(*out_n)++] = line;
+    }
+    return lines;
+}
+
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* What files of every kind can hold, and what tells one class from another. */
+static int check_names(const char *path, char **names, int n, kd_diag *diag)
+{
+    for (int i = 0; i < n; i++) {
+        if (!*names[i])
+            return kd_fail(diag, -KD_EINVAL, "%s:%d: the name of the class is empty", path, i + 1);
+        if (!kd_utf8_valid(names[i]))
+            return kd_fail(diag, -KD_EINVAL, "%s:%d: the name of the class is not UTF-8", path,
+                           i + 1);
+    }
+    char **sorted = malloc((size_t)n * sizeof *sorted + 1);
+    if (!sorted)
+        return kd_fail(diag, -KD_ENOMEM, "no memory for the names of classes");
+    if (n > 0)
+        memcpy(sorted, names, (size_t)n * sizeof *sorted);
+    qsort(sorted, (size_t)n, sizeof *sorted, by_text);
+    int rc = 0;
+    for (int i = 1; i < n && rc == 0; i++)
+        if (strcmp(sorted[i - 1], sorted[i]) == 0)
+            rc = kd_fail(diag, -KD_EINVAL, "%s: the class name `%.80s` stands there twice", path,
+                         sorted[i]);
+    free(sorted);
+    return rc;
+}
+
+/* Makes copies of the lines in place. */
+static int keep_names(char **names, int n, kd_loaded *p, kd_diag *diag)
+{
+    for (int i = 0; i < n; i++)
+        if (!(names[i] = strdup(names[i]))) {
+            kd_class_names_free(names, i);
+            return kd_fail(diag, -KD_ENOMEM, "no memory for the names of classes");
+        }
+    kd_class_names_free(p->info.classes, p->info.n_classes);
+    p->info.classes = names;
+    p->info.n_classes = n;
+    return 0;
+}
+
 /* One name a line; an empty line at the end does not count. */
 static int read_classes(const char *path, kd_loaded *p, kd_diag *diag)
 {
@@ -41,31 +104,34 @@ static int read_classes(const char *path, kd_loaded *p, kd_diag *diag)
     int rc = kd_file_read(path, MAX_CLASS_FILE, &text, &len, diag), n = 0;
     if (rc != 0)
         return rc;
-    char **names = calloc((size_t)p->n_classes + 1, sizeof *names);
-    bool memory = names != NULL;
-    for (char *line = text, *next; memory && line && *line; line = next) {
-        next = strchr(line, '\n');
-        if (next)
-            *next++ = '\0';
-        line[strcspn(line, "\r")] = '\0';
-        if (n < p->n_classes)
-            memory = (names[n] = strdup(line)) != NULL;
-        n += memory;
-    }
-    if (!memory)
+    char **names = NULL;
+    if (memchr(text, '\0', len))
+        rc = kd_fail(diag, -KD_EINVAL, "%s is no text: there is a NUL byte in it", path);
+    else if (!(names = cut_lines(text, &n)))
         rc = kd_fail(diag, -KD_ENOMEM, "no memory for the names of classes");
-    else if (n != p->n_classes)
+    else if (n > 0 && !*names[n - 1])
+        n--;
+    if (rc == 0)
+        rc = check_names(path, names, n, diag);
+    if (rc == 0 && n != p->n_classes)
         rc = kd_fail(diag, -KD_EINVAL, "%s names %d classes, the network has %d", path, n,
                      p->n_classes);
+    if (rc == 0)
+        rc = keep_names(names, n, p, diag);
+    else
+        free(names);
     free(text);
-    if (rc != 0) {
-        kd_class_names_free(names, KD_MIN(n, p->n_classes));
-        return rc;
-    }
-    kd_class_names_free(p->info.classes, p->info.n_classes);
-    p->info.classes = names;
-    p->info.n_classes = n;
-    return 0;
+    return rc;
+}
+
+static int check_size(const char *path, int size, const kd_loaded *net, kd_diag *diag)
+{
+    const kd_node *in = &net->graph->nodes[0];
+    return !size || (size == in->w && size == in->h)
+               ? 0
+               : kd_fail(diag, -KD_EINVAL,
+                         "%s is for pictures of %d x %d pixels, not of %d (--size)", path, in->w,
+                         in->h, size);
 }
 
 /* What the file says and what was asked for must go together. */
@@ -77,9 +143,9 @@ static int settle(const char *path, const kd_predict_options *opt, kd_predictor 
     if (in->c != 3)
         return kd_fail(diag, -KD_EUNSUP, "%s wants pictures of %d channel(s); 3 are given", path,
                        in->c);
-    if (opt->size && (opt->size != in->w || opt->size != in->h))
-        return kd_fail(diag, -KD_EINVAL, "%s is for pictures of %d x %d pixels, not of %d (--size)",
-                       path, in->w, in->h, opt->size);
+    int rc = check_size(path, opt->size, &p->net, diag);
+    if (rc != 0)
+        return rc;
     p->preprocess = opt->preprocess;
     if (p->preprocess < 0 && p->net.info.has_preprocess)
         p->preprocess = (int)p->net.info.preprocess;
@@ -118,7 +184,12 @@ int kd_model_start(const kd_cli *cli, const char *verb, const kd_args *args, kd_
     uint64_t size;
     if (kd_args_u64(args, "size", 1, 4096, 0, &size, &diag) != 0)
         return kd_usage(cli, verb, NULL, "%s", diag.msg);
-    const int rc = kd_loaded_open_file(args->operands[0], (int)size, out, &diag);
+    kd_loaded net;
+    int rc = kd_loaded_open_file(args->operands[0], (int)size, &net, &diag);
+    if (rc == 0 && (rc = check_size(args->operands[0], (int)size, &net, &diag)) != 0)
+        kd_loaded_clear(&net);
+    if (rc == 0)
+        *out = net;
     return rc == 0 ? KD_EXIT_OK : complain(cli, rc, &diag);
 }
 
@@ -131,7 +202,14 @@ int kd_predictor_start(const kd_cli *cli, const char *verb, const kd_args *args,
         return code;
     kd_cli_catch_signals();
     const int rc = kd_predictor_open(args->operands[0], &opt, out, &diag);
-    return rc == 0 ? KD_EXIT_OK : complain(cli, rc, &diag);
+    if (rc != 0)
+        return complain(cli, rc, &diag);
+    if (!out->net.info.classes)
+        kd_say(cli,
+               "%s does not name its classes: they have numbers; --classes FILE names them, one a "
+               "line",
+               args->operands[0]);
+    return KD_EXIT_OK;
 }
 
 void kd_predictor_clear(kd_predictor *p)

@@ -76,8 +76,8 @@ static void report(kd_cli *cli, const char *path, const kd_predictor *p,
                    const kd_quantise_options *opt, const kd_quantised *q, size_t bytes)
 {
     char a[KD_FMT], b[KD_FMT];
-    kd_out(cli, "%s: %d of %d convolutions in 8 bits; %s, in float32 %s", path, q->int8,
-           q->convolutions, kd_fmt_bytes((double)bytes, a),
+    kd_out(cli, "%s: %d of %d convolution%s in 8 bits; %s, in float32 %s", path, q->int8,
+           q->convolutions, q->convolutions == 1 ? "" : "s", kd_fmt_bytes((double)bytes, a),
            kd_fmt_bytes((double)p->net.graph->vector_len * sizeof(float), b));
     kd_out(cli, "calibrated with %s on %zu pictures: the same answer on %zu of them, KL %.5f nats",
            kd_calibrate_word(opt->method), opt->n, q->agree, q->kl);

@@ -235,6 +235,17 @@ static void test_models_evaluate(void **state)
            "--classes", names);
     check_evaluation();
     kd_run_drop(&g_out, &g_err);
+    /* So does a file of ours that lacks them. */
+    char silent[400];
+    snprintf(silent, sizeof silent, "%s/silent.safetensors", g_nets.dir);
+    kd_write_safetensors(silent, g_nets.graph, g_nets.vector, &(kd_model_file_info){.model = "m"});
+    EXPECT(2, "evaluate", silent, g_data);
+    kd_assert_has(g_err, "--preprocess");
+    kd_run_drop(&g_out, &g_err);
+    EXPECT(0, "evaluate", silent, g_data, "-o", "json", "--preprocess", "symmetric", "--classes",
+           names);
+    check_evaluation();
+    kd_run_drop(&g_out, &g_err);
     EXPECT(0, "evaluate", g_nets.ours, g_data);
     kd_assert_has(g_out, "PRECISION");
     kd_assert_has(g_out, "TRUE CLASS");
@@ -274,6 +285,9 @@ static void test_models_bench(void **state)
     kd_run_drop(&g_out, &g_err);
     EXPECT(0, "bench", g_nets.ours, "--seconds", "1");
     kd_assert_has(g_out, "pictures a second");
+    kd_run_drop(&g_out, &g_err);
+    EXPECT(2, "bench", g_nets.ours, "--size", "48");
+    kd_assert_has(g_err, "24 x 24 pixels, not of 48");
     kd_run_drop(&g_out, &g_err);
 }
 

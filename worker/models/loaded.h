@@ -23,8 +23,9 @@ typedef struct kd_loaded {
 } kd_loaded;
 
 /* bytes are borrowed during the call; `name` is for messages. Which kind of file it is shows in its
- * bytes. Hostile files are safe. The digest of its parameters, where it names one,
- * is checked. Errors: -KD_EDATA (damaged; or safetensors without a graph in its metadata), those of
+ * bytes, else in its name. Hostile files are safe. The digest of its parameters, where it names
+ * one, is checked. A file may lack preprocessing and classes; its size is then that of its graph.
+ * Errors: -KD_EDATA (damaged; or safetensors without a graph in its metadata), those of
  * kd_onnx_read. */
 int kd_loaded_open(const uint8_t *bytes, size_t len, const char *name, kd_loaded *out,
                    kd_diag *diag) KD_MUST_CHECK;
