@@ -59,8 +59,8 @@ static void network(const kd_predictor *p, const kd_card_file *file, kd_buf *b)
             ? "size of the source text, several times what is compiled of it"
             : "size of the file",
         kd_fmt_bytes((double)file->bytes, a));
-    snprintf(text, sizeof text, "%d x %d pixels, red, green, blue, `%s`", p->w, p->h,
-             kd_preprocess_word(p->preprocess));
+    snprintf(text, sizeof text, "%d x %d pixels, %s, `%s`", p->w, p->h,
+             p->channels == 1 ? "grey" : "red, green, blue", kd_preprocess_word(p->preprocess));
     kd_buf_printf(b, "| input | %s |\n", text);
     kd_buf_printf(b, "| classes | %d", p->net.n_classes);
     for (int c = 0; c < p->net.n_classes && info->classes && c < 100; c++) {

@@ -21,7 +21,7 @@ static const kd_opt g_opts[] = {
     {"output", 'o', "FILE", "where it goes; of C the source, its header beside it"},
     {"card", 0, "FILE", "a model card (Markdown) besides"},
     {"data", 0, "FOLDER", "labelled pictures, for the accuracy on the card"},
-    {"list", 0, "FILE", "a list in it, as in `distill evaluate`"},
+    KD_SCORING_FLAGS,
     KD_PREDICT_FLAGS,
 };
 
@@ -68,14 +68,16 @@ static int make_c(const kd_predictor *p, const kd_model_file_info *info, const c
 static int make_card(kd_cli *cli, const kd_args *args, const kd_predictor *p,
                      enum kd_model_format format, made *m)
 {
-    const char *data = kd_args_value(args, "data");
-    const char *file = kd_args_value(args, "output"), *slash = strrchr(file, '/');
+    const char *data = kd_args_value(args, "data"), *file = kd_args_value(args, "output"),
+               *slash = strrchr(file, '/');
     kd_scoring scoring;
     kd_timing timing;
     kd_diag diag = {0};
     if (data) {
-        const int code =
-            kd_scoring_run(cli, p, data, kd_args_value(args, "list"), kd_lanes_cpus(), &scoring);
+        kd_scoring_data from;
+        int code = kd_scoring_flags(cli, "export", args, data, &from);
+        if (code == KD_EXIT_OK)
+            code = kd_scoring_run(cli, p, &from, kd_lanes_cpus(), &scoring);
         if (code != KD_EXIT_OK)
             return code;
     }
@@ -148,8 +150,8 @@ static int run(kd_cli *cli, const kd_args *args, const kd_predictor *p, enum kd_
     if (rc != 0)
         return complain(cli, rc, &diag);
     if (format == KD_FORMAT_C)
-        kd_out(cli, "%s and %s: %s_run_rgb(), %s of memory for values", path, m->header_path,
-               m->prefix, kd_fmt_bytes((double)m->memory, a));
+        kd_out(cli, "%s and %s: %s_run%s(), %s of memory for values", path, m->header_path,
+               m->prefix, p->channels == 3 ? "_rgb" : "", kd_fmt_bytes((double)m->memory, a));
     else
         kd_out(cli, "%s: %s", path, kd_fmt_bytes((double)m->file.len, a));
     return KD_EXIT_OK;

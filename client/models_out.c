@@ -27,6 +27,7 @@ kd_model_file_info kd_model_about(const kd_predictor *p)
     info.has_preprocess = true;
     info.preprocess = (enum kd_preprocess)p->preprocess;
     info.size = p->w;
+    info.grey = p->channels == 1;
     return info;
 }
 

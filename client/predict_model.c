@@ -140,9 +140,10 @@ static int settle(const char *path, const kd_predict_options *opt, kd_predictor 
     const kd_node *in = &p->net.graph->nodes[0];
     p->w = in->w;
     p->h = in->h;
-    if (in->c != 3)
-        return kd_fail(diag, -KD_EUNSUP, "%s wants pictures of %d channel(s); 3 are given", path,
-                       in->c);
+    p->channels = in->c;
+    if (in->c != 3 && in->c != 1)
+        return kd_fail(diag, -KD_EUNSUP, "%s wants pictures of %d channels; 3 or 1 can be given",
+                       path, in->c);
     int rc = check_size(path, opt->size, &p->net, diag);
     if (rc != 0)
         return rc;
@@ -153,6 +154,11 @@ static int settle(const char *path, const kd_predict_options *opt, kd_predictor 
         return kd_fail(diag, -KD_EINVAL,
                        "%s does not say how its pictures are prepared; name it with --preprocess "
                        "unit (0 to 1), symmetric (-1 to 1) or imagenet (mean and deviation)",
+                       path);
+    if (in->c == 1 && p->preprocess == KD_PRE_IMAGENET)
+        return kd_fail(diag, -KD_EINVAL,
+                       "%s wants grey pictures, which preprocessing imagenet is not for; name it "
+                       "with --preprocess unit or symmetric",
                        path);
     return opt->classes ? read_classes(opt->classes, &p->net, diag) : 0;
 }
@@ -178,6 +184,15 @@ static int complain(const kd_cli *cli, int rc, const kd_diag *diag)
     return rc == -KD_EINVAL ? KD_EXIT_USAGE : KD_EXIT_FAILURE;
 }
 
+static void warn(const kd_cli *cli, const char *path, const kd_loaded *net)
+{
+    if (net->changed)
+        kd_say(cli,
+               "%s: its parameters are not those that its metadata name: it was changed by another "
+               "program, or is damaged",
+               path);
+}
+
 int kd_model_start(const kd_cli *cli, const char *verb, const kd_args *args, kd_loaded *out)
 {
     kd_diag diag = {0};
@@ -188,9 +203,11 @@ int kd_model_start(const kd_cli *cli, const char *verb, const kd_args *args, kd_
     int rc = kd_loaded_open_file(args->operands[0], (int)size, &net, &diag);
     if (rc == 0 && (rc = check_size(args->operands[0], (int)size, &net, &diag)) != 0)
         kd_loaded_clear(&net);
-    if (rc == 0)
-        *out = net;
-    return rc == 0 ? KD_EXIT_OK : complain(cli, rc, &diag);
+    if (rc != 0)
+        return complain(cli, rc, &diag);
+    warn(cli, args->operands[0], &net);
+    *out = net;
+    return KD_EXIT_OK;
 }
 
 int kd_predictor_start(const kd_cli *cli, const char *verb, const kd_args *args, kd_predictor *out)
@@ -204,6 +221,7 @@ int kd_predictor_start(const kd_cli *cli, const char *verb, const kd_args *args,
     const int rc = kd_predictor_open(args->operands[0], &opt, out, &diag);
     if (rc != 0)
         return complain(cli, rc, &diag);
+    warn(cli, args->operands[0], &out->net);
     if (!out->net.info.classes)
         kd_say(cli,
                "%s does not name its classes: they have numbers; --classes FILE names them, one a "
@@ -284,6 +302,27 @@ void kd_predict_top(const float *logits, int n, int top, kd_prediction *out)
     }
 }
 
+static uint8_t grey_of(const uint8_t *c)
+{
+    return (uint8_t)((c[0] * 19595U + c[1] * 38470U + c[2] * 7471U + 0x8000U) >> 16);
+}
+
+void kd_predict_floats(const kd_predictor *p, const uint8_t *rgb, float *input)
+{
+    const size_t pixels = (size_t)p->w * (size_t)p->h;
+    uint8_t greys[256][3];
+    float table[256][3];
+    if (p->channels == 3) {
+        kd_view_to_float(p->preprocess, rgb, pixels, input);
+        return;
+    }
+    for (size_t v = 0; v < 256; v++)
+        memset(greys[v], (int)v, sizeof greys[v]);
+    kd_view_to_float(p->preprocess, greys[0], 256, table[0]);
+    for (size_t i = 0; i < pixels; i++)
+        input[i] = table[grey_of(rgb + 3 * i)][0];
+}
+
 int kd_predict_bytes(const kd_predictor *p, const void *bytes, size_t len, uint8_t *rgb,
                      float *input, kd_diag *diag)
 {
@@ -293,7 +332,7 @@ int kd_predict_bytes(const kd_predictor *p, const void *bytes, size_t len, uint8
         rc = kd_image_resize(&im, p->w, p->h, rgb, diag);
     kd_image_free(&im);
     if (rc == 0)
-        kd_view_to_float(p->preprocess, rgb, (size_t)p->w * (size_t)p->h, input);
+        kd_predict_floats(p, rgb, input);
     return rc;
 }
 

@@ -300,6 +300,10 @@ static int start(kd_cli *cli, const kd_args *args)
         rc = read_tls(v, args);
     if (rc == KD_EXIT_OK)
         rc = kd_predictor_start(cli, "serve", args, &v->serve.net);
+    if (rc == KD_EXIT_OK && v->serve.net.channels != 3) {
+        kd_error(cli, "%s wants grey pictures, which are not served", args->operands[0]);
+        rc = KD_EXIT_FAILURE;
+    }
     if (rc == KD_EXIT_OK)
         rc = settle(v);
     if (rc == KD_EXIT_OK)

@@ -91,7 +91,7 @@ int kd_class_names_split(const char *text, char ***out_names, int *out_n)
 /* ---- safetensors */
 
 /* What the file says of itself must be what its network is. */
-static int settle_info(const char *name, kd_loaded *out, kd_diag *diag)
+static int settle_info(const char *name, bool onnx, kd_loaded *out, kd_diag *diag)
 {
     const kd_node *first = &out->graph->nodes[0];
     const kd_model_file_info *info = &out->info;
@@ -106,11 +106,14 @@ static int settle_info(const char *name, kd_loaded *out, kd_diag *diag)
     const kd_digest have = kd_digest_of(out->vector, out->graph->vector_len * sizeof(float));
     char hex[KD_DIGEST_HEX];
     kd_digest_hex(&have, hex);
-    if (*info->digest && strcmp(info->digest, hex) != 0)
+    out->changed = *info->digest && strcmp(info->digest, hex) != 0;
+    if (out->changed && !onnx)
         return kd_fail(diag, -KD_EDATA,
                        "%s is damaged or was changed: its parameters have the digest %s, it says "
-                       "%s; fetch it again, or take the metadata `distilld.digest` out",
+                       "%s; fetch it again",
                        name, hex, info->digest);
+    if (out->changed)
+        out->info.digest[0] = '\0';
     return 0;
 }
 
@@ -137,7 +140,7 @@ static int fill(const kd_st_file *f, const void *bytes, size_t len, const char *
     if (!rc && new_head)
         rc = kd_fail(diag, -KD_EDATA, "%s: its last layer is not the one of its graph", name);
     out->ours = true;
-    return rc ? rc : settle_info(name, out, diag);
+    return rc ? rc : settle_info(name, false, out, diag);
 }
 
 static int open_weights(const uint8_t *bytes, size_t len, const char *name, kd_loaded *out,
@@ -173,7 +176,7 @@ static int open_onnx(const uint8_t *bytes, size_t len, const char *name,
     if (!info.ours)
         out->info.size = 0;
     kd_onnx_info_clear(&info);
-    return settle_info(name, out, diag);
+    return settle_info(name, true, out, diag);
 }
 
 static int open_bytes(const uint8_t *bytes, size_t len, const char *name,
@@ -269,7 +272,7 @@ int kd_loaded_describe(const kd_graph *g, const kd_model_file_info *info, kd_loa
     say(out, "size", out->size);
     say(out, "mean", mean);
     say(out, "std", std);
-    say(out, "channels", mean ? "rgb" : NULL);
+    say(out, "channels", !mean ? NULL : info->grey ? "grey" : "rgb");
     say(out, "model", info->model);
     say(out, "padding", info->has_padding ? names[info->pad_tf] : NULL);
     say(out, "label_smoothing", out->smoothing);
