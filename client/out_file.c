@@ -13,7 +13,7 @@
 /* Where a file goes. */
 typedef struct target {
     const char *name; /* as it was given */
-    char *path;       /* behind all links */
+    char *path;       /* of a file: behind all links */
     char *temporary;  /* NULL: it is written to as it is */
     int fd;
 } target;
@@ -46,10 +46,11 @@ static int find(const char *name, target *t, kd_diag *diag)
     if (!there && lstat(name, &st) == 0)
         return kd_fail(diag, -KD_EINVAL, "%s is a link to what is not there, or may not be seen",
                        name);
-    t->path = there ? realpath(name, NULL) : strdup(name);
+    const bool as_it_is = there && !S_ISREG(st.st_mode);
+    t->path = there && !as_it_is ? realpath(name, NULL) : strdup(name);
     if (!t->path)
         return fail(diag, "find", name);
-    if (there && !S_ISREG(st.st_mode))
+    if (as_it_is)
         return 0;
     if (asprintf(&t->temporary, "%s.tmp-XXXXXX", t->path) < 0) {
         t->temporary = NULL;
@@ -124,7 +125,7 @@ int kd_out_files_write(const kd_out_file *files, size_t n, kd_diag *diag)
         rc = find(files[found].path, &targets[found], diag);
         found++;
         for (size_t i = 0; rc == 0 && i + 1 < found; i++)
-            if (strcmp(targets[i].path, targets[found - 1].path) == 0)
+            if (targets[i].temporary && strcmp(targets[i].path, targets[found - 1].path) == 0)
                 rc = kd_fail(diag, -KD_EINVAL, "%s would be written twice", files[i].path);
     }
     for (size_t i = 0; rc == 0 && i < n; i++)

@@ -144,6 +144,18 @@ static void test_out_devices_stay_devices(void **state)
     kd_assert_has(g_err, "cannot write /dev/full: No space left");
     kd_run_drop(&g_out, &g_err);
     assert_true(S_ISCHR(mode_of("/dev/null")) && S_ISCHR(mode_of("/dev/full")));
+    /* A pipe, here one with a name, has a reader that gets all of it. */
+    char command[1200];
+    assert_int_equal(mkfifo(at("pipe"), 0600), 0);
+    snprintf(command, sizeof command, "cat %s >%s", at("pipe"), at("copy.onnx"));
+    FILE *reader = popen(command, "r");
+    assert_non_null(reader);
+    EXPECT(0, "export", g_nets.ours, "-f", "onnx", "-o", at("pipe"));
+    kd_run_drop(&g_out, &g_err);
+    assert_int_equal(pclose(reader), 0);
+    assert_true(S_ISFIFO(mode_of(at("pipe"))));
+    EXPECT(0, "inspect", at("copy.onnx"));
+    kd_run_drop(&g_out, &g_err);
     static const char *const refused[] = {"-", "/dev/stdout", "/", ""};
     for (size_t i = 0; i < KD_COUNT(refused); i++) {
         EXPECT(2, "export", g_nets.ours, "-f", "onnx", "-o", refused[i]);
