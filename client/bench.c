@@ -34,8 +34,9 @@ static void print_table(kd_cli *cli, const kd_loaded *net, const kd_timing *t)
     kd_out(cli, "batches of %d: %s pictures a second, %s million multiply-adds a second",
            KD_TIMING_BATCH, kd_fmt_figure(t->throughput, a),
            kd_fmt_figure(macs * t->throughput / 1e6, b));
-    kd_out(cli, "%s of memory for one picture; %d convolutions in 8 bits; one thread of %s (%s)",
-           kd_fmt_bytes((double)t->arena, a), t->int8_tasks, t->cpu, t->isa);
+    kd_out(cli, "%s of memory for one picture; %d convolution%s in 8 bits; one thread of %s (%s)",
+           kd_fmt_bytes((double)t->arena, a), t->int8_tasks, t->int8_tasks == 1 ? "" : "s", t->cpu,
+           t->isa);
 }
 
 static int start(kd_cli *cli, const kd_args *args)

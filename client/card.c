@@ -23,7 +23,22 @@ static void row(kd_buf *b, const char *key, const char *value)
     kd_buf_str(b, " |\n");
 }
 
-static void network(const kd_predictor *p, const char *file, size_t bytes, kd_buf *b)
+/* ONNX and C have values of 16 bits as float32. */
+static void numbers(const kd_predictor *p, enum kd_model_format format, kd_buf *b)
+{
+    const enum kd_half half = p->net.info.half;
+    char text[64] = "float32";
+    if (kd_graph_is_int8(p->net.graph))
+        snprintf(text, sizeof text, "%s",
+                 format == KD_FORMAT_C ? "weights in 8 bits, computed in float32" : "8 bits");
+    else if (half != KD_HALF_NONE && format == KD_FORMAT_SAFETENSORS)
+        snprintf(text, sizeof text, "weights in %s, computed in float32", kd_half_name(half));
+    else if (half != KD_HALF_NONE)
+        snprintf(text, sizeof text, "float32, weights rounded to %s", kd_half_name(half));
+    row(b, "numbers", text);
+}
+
+static void network(const kd_predictor *p, const kd_card_file *file, kd_buf *b)
 {
     const kd_model_file_info *info = &p->net.info;
     char a[KD_FMT], text[128];
@@ -37,11 +52,15 @@ static void network(const kd_predictor *p, const char *file, size_t bytes, kd_bu
     if (p->net.graph->vector_len)
         row(b, "parameters that are zero",
             kd_fmt_percent((double)zeros / (double)p->net.graph->vector_len, a));
-    row(b, "numbers", kd_graph_is_int8(p->net.graph) ? "8 bits" : "float32");
-    row(b, "file", file);
-    row(b, "size of the file", kd_fmt_bytes((double)bytes, a));
-    snprintf(text, sizeof text, "%d x %d pixels, red, green, blue, `%s`", p->w, p->h,
-             kd_preprocess_word(p->preprocess));
+    numbers(p, file->format, b);
+    row(b, "file", file->name);
+    row(b,
+        file->format == KD_FORMAT_C
+            ? "size of the source text, several times what is compiled of it"
+            : "size of the file",
+        kd_fmt_bytes((double)file->bytes, a));
+    snprintf(text, sizeof text, "%d x %d pixels, %s, `%s`", p->w, p->h,
+             p->channels == 1 ? "grey" : "red, green, blue", kd_preprocess_word(p->preprocess));
     kd_buf_printf(b, "| input | %s |\n", text);
     kd_buf_printf(b, "| classes | %d", p->net.n_classes);
     for (int c = 0; c < p->net.n_classes && info->classes && c < 100; c++) {
@@ -61,7 +80,9 @@ static void origin(const kd_predictor *p, kd_buf *b)
     row(b, "digest of the parameters", info->digest);
 }
 
-static void accuracy(const kd_scoring *s, const char *data, kd_buf *b)
+/* Of C: what was measured is the network in `distill`. */
+static void accuracy(const kd_predictor *p, const kd_card_file *file, const kd_scoring *s,
+                     const char *data, kd_buf *b)
 {
     kd_buf_str(b, "\n## How good it is\n\n");
     if (!s) {
@@ -77,6 +98,10 @@ static void accuracy(const kd_scoring *s, const char *data, kd_buf *b)
                   "| cross-entropy | %.4f nats |\n| calibration error (ECE) | %.4f |\n",
                   s->data, f->n, 100 * (double)f->correct / (double)f->n, 100 * s->lo, 100 * s->hi,
                   100 * (double)f->top5 / (double)f->n, f->loss, f->ece);
+    if (file->format == KD_FORMAT_C && kd_graph_is_int8(p->net.graph))
+        kd_buf_str(b,
+                   "\nMeasured with values between layers in 8 bits, as `distill` computes; the C "
+                   "code keeps them in\nfloat32, so single answers may differ.\n");
 }
 
 static void speed(const kd_timing *t, kd_buf *b)
@@ -94,7 +119,7 @@ static void speed(const kd_timing *t, kd_buf *b)
     kd_buf_printf(b, "| memory | %s |\n", kd_fmt_bytes((double)t->arena, a));
 }
 
-void kd_card_write(const kd_predictor *p, const char *file, size_t bytes, const kd_timing *timing,
+void kd_card_write(const kd_predictor *p, const kd_card_file *file, const kd_timing *timing,
                    const kd_scoring *scoring, const char *data, kd_buf *out)
 {
     kd_buf_str(out, "# ");
@@ -102,8 +127,8 @@ void kd_card_write(const kd_predictor *p, const char *file, size_t bytes, const 
     kd_buf_str(out,
                "\n\nWritten by distilld " KD_VERSION " from the file's own metadata and what was "
                "measured at export.\n");
-    network(p, file, bytes, out);
+    network(p, file, out);
     origin(p, out);
-    accuracy(scoring, data, out);
+    accuracy(p, file, scoring, data, out);
     speed(timing, out);
 }

@@ -3,8 +3,8 @@
 #include "artefact.h"
 #include "format.h"
 #include "list.h"
+#include "out_file.h"
 
-#include "kd/file.h"
 #include "kd/hash.h"
 #include "store/network.h"
 
@@ -148,7 +148,7 @@ static int write_network(const char *job, const Distill__V1__ListCheckpointsRepl
                              diag);
     }
     if (rc == 0)
-        rc = kd_file_write(path, out.data, out.len, diag);
+        rc = kd_out_files_write(&(kd_out_file){path, out.data, out.len}, 1, diag);
     kd_buf_clear(&out);
     free(vector);
     kd_st_close(f);

@@ -11,7 +11,7 @@
 #define MATRIX_COLUMNS (KD_TABLE_COLUMNS - 1)
 
 static const kd_opt g_opts[] = {
-    {"list", 0, "FILE", "a list in DATA, `PICTURE<TAB>CLASS` a line (all that its folders hold)"},
+    KD_SCORING_FLAGS,
     KD_PREDICT_FLAGS,
     {"threads", 0, "N", "pictures at once (as many as there are CPUs)"},
 };
@@ -114,10 +114,13 @@ static int start(kd_cli *cli, const kd_args *args)
     if (kd_args_u64(args, "threads", 1, KD_LANES_MAX, (uint64_t)kd_lanes_cpus(), &threads, &diag) !=
         0)
         return kd_usage(cli, "evaluate", NULL, "%s", diag.msg);
-    int rc = kd_predictor_start(cli, "evaluate", args, &p);
+    kd_scoring_data data;
+    int rc = kd_scoring_flags(cli, "evaluate", args, args->operands[1], &data);
+    if (rc == KD_EXIT_OK)
+        rc = kd_predictor_start(cli, "evaluate", args, &p);
     if (rc != KD_EXIT_OK)
         return rc;
-    rc = kd_scoring_run(cli, &p, args->operands[1], kd_args_value(args, "list"), (int)threads, &s);
+    rc = kd_scoring_run(cli, &p, &data, (int)threads, &s);
     if (rc == KD_EXIT_OK) {
         if (cli->json)
             rc = print_json(cli, &p, args->operands[0], &s);
@@ -136,7 +139,8 @@ const kd_verb kd_verb_evaluate = {
     .operands = "MODEL DATA",
     .summary = "how good a network is on a folder of labelled pictures, on this machine",
     .help =
-        "DATA is a folder of class folders, or the data folder of a job with --list val.txt. The\n"
+        "DATA is a folder of class folders, or the data folder of a job with --list val.txt; with\n"
+        "--data-format one of IDX, CIFAR or npy files. The\n"
         "figures are those of a job's evaluate stage: top-1 with its interval, top-5, each "
         "class's\n"
         "precision, recall and F1, the confusion matrix, the mean cross-entropy, and the expected\n"

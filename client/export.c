@@ -4,10 +4,10 @@
 #include "format.h"
 #include "json.h"
 #include "models_out.h"
+#include "out_file.h"
 #include "output.h"
 
 #include "compress/c_write.h"
-#include "kd/file.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,85 +22,74 @@ static const kd_opt g_opts[] = {
     {"output-file", 'O', "FILE", "where it goes; of C the source, its header beside it"},
     {"card", 0, "FILE", "a model card (Markdown) besides"},
     {"data", 0, "FOLDER", "labelled pictures, for the accuracy on the card"},
-    {"list", 0, "FILE", "a list in it, as in `distill evaluate`"},
+    KD_SCORING_FLAGS,
     KD_PREDICT_FLAGS,
 };
 
 /* PATH.c -> PATH.h */
-static char *header_path(const char *path)
+static int find_header(const char *path, char **out, kd_diag *diag)
 {
     const char *slash = strrchr(path, '/'), *dot = strrchr(slash ? slash : path, '.');
-    char *out = NULL;
-    if (asprintf(&out, "%.*s.h", (int)(dot ? dot - path : (long)strlen(path)), path) < 0)
-        return NULL;
-    return out;
-}
-
-/* said: what programs are told of it besides. */
-static int write_c(kd_cli *cli, const kd_predictor *p, const kd_model_file_info *info,
-                   const char *path, json_t *said, size_t *out_bytes, kd_diag *diag)
-{
-    char prefix[KD_C_PREFIX], a[KD_FMT];
-    kd_buf header, source;
-    size_t memory;
-    char *beside = header_path(path);
-    if (!beside)
-        return kd_fail(diag, -KD_ENOMEM, "no memory for the name of a header");
-    if (strcmp(beside, path) == 0) {
-        free(beside);
+    if (!dot || strcmp(dot, ".h") == 0)
         return kd_fail(diag, -KD_EINVAL,
-                       "-O names the C file, for example model.c; its header is "
-                       "written beside it");
-    }
-    const char *slash = strrchr(beside, '/');
-    kd_c_prefix(path, prefix);
-    kd_buf_init(&header, MAX_CARD);
-    kd_buf_init(&source, MAX_C);
-    int rc = kd_c_write(p->net.graph, p->net.vector, info, prefix, slash ? slash + 1 : beside,
-                        &header, &source, &memory, diag);
-    if (rc == 0)
-        rc = kd_file_write(beside, header.data, header.len, diag);
-    if (rc == 0)
-        rc = kd_file_write(path, source.data, source.len, diag);
-    if (rc == 0 && !cli->json)
-        kd_out(cli, "%s and %s: %s_run_rgb(), %s of memory for values", path, beside, prefix,
-               kd_fmt_bytes((double)memory, a));
-    if (rc == 0) {
-        (void)json_object_set_new(said, "header", kd_json_text(beside));
-        (void)json_object_set_new(said, "prefix", kd_json_text(prefix));
-        (void)json_object_set_new(said, "memory_bytes", json_integer((json_int_t)memory));
-    }
-    *out_bytes = source.len;
-    kd_buf_clear(&header);
-    kd_buf_clear(&source);
-    free(beside);
-    return rc;
+                       "-O names the C file, for example model.c; its header is written beside it");
+    if (asprintf(out, "%.*s.h", (int)(dot - path), path) >= 0)
+        return 0;
+    *out = NULL;
+    return kd_fail(diag, -KD_ENOMEM, "no memory for the name of a header");
 }
 
-static int write_card(kd_cli *cli, const kd_args *args, const kd_predictor *p, size_t bytes)
+/* What is made of one network: its file, a header of C beside it, a card. */
+typedef struct made {
+    kd_buf file, header, card;
+    char *header_path;
+    char prefix[KD_C_PREFIX];
+    size_t memory; /* of the C's values */
+} made;
+
+static void clear(made *m)
 {
-    const char *data = kd_args_value(args, "data"), *path = kd_args_value(args, "card");
-    const char *file = kd_args_value(args, "output-file"), *slash = strrchr(file, '/');
+    kd_buf_clear(&m->file);
+    kd_buf_clear(&m->header);
+    kd_buf_clear(&m->card);
+    free(m->header_path);
+}
+
+static int make_c(const kd_predictor *p, const kd_model_file_info *info, const char *path, made *m,
+                  kd_diag *diag)
+{
+    const char *slash = strrchr(m->header_path, '/');
+    kd_c_prefix(path, m->prefix);
+    kd_buf_init(&m->header, MAX_CARD);
+    kd_buf_init(&m->file, MAX_C);
+    return kd_c_write(p->net.graph, p->net.vector, info, m->prefix,
+                      slash ? slash + 1 : m->header_path, &m->header, &m->file, &m->memory, diag);
+}
+
+static int make_card(kd_cli *cli, const kd_args *args, const kd_predictor *p,
+                     enum kd_model_format format, made *m)
+{
+    const char *data = kd_args_value(args, "data"), *file = kd_args_value(args, "output-file"),
+               *slash = strrchr(file, '/');
     kd_scoring scoring;
     kd_timing timing;
     kd_diag diag = {0};
-    kd_buf text;
     if (data) {
-        const int code =
-            kd_scoring_run(cli, p, data, kd_args_value(args, "list"), kd_lanes_cpus(), &scoring);
+        kd_scoring_data from;
+        int code = kd_scoring_flags(cli, "export", args, data, &from);
+        if (code == KD_EXIT_OK)
+            code = kd_scoring_run(cli, p, &from, kd_lanes_cpus(), &scoring);
         if (code != KD_EXIT_OK)
             return code;
     }
-    kd_buf_init(&text, MAX_CARD);
+    kd_buf_init(&m->card, MAX_CARD);
     int rc = kd_timing_run(&p->net, CARD_SECONDS, &timing, &diag);
     if (rc == 0) {
-        kd_card_write(p, slash ? slash + 1 : file, bytes, &timing, data ? &scoring : NULL, data,
-                      &text);
-        rc = text.failed
-                 ? kd_fail(&diag, -KD_ELIMIT, "the card would be larger than %zu bytes", MAX_CARD)
-                 : kd_file_write(path, text.data, text.len, &diag);
+        const kd_card_file about = {slash ? slash + 1 : file, format, m->file.len};
+        kd_card_write(p, &about, &timing, data ? &scoring : NULL, data, &m->card);
+        if (m->card.failed)
+            rc = kd_fail(&diag, -KD_ELIMIT, "the card would be larger than %zu bytes", MAX_CARD);
     }
-    kd_buf_clear(&text);
     if (data)
         kd_scoring_clear(&scoring);
     if (rc != 0)
@@ -108,44 +97,65 @@ static int write_card(kd_cli *cli, const kd_args *args, const kd_predictor *p, s
     return rc == 0 ? KD_EXIT_OK : KD_EXIT_FAILURE;
 }
 
-static int tell(kd_cli *cli, const char *path, int format, size_t bytes, json_t *said)
+/* Before anything is computed. */
+static int check_paths(const kd_args *args, enum kd_model_format format, made *m, kd_diag *diag)
 {
-    char a[KD_FMT];
-    if (cli->json) {
-        (void)json_object_set_new(said, "path", kd_json_text(path));
-        (void)json_object_set_new(said, "format", json_string(kd_model_format_word(format)));
-        (void)json_object_set_new(said, "bytes", json_integer((json_int_t)bytes));
-        return kd_json_print(cli, json_incref(said), false);
-    }
-    if (format != KD_FORMAT_C)
-        kd_out(cli, "%s: %s", path, kd_fmt_bytes((double)bytes, a));
-    return KD_EXIT_OK;
+    const char *path = kd_args_value(args, "output-file"), *card = kd_args_value(args, "card");
+    int rc = kd_out_file_check(path, diag);
+    if (rc == 0 && format == KD_FORMAT_C)
+        rc = find_header(path, &m->header_path, diag);
+    if (rc == 0 && m->header_path)
+        rc = kd_out_file_check(m->header_path, diag);
+    return rc == 0 && card ? kd_out_file_check(card, diag) : rc;
 }
 
-static int run(kd_cli *cli, const kd_args *args, const kd_predictor *p, int format)
+static int write_files(const kd_args *args, const made *m, kd_diag *diag)
+{
+    kd_out_file files[KD_OUT_FILES];
+    size_t n = 0;
+    if (m->header_path)
+        files[n++] = (kd_out_file){m->header_path, m->header.data, m->header.len};
+    if (kd_args_has(args, "card"))
+        files[n++] = (kd_out_file){kd_args_value(args, "card"), m->card.data, m->card.len};
+    files[n++] = (kd_out_file){kd_args_value(args, "output-file"), m->file.data, m->file.len};
+    return kd_out_files_write(files, n, diag);
+}
+
+static int complain(const kd_cli *cli, int rc, const kd_diag *diag)
+{
+    kd_error(cli, "%s", diag->msg);
+    return rc == -KD_EINVAL ? KD_EXIT_USAGE : KD_EXIT_FAILURE;
+}
+
+static int run(kd_cli *cli, const kd_args *args, const kd_predictor *p, enum kd_model_format format,
+               made *m)
 {
     const char *path = kd_args_value(args, "output-file");
-    kd_model_file_info info = p->net.info;
+    const kd_model_file_info info = kd_model_about(p);
     kd_diag diag = {0};
-    json_t *said = json_object();
-    size_t bytes = 0;
-    info.has_preprocess = true;
-    info.preprocess = (enum kd_preprocess)p->preprocess;
-    info.size = p->w;
+    char a[KD_FMT];
     kd_engine_thread();
-    int rc = format == KD_FORMAT_C
-                 ? write_c(cli, p, &info, path, said, &bytes, &diag)
-                 : kd_model_write(path, (enum kd_model_format)format, p->net.graph, p->net.vector,
-                                  &info, &bytes, &diag);
-    int code = rc == 0            ? tell(cli, path, format, bytes, said)
-               : rc == -KD_EINVAL ? KD_EXIT_USAGE
-                                  : KD_EXIT_FAILURE;
-    json_decref(said);
+    int rc = check_paths(args, format, m, &diag);
+    if (rc == 0)
+        rc = format == KD_FORMAT_C
+                 ? make_c(p, &info, path, m, &diag)
+                 : kd_model_pack(format, p->net.graph, p->net.vector, &info, &m->file, &diag);
     if (rc != 0)
-        kd_error(cli, "%s", diag.msg);
-    else if (code == KD_EXIT_OK && kd_args_has(args, "card"))
-        code = write_card(cli, args, p, bytes);
-    return code;
+        return complain(cli, rc, &diag);
+    if (kd_args_has(args, "card")) {
+        const int code = make_card(cli, args, p, format, m);
+        if (code != KD_EXIT_OK)
+            return code;
+    }
+    rc = write_files(args, m, &diag);
+    if (rc != 0)
+        return complain(cli, rc, &diag);
+    if (format == KD_FORMAT_C)
+        kd_out(cli, "%s and %s: %s_run%s(), %s of memory for values", path, m->header_path,
+               m->prefix, p->channels == 3 ? "_rgb" : "", kd_fmt_bytes((double)m->memory, a));
+    else
+        kd_out(cli, "%s: %s", path, kd_fmt_bytes((double)m->file.len, a));
+    return KD_EXIT_OK;
 }
 
 static int start(kd_cli *cli, const kd_args *args)
@@ -164,7 +174,9 @@ static int start(kd_cli *cli, const kd_args *args)
     int rc = kd_predictor_start(cli, "export", args, &p);
     if (rc != KD_EXIT_OK)
         return rc;
-    rc = run(cli, args, &p, format);
+    made m = {0};
+    rc = run(cli, args, &p, (enum kd_model_format)format, &m);
+    clear(&m);
     kd_predictor_clear(&p);
     return rc;
 }

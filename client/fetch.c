@@ -4,6 +4,7 @@
 #include "connect.h"
 #include "format.h"
 #include "json.h"
+#include "out_file.h"
 #include "output.h"
 #include "progress.h"
 #include "sweep.h"
@@ -187,7 +188,7 @@ static int write_result(const fetcher *f, const char *text)
     }
     size_t len = strlen(text);
     int rc = KD_EXIT_OK;
-    if (kd_file_write(path, text, len, &diag) != 0) {
+    if (kd_out_files_write(&(kd_out_file){path, text, len}, 1, &diag) != 0) {
         kd_error(f->c->cli, "%s", diag.msg);
         rc = KD_EXIT_FAILURE;
     } else {

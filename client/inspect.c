@@ -5,6 +5,7 @@
 #include "output.h"
 #include "predict_model.h"
 
+#include "compress/prune.h"
 #include "models/graph_json.h"
 #include "models/int8.h"
 
@@ -109,12 +110,13 @@ static int print_json(kd_cli *cli, const kd_loaded *l, const char *path, uint64_
     json_object_set_new(meta, "classes", l->info.classes ? names : json_null());
     if (!l->info.classes)
         json_decref(names);
-    json_t *o = json_pack("{s:o, s:I, s:b, s:i, s:i, s:I, s:I, s:I, s:I, s:f, s:b, s:o, s:o}",
+    json_t *o = json_pack("{s:o, s:I, s:b, s:i, s:i, s:I, s:I, s:I, s:I, s:f, s:f, s:b, s:o, s:o}",
                           "file", kd_json_text(path), "bytes", (json_int_t)size, "distilld",
                           (int)l->ours, "size", l->size, "classes", l->n_classes, "parameters",
                           (json_int_t)all->parameters, "trained", (json_int_t)all->trained, "macs",
                           (json_int_t)all->macs, "parameter_bytes", (json_int_t)bytes_of(all),
-                          "zeros", share(all->zeros, all->parameters), "int8",
+                          "zeros", share(all->zeros, all->parameters), "pruned",
+                          kd_prune_gone(l->graph, l->vector, NULL), "int8",
                           (int)kd_graph_is_int8(l->graph), "metadata", meta, "layers", layers);
     return kd_json_print(cli, o, false);
 }
@@ -123,7 +125,8 @@ static void print_layers(kd_cli *cli, const kd_loaded *l, const enum kd_st_type 
 {
     char a[KD_FMT], b[KD_FMT], c[KD_FMT];
     kd_table t;
-    kd_table_init(&t, "LAYER|OPERATOR|OUTPUT>|PARAMETERS>|MULTIPLY-ADDS>|ZERO>|8 BITS UP TO>");
+    kd_table_init(
+        &t, "LAYER|OPERATOR|OUTPUT>|PARAMETERS>|MULTIPLY-ADDS>|ZERO>|WEIGHT BITS>|8 BITS UP TO>");
     for (int i = 0; i < l->graph->n_nodes; i++) {
         const kd_node *n = &l->graph->nodes[i];
         const figures f = count_node(l, types, n);
@@ -134,6 +137,10 @@ static void print_layers(kd_cli *cli, const kd_loaded *l, const enum kd_st_type 
         kd_table_add(&t, KD_PLAIN, "%s", f.macs ? kd_fmt_count(f.macs, b) : "");
         kd_table_add(&t, KD_PLAIN, "%s",
                      f.zeros ? kd_fmt_percent(share(f.zeros, f.parameters), c) : "");
+        if (n->weight >= 0)
+            kd_table_add(&t, KD_PLAIN, "%d", bits_of(types[n->weight]));
+        else
+            kd_table_add(&t, KD_PLAIN, "%s", "");
         if (n->range > 0)
             kd_table_add(&t, KD_PLAIN, "%.4g", (double)n->range);
         else
@@ -149,9 +156,11 @@ static void print_totals(kd_cli *cli, const kd_loaded *l, uint64_t size, const f
     kd_out(cli, "\n%s parameters (%s trained), %s multiply-adds a picture of %dx%d",
            kd_fmt_count(all->parameters, a), kd_fmt_count(all->trained, b),
            kd_fmt_count(all->macs, c), l->size, l->size);
-    kd_out(cli, "%s of weights are zero; the parameters take %s, the file %s",
-           kd_fmt_percent(share(all->zeros, all->parameters), a),
-           kd_fmt_bytes((double)bytes_of(all), b), kd_fmt_bytes((double)size, c));
+    kd_out(cli, "%s of the weights that pruning may take are zero, %s of all parameters",
+           kd_fmt_percent(kd_prune_gone(l->graph, l->vector, NULL), a),
+           kd_fmt_percent(share(all->zeros, all->parameters), b));
+    kd_out(cli, "the parameters take %s, the file %s", kd_fmt_bytes((double)bytes_of(all), a),
+           kd_fmt_bytes((double)size, b));
     if (kd_graph_is_int8(l->graph))
         kd_out(cli, "%s of them are held in 8 bits",
                kd_fmt_percent(share(all->eight, all->parameters), a));

@@ -2,7 +2,7 @@
 #ifndef KD_CLI_MODELS_OUT_H
 #define KD_CLI_MODELS_OUT_H
 
-#include "models/loaded.h"
+#include "predict_model.h"
 
 enum kd_model_format { KD_FORMAT_SAFETENSORS, KD_FORMAT_ONNX, KD_FORMAT_C };
 /* "safetensors", "onnx", "c"; -1 for another word. */
@@ -10,9 +10,11 @@ int kd_model_format_of(const char *word);
 const char *kd_model_format_word(int format);
 /* ONNX by its ending, else safetensors. */
 enum kd_model_format kd_model_format_of_path(const char *path);
-/* Writes a safetensors or ONNX (opset 17) file, durably; the digest in it is the vector's. */
-int kd_model_write(const char *path, enum kd_model_format format, const kd_graph *g,
-                   const float *vector, const kd_model_file_info *info, size_t *out_bytes,
-                   kd_diag *diag) KD_MUST_CHECK;
+/* A safetensors or ONNX (opset 17) file, into out, which begins here and is cleared by the caller
+ * in any case; the digest in it is the vector's. */
+int kd_model_pack(enum kd_model_format format, const kd_graph *g, const float *vector,
+                  const kd_model_file_info *info, kd_buf *out, kd_diag *diag) KD_MUST_CHECK;
+/* What a file that is made from p says of itself. Names are borrowed from p. */
+kd_model_file_info kd_model_about(const kd_predictor *p);
 
 #endif

@@ -44,10 +44,11 @@ static int add_folder(const kd_cli *cli, const char *path, kd_pictures *p)
 {
     char *const roots[] = {(char *)path, NULL};
     size_t before = p->n;
-    FTS *walk = fts_open(roots, FTS_PHYSICAL | FTS_NOCHDIR, by_name);
+    FTS *walk = fts_open(roots, FTS_LOGICAL | FTS_NOCHDIR, by_name);
     bool ok = walk != NULL;
     for (FTSENT *e; ok && kd_cli_signal() == 0 && (e = fts_read(walk));)
-        if (e->fts_info == FTS_F && is_picture(e->fts_name))
+        /* A link to nothing is a picture that cannot be read. */
+        if ((e->fts_info == FTS_F || e->fts_info == FTS_SLNONE) && is_picture(e->fts_name))
             ok = add(p, e->fts_path);
         else if (e->fts_info == FTS_DNR || e->fts_info == FTS_ERR)
             kd_say(cli, "cannot read %s: %s", e->fts_path, strerror(e->fts_errno));

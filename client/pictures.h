@@ -12,7 +12,8 @@ typedef struct kd_pictures {
 } kd_pictures;
 
 /* Appends a file, or every .jpg, .jpeg and .png below a folder in the order of the names; links are
- * not followed. KD_EXIT_OK, or the exit code after a message. Cleared by the caller in any case. */
+ * followed, but not in circles. KD_EXIT_OK, or the exit code after a message. Cleared by the caller
+ * in any case. */
 int kd_pictures_add(const kd_cli *cli, const char *operand, kd_pictures *p) KD_MUST_CHECK;
 void kd_pictures_clear(kd_pictures *p);
 

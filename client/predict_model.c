@@ -4,6 +4,7 @@
 #include "data/resize.h"
 #include "data/view.h"
 #include "kd/file.h"
+#include "kd/text.h"
 #include "output.h"
 
 #include <math.h>
@@ -33,6 +34,68 @@ static int read_flags(const kd_cli *cli, const char *verb, const kd_args *args,
     return KD_EXIT_OK;
 }
 
+/* Cuts the text into lines. NULL: no memory. */
+static char **cut_lines(char *text, int *out_n)
+{
+    size_t most = 1;
+    for (const char *c = text; *c; c++)
+        most += *c == '\n';
+    char **lines = calloc(most, sizeof *lines);
+    *out_n = 0;
+    for (char *line = text, *next; lines && line && *line; line = next) {
+        next = strchr(line, '\n');
+        if (next)
+            *next++ = '\0';
+        line[strcspn(line, "\r")] = '\0';
+        lines[(*out_n)++] = line;
+    }
+    return lines;
+}
+
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* What files of every kind can hold, and what tells one class from another. */
+static int check_names(const char *path, char **names, int n, kd_diag *diag)
+{
+    for (int i = 0; i < n; i++) {
+        if (!*names[i])
+            return kd_fail(diag, -KD_EINVAL, "%s:%d: the name of the class is empty", path, i + 1);
+        if (!kd_utf8_valid(names[i]))
+            return kd_fail(diag, -KD_EINVAL, "%s:%d: the name of the class is not UTF-8", path,
+                           i + 1);
+    }
+    char **sorted = malloc((size_t)n * sizeof *sorted + 1);
+    if (!sorted)
+        return kd_fail(diag, -KD_ENOMEM, "no memory for the names of classes");
+    if (n > 0)
+        memcpy(sorted, names, (size_t)n * sizeof *sorted);
+    qsort(sorted, (size_t)n, sizeof *sorted, by_text);
+    int rc = 0;
+    for (int i = 1; i < n && rc == 0; i++)
+        if (strcmp(sorted[i - 1], sorted[i]) == 0)
+            rc = kd_fail(diag, -KD_EINVAL, "%s: the class name `%.80s` stands there twice", path,
+                         sorted[i]);
+    free(sorted);
+    return rc;
+}
+
+/* Makes copies of the lines in place. */
+static int keep_names(char **names, int n, kd_loaded *p, kd_diag *diag)
+{
+    for (int i = 0; i < n; i++)
+        if (!(names[i] = strdup(names[i]))) {
+            kd_class_names_free(names, i);
+            return kd_fail(diag, -KD_ENOMEM, "no memory for the names of classes");
+        }
+    kd_class_names_free(p->info.classes, p->info.n_classes);
+    p->info.classes = names;
+    p->info.n_classes = n;
+    return 0;
+}
+
 /* One name a line; an empty line at the end does not count. */
 static int read_classes(const char *path, kd_loaded *p, kd_diag *diag)
 {
@@ -41,31 +104,34 @@ static int read_classes(const char *path, kd_loaded *p, kd_diag *diag)
     int rc = kd_file_read(path, MAX_CLASS_FILE, &text, &len, diag), n = 0;
     if (rc != 0)
         return rc;
-    char **names = calloc((size_t)p->n_classes + 1, sizeof *names);
-    bool memory = names != NULL;
-    for (char *line = text, *next; memory && line && *line; line = next) {
-        next = strchr(line, '\n');
-        if (next)
-            *next++ = '\0';
-        line[strcspn(line, "\r")] = '\0';
-        if (n < p->n_classes)
-            memory = (names[n] = strdup(line)) != NULL;
-        n += memory;
-    }
-    if (!memory)
+    char **names = NULL;
+    if (memchr(text, '\0', len))
+        rc = kd_fail(diag, -KD_EINVAL, "%s is no text: there is a NUL byte in it", path);
+    else if (!(names = cut_lines(text, &n)))
         rc = kd_fail(diag, -KD_ENOMEM, "no memory for the names of classes");
-    else if (n != p->n_classes)
+    else if (n > 0 && !*names[n - 1])
+        n--;
+    if (rc == 0)
+        rc = check_names(path, names, n, diag);
+    if (rc == 0 && n != p->n_classes)
         rc = kd_fail(diag, -KD_EINVAL, "%s names %d classes, the network has %d", path, n,
                      p->n_classes);
+    if (rc == 0)
+        rc = keep_names(names, n, p, diag);
+    else
+        free(names);
     free(text);
-    if (rc != 0) {
-        kd_class_names_free(names, KD_MIN(n, p->n_classes));
-        return rc;
-    }
-    kd_class_names_free(p->info.classes, p->info.n_classes);
-    p->info.classes = names;
-    p->info.n_classes = n;
-    return 0;
+    return rc;
+}
+
+static int check_size(const char *path, int size, const kd_loaded *net, kd_diag *diag)
+{
+    const kd_node *in = &net->graph->nodes[0];
+    return !size || (size == in->w && size == in->h)
+               ? 0
+               : kd_fail(diag, -KD_EINVAL,
+                         "%s is for pictures of %d x %d pixels, not of %d (--size)", path, in->w,
+                         in->h, size);
 }
 
 /* What the file says and what was asked for must go together. */
@@ -74,12 +140,13 @@ static int settle(const char *path, const kd_predict_options *opt, kd_predictor 
     const kd_node *in = &p->net.graph->nodes[0];
     p->w = in->w;
     p->h = in->h;
-    if (in->c != 3)
-        return kd_fail(diag, -KD_EUNSUP, "%s wants pictures of %d channel(s); 3 are given", path,
-                       in->c);
-    if (opt->size && (opt->size != in->w || opt->size != in->h))
-        return kd_fail(diag, -KD_EINVAL, "%s is for pictures of %d x %d pixels, not of %d (--size)",
-                       path, in->w, in->h, opt->size);
+    p->channels = in->c;
+    if (in->c != 3 && in->c != 1)
+        return kd_fail(diag, -KD_EUNSUP, "%s wants pictures of %d channels; 3 or 1 can be given",
+                       path, in->c);
+    int rc = check_size(path, opt->size, &p->net, diag);
+    if (rc != 0)
+        return rc;
     p->preprocess = opt->preprocess;
     if (p->preprocess < 0 && p->net.info.has_preprocess)
         p->preprocess = (int)p->net.info.preprocess;
@@ -87,6 +154,11 @@ static int settle(const char *path, const kd_predict_options *opt, kd_predictor 
         return kd_fail(diag, -KD_EINVAL,
                        "%s does not say how its pictures are prepared; name it with --preprocess "
                        "unit (0 to 1), symmetric (-1 to 1) or imagenet (mean and deviation)",
+                       path);
+    if (in->c == 1 && p->preprocess == KD_PRE_IMAGENET)
+        return kd_fail(diag, -KD_EINVAL,
+                       "%s wants grey pictures, which preprocessing imagenet is not for; name it "
+                       "with --preprocess unit or symmetric",
                        path);
     return opt->classes ? read_classes(opt->classes, &p->net, diag) : 0;
 }
@@ -112,14 +184,30 @@ static int complain(const kd_cli *cli, int rc, const kd_diag *diag)
     return rc == -KD_EINVAL ? KD_EXIT_USAGE : KD_EXIT_FAILURE;
 }
 
+static void warn(const kd_cli *cli, const char *path, const kd_loaded *net)
+{
+    if (net->changed)
+        kd_say(cli,
+               "%s: its parameters are not those that its metadata name: it was changed by another "
+               "program, or is damaged",
+               path);
+}
+
 int kd_model_start(const kd_cli *cli, const char *verb, const kd_args *args, kd_loaded *out)
 {
     kd_diag diag = {0};
     uint64_t size;
     if (kd_args_u64(args, "size", 1, 4096, 0, &size, &diag) != 0)
         return kd_usage(cli, verb, NULL, "%s", diag.msg);
-    const int rc = kd_loaded_open_file(args->operands[0], (int)size, out, &diag);
-    return rc == 0 ? KD_EXIT_OK : complain(cli, rc, &diag);
+    kd_loaded net;
+    int rc = kd_loaded_open_file(args->operands[0], (int)size, &net, &diag);
+    if (rc == 0 && (rc = check_size(args->operands[0], (int)size, &net, &diag)) != 0)
+        kd_loaded_clear(&net);
+    if (rc != 0)
+        return complain(cli, rc, &diag);
+    warn(cli, args->operands[0], &net);
+    *out = net;
+    return KD_EXIT_OK;
 }
 
 int kd_predictor_start(const kd_cli *cli, const char *verb, const kd_args *args, kd_predictor *out)
@@ -131,7 +219,15 @@ int kd_predictor_start(const kd_cli *cli, const char *verb, const kd_args *args,
         return code;
     kd_cli_catch_signals();
     const int rc = kd_predictor_open(args->operands[0], &opt, out, &diag);
-    return rc == 0 ? KD_EXIT_OK : complain(cli, rc, &diag);
+    if (rc != 0)
+        return complain(cli, rc, &diag);
+    warn(cli, args->operands[0], &out->net);
+    if (!out->net.info.classes)
+        kd_say(cli,
+               "%s does not name its classes: they have numbers; --classes FILE names them, one a "
+               "line",
+               args->operands[0]);
+    return KD_EXIT_OK;
 }
 
 void kd_predictor_clear(kd_predictor *p)
@@ -206,6 +302,27 @@ void kd_predict_top(const float *logits, int n, int top, kd_prediction *out)
     }
 }
 
+static uint8_t grey_of(const uint8_t *c)
+{
+    return (uint8_t)((c[0] * 19595U + c[1] * 38470U + c[2] * 7471U + 0x8000U) >> 16);
+}
+
+void kd_predict_floats(const kd_predictor *p, const uint8_t *rgb, float *input)
+{
+    const size_t pixels = (size_t)p->w * (size_t)p->h;
+    uint8_t greys[256][3];
+    float table[256][3];
+    if (p->channels == 3) {
+        kd_view_to_float(p->preprocess, rgb, pixels, input);
+        return;
+    }
+    for (size_t v = 0; v < 256; v++)
+        memset(greys[v], (int)v, sizeof greys[v]);
+    kd_view_to_float(p->preprocess, greys[0], 256, table[0]);
+    for (size_t i = 0; i < pixels; i++)
+        input[i] = table[grey_of(rgb + 3 * i)][0];
+}
+
 int kd_predict_bytes(const kd_predictor *p, const void *bytes, size_t len, uint8_t *rgb,
                      float *input, kd_diag *diag)
 {
@@ -215,7 +332,7 @@ int kd_predict_bytes(const kd_predictor *p, const void *bytes, size_t len, uint8
         rc = kd_image_resize(&im, p->w, p->h, rgb, diag);
     kd_image_free(&im);
     if (rc == 0)
-        kd_view_to_float(p->preprocess, rgb, (size_t)p->w * (size_t)p->h, input);
+        kd_predict_floats(p, rgb, input);
     return rc;
 }
 

@@ -15,9 +15,9 @@ typedef struct kd_predict_options {
 } kd_predict_options;
 
 typedef struct kd_predictor {
-    kd_loaded net;  /* info.classes: as the file or the options name them, NULL = numbers */
-    int preprocess; /* enum kd_preprocess */
-    int w, h;
+    kd_loaded net;      /* info.classes: as the file or the options name them, NULL = numbers */
+    int preprocess;     /* enum kd_preprocess */
+    int w, h, channels; /* 3, or 1: pictures are made grey */
 } kd_predictor;
 
 /* The flags of every verb that runs a network. */
@@ -54,12 +54,15 @@ typedef struct kd_predict_lane {
 int kd_predict_lane_init(kd_predict_lane *l, const kd_predictor *p, kd_diag *diag) KD_MUST_CHECK;
 void kd_predict_lane_clear(kd_predict_lane *l);
 
-/* A picture file's bytes as the network wants it. rgb: room for [h,w,3]; input [h,w,3],
- * overwritten. -KD_EDATA, -KD_ELIMIT as kd_image_decode. */
+/* rgb [h,w,3] as the network wants it, into input [h,w,channels]. Grey is
+ * Pillow's "L" (ITU-R BT.601: 0.299 red, 0.587 green, 0.114 blue, to the nearest). */
+void kd_predict_floats(const kd_predictor *p, const uint8_t *rgb, float *input);
+/* A picture file's bytes as the network wants it. rgb: room for [h,w,3]; input as in
+ * kd_predict_floats. -KD_EDATA, -KD_ELIMIT as kd_image_decode. */
 int kd_predict_bytes(const kd_predictor *p, const void *bytes, size_t len, uint8_t *rgb,
                      float *input, kd_diag *diag) KD_MUST_CHECK;
-/* A picture file as the network wants it. rgb: room for [h,w,3]; input [h,w,3], overwritten.
- * Errors: the file cannot be read or is no picture. */
+/* A picture file as the network wants it. rgb: room for [h,w,3]; input as in
+ * kd_predict_floats. Errors: the file cannot be read or is no picture. */
 int kd_predict_picture(const kd_predictor *p, const char *path, uint8_t *rgb, float *input,
                        kd_diag *diag) KD_MUST_CHECK;
 

@@ -7,9 +7,9 @@
 #include "pictures.h"
 
 #include "compress/quantise.h"
-#include "kd/file.h"
 #include "models/onnx.h"
 #include "models_out.h"
+#include "out_file.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -68,6 +68,8 @@ static int read_options(kd_cli *cli, const kd_args *args, kd_quantise_options *q
     if (!kd_args_value(args, "data") || !kd_args_value(args, "output-file"))
         return kd_usage(cli, "quantize", "distill quantize MODEL --data FOLDER -O FILE",
                         "quantize needs --data and -O");
+    if (kd_out_file_check(kd_args_value(args, "output-file"), &diag) != 0)
+        return kd_usage(cli, "quantize", NULL, "%s", diag.msg);
     return KD_EXIT_OK;
 }
 
@@ -83,8 +85,8 @@ static int report(kd_cli *cli, const char *path, const kd_predictor *p,
                       "method", kd_calibrate_word(opt->method), "pictures", (json_int_t)opt->n,
                       "agree", (json_int_t)q->agree, "kl", q->kl),
             false);
-    kd_out(cli, "%s: %d of %d convolutions in 8 bits; %s, in float32 %s", path, q->int8,
-           q->convolutions, kd_fmt_bytes((double)bytes, a),
+    kd_out(cli, "%s: %d of %d convolution%s in 8 bits; %s, in float32 %s", path, q->int8,
+           q->convolutions, q->convolutions == 1 ? "" : "s", kd_fmt_bytes((double)bytes, a),
            kd_fmt_bytes((double)p->net.graph->vector_len * sizeof(float), b));
     kd_out(cli, "calibrated with %s on %zu pictures: the same answer on %zu of them, KL %.5f nats",
            kd_calibrate_word(opt->method), opt->n, q->agree, q->kl);
@@ -97,7 +99,6 @@ static int run(kd_cli *cli, const kd_args *args, const kd_predictor *p, calibrat
     kd_diag diag = {0};
     kd_quantised q;
     const char *path = kd_args_value(args, "output-file");
-    size_t bytes;
     int code = kd_pictures_add(cli, kd_args_value(args, "data"), &c->found);
     if (code != KD_EXIT_OK)
         return code;
@@ -108,14 +109,14 @@ static int run(kd_cli *cli, const kd_args *args, const kd_predictor *p, calibrat
     int rc = c->rgb ? kd_quantise(p->net.graph, p->net.vector, opt, &q, &diag)
                     : kd_fail(&diag, -KD_ENOMEM, "no memory for a picture");
     if (rc == 0) {
-        kd_model_file_info info = p->net.info;
-        info.has_preprocess = true;
-        info.preprocess = (enum kd_preprocess)p->preprocess;
-        info.size = p->w;
-        rc = kd_model_write(path, kd_model_format_of_path(path), q.graph, q.vector, &info, &bytes,
-                            &diag);
+        kd_buf file;
+        const kd_model_file_info info = kd_model_about(p);
+        rc = kd_model_pack(kd_model_format_of_path(path), q.graph, q.vector, &info, &file, &diag);
         if (rc == 0)
-            code = report(cli, path, p, opt, &q, bytes);
+            rc = kd_out_files_write(&(kd_out_file){path, file.data, file.len}, 1, &diag);
+        if (rc == 0)
+            code = report(cli, path, p, opt, &q, file.len);
+        kd_buf_clear(&file);
         kd_quantised_clear(&q);
     }
     if (rc == 0)

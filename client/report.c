@@ -3,18 +3,17 @@
 #include "artefact.h"
 #include "follow.h"
 #include "format.h"
+#include "out_file.h"
 #include "output.h"
 #include "report_page.h"
 #include "sweep.h"
 #include "views.h"
 
 #include "kd/clock.h"
-#include "kd/file.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #define MAX_LOG 300 /* events, warnings and workers of one job */
 
@@ -208,15 +207,10 @@ static int make(const reporter *r, kd_buf *out)
 static int write_file(const reporter *r, const char *path, const kd_buf *text)
 {
     kd_diag diag = {0};
-    if (kd_file_write(path, text->data ? text->data : "", text->len, &diag) != 0) {
+    if (kd_out_files_write(&(kd_out_file){path, text->data, text->len}, 1, &diag) != 0) {
         kd_error(r->cli, "%s", diag.msg);
         return KD_EXIT_FAILURE;
     }
-    /* The durable write leaves a private file; a report is as any other file of the user. */
-    mode_t mask = umask(0);
-    umask(mask);
-    if (chmod(path, 0666 & ~mask) != 0)
-        kd_say(r->cli, "%s can be read by you only", path);
     kd_say(r->cli, "report of %zu job%s in %s", r->report.n_jobs, r->report.n_jobs == 1 ? "" : "s",
            path);
     return KD_EXIT_OK;

@@ -1,13 +1,12 @@
 #include "scoring.h"
 
-#include "data/dataset.h"
-#include "data/view.h"
 #include "kd/clock.h"
 #include "kd/stats.h"
 #include "output.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -26,12 +25,14 @@ typedef struct work {
 
 /* ---- the pictures and their classes */
 
-static int open_data(work *w, int root, const char *list, kd_diag *diag)
+static int open_data(work *w, int root, const kd_scoring_data *from, kd_diag *diag)
 {
-    const kd_data_config cfg = {.kind = KD_DATA_IMAGE_FOLDER,
+    const kd_data_config cfg = {.kind = from->kind,
                                 .path = "",
-                                .train = list,
+                                .train = from->list,
+                                .train_labels = from->labels,
                                 .one_split = true,
+                                .links = true,
                                 .leakage = KD_DATA_ALLOW,
                                 .size = w->p->w};
     int rc = w->p->w != w->p->h ? kd_fail(diag, -KD_EUNSUP, "the network's pictures are not square")
@@ -42,16 +43,25 @@ static int open_data(work *w, int root, const char *list, kd_diag *diag)
     return 0;
 }
 
-static int find_class(const kd_loaded *net, const char *name)
+/* Data of other formats may have nothing but numbers for its classes, whatever the network's are
+ * called. */
+static bool is_number(const char *name, int c)
+{
+    char number[16];
+    snprintf(number, sizeof number, "%d", c);
+    return strcmp(name, number) == 0;
+}
+
+static int find_class(const kd_loaded *net, enum kd_data_kind kind, int at, const char *name)
 {
     for (int c = 0; c < net->n_classes; c++)
         if (strcmp(net->info.classes[c], name) == 0)
             return c;
-    return -1;
+    return kind != KD_DATA_IMAGE_FOLDER && at < net->n_classes && is_number(name, at) ? at : -1;
 }
 
 /* By name; without names on the network's side by number, which must then be all of them. */
-static int match_classes(work *w, const char *folder, kd_diag *diag)
+static int match_classes(work *w, const kd_scoring_data *from, kd_diag *diag)
 {
     const kd_loaded *net = &w->p->net;
     const int n = kd_data_classes(w->data);
@@ -61,13 +71,13 @@ static int match_classes(work *w, const char *folder, kd_diag *diag)
     if (!net->info.classes && n != net->n_classes)
         return kd_fail(diag, -KD_EINVAL,
                        "%s has %d classes, the network %d without names; name them with --classes",
-                       folder, n, net->n_classes);
+                       from->folder, n, net->n_classes);
     for (int c = 0; c < n; c++) {
         const char *name = kd_data_class_name(w->data, c);
-        w->class_of[c] = net->info.classes ? find_class(net, name) : c;
+        w->class_of[c] = net->info.classes ? find_class(net, from->kind, c, name) : c;
         if (w->class_of[c] < 0)
             return kd_fail(diag, -KD_EINVAL, "%s has the class `%.80s`, which the network does not",
-                           folder, name);
+                           from->folder, name);
     }
     return 0;
 }
@@ -99,7 +109,7 @@ static int answer(void *arg, kd_predict_lane *lane, size_t item, kd_diag *diag)
     }
     if (rc != 0)
         return rc;
-    kd_view_to_float(w->p->preprocess, lane->rgb, (size_t)w->p->w * (size_t)w->p->h, lane->input);
+    kd_predict_floats(w->p, lane->rgb, lane->input);
     w->labels[item] = w->class_of[kd_data_label(w->data, item)];
     return kd_plan_forward(lane->plan, lane->input, w->logits + item * classes, diag);
 }
@@ -142,28 +152,68 @@ static int complain(const kd_cli *cli, int rc, const kd_diag *diag)
     return rc == -KD_EINVAL ? KD_EXIT_USAGE : KD_EXIT_FAILURE;
 }
 
-int kd_scoring_run(const kd_cli *cli, const kd_predictor *p, const char *folder, const char *list,
+/* A job's data folder is no folder of class folders. */
+static void hint_list(const kd_cli *cli, int root, const kd_scoring_data *from)
+{
+    static const char *const usual[] = {"val.txt", "test.txt", "train.txt"};
+    for (size_t i = 0; i < KD_COUNT(usual) && from->kind == KD_DATA_IMAGE_FOLDER && !from->list;
+         i++)
+        if (faccessat(root, usual[i], R_OK, 0) == 0) {
+            kd_hint(cli, "there is a list in it: --list %s", usual[i]);
+            return;
+        }
+}
+
+int kd_scoring_flags(const kd_cli *cli, const char *verb, const kd_args *args, const char *folder,
+                     kd_scoring_data *out)
+{
+    static const char *const kinds[] = {"image-folder", "idx", "cifar", "npy"};
+    const char *word = kd_args_value(args, "data-format");
+    size_t kind = 0;
+    while (word && kind < KD_COUNT(kinds) && strcmp(word, kinds[kind]) != 0)
+        kind++;
+    if (kind == KD_COUNT(kinds))
+        return kd_usage(cli, verb, "--data-format image-folder, idx, cifar or npy",
+                        "unknown format of data \"%s\"", word);
+    *out = (kd_scoring_data){.kind = (enum kd_data_kind)kind,
+                             .folder = folder,
+                             .list = kd_args_value(args, "list"),
+                             .labels = kd_args_value(args, "labels")};
+    const bool pairs = out->kind == KD_DATA_IDX || out->kind == KD_DATA_NPY;
+    if (pairs && (!out->list || !out->labels))
+        return kd_usage(cli, verb, NULL,
+                        "--data-format %s needs --list and --labels: the files of pictures and "
+                        "labels",
+                        word);
+    if (!pairs && out->labels)
+        return kd_usage(cli, verb, NULL, "--labels is for --data-format idx and npy");
+    return KD_EXIT_OK;
+}
+
+int kd_scoring_run(const kd_cli *cli, const kd_predictor *p, const kd_scoring_data *from,
                    int threads, kd_scoring *out)
 {
     work w = {.p = p};
     kd_scoring s = {0};
     kd_diag diag = {0};
     const double begin = kd_clock_s();
-    const int root = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int rc = root >= 0 ? open_data(&w, root, list, &diag)
-                       : kd_fail(&diag, -KD_ENOENT, "cannot open the folder %s: %s", folder,
+    const int root = open(from->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int rc = root >= 0 ? open_data(&w, root, from, &diag)
+                       : kd_fail(&diag, -KD_ENOENT, "cannot open the folder %s: %s", from->folder,
                                  strerror(errno));
     if (rc == 0)
-        rc = match_classes(&w, folder, &diag);
+        rc = match_classes(&w, from, &diag);
     if (rc == 0)
         rc = make_room(&w, &diag);
     int code = rc == 0 ? kd_lanes_run(cli, p, threads, w.n, "evaluating", answer, &w)
                        : complain(cli, rc, &diag);
+    if (root >= 0 && rc != 0)
+        hint_list(cli, root, from);
     const size_t kept = code == KD_EXIT_OK ? tidy(cli, &w) : 0;
     s.skipped = w.n - kept;
     if (code == KD_EXIT_OK) {
         rc = kept ? kd_figures_of(w.logits, w.labels, kept, p->net.n_classes, &s.figures, &diag)
-                  : kd_fail(&diag, -KD_EDATA, "no picture of %s could be read", folder);
+                  : kd_fail(&diag, -KD_EDATA, "no picture of %s could be read", from->folder);
         code = rc == 0 ? KD_EXIT_OK : complain(cli, rc, &diag);
     }
     if (code == KD_EXIT_OK) {

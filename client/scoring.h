@@ -3,6 +3,7 @@
 #ifndef KD_CLI_SCORING_H
 #define KD_CLI_SCORING_H
 
+#include "data/dataset.h"
 #include "distill/figures.h"
 #include "lanes.h"
 
@@ -16,10 +17,30 @@ typedef struct kd_scoring {
     double seconds;           /* that it took */
 } kd_scoring;
 
-/* folder: class folders, or whatever `list` (a file in it, NULL = none) names, as in a job's
- * `labelled`. Classes go by their names where both sides have some, else by their numbers.
- * KD_EXIT_OK, or the exit code after a message; on success the caller clears *out. */
-int kd_scoring_run(const kd_cli *cli, const kd_predictor *p, const char *folder, const char *list,
+/* Labelled pictures, as in a job's `labelled`. */
+typedef struct kd_scoring_data {
+    enum kd_data_kind kind;
+    const char *folder;
+    const char *list;   /* in it: a list, or the file of pictures; NULL = class folders, or the
+                           usual test file of CIFAR */
+    const char *labels; /* in it, of IDX and npy */
+} kd_scoring_data;
+/* The flags that say it. */
+#define KD_SCORING_FLAGS                                                                           \
+    {"list", 0, "FILE",                                                                            \
+     "in the folder: a list, `PICTURE<TAB>CLASS` a line (else all that class folders hold), or "   \
+     "the file of pictures"},                                                                      \
+        {"labels", 0, "FILE", "in the folder: the labels, of idx and npy"},                        \
+    {                                                                                              \
+        "data-format", 0, "F", "image-folder (as it is), idx, cifar or npy, as in a job"           \
+    }
+/* What the flags say of `folder`. KD_EXIT_OK, or the exit code after a message. */
+int kd_scoring_flags(const kd_cli *cli, const char *verb, const kd_args *args, const char *folder,
+                     kd_scoring_data *out) KD_MUST_CHECK;
+
+/* Classes go by their names where both sides have some, else by their numbers. KD_EXIT_OK, or the
+ * exit code after a message; on success the caller clears *out. */
+int kd_scoring_run(const kd_cli *cli, const kd_predictor *p, const kd_scoring_data *data,
                    int threads, kd_scoring *out) KD_MUST_CHECK;
 void kd_scoring_clear(kd_scoring *s);
 

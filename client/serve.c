@@ -171,11 +171,6 @@ static void say_hello(const server *v)
     char shape[KD_KSERVE_SHAPE], size[KD_FMT];
     const char *std, *mean;
     kd_preprocess_scaling(s->net.preprocess, &mean, &std);
-    if (!s->net.net.info.classes)
-        kd_say(v->cli,
-               "%s does not name its classes, answers have numbers; --classes FILE names "
-               "them",
-               s->names[KD_SERVE_PIXELS]);
     kd_say(v->cli, "%s: pixels FP32 %s, from 0 to 1, minus (%s), divided by (%s), red first",
            s->names[KD_SERVE_PIXELS],
            kd_kserve_shape_text(s->shapes[KD_SERVE_PIXELS], s->n_shape[KD_SERVE_PIXELS], shape),
@@ -305,6 +300,10 @@ static int start(kd_cli *cli, const kd_args *args)
         rc = read_tls(v, args);
     if (rc == KD_EXIT_OK)
         rc = kd_predictor_start(cli, "serve", args, &v->serve.net);
+    if (rc == KD_EXIT_OK && v->serve.net.channels != 3) {
+        kd_error(cli, "%s wants grey pictures, which are not served", args->operands[0]);
+        rc = KD_EXIT_FAILURE;
+    }
     if (rc == KD_EXIT_OK)
         rc = settle(v);
     if (rc == KD_EXIT_OK)

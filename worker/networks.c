@@ -183,6 +183,9 @@ int kd_stage_load_finished(const kd_stage_config *cfg, kd_stage *s, kd_diag *dia
         rc = kd_loaded_open(f->bytes, f->len, f->name, &file, diag);
         if (rc != 0)
             break;
+        if (!file.info.has_preprocess)
+            rc =
+                kd_fail(diag, -KD_EDATA, "the finished %s does not say its preprocessing", f->name);
         for (int t = 0; t < cfg->session->job.n_teachers && s->kind == KD_STAGE_DISTILL; t++)
             if (rc == 0 && strcmp(f->name, kd_stage_name((enum kd_stage_kind)t)) == 0)
                 rc = check_smoothing(cfg->session, t, file.info.label_smoothing, diag);

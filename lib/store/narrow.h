@@ -13,6 +13,8 @@
 
 #define KD_INT8_WEIGHT 127 /* weights and values with a sign: -127..127 */
 #define KD_INT8_POSITIVE 255
+/* Units and ranges above it are no sane network's: products of two of them still fit a float. */
+#define KD_INT8_MOST 1e18F
 
 /* Of codes up to `most`; 1 where largest is 0. */
 float kd_int8_unit_for(float largest, int most);

@@ -6,6 +6,7 @@
 #include "models/graph_json.h"
 #include "models/loaded.h"
 #include "models/models.h"
+#include "store/narrow.h"
 
 #include <jansson.h>
 
@@ -139,6 +140,9 @@ static void test_graph_json_lies(void **state)
     assert_refused(tampered(1, "pad", json_pack("[i,i,i,i]", 9, 9, 9, 9)), "node 1");
     assert_refused(tampered(1, "groups", json_integer(0x7fffffff)), "node 1");
     assert_refused(tampered(1, "groups", json_integer(0x80000000)), "`groups`");
+    assert_refused(tampered(1, "range", json_real(1e38)), "`range`");
+    assert_refused(tampered(1, "range", json_real(-1)), "`range`");
+    assert_refused(tampered(0, "range", json_integer(0)), "`range`");
     assert_refused(tampered(1, "bias", NULL), "`bias`");
     assert_refused(tampered(1, "bias", json_false()), "parameters");
     assert_refused(tampered(1, "name", json_string("conv2")), "parameter");
@@ -227,8 +231,8 @@ static void test_loaded_safetensors(void **state)
         assert_string_equal(l.info.classes[i], names[i]);
     kd_loaded_clear(&l);
     kd_buf_clear(&file);
-    /* What is missing or does not fit is said. */
-    static const char *const parts[] = {"graph", "preprocess, mean, std", "size"};
+    /* Without a graph it is nothing; the rest can be given, or follows from it. */
+    static const char *const parts[] = {"graph", "preprocess, mean, std, classes", "size"};
     for (size_t drop = 0; drop < 3; drop++) {
         kd_st_pair some[KD_LOADED_PAIRS];
         size_t n = 0;
@@ -236,10 +240,21 @@ static void test_loaded_safetensors(void **state)
             if (!strstr(parts[drop], meta.pairs[i].key))
                 some[n++] = meta.pairs[i];
         file = weights_file(g, vector, some, n);
-        kd_assert_fails(kd_loaded_open((uint8_t *)file.data, file.len, "student", &l, &diag),
-                        KD_EDATA, &diag, "it has no metadata");
+        const int rc = kd_loaded_open((uint8_t *)file.data, file.len, "student", &l, &diag);
         kd_buf_clear(&file);
+        if (drop == 0) {
+            kd_assert_fails(rc, KD_EDATA, &diag, "it has no metadata `graph`");
+            continue;
+        }
+        kd_assert_ok(rc, &diag);
+        assert_int_equal(l.info.has_preprocess, drop != 1);
+        assert_int_equal(l.info.classes != NULL, drop != 1);
+        assert_int_equal(l.size, 32);
+        kd_loaded_clear(&l);
     }
+    kd_assert_fails(kd_loaded_open((const uint8_t *)"", 0, "a.safetensors", &l, &diag), KD_EDATA,
+                    &diag, "a.safetensors");
+    assert_null(strstr(diag.msg, "ONNX"));
     const struct {
         const char *key, *value, *part;
     } wrong[] = {{"preprocess", "other", "other"},
@@ -266,12 +281,57 @@ static void test_loaded_safetensors(void **state)
     kd_graph_free(g);
 }
 
+/* Codes and scales that no file of 8 bits of ours has. */
+static void test_loaded_8_bit_lies(void **state)
+{
+    (void)state;
+    kd_graph *g = zoo_graph("shallow_cnn");
+    float *vector = kd_xalloc(g->vector_len * sizeof *vector);
+    const kd_model_file_info info = {.model = "m"};
+    kd_graph_init(g, 5, vector);
+    g->nodes[1].range = 4;
+    for (int i = 0; i < g->n_params; i++)
+        if (g->params[i].ndim > 1)
+            kd_int8_round(vector + g->params[i].offset, (int)g->params[i].shape[0],
+                          g->params[i].count / (size_t)g->params[i].shape[0]);
+    static const float scales[] = {0, -1, 1e30F, INFINITY, NAN};
+    for (size_t i = 0; i <= KD_COUNT(scales) + 1; i++) {
+        kd_buf b;
+        kd_diag diag = {0};
+        kd_loaded l;
+        kd_st_file *f;
+        kd_buf_init(&b, 64u << 20);
+        kd_assert_ok(kd_loaded_pack(g, vector, &info, &b, &diag), &diag);
+        kd_assert_ok(kd_st_open_memory(b.data, b.len, "f", &f, &diag), &diag);
+        const char *name = i < KD_COUNT(scales) ? "conv2.weight.scale" : "conv2.weight";
+        char *place = b.data + ((const char *)kd_st_find(f, name)->data - b.data);
+        if (i < KD_COUNT(scales))
+            memcpy(place + sizeof(float), &scales[i], sizeof(float));
+        else if (i == KD_COUNT(scales))
+            place[3] = (char)-128;
+        kd_st_close(f);
+        const int rc = kd_loaded_open((uint8_t *)b.data, b.len, "f", &l, &diag);
+        if (i < KD_COUNT(scales)) {
+            kd_assert_fails(rc, KD_EDATA, &diag, "scale 1 of tensor conv2.weight");
+        } else if (i == KD_COUNT(scales)) {
+            kd_assert_fails(rc, KD_EDATA, &diag, "value 3 of tensor conv2.weight has the code");
+        } else {
+            kd_assert_ok(rc, &diag);
+            kd_loaded_clear(&l);
+        }
+        kd_buf_clear(&b);
+    }
+    free(vector);
+    kd_graph_free(g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_graph_json_round_trip),
         cmocka_unit_test(test_graph_json_lies),
         cmocka_unit_test(test_loaded_safetensors),
+        cmocka_unit_test(test_loaded_8_bit_lies),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

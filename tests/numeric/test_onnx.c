@@ -131,13 +131,15 @@ static void test_onnx_size(void **state)
     char *bytes = read_file(FOLDER "/torch_style.onnx", &len);
     onnx_read r;
     kd_onnx_read_options opt = as_it_is;
-    kd_assert_fails(onnx_read_bytes(bytes, len, &opt, &r), KD_EINVAL, &r.diag, "give `size`");
+    kd_assert_fails(onnx_read_bytes(bytes, len, &opt, &r), KD_EINVAL, &r.diag,
+                    "--size in a command");
     /* Its dense layer was made for 12 pixels: 24 are told apart from a fitting size. */
     opt.size = 24;
     kd_assert_fails(onnx_read_bytes(bytes, len, &opt, &r), KD_EDATA, &r.diag, "fc1");
     free(bytes);
     bytes = read_file(FOLDER "/tf_style.onnx", &len);
-    kd_assert_fails(onnx_read_bytes(bytes, len, &opt, &r), KD_EINVAL, &r.diag, "`size: 12`");
+    kd_assert_fails(onnx_read_bytes(bytes, len, &opt, &r), KD_EINVAL, &r.diag,
+                    "12 pixels a side, not 24");
     free(bytes);
 }
 

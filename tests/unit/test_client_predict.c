@@ -154,7 +154,7 @@ static void test_predict_bare_onnx(void **state)
     kd_assert_has(g_err, "--preprocess");
     kd_run_drop(&g_out, &g_err);
     snprintf(classes, sizeof classes, "%s/classes.txt", g_nets.dir);
-    kd_assert_ok(kd_file_write(classes, "daisy\r\na, \"b\"\nroses\ntulips\n", 28, &diag), &diag);
+    kd_assert_ok(kd_file_write(classes, "daisy\r\na, \"b\"\nroses\ntulips\n", 27, &diag), &diag);
     assert_int_equal(DISTILL(g_nets.bare, g_pictures, "-o", "json", "--top", "4", "--preprocess",
                              "symmetric", "--classes", classes),
                      0);
@@ -167,6 +167,7 @@ static void test_predict_bare_onnx(void **state)
     kd_run_drop(&g_out, &g_err);
     assert_int_equal(DISTILL(g_nets.bare, picture, "--preprocess", "unit", "-n", "1"), 0);
     kd_assert_has(g_out, "GUESS 1");
+    kd_assert_has(g_err, "does not name its classes");
     kd_run_drop(&g_out, &g_err);
     assert_int_equal(DISTILL(g_nets.ours, picture, "--size", "99"), 2);
     kd_assert_has(g_err, "24 x 24");
@@ -175,6 +176,33 @@ static void test_predict_bare_onnx(void **state)
     kd_run_drop(&g_out, &g_err);
     assert_int_equal(DISTILL(g_nets.ours, picture, "-o", "xml"), 2);
     kd_run_drop(&g_out, &g_err);
+}
+
+/* Names that no file could hold, or that do not tell classes apart. */
+static void test_predict_bad_names(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *said;
+    } cases[] = {
+        {"daisy\n\nroses\ntulips\n", "classes.txt:2: the name of the class is empty"},
+        {"daisy\n\xff\xfe\nroses\ntulips", "classes.txt:2: the name of the class is not UTF-8"},
+        {"daisy\nroses\ntulips\nroses\n", "`roses` stands there twice"},
+        {"", "names 0 classes"}};
+    static const char nul[] = "a\nb\nc\0d\ne";
+    char classes[300], picture[400];
+    kd_diag diag = {0};
+    name_picture(0, picture);
+    snprintf(classes, sizeof classes, "%s/classes.txt", g_nets.dir);
+    for (size_t i = 0; i <= KD_COUNT(cases); i++) {
+        const bool text = i < KD_COUNT(cases);
+        kd_assert_ok(kd_file_write(classes, text ? cases[i].text : nul,
+                                   text ? strlen(cases[i].text) : sizeof nul - 1, &diag),
+                     &diag);
+        assert_int_equal(DISTILL(g_nets.ours, picture, "--classes", classes), 2);
+        kd_assert_has(g_err, text ? cases[i].said : "NUL byte");
+        kd_run_drop(&g_out, &g_err);
+    }
 }
 
 static void test_predict_bad_pictures(void **state)
@@ -216,6 +244,9 @@ static void test_predict_no_network(void **state)
     kd_diag diag = {0};
     name_picture(0, picture);
     assert_int_equal(DISTILL("/no/such.safetensors", picture), 1);
+    kd_run_drop(&g_out, &g_err);
+    assert_int_equal(DISTILL(g_nets.dir, picture), 1);
+    kd_assert_has(g_err, "is a folder");
     kd_run_drop(&g_out, &g_err);
     assert_int_equal(DISTILL(picture, picture), 1);
     kd_run_drop(&g_out, &g_err);
@@ -259,8 +290,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_predict_ours_and_onnx), cmocka_unit_test(test_predict_bare_onnx),
-        cmocka_unit_test(test_predict_bad_pictures),  cmocka_unit_test(test_predict_no_network),
-        cmocka_unit_test(test_predict_top),
+        cmocka_unit_test(test_predict_bad_names),     cmocka_unit_test(test_predict_bad_pictures),
+        cmocka_unit_test(test_predict_no_network),    cmocka_unit_test(test_predict_top),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

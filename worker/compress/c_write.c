@@ -68,6 +68,7 @@ static void write_header(const c_writer *w, const char *prefix, bool rgb, kd_buf
     remark(b, "digest:", info->digest);
     kd_buf_printf(b,
                   " * One picture at a time; not reentrant. */\n#ifndef %s_H\n#define %s_H\n\n"
+                  "#ifdef __cplusplus\nextern \"C\" {\n#endif\n\n"
                   "#define %s_WIDTH %d\n#define %s_HEIGHT %d\n#define %s_CHANNELS %d\n"
                   "#define %s_CLASSES %d\n\n",
                   upper, upper, upper, in->w, upper, in->h, upper, in->c, upper,
@@ -82,9 +83,23 @@ static void write_header(const c_writer *w, const char *prefix, bool rgb, kd_buf
                       prefix);
     kd_buf_printf(b,
                   "/* input [HEIGHT][WIDTH][CHANNELS], preprocessed as in training%s%s. */\n"
-                  "void %s_run(const float *input, float *logits);\n\n#endif\n",
+                  "void %s_run(const float *input, float *logits);\n\n"
+                  "#ifdef __cplusplus\n}\n#endif\n\n#endif\n",
                   info->has_preprocess ? ": " : "",
                   info->has_preprocess ? kd_preprocess_word((int)info->preprocess) : "", prefix);
+}
+
+/* An #include takes a name as it stands: there are no escapes in it, but trigraphs. */
+static int check_header_name(const char *name, kd_diag *diag)
+{
+    bool ok = !strstr(name, "??");
+    for (const char *s = name; *s; s++)
+        ok = ok && *s != '"' && *s != '\\' && (unsigned char)*s >= 0x20 && *s != 0x7f;
+    return ok ? 0
+              : kd_fail(diag, -KD_EINVAL,
+                        "C cannot include a file of the name %.200s: choose one without quotes, "
+                        "backslashes, control characters and ??",
+                        name);
 }
 
 static void write_rgb(const c_writer *w, const char *prefix, kd_buf *b)
@@ -107,9 +122,10 @@ static void write_source(const c_writer *w, const char *prefix, const char *head
                          const kd_buf *data, const kd_buf *steps, kd_buf *b)
 {
     const kd_model_file_info *info = w->info;
-    kd_buf_str(b, "#include <float.h>\n#include <math.h>\n#include <string.h>\n\n#include ");
-    literal(b, header_name);
-    kd_buf_printf(b, "\n\nstatic float memory[%zuL];\n", w->memory ? w->memory : 1);
+    kd_buf_printf(b,
+                  "#include <float.h>\n#include <math.h>\n#include <string.h>\n\n"
+                  "#include \"%s\"\n\nstatic float memory[%zuL];\n",
+                  header_name, w->memory ? w->memory : 1);
     if (w->kernels[KD_C_ROW])
         kd_buf_printf(b, "static float row[%zuL];\n", w->row ? w->row : 1);
     if (info->classes) {
@@ -167,7 +183,9 @@ int kd_c_write(const kd_graph *g, const float *vector, const kd_model_file_info 
 {
     kd_graph *folded;
     float *values;
-    int rc = kd_fold(g, vector, &folded, &values, diag);
+    int rc = check_header_name(header_name, diag);
+    if (!rc)
+        rc = kd_fold(g, vector, &folded, &values, diag);
     if (rc)
         return rc;
     c_writer w = {.g = folded, .vector = values, .info = info, .int8 = kd_graph_is_int8(folded)};

@@ -22,7 +22,8 @@
 void kd_c_prefix(const char *path, char out[KD_C_PREFIX]);
 /* g is a finished classifier; batch norms are folded here. info: what it says of itself. header
  * names the file that source includes. Both texts are appended. *out_memory: bytes of the static
- * array. -KD_EUNSUP names the node that has no C; -KD_ELIMIT when a buffer is full. */
+ * array. -KD_EUNSUP names the node that has no C; -KD_EINVAL: a header_name that no #include can
+ * have; -KD_ELIMIT when a buffer is full. */
 int kd_c_write(const kd_graph *g, const float *vector, const kd_model_file_info *info,
                const char *prefix, const char *header_name, kd_buf *header, kd_buf *source,
                size_t *out_memory, kd_diag *diag) KD_MUST_CHECK;

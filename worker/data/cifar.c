@@ -104,7 +104,9 @@ int kd_data_open_cifar(kd_data *d, const kd_data_config *cfg, kd_diag *diag)
     const char *train = kd_data_text(cfg->train), *val = kd_data_text(cfg->val),
                *test = kd_data_text(cfg->test), *usual = usual_test(d);
     int kind = 0;
-    if (!*val && cfg->val_share == 0) {
+    if (cfg->one_split) {
+        train = *train || !usual ? train : usual;
+    } else if (!*val && cfg->val_share == 0) {
         if (!usual)
             return kd_fail(diag, -KD_ENOENT,
                            "neither test_batch.bin nor test.bin is there to validate on: name val, "

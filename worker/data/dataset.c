@@ -4,6 +4,7 @@
 #include "data/resize.h"
 #include "kd/file.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +25,17 @@ int kd_data_path(const char *folder, const char *name, char out[KD_DATA_PATH_ROO
     return 0;
 }
 
+int kd_data_open_path(const kd_data *d, const char *path, int extra_flags, kd_diag *diag)
+{
+    if (!d->links)
+        return kd_file_open_beneath(d->root_fd, path, extra_flags, diag);
+    const int fd = openat(d->root_fd, path, O_RDONLY | O_CLOEXEC | extra_flags);
+    if (fd >= 0)
+        return fd;
+    return kd_fail(diag, errno == ENOENT || errno == ENOTDIR ? -KD_ENOENT : -KD_EPERM,
+                   "cannot open %s: %s", path, strerror(errno));
+}
+
 int kd_data_read(const kd_data *d, const char *folder, const char *name, size_t max,
                  char **out_bytes, size_t *out_len, kd_diag *diag)
 {
@@ -32,7 +44,7 @@ int kd_data_read(const kd_data *d, const char *folder, const char *name, size_t 
     if (rc != 0)
         return rc;
     /* Without O_NONBLOCK, opening a named pipe would wait for a writer for ever. */
-    int fd = kd_file_open_beneath(d->root_fd, path, O_NONBLOCK, diag);
+    int fd = kd_data_open_path(d, path, O_NONBLOCK, diag);
     if (fd < 0)
         return fd;
     struct stat st;
@@ -50,7 +62,7 @@ int kd_data_is_folder(const kd_data *d, const char *folder, const char *name, kd
     int rc = kd_data_path(folder, name, path, diag);
     if (rc != 0)
         return rc;
-    int fd = kd_file_open_beneath(d->root_fd, path, O_PATH, diag);
+    int fd = kd_data_open_path(d, path, O_PATH, diag);
     if (fd < 0)
         return fd;
     struct stat st;
@@ -181,6 +193,7 @@ int kd_data_open(const kd_data_config *cfg, int root_fd, kd_data_progress progre
     d->kind = cfg->kind;
     d->size = cfg->size;
     d->root_fd = root_fd;
+    d->links = cfg->links;
     rc = read_all(d, cfg, diag);
     if (rc == 0)
         rc = kd_data_make_digests(d, cfg->leakage, progress, arg, diag);

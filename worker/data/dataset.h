@@ -17,7 +17,9 @@
  *   cifar         https://www.cs.toronto.edu/~kriz/cifar.html, binary version, CIFAR-10 or
  *                 CIFAR-100 (fine labels). train "": data_batch_*.bin, or train.bin. val "":
  *                 test_batch.bin or test.bin; with a val or a val_share that file is the test
- * split, if it is there and no other is asked for. npy           NumPy: images uint8 [n,h,w],
+ * split, if it is there and no other is asked for. With one_split train "" is that file, if it is
+ *                 there.
+ *   npy           NumPy: images uint8 [n,h,w],
  * [n,h,w,1] or [n,h,w,3], labels of any integer type [n]; C order, little endian. Files of the last
  * three may be packed with gzip.
  *
@@ -80,6 +82,7 @@ typedef struct kd_data_config {
     const char *train_labels, *val_labels, *test_labels; /* IDX and npy */
     double val_share, test_share; /* of the training samples, where no val or test is named */
     bool one_split;               /* `train` is all there is: samples to measure a network on */
+    bool links; /* may lead out of root, for who reads data of his own; names never may */
     enum kd_data_leakage leakage;
     const char *classes;         /* file of names, or "" */
     const char *unlabelled_path; /* folder beneath root; "" = none */

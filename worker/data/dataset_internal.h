@@ -36,6 +36,7 @@ struct kd_data {
     enum kd_data_kind kind;
     char *path, *unlabelled_path;
     int size, root_fd;
+    bool links; /* as in kd_data_config */
     kd_data_sample *samples;
     size_t n, room; /* samples read, samples that there is memory for */
     size_t count[KD_SPLITS], missing, moved;
@@ -61,6 +62,9 @@ static inline const char *kd_data_text(const char *s) /* NULL is "" */
 #define KD_DATA_PATH_ROOM (2 * KD_DATA_MAX_LINE + 2)
 int kd_data_path(const char *folder, const char *name, char out[KD_DATA_PATH_ROOM],
                  kd_diag *diag) KD_MUST_CHECK;
+/* A path beneath the root, for reading: a descriptor or a failure. */
+int kd_data_open_path(const kd_data *d, const char *path, int extra_flags,
+                      kd_diag *diag) KD_MUST_CHECK;
 /* A plain file, whole; one NUL is added. Caller frees. */
 int kd_data_read(const kd_data *d, const char *folder, const char *name, size_t max,
                  char **out_bytes, size_t *out_len, kd_diag *diag) KD_MUST_CHECK;

@@ -95,7 +95,7 @@ static int list_fd(const kd_data *d, int fd, const char *path, kd_entry **out, s
 int kd_walk_list(const kd_data *d, const char *path, kd_entry **out, size_t *out_n, kd_diag *diag)
 {
     const char *at = *path ? path : ".";
-    int fd = kd_file_open_beneath(d->root_fd, at, O_DIRECTORY, diag);
+    int fd = kd_data_open_path(d, at, O_DIRECTORY, diag);
     return fd < 0 ? fd : list_fd(d, fd, at, out, out_n, diag);
 }
 
@@ -173,7 +173,7 @@ static int enter(const kd_data *d, const char *folder, const char *name, const a
     int rc = kd_data_path(folder, name, path, diag);
     if (rc != 0)
         return rc;
-    int fd = kd_file_open_beneath(d->root_fd, path, O_DIRECTORY, diag);
+    int fd = kd_data_open_path(d, path, O_DIRECTORY, diag);
     if (fd >= 0 && fstat(fd, &st) != 0) {
         rc = kd_fail(diag, -KD_EIO, "cannot look at %s: %s", path, strerror(errno));
         close(fd);

@@ -1,6 +1,7 @@
 #include "models/graph_json.h"
 
 #include "models/graph_copy.h"
+#include "store/narrow.h"
 
 #include <jansson.h>
 #include <math.h>
@@ -236,7 +237,7 @@ static bool get_name(const json_t *o, char out[sizeof((kd_node *)0)->name])
 static bool read_range(const json_t *o, kd_node *n)
 {
     return !json_object_get(o, "range") ||
-           (get_number(o, "range", &n->range) && n->range > 0 && isfinite(n->range));
+           (get_number(o, "range", &n->range) && n->range > 0 && n->range <= KD_INT8_MOST);
 }
 
 /* The key that is missing or wrong, NULL if all is well. */

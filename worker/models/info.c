@@ -127,8 +127,11 @@ static int read_picture(kd_info_find *find, const void *arg, const char *name,
         info->has_preprocess = true;
         info->preprocess = (enum kd_preprocess)at;
     }
-    if ((text = find(arg, "channels")) && strcmp(text, "rgb") != 0)
-        return refuse(name, "channels", text, "rgb", diag);
+    if ((text = find(arg, "channels"))) {
+        info->grey = strcmp(text, "grey") == 0;
+        if (!info->grey && strcmp(text, "rgb") != 0)
+            return refuse(name, "channels", text, "rgb or grey", diag);
+    }
     if ((text = find(arg, "size"))) {
         if (!number(text, 1, 4096, &value) || value != floor(value))
             return refuse(name, "size", text, "a whole number in 1..4096", diag);

@@ -90,16 +90,8 @@ int kd_class_names_split(const char *text, char ***out_names, int *out_n)
 
 /* ---- safetensors */
 
-static int missing(kd_diag *diag, const char *name, const char *key)
-{
-    return kd_fail(diag, -KD_EDATA,
-                   "%s does not say what network its weights belong to: it has no metadata `%s`; "
-                   "only files that distilld has written can be used alone",
-                   name, key);
-}
-
 /* What the file says of itself must be what its network is. */
-static int settle_info(const char *name, kd_loaded *out, kd_diag *diag)
+static int settle_info(const char *name, bool onnx, kd_loaded *out, kd_diag *diag)
 {
     const kd_node *first = &out->graph->nodes[0];
     const kd_model_file_info *info = &out->info;
@@ -114,11 +106,14 @@ static int settle_info(const char *name, kd_loaded *out, kd_diag *diag)
     const kd_digest have = kd_digest_of(out->vector, out->graph->vector_len * sizeof(float));
     char hex[KD_DIGEST_HEX];
     kd_digest_hex(&have, hex);
-    if (*info->digest && strcmp(info->digest, hex) != 0)
+    out->changed = *info->digest && strcmp(info->digest, hex) != 0;
+    if (out->changed && !onnx)
         return kd_fail(diag, -KD_EDATA,
                        "%s is damaged or was changed: its parameters have the digest %s, it says "
-                       "%s; fetch it again, or take the metadata `distilld.digest` out",
+                       "%s; fetch it again",
                        name, hex, info->digest);
+    if (out->changed)
+        out->info.digest[0] = '\0';
     return 0;
 }
 
@@ -127,15 +122,16 @@ static int fill(const kd_st_file *f, const void *bytes, size_t len, const char *
 {
     const char *graph = kd_st_metadata(f, "graph");
     if (!graph)
-        return missing(diag, name, "graph");
+        return kd_fail(diag, -KD_EDATA,
+                       "%s does not say what network its weights belong to: it has no metadata "
+                       "`graph`; only files that distilld has written can be used alone",
+                       name);
     int rc = kd_graph_from_json(graph, &out->graph, diag);
     if (rc)
         return kd_fail_at(diag, rc, "%s", name);
     rc = kd_model_file_info_read(bytes, len, name, &out->info, diag);
     if (rc)
         return rc;
-    if (!out->info.has_preprocess || !out->info.size)
-        return missing(diag, name, out->info.has_preprocess ? "size" : "preprocess");
     out->vector = calloc(out->graph->vector_len ? out->graph->vector_len : 1, sizeof(float));
     if (!out->vector)
         return kd_fail(diag, -KD_ENOMEM, "no memory for reading %s", name);
@@ -144,7 +140,7 @@ static int fill(const kd_st_file *f, const void *bytes, size_t len, const char *
     if (!rc && new_head)
         rc = kd_fail(diag, -KD_EDATA, "%s: its last layer is not the one of its graph", name);
     out->ours = true;
-    return rc ? rc : settle_info(name, out, diag);
+    return rc ? rc : settle_info(name, false, out, diag);
 }
 
 static int open_weights(const uint8_t *bytes, size_t len, const char *name, kd_loaded *out,
@@ -180,15 +176,18 @@ static int open_onnx(const uint8_t *bytes, size_t len, const char *name,
     if (!info.ours)
         out->info.size = 0;
     kd_onnx_info_clear(&info);
-    return settle_info(name, out, diag);
+    return settle_info(name, true, out, diag);
 }
 
 static int open_bytes(const uint8_t *bytes, size_t len, const char *name,
                       const kd_onnx_read_options *opt, kd_loaded *out, kd_diag *diag)
 {
     kd_loaded l = {0};
-    /* A safetensors file has its header's length first; no ONNX model has a `{` there. */
-    const bool weights = len > 8 && bytes[8] == '{' && bytes[7] == 0 && bytes[6] == 0;
+    /* A safetensors file has its header's length first; no ONNX model has a `{` there. What is
+     * neither is called what its name says. */
+    const char *dot = strrchr(name, '.');
+    const bool weights = (len > 8 && bytes[8] == '{' && bytes[7] == 0 && bytes[6] == 0) ||
+                         (dot && strcmp(dot, ".safetensors") == 0);
     int rc = weights ? open_weights(bytes, len, name, &l, diag)
                      : open_onnx(bytes, len, name, opt, &l, diag);
     if (rc)
@@ -219,6 +218,8 @@ int kd_loaded_open_file(const char *path, int size, kd_loaded *out, kd_diag *dia
     char *bytes = NULL;
     size_t len;
     int rc = kd_file_read(path, KD_LOADED_MAX, &bytes, &len, diag);
+    if (rc == -KD_EINVAL)
+        return kd_fail(diag, -KD_ENOENT, "%s is a folder, a model's file was expected", path);
     if (rc)
         return rc;
     const kd_onnx_read_options opt = {.size = size, .folder_fd = open_folder_of(path)};
@@ -271,7 +272,7 @@ int kd_loaded_describe(const kd_graph *g, const kd_model_file_info *info, kd_loa
     say(out, "size", out->size);
     say(out, "mean", mean);
     say(out, "std", std);
-    say(out, "channels", mean ? "rgb" : NULL);
+    say(out, "channels", !mean ? NULL : info->grey ? "grey" : "rgb");
     say(out, "model", info->model);
     say(out, "padding", info->has_padding ? names[info->pad_tf] : NULL);
     say(out, "label_smoothing", out->smoothing);

@@ -17,15 +17,17 @@ typedef struct kd_loaded {
     float *vector;           /* [graph->vector_len] */
     kd_model_file_info info; /* classes: NULL or as many as the network has */
     bool ours;               /* distilld wrote it */
+    bool changed;            /* ONNX: its digest is of other parameters; info has none then */
     bool softmax;            /* one at its end was left out (ONNX) */
     int size;                /* pixels a side */
     int n_classes;           /* of the network, names or not */
 } kd_loaded;
 
 /* bytes are borrowed during the call; `name` is for messages. Which kind of file it is shows in its
- * bytes. Hostile files are safe. The digest of its parameters, where it names one,
- * is checked. Errors: -KD_EDATA (damaged; or safetensors without a graph in its metadata), those of
- * kd_onnx_read. */
+ * bytes, else in its name. Hostile files are safe. The digest of its parameters, where it names
+ * one, is checked: safetensors that differ are refused, ONNX, which programs of others change, is
+ * marked. A file may lack preprocessing and classes; its size is then that of its graph. Errors:
+ * -KD_EDATA (damaged; or safetensors without a graph in its metadata), those of kd_onnx_read. */
 int kd_loaded_open(const uint8_t *bytes, size_t len, const char *name, kd_loaded *out,
                    kd_diag *diag) KD_MUST_CHECK;
 /* The same of a file of at most KD_LOADED_MAX bytes; an ONNX model's external data is read beneath

@@ -73,6 +73,7 @@ int kd_model_load(const kd_graph *g, const void *file, size_t len, const char *n
 #define KD_INFO_TEXT 96
 typedef struct kd_model_file_info {
     bool has_padding, pad_tf; /* "padding": tf | torch */
+    bool grey;                /* "channels": grey, of one channel | rgb */
     bool has_preprocess;      /* "preprocess": unit | symmetric | imagenet, or "mean" and "std" */
     enum kd_preprocess preprocess;
     double label_smoothing; /* "label_smoothing": [0,1) that it was trained with; 0 = not named */

@@ -1,6 +1,7 @@
 /* QuantizeLinear and DequantizeLinear: weights of 8 bits become floats, values between layers get
  * the range that 8 bits hold of them. */
 #include "models/onnx_internal.h"
+#include "store/narrow.h"
 
 #include <math.h>
 
@@ -76,7 +77,7 @@ int kd_onnx_quantize(kd_onnx_ctx *c)
                             "activations symmetrically)",
                             (long long)nought);
     const float range = scale->f[0] * (type == KD_ONNX_UINT8 && nought == 0 ? 255 : 127);
-    if (!isfinite(range))
+    if (!(range <= KD_INT8_MOST))
         return kd_onnx_fail(c, -KD_EDATA, "scale 0 is %g", (double)scale->f[0]);
     c->g->nodes[d->node].range = range;
     return kd_onnx_out_dyn(c, 0, d);

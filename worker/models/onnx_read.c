@@ -235,13 +235,15 @@ static int image_input(kd_onnx_ctx *c, kd_onnx_value *v, kd_onnx_info *info)
         dim[0] = 1;
     for (int a = high; a < high + 2; a++) {
         if (dim[a] == 0 && c->opt->size <= 0)
-            return kd_onnx_fail(c, -KD_EINVAL,
-                                "the model leaves the size of its pictures open; give `size`");
+            return kd_onnx_fail(
+                c, -KD_EINVAL,
+                "the model leaves the size of its pictures open; give it: `size` in "
+                "a job, --size in a command");
         if (dim[a] != 0 && c->opt->size > 0 && dim[a] != c->opt->size)
             return kd_onnx_fail(c, -KD_EINVAL,
-                                "the model wants pictures of %lld pixels a side, not %d; give "
-                                "`size: %lld`",
-                                (long long)dim[a], c->opt->size, (long long)dim[a]);
+                                "the model wants pictures of %lld pixels a side, not %d; give that "
+                                "as `size` in a job, --size in a command",
+                                (long long)dim[a], c->opt->size);
         if (dim[a] == 0)
             dim[a] = c->opt->size;
     }

@@ -86,6 +86,25 @@ static float float_at(const uint8_t *data, size_t i)
     return value;
 }
 
+/* What kd_int8_codes can have given. */
+static int check_codes(const kd_param *p, const kd_st_tensor *t, const kd_st_tensor *scales,
+                       const char *name, kd_diag *diag)
+{
+    for (size_t i = 0; i < (size_t)scales->shape[0]; i++) {
+        const float scale = float_at(scales->data, i);
+        if (!(scale > 0 && scale <= KD_INT8_MOST))
+            return kd_fail(diag, -KD_EDATA,
+                           "%s: scale %zu of tensor %s is %g, above 0 and at most %g is read.",
+                           name, i, p->name, (double)scale, (double)KD_INT8_MOST);
+    }
+    const void *low = memchr(t->data, 0x80, p->count);
+    return !low ? 0
+                : kd_fail(diag, -KD_EDATA,
+                          "%s: value %zu of tensor %s has the code -128; codes go from -127 to "
+                          "127.",
+                          name, (size_t)((const uint8_t *)low - t->data), p->name);
+}
+
 /* scale: of its row, of a tensor of 8 bits. */
 static float value_at(const kd_st_tensor *t, enum kd_st_type type, float scale, size_t i)
 {
@@ -137,7 +156,10 @@ static int load(const kd_graph *g, const kd_st_file *f, const char *name, float 
                 continue;
             const kd_st_tensor *t = kd_st_find(f, p->name);
             const kd_st_tensor *scales = strcmp(t->dtype, "I8") == 0 ? scales_of(f, t) : NULL;
-            rc = copy_tensor(p, t, scales, name, write ? vector : NULL, diag);
+            if (scales && !write)
+                rc = check_codes(p, t, scales, name, diag);
+            if (!rc)
+                rc = copy_tensor(p, t, scales, name, write ? vector : NULL, diag);
         }
     if (!rc)
         *out_new_head = new_head;
