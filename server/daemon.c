@@ -124,6 +124,8 @@ static void look_after_certificates(kd_daemon *d, kd_time_ms now, bool reload)
         kd_access_files_changed(d->access);
         kd_info("the server has another certificate: serial=%s", d->authority->own.serial);
     }
+    if (kd_access_keep_admin(d->access, reload, &diag) != 0)
+        kd_err("the admin's certificate stays as it is: %s", diag.msg);
     kd_rpc_server_end_calls(d->server, is_over, d->access, -KD_EAUTH,
                             "the certificate is over or was revoked");
 }
