@@ -86,7 +86,8 @@ void kd_daemon_fatal(kd_daemon *d, const kd_diag *diag)
 /* Said at most every 10 seconds. */
 static void tell_refused(kd_daemon *d, kd_time_ms now)
 {
-    uint64_t refused = kd_rpc_refused_connections(), cut = kd_rpc_cut_connections();
+    uint64_t refused = kd_rpc_refused_connections(),
+             cut = kd_rpc_cut_connections() + kd_http_cut_connections(d->http);
     if ((refused == d->refused && cut == d->cut) ||
         (d->refused_told && now - d->refused_told < 10000))
         return;
