@@ -19,8 +19,8 @@ const kd_setting kd_settings[] = {
     {"listen", "DISTILLD_LISTEN", KD_SET_TEXT, AT(listen), 0, 0, "HOST:PORT",
      "one gRPC port for clients and workers; port 0 takes any free one", "127.0.0.1:7070"},
     {"http", "DISTILLD_HTTP", KD_SET_TEXT, AT(http), 0, 0, "ADDRESS:PORT",
-     "dashboard, /metrics, /healthz, /readyz and a JSON API that only reads; the address has\n"
-     "to be a loopback's; empty = none",
+     "dashboard, /metrics, /healthz, /readyz and a JSON API that only reads: HTTPS where `distilld\n"
+     "init` has made certificates; else the address has to be a loopback's; empty = none",
      EMPTY},
     {"insecure", "DISTILLD_INSECURE", KD_SET_BOOL, AT(insecure), 0, 0, NULL,
      "plain text on both ports: whoever reaches listen may do everything, whoever reaches http "
