@@ -126,11 +126,9 @@ bool kd_http_link_let_in(kd_http *h, struct MHD_Connection *connection)
     if (!k)
         return false;
     pthread_mutex_lock(&l->mu);
-    bool room = l->n_known < KD_HTTP_CONNECTIONS;
-    if (room) {
-        k->known = true;
-        l->n_known++;
-    }
+    bool room = k->known || l->n_known < KD_HTTP_CONNECTIONS;
+    l->n_known += room && !k->known;
+    k->known = room;
     pthread_mutex_unlock(&l->mu);
     return room;
 }
