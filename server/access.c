@@ -15,7 +15,7 @@ static int compare(const void *a, const void *b)
     return strcmp(a, b);
 }
 
-static bool is_revoked(const kd_access *a, const char *serial)
+bool kd_access_is_revoked(const kd_access *a, const char *serial)
 {
     return a->n_revoked &&
            bsearch(serial, a->revoked, a->n_revoked, sizeof *a->revoked, compare) != NULL;
@@ -80,7 +80,7 @@ static int check_certificate(const kd_access *a, const kd_pki_identity *who, kd_
 {
     if (who->role == KD_ROLE_NONE)
         return 0;
-    if (is_revoked(a, who->serial))
+    if (kd_access_is_revoked(a, who->serial))
         return kd_fail(diag, -KD_EPERM, "the certificate %.8s of %s was revoked", who->serial,
                        who->name);
     if (kd_clock_wall_ms() >= who->not_after_ms)
@@ -284,7 +284,7 @@ void kd_access_files_changed(kd_access *a)
 void kd_access_add_revoked(kd_access *a, const char *serial)
 {
     pthread_mutex_lock(&a->mu);
-    if (!is_revoked(a, serial)) {
+    if (!kd_access_is_revoked(a, serial)) {
         char(*more)[KD_PKI_SERIAL] = realloc(a->revoked, (a->n_revoked + 1) * sizeof *more);
         KD_BUG_ON(!more); /* forgetting one would let its holder in */
         a->revoked = more;
@@ -343,9 +343,8 @@ int kd_access_open(kd_state *state, kd_authority *authority, const kd_quotas *qu
     pthread_mutex_init(&a->mu, NULL);
     kd_access_files_changed(a);
     int rc = kd_access_load(a, diag);
-    /* Made by `distilld init`, while nobody kept books. */
-    if (rc == 0 && authority && authority->admin.role != KD_ROLE_NONE)
-        rc = kd_access_know(a, &authority->admin, diag);
+    if (rc == 0)
+        rc = kd_access_keep_admin(a, true, diag);
     if (rc == 0)
         *out = a;
     else

@@ -67,6 +67,13 @@ const struct kd_rpc_meter *kd_access_meter(const kd_access *a);
 unsigned kd_access_rule(const char *path);
 /* Stores what waits for the audit, at most five times a second; forget: what is too old goes. */
 void kd_access_tick(kd_access *a, kd_time_ms now);
+/* Renews the admin's login in STATE/tls/admin when it is time, unless it was revoked, and enters
+ * what lies there among the certificates: `distilld init` keeps no books. reload: looks at it in
+ * any case. */
+int kd_access_keep_admin(kd_access *a, bool reload, kd_diag *diag) KD_MUST_CHECK;
+/* For `distilld init`, without a coordinator or beside it: 1 = the certificate was revoked, 0 =
+ * not. */
+int kd_access_was_revoked(const char *state_dir, const char *serial, kd_diag *diag) KD_MUST_CHECK;
 /* Takes the authority's new certificate, and brings it to who has asked for files. */
 void kd_access_files_changed(kd_access *a);
 

@@ -1,5 +1,5 @@
 /* Shared by access.c (what is decided at every call), access_use.c (quotas), access_rows.c and
- * access_certificates.c (what is stored) and access_audit.c. */
+ * access_certificates.c (what is stored), access_admin.c and access_audit.c. */
 #ifndef KD_SERVER_ACCESS_INTERNAL_H
 #define KD_SERVER_ACCESS_INTERNAL_H
 
@@ -87,6 +87,7 @@ int kd_access_know(kd_access *a, const kd_pki_identity *who, kd_diag *diag) KD_M
 /* access.c */
 /* "Jobs/Get" of "/distill.v1.Jobs/Get". */
 const char *kd_access_method_name(const char *path);
+bool kd_access_is_revoked(const kd_access *a, const char *serial); /* under the lock */
 void kd_access_add_revoked(kd_access *a, const char *serial);
 void kd_access_add_session(kd_access *a, const kd_token_row *row);
 void kd_access_drop_session(kd_access *a, const char *hash);

@@ -117,8 +117,8 @@ static int make_ca(const char *dir, kd_diag *diag)
     return rc;
 }
 
-static int make_admin(const char *dir, const char *ca, const char *ca_key, const char *server,
-                      int64_t life_s, kd_diag *diag)
+static int issue_admin(const char *dir, const char *ca, const char *ca_key, int64_t life_s,
+                       kd_diag *diag)
 {
     char admin[4096], *key = NULL, *certificate = NULL;
     path_of(dir, "admin", admin);
@@ -129,8 +129,6 @@ static int make_admin(const char *dir, const char *ca, const char *ca_key, const
     char *identity = rc == 0 ? kd_pki_join(certificate, key) : NULL;
     if (rc == 0)
         rc = write_file(admin, "ca.pem", ca, diag);
-    if (rc == 0)
-        rc = write_file(admin, "server", server, diag);
     if (rc == 0)
         rc = write_file(admin, "identity.pem", identity, diag);
     kd_pki_drop(identity);
@@ -189,7 +187,9 @@ int kd_authority_make(const char *dir, const char *const *hosts, size_t n_hosts,
     if (rc == 0)
         rc = issue_server(dir, ca, ca_key, life_s, diag);
     if (rc == 0 && !is_there(dir, "admin/identity.pem"))
-        rc = make_admin(dir, ca, ca_key, server, life_s, diag);
+        rc = issue_admin(dir, ca, ca_key, life_s, diag);
+    if (rc == 0 && !is_there(dir, "admin/server"))
+        rc = write_file(dir, "admin/server", server, diag);
     kd_pki_drop(ca);
     kd_pki_drop(ca_key);
     return rc;
@@ -252,8 +252,6 @@ int kd_authority_open(const char *dir, int64_t life_s, kd_authority **out, kd_di
     if (!is_there(dir, "ca.pem"))
         return kd_fail(diag, -KD_ENOENT, "no certificates in %s; `distilld init` makes them", dir);
     kd_authority *a = kd_xalloc(sizeof *a);
-    kd_diag ignored = {0};
-    char *admin = NULL;
     a->dir = kd_xstrdup(dir);
     a->life_s = life_s;
     int rc = read_file(dir, "ca.pem", false, &a->ca, diag);
@@ -265,9 +263,6 @@ int kd_authority_open(const char *dir, int64_t life_s, kd_authority **out, kd_di
         rc = kd_pki_digest(a->ca, a->digest, diag);
     if (rc == 0)
         rc = make_fit(a, diag);
-    if (rc == 0 && read_file(dir, "admin/identity.pem", true, &admin, &ignored) == 0)
-        (void)!kd_pki_identity_of(admin, strlen(admin), &a->admin, &ignored);
-    kd_pki_drop(admin);
     if (rc == 0)
         *out = a;
     else
@@ -283,6 +278,35 @@ int kd_authority_refresh(kd_authority *a, bool reload, kd_diag *diag)
     memcpy(serial, a->own.serial, sizeof serial);
     int rc = make_fit(a, diag);
     return rc == 0 ? strcmp(serial, a->own.serial) != 0 : rc;
+}
+
+/* ---- the admin's login */
+
+void kd_authority_read_admin(kd_authority *a)
+{
+    char *login = NULL;
+    kd_pki_identity who = {0};
+    kd_diag why = {0};
+    int rc = read_file(a->dir, "admin/identity.pem", true, &login, &why);
+    if (rc == 0)
+        rc = kd_pki_check(a->ca, login, login, &why);
+    if (rc == 0)
+        rc = kd_pki_identity_of(login, strlen(login), &who, &why);
+    if (rc == 0 && who.role != KD_ROLE_ADMIN)
+        rc = kd_fail(&why, -KD_EDATA, "it is the login of %s, a %s", who.name,
+                     kd_role_name(who.role));
+    if (rc != 0 && rc != -KD_ENOENT)
+        kd_warn("nobody renews %.300s/admin: %s", a->dir, why.msg);
+    a->admin = rc == 0 ? who : (kd_pki_identity){0};
+    kd_pki_drop(login);
+}
+
+int kd_authority_make_admin(kd_authority *a, kd_diag *diag)
+{
+    int rc = issue_admin(a->dir, a->ca, a->ca_key, a->life_s, diag);
+    if (rc == 0)
+        kd_authority_read_admin(a);
+    return rc;
 }
 
 kd_rpc_tls kd_authority_tls(const kd_authority *a)

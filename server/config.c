@@ -1,7 +1,7 @@
 #include "config.h"
 
 #include "kd/file.h"
-#include "kd/log.h"
+#include "kd/log_sink.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,8 +19,9 @@ const kd_setting kd_settings[] = {
     {"listen", "DISTILLD_LISTEN", KD_SET_TEXT, AT(listen), 0, 0, "HOST:PORT",
      "one gRPC port for clients and workers; port 0 takes any free one", "127.0.0.1:7070"},
     {"http", "DISTILLD_HTTP", KD_SET_TEXT, AT(http), 0, 0, "ADDRESS:PORT",
-     "dashboard, /metrics, /healthz, /readyz and a JSON API that only reads; the address has\n"
-     "to be a loopback's; empty = none",
+     "dashboard, /metrics, /healthz, /readyz and a JSON API that only reads: HTTPS where "
+     "`distilld\n"
+     "init` has made certificates; else the address has to be a loopback's; empty = none",
      EMPTY},
     {"insecure", "DISTILLD_INSECURE", KD_SET_BOOL, AT(insecure), 0, 0, NULL,
      "plain text on both ports: whoever reaches listen may do everything, whoever reaches http "
@@ -43,6 +44,8 @@ const kd_setting kd_settings[] = {
      "64M or 2G: jobs wait and nothing is taken in below it",
      "64M"},
     {"log_level", NULL, KD_SET_LEVEL, 0, 0, 0, "LEVEL", "err, warn, info or debug", "info"},
+    {"log_format", "KD_LOG_FORMAT", KD_SET_FORMAT, 0, 0, 0, "FORMAT",
+     "of the log: text, or json, one object a line", "text"},
     {"certificate_life", NULL, KD_SET_DURATION, AT(certificate_life_s), 1, TEN_YEARS, "DURATION",
      "of certificates that are issued, as 12h or 30d; workers renew theirs in time", "30d"},
     {"quota_jobs", NULL, KD_SET_NUMBER, AT(quotas.jobs), 0, 100000, "N",
@@ -197,6 +200,10 @@ int kd_setting_put(const kd_setting *s, const char *text, kd_daemon_config *cfg,
             return kd_fail(diag, -KD_EINVAL, "wants err, warn, info or debug");
         kd_log_set_level((enum kd_log_level)level);
         return 0;
+    case KD_SET_FORMAT:
+        return kd_log_set_format(text)
+                   ? 0
+                   : kd_fail(diag, -KD_EINVAL, "wants text or json, not \"%.64s\"", text);
     }
     return -KD_EINTERNAL;
 }

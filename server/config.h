@@ -16,7 +16,8 @@ enum kd_setting_type {
     KD_SET_DURATION, /* int64_t seconds in low..high, as 90s, 12h or 30d */
     KD_SET_BOOL,     /* bool */
     KD_SET_LIST,     /* kd_words; a list in the file, elsewhere words with blanks between */
-    KD_SET_LEVEL     /* the log's */
+    KD_SET_LEVEL,    /* the log's */
+    KD_SET_FORMAT    /* likewise */
 };
 
 typedef struct kd_setting {

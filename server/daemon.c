@@ -86,7 +86,8 @@ void kd_daemon_fatal(kd_daemon *d, const kd_diag *diag)
 /* Said at most every 10 seconds. */
 static void tell_refused(kd_daemon *d, kd_time_ms now)
 {
-    uint64_t refused = kd_rpc_refused_connections(), cut = kd_rpc_cut_connections();
+    uint64_t refused = kd_rpc_refused_connections(),
+             cut = kd_rpc_cut_connections() + kd_http_cut_connections(d->http);
     if ((refused == d->refused && cut == d->cut) ||
         (d->refused_told && now - d->refused_told < 10000))
         return;
@@ -124,6 +125,8 @@ static void look_after_certificates(kd_daemon *d, kd_time_ms now, bool reload)
         kd_access_files_changed(d->access);
         kd_info("the server has another certificate: serial=%s", d->authority->own.serial);
     }
+    if (kd_access_keep_admin(d->access, reload, &diag) != 0)
+        kd_err("the admin's certificate stays as it is: %s", diag.msg);
     kd_rpc_server_end_calls(d->server, is_over, d->access, -KD_EAUTH,
                             "the certificate is over or was revoked");
 }

@@ -57,7 +57,8 @@ typedef struct kd_exchange_snapshot {
     float *vector, *state;
 } kd_exchange_snapshot;
 
-/* Payload bytes that came and went, and pushed chunks by what became of them. */
+/* Payload bytes that came and went, and units by what became of them: each once, with its first
+ * chunk; divergent and corrupt ones with each chunk that is. */
 enum kd_exchange_kind {
     KD_IO_GRADIENTS,
     KD_IO_PARAMETERS,
@@ -66,15 +67,18 @@ enum kd_exchange_kind {
     KD_IO_EVALUATION,
     KD_IO_KINDS
 };
-enum kd_push_end {
-    KD_PUSH_TAKEN,
-    KD_PUSH_DUPLICATE, /* known already */
-    KD_PUSH_LATE,      /* of the step before */
-    KD_PUSH_REFUSED,   /* of another step, of a worker whose numbers are wrong, or damaged */
-    KD_PUSH_ENDS
+/* What became of a unit whose gradient was pushed. */
+enum kd_unit_end {
+    KD_UNIT_OK,
+    KD_UNIT_BACKUP,    /* a second run, like the first */
+    KD_UNIT_DUPLICATE, /* known already */
+    KD_UNIT_STALE,     /* of another step, generation or owner */
+    KD_UNIT_DIVERGENT, /* unlike another run, or of a worker whose numbers were found to be wrong */
+    KD_UNIT_CORRUPT,   /* damaged on the way; it is sent again */
+    KD_UNIT_ENDS
 };
 typedef struct kd_exchange_io {
-    uint64_t in[KD_IO_KINDS], out[KD_IO_KINDS], pushes[KD_PUSH_ENDS];
+    uint64_t in[KD_IO_KINDS], out[KD_IO_KINDS], units[KD_UNIT_ENDS];
 } kd_exchange_io;
 
 /* How a step went; borrowed. */

@@ -220,6 +220,29 @@ void kd_xc_preload(kd_exchange *x)
     kd_xc_release_sums(x);
 }
 
+/* ---- units */
+
+static bool is_node(const kd_exchange *x, uint32_t node)
+{
+    return node > 0 && node < 2 * x->cfg.slots;
+}
+
+/* How many slots a node of the tree is the sum of. */
+static uint32_t units_below(const kd_exchange *x, uint32_t node)
+{
+    uint32_t count = 1;
+    while (node * count < x->cfg.slots)
+        count *= 2;
+    return count;
+}
+
+static void count_units(kd_exchange *x, const Distill__V1__NodeChunk *head, enum kd_unit_end ended)
+{
+    bool each = ended == KD_UNIT_DIVERGENT || ended == KD_UNIT_CORRUPT;
+    if (ended != KD_UNIT_ENDS && is_node(x, head->node) && (each || head->chunk == 0))
+        x->io.units[ended] += units_below(x, head->node);
+}
+
 /* ---- second runs */
 
 /* The CRC32Cs of the units in a push, against those that came before. Returns the slot that
@@ -227,13 +250,9 @@ void kd_xc_preload(kd_exchange *x)
 static uint32_t compare_leaves(kd_exchange *x, struct leaves *l, const Distill__V1__NodeChunk *head,
                                uint64_t *out_first)
 {
-    uint32_t first = head->node, count = 1, differs = UINT32_MAX;
+    uint32_t differs = UINT32_MAX;
+    const uint32_t count = units_below(x, head->node), first = head->node * count - x->cfg.slots;
     const uint8_t run = head->check ? SECOND_RUN : FIRST_RUN;
-    while (first < x->cfg.slots) {
-        first *= 2;
-        count *= 2;
-    }
-    first -= x->cfg.slots;
     if (head->n_leaves != count)
         return differs; /* a worker that tells none */
     for (uint32_t i = 0; i < count; i++) {
@@ -377,19 +396,20 @@ void kd_exchange_push(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Node
     const char *diverged = NULL;
     uint64_t first = 0;
     uint32_t slot = UINT32_MAX;
-    enum kd_push_end ended = KD_PUSH_REFUSED;
+    enum kd_unit_end ended = KD_UNIT_STALE;
     /* Before the lock, which is for what others must not see half done. */
     bool whole = kd_crc32c(0, payload, len) == head->crc32c;
     pthread_mutex_lock(&x->mu);
     if (!kd_xc_usable(x, call, head->chunk))
         goto out;
-    if (head->node == 0 || head->node >= 2 * x->cfg.slots) {
+    if (!is_node(x, head->node)) {
         kd_rpc_finish(call, -KD_EINVAL, "no such node in the reduction tree");
         goto out;
     }
     for (size_t i = 0; i < KD_COUNT(x->odd); i++)
         if (x->odd[i] && x->odd[i] == head->process) {
             kd_rpc_finish(call, -KD_ESTALE, "this worker's numbers were found to be wrong");
+            ended = KD_UNIT_DIVERGENT;
             goto out;
         }
     bool late = head->step + 1 == x->version;
@@ -397,6 +417,7 @@ void kd_exchange_push(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Node
         kd_rpc_finish(call, -KD_ESTALE, "another step is being collected");
         goto out;
     }
+    ended = KD_UNIT_CORRUPT;
     if (!kd_xc_payload_ok(call, len, kd_xc_gradient_bytes(x, head->chunk), whole))
         goto out;
     x->io.in[KD_IO_GRADIENTS] += len;
@@ -411,8 +432,12 @@ void kd_exchange_push(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Node
     bool duplicate = true;
     int rc = late ? 0 : take_node(x, head, payload, &duplicate, &diverged);
     reply.duplicate = duplicate;
-    if (rc == 0)
-        ended = late ? KD_PUSH_LATE : duplicate ? KD_PUSH_DUPLICATE : KD_PUSH_TAKEN;
+    ended = rc != 0       ? KD_UNIT_ENDS
+            : diverged    ? KD_UNIT_DIVERGENT
+            : late        ? KD_UNIT_STALE
+            : !duplicate  ? KD_UNIT_OK
+            : head->check ? KD_UNIT_BACKUP
+                          : KD_UNIT_DUPLICATE;
     if (rc == 0)
         kd_xc_answer(call, &reply, NULL, 0);
     else
@@ -422,7 +447,7 @@ void kd_exchange_push(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Node
         x->ev.divergence(x->ev.arg, &x->cfg, diverged, head->step, slot, first, head->process,
                          x->settled);
 out:
-    x->io.pushes[ended]++;
+    count_units(x, head, ended);
     pthread_mutex_unlock(&x->mu);
 }
 

@@ -50,6 +50,8 @@ static enum MHD_Result send_response(kd_http_request *r, struct MHD_Response *m,
         return MHD_NO; /* closes the connection */
     if (r->type)
         header(m, "Content-Type", r->type);
+    /* One request each: who is let in is settled once, and nobody holds one between two. */
+    header(m, "Connection", "close");
     header(m, "Cache-Control", cache);
     header(m, "Content-Security-Policy", g_policy);
     header(m, "X-Content-Type-Options", "nosniff");
@@ -270,9 +272,12 @@ static enum MHD_Result answer(kd_http_request *r, const char *path, const char *
     if (!asset && !find_route(r, g_probes, KD_COUNT(g_probes), path) &&
         !find_route(r, kd_http_api, kd_http_n_api, path))
         return refuse(r, MHD_HTTP_NOT_FOUND, "there is nothing under this path");
-    int status = kd_http_authorise(r, asset ? KD_HTTP_READER : r->route->role, &why);
+    const enum kd_http_role role = asset ? KD_HTTP_READER : r->route->role;
+    int status = kd_http_authorise(r, role, &why);
     if (status != 0)
         return refuse(r, status, why);
+    if (role != KD_HTTP_PROBE && !kd_http_link_let_in(r->http, r->connection))
+        return refuse(r, MHD_HTTP_SERVICE_UNAVAILABLE, "too many connections are open");
     if (asset)
         return send_asset(r, asset);
     if (!query_number(r, "from", &r->from) || !query_number(r, "limit", &r->limit))
@@ -349,11 +354,12 @@ static int start_daemon(kd_http *h)
     errno = 0;
     h->mhd = MHD_start_daemon(flags | (h->tls ? MHD_USE_TLS : 0u), 0, NULL, NULL, on_request, h,
                               MHD_OPTION_EXTERNAL_LOGGER, log_line, NULL, MHD_OPTION_SOCK_ADDR,
-                              &h->address, MHD_OPTION_CONNECTION_LIMIT, KD_HTTP_CONNECTIONS,
+                              &h->address, MHD_OPTION_CONNECTION_LIMIT, KD_HTTP_LINKS,
                               MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)KD_HTTP_HEAD,
                               MHD_OPTION_CONNECTION_TIMEOUT, KD_HTTP_TIMEOUT_S,
                               MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_NOTIFY_COMPLETED, on_end,
-                              NULL, MHD_OPTION_ARRAY, h->tls ? tls : plain, MHD_OPTION_END);
+                              NULL, MHD_OPTION_NOTIFY_CONNECTION, kd_http_link_notify, h,
+                              MHD_OPTION_ARRAY, h->tls ? tls : plain, MHD_OPTION_END);
     return errno;
 }
 
@@ -378,6 +384,7 @@ int kd_http_start(kd_daemon *d, const char *listen, bool insecure, kd_http **out
     if (tls)
         kd_access_files_get(d->access, &h->files);
     pthread_mutex_init(&h->mu, NULL);
+    pthread_mutex_init(&h->links.mu, NULL);
     atomic_store(&h->beat, kd_clock_ms());
     h->address = address;
     rc = start_daemon(h);
@@ -458,6 +465,7 @@ void kd_http_tick(kd_http *h, kd_time_ms now)
     }
     atomic_store(&h->beat, now);
     atomic_store(&h->ready, h->daemon->room.low ? KD_HTTP_NO_ROOM : KD_HTTP_READY);
+    kd_http_link_tick(h, now);
     kd_http_stream_tick(h, now);
 }
 
@@ -481,6 +489,7 @@ void kd_http_free(kd_http *h)
         MHD_stop_daemon(h->mhd);
     kd_http_stream_end_all(h);
     pthread_mutex_destroy(&h->mu);
+    pthread_mutex_destroy(&h->links.mu);
     kd_access_files_clear(&h->files);
     free(h);
 }

@@ -16,8 +16,9 @@
  * memory and resumes it. So the loop never waits for a socket, and HTTP never touches its records.
  * Streams are filled by the loop and emptied by that thread, each through a buffer of its own.
  *
- * Bounds: connections, streams, bytes of a request's head, bytes queued to a stream, seconds
- * without progress. A request with a body, or another method than GET and HEAD, is refused.
+ * Bounds: connections of who was let in and of others, streams, bytes of a request's head and
+ * seconds for it, bytes queued to a stream, seconds without progress. A request with a body, or
+ * another method than GET and HEAD, is refused.
  *
  * Threads: kd_http_* are the loop's. */
 #ifndef KD_SERVER_HTTP_H
@@ -32,6 +33,8 @@ int kd_http_start(kd_daemon *d, const char *listen, bool insecure, kd_http **out
                   kd_diag *diag) KD_MUST_CHECK;
 bool kd_http_is_open(const kd_http *h); /* everybody who reaches the address may read */
 int kd_http_port(const kd_http *h);
+/* Connections that were cut since more were open than there is room for; h may be NULL. */
+uint64_t kd_http_cut_connections(kd_http *h);
 /* Every few milliseconds; h may be NULL. */
 void kd_http_tick(kd_http *h, kd_time_ms now);
 /* Ends all streams; from now on requests are refused. Tasks that wait have to be run before the

@@ -1,5 +1,5 @@
-/* What http.c (listener, who is let in, answers), http_api.c (what is answered) and http_stream.c
- * share. */
+/* What http.c (listener, answers), http_links.c (connections), http_gate.c (who is let in),
+ * http_api.c (what is answered) and http_stream.c share. */
 #ifndef KD_SERVER_HTTP_INTERNAL_H
 #define KD_SERVER_HTTP_INTERNAL_H
 
@@ -9,14 +9,17 @@
 #include <jansson.h>
 #include <microhttpd.h>
 
-#define KD_HTTP_CONNECTIONS 64   /* open at once */
-#define KD_HTTP_STREAMS 16       /* of them, live ones */
-#define KD_HTTP_HEAD (16u << 10) /* bytes of a request's line and header, and of buffers */
-#define KD_HTTP_BODY (16u << 20) /* bytes of an answer made in memory */
-#define KD_HTTP_QUEUE (2u << 20) /* bytes that wait for a stream's reader */
-#define KD_HTTP_TIMEOUT_S 30     /* without a byte in or out */
-#define KD_HTTP_LOOP_MS 10000    /* the loop stands still: not healthy */
-#define KD_HTTP_GUESSES 20       /* wrong tokens a second that are answered as such */
+#define KD_HTTP_CONNECTIONS 64    /* open at once, of those that were let in */
+#define KD_HTTP_STRANGERS 32      /* of others */
+#define KD_HTTP_LINKS 128         /* of both, and those that were cut and are not yet closed */
+#define KD_HTTP_STREAMS 16        /* live ones */
+#define KD_HTTP_HEAD (16u << 10)  /* bytes of a request's line and header, and of buffers */
+#define KD_HTTP_BODY (16u << 20)  /* bytes of an answer made in memory */
+#define KD_HTTP_QUEUE (2u << 20)  /* bytes that wait for a stream's reader */
+#define KD_HTTP_TIMEOUT_S 30      /* without a byte in or out */
+#define KD_HTTP_STRANGER_MS 10000 /* from being accepted to being let in, or answered */
+#define KD_HTTP_LOOP_MS 10000     /* the loop stands still: not healthy */
+#define KD_HTTP_GUESSES 20        /* wrong tokens a second that are answered as such */
 #define KD_HTTP_COOKIE "distill_session"
 
 /* Who may ask. */
@@ -68,6 +71,24 @@ struct kd_http_request {
     char cookie[256];          /* to be set, "" = none */
 };
 
+/* A connection, in the table of all. */
+typedef struct kd_http_link {
+    bool used;
+    bool known;             /* its request was let in where not everybody is */
+    bool cut;               /* and not yet closed */
+    int fd;                 /* libmicrohttpd's */
+    uint64_t network, turn; /* where it comes from; the order of coming */
+    kd_time_ms since;
+} kd_http_link;
+
+typedef struct kd_http_links {
+    pthread_mutex_t mu; /* guards all below */
+    kd_http_link all[KD_HTTP_LINKS];
+    size_t n_known;
+    uint64_t turns;
+    uint64_t n_cut; /* for want of room */
+} kd_http_links;
+
 struct kd_http {
     kd_daemon *daemon;
     struct MHD_Daemon *mhd; /* NULL: it could not be started again */
@@ -82,6 +103,7 @@ struct kd_http {
     _Atomic int ready;       /* enum kd_http_ready */
     pthread_mutex_t mu;      /* guards closing, with the queueing of a request */
     bool closing;
+    kd_http_links links;
     /* the loop's */
     kd_http_stream *streams;
     size_t n_streams;
@@ -112,6 +134,15 @@ void kd_http_login(kd_http_request *r);
 bool kd_http_is_loopback(const struct sockaddr *a);
 /* ADDRESS:PORT or [ADDRESS]:PORT. */
 int kd_http_resolve(const char *listen, struct sockaddr_storage *out, kd_diag *diag) KD_MUST_CHECK;
+
+/* ---- http_links.c */
+/* libmicrohttpd's: a connection comes or goes. arg: the kd_http. */
+void kd_http_link_notify(void *arg, struct MHD_Connection *connection, void **context,
+                         enum MHD_ConnectionNotificationCode code);
+/* A request that not everybody may make is let in; false: no room is left for its connection. */
+bool kd_http_link_let_in(kd_http *h, struct MHD_Connection *connection);
+/* The loop: cuts who takes too long. */
+void kd_http_link_tick(kd_http *h, kd_time_ms now);
 
 /* ---- http_api.c */
 extern const kd_http_route kd_http_api[];

@@ -1,6 +1,8 @@
 /* `distilld init`: all that a coordinator needs before other machines may reach it. */
+#include "access.h"
 #include "config.h"
 
+#include "kd/clock.h"
 #include "kd/file.h"
 
 #include <getopt.h>
@@ -19,8 +21,9 @@ static const char g_usage[] =
     "Makes in DIR/tls a certificate authority, the coordinator's certificate and one for its "
     "admin,\n"
     "and the configuration file FILE. What is there already stays, but the coordinator's\n"
-    "certificate is made anew, so that a second run adds names to it (SIGHUP makes a running\n"
-    "distilld take it).\n"
+    "certificate is made anew, so that a second run adds names to it, and the admin's where it is\n"
+    "(nearly) over or was revoked (SIGHUP makes a running distilld take them). Certificates live\n"
+    "as long as certificate_life says where FILE is there already.\n"
     "\n"
     "  --state-dir DIR     as of distilld                     (DISTILLD_STATE_DIR, "
     "./distilld-state)\n"
@@ -130,8 +133,38 @@ static int write_config(const struct init *in, const char *path, kd_diag *diag)
     return rc;
 }
 
+/* Of certificates, by the file that the coordinator is to read. */
+static int read_life(const char *path, int64_t *out, kd_diag *diag)
+{
+    kd_daemon_config cfg = {.certificate_life_s = KD_CERTIFICATE_LIFE_S};
+    int rc = access(path, F_OK) == 0 ? kd_config_read(path, &cfg, diag) : 0;
+    if (rc == 0)
+        *out = cfg.certificate_life_s;
+    return rc;
+}
+
+/* There has to be one admin who can let others in, and himself. */
+static int keep_admin(const struct init *in, kd_authority *a, kd_diag *diag)
+{
+    kd_authority_read_admin(a);
+    const char *why = a->admin.role == KD_ROLE_NONE                  ? "was no admin's"
+                      : kd_pki_is_due(&a->admin, kd_clock_wall_ms()) ? "was over, or nearly"
+                                                                     : NULL;
+    if (!why) {
+        int revoked = kd_access_was_revoked(in->state_dir, a->admin.serial, diag);
+        if (revoked <= 0)
+            return revoked;
+        why = "was revoked";
+    }
+    int rc = kd_authority_make_admin(a, diag);
+    if (rc == 0)
+        printf("renewed   %s/admin, which %s\n", a->dir, why);
+    return rc;
+}
+
 static int make(struct init *in, kd_diag *diag)
 {
+    int64_t life_s;
     char tls[4096], config[4096], state[4096], server[300], digest[KD_PKI_DIGEST];
     kd_authority *authority = NULL;
     const char *port = strrchr(in->listen, ':');
@@ -146,16 +179,22 @@ static int make(struct init *in, kd_diag *diag)
     snprintf(tls, sizeof tls, "%.3000s/tls", state);
     snprintf(config, sizeof config, "%.3000s/distilld.yaml", state);
     snprintf(server, sizeof server, "localhost%s", port);
-    rc = kd_authority_make(tls, (const char *const *)in->hosts, in->n_hosts, server,
-                           KD_CERTIFICATE_LIFE_S, diag);
+    if (!in->config)
+        in->config = config;
+    rc = read_life(in->config, &life_s, diag);
     if (rc == 0)
-        rc = kd_authority_open(tls, KD_CERTIFICATE_LIFE_S, &authority, diag);
+        rc = kd_authority_make(tls, (const char *const *)in->hosts, in->n_hosts, server, life_s,
+                               diag);
+    if (rc == 0)
+        rc = kd_authority_open(tls, life_s, &authority, diag);
     if (rc != 0)
         return rc;
     memcpy(digest, authority->digest, sizeof digest);
-    kd_authority_close(authority);
     printf("wrote     %s (keep ca.key to yourself)\n", tls);
-    rc = write_config(in, in->config ? in->config : config, diag);
+    rc = keep_admin(in, authority, diag);
+    kd_authority_close(authority);
+    if (rc == 0)
+        rc = write_config(in, in->config, diag);
     if (rc != 0)
         return rc;
     printf("CA        %s\nhosts    ", digest);
@@ -164,7 +203,7 @@ static int make(struct init *in, kd_diag *diag)
     printf("\n\nstart it        distilld --config %s\n"
            "be its admin    export DISTILL_CREDENTIALS=%s/admin\n"
            "let others in   distill token create --role worker --ttl 1h\n",
-           in->config ? in->config : config, tls);
+           in->config, tls);
     return 0;
 }
 

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const kd_meter_phases[KD_METER_PHASES] = {"compute", "stragglers", "release", "update"};
+const char *const kd_meter_phases[KD_METER_PHASES] = {"compute", "wait", "release", "apply"};
 const double kd_histogram_bounds[KD_HISTOGRAM_BOUNDS] = {0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
                                                          1,     2.5,  5,     10,   30,  60};
 
@@ -79,14 +79,14 @@ static void count_io(kd_meter *m, const kd_exchange_io *io)
 {
     const kd_exchange_io *then = &m->io_then;
     static const kd_exchange_io none;
-    if (io->pushes[KD_PUSH_TAKEN] < then->pushes[KD_PUSH_TAKEN])
+    if (io->units[KD_UNIT_OK] < then->units[KD_UNIT_OK])
         then = &none; /* another exchange */
     for (int k = 0; k < KD_IO_KINDS; k++) {
         m->io.in[k] += io->in[k] - then->in[k];
         m->io.out[k] += io->out[k] - then->out[k];
     }
-    for (int k = 0; k < KD_PUSH_ENDS; k++)
-        m->io.pushes[k] += io->pushes[k] - then->pushes[k];
+    for (int k = 0; k < KD_UNIT_ENDS; k++)
+        m->io.units[k] += io->units[k] - then->units[k];
     m->io_then = *io;
 }
 

@@ -17,9 +17,9 @@
  * until the owners' new parameters were there. */
 enum kd_meter_phase {
     KD_PHASE_COMPUTE,
-    KD_PHASE_STRAGGLERS,
+    KD_PHASE_WAIT,
     KD_PHASE_RELEASE,
-    KD_PHASE_UPDATE,
+    KD_PHASE_APPLY,
     KD_METER_PHASES
 };
 extern const char *const kd_meter_phases[KD_METER_PHASES];

@@ -61,8 +61,7 @@ static double descriptors_of(const kd_daemon *d, const kd_worker_record *w)
 }
 
 static const struct worker_metric g_worker_metrics[] = {
-    {"distill_worker_units_per_second", G, "Units (slots of a step) a second, smoothed.",
-     units_rate_of},
+    {"distill_worker_rate", G, "Units (slots of a step) a second, smoothed.", units_rate_of},
     {"distill_worker_units_total", C, "Units since the worker started.", units_of},
     {"distill_worker_last_heartbeat_seconds", G, "Since the worker's last sign of life.",
      silence_of},
@@ -120,10 +119,11 @@ static void write_lost(const kd_daemon *d, kd_buf *b)
 {
     static const char *const why[] = {"silent", "closed", "refused"};
     kd_metric_family(
-        b, "distill_workers_lost_total", C,
-        "Workers whose stream ended: silent for a lease, closed, or ended by the coordinator.");
+        b, "distill_lease_expired_total", C,
+        "Leases of workers that ended: silent for too long, stream closed, or ended by the "
+        "coordinator.");
     for (size_t i = 0; i < KD_COUNT(why); i++)
-        kd_metric_by_word(b, "distill_workers_lost_total", "reason", why[i],
+        kd_metric_by_word(b, "distill_lease_expired_total", "reason", why[i],
                           (double)d->counts.lost[i]);
 }
 
@@ -151,7 +151,7 @@ static void write_pair(kd_buf *b, const char *name, const char *help, const char
 static void write_faults(const kd_daemon *d, kd_buf *b)
 {
     write_pair(b, "distill_recoveries_total", "Faults after which a step was committed again.",
-               "of", (const char *const[]){"worker", "coordinator"}, d->counts.recoveries);
+               "kind", (const char *const[]){"worker", "coordinator"}, d->counts.recoveries);
     kd_metric_family(b, "distill_recovery_seconds", "histogram",
                      "From a fault to the next committed step.");
     kd_metric_histogram(b, "distill_recovery_seconds", "", &d->counts.recovery_seconds);
@@ -244,9 +244,9 @@ static void write_queues(const kd_daemon *d, kd_buf *b)
                      "What waits: submits, works of the pool, streams of events, log lines.");
     for (size_t i = 0; i < KD_COUNT(rows); i++)
         kd_metric_by_word(b, "distill_queue_depth", "queue", rows[i].word, rows[i].n);
-    kd_metric_family(b, "distill_database_commit_seconds", "histogram",
+    kd_metric_family(b, "distill_wal_fsync_seconds", "histogram",
                      "A transaction's commit, its fsync with it.");
-    kd_metric_histogram(b, "distill_database_commit_seconds", "", &d->counts.commit_seconds);
+    kd_metric_histogram(b, "distill_wal_fsync_seconds", "", &d->counts.commit_seconds);
     kd_rpc_meter_write(kd_access_meter(d->access), b);
 }
 

@@ -121,9 +121,9 @@ static double bytes_out_of(const struct shown *s, int k)
     return (double)s->m->io.out[k];
 }
 
-static double pushes_of(const struct shown *s, int k)
+static double units_of(const struct shown *s, int k)
 {
-    return (double)s->m->io.pushes[k];
+    return (double)s->m->io.units[k];
 }
 
 static double saved_step_of(const struct shown *s, int k)
@@ -153,8 +153,11 @@ static double saved_age_of(const struct shown *s, int k)
 #define LOST                                                                                       \
     "distill_job_lost_seconds_total", C, "Waited for because of faults, beyond what the steps take."
 #define BYTES "distill_net_bytes_total", C, "Payload bytes exchanged with workers."
-#define PUSHES                                                                                     \
-    "distill_pushes_total", C, "Gradient chunks that workers pushed, by what became of them."
+#define UNITS                                                                                      \
+    "distill_units_total", C,                                                                      \
+        "Units whose gradients were pushed: taken; run a second time, and alike; taken before; "   \
+        "of "                                                                                      \
+        "another step; with other numbers than another run's; damaged on the way."
 static const struct metric g_metrics[] = {
     {"distill_job_step", G, "Committed steps of the stage.", "", step_of, 0},
     {"distill_job_last_step", G, "Steps of the stage at its end.", "", last_step_of, 0},
@@ -170,9 +173,9 @@ static const struct metric g_metrics[] = {
     {"distill_job_learning_rate", G, "Learning rate as of the newest evaluation.", "",
      learning_rate_of, 0},
     {PHASE, "phase=\"compute\"", phase_of, KD_PHASE_COMPUTE},
-    {PHASE, "phase=\"stragglers\"", phase_of, KD_PHASE_STRAGGLERS},
+    {PHASE, "phase=\"wait\"", phase_of, KD_PHASE_WAIT},
     {PHASE, "phase=\"release\"", phase_of, KD_PHASE_RELEASE},
-    {PHASE, "phase=\"update\"", phase_of, KD_PHASE_UPDATE},
+    {PHASE, "phase=\"apply\"", phase_of, KD_PHASE_APPLY},
     {PHASE, "phase=\"teacher\"", phase_of, KD_METER_PHASES},
     {"distill_job_effective_time_ratio", G, "Share of the stage's time not lost to faults.", "",
      effective_of, 0},
@@ -192,10 +195,12 @@ static const struct metric g_metrics[] = {
     {BYTES, "dir=\"out\",kind=\"parameters\"", bytes_out_of, KD_IO_PARAMETERS},
     {BYTES, "dir=\"out\",kind=\"state\"", bytes_out_of, KD_IO_STATE},
     {BYTES, "dir=\"out\",kind=\"values\"", bytes_out_of, KD_IO_VALUES},
-    {PUSHES, "result=\"taken\"", pushes_of, KD_PUSH_TAKEN},
-    {PUSHES, "result=\"duplicate\"", pushes_of, KD_PUSH_DUPLICATE},
-    {PUSHES, "result=\"late\"", pushes_of, KD_PUSH_LATE},
-    {PUSHES, "result=\"refused\"", pushes_of, KD_PUSH_REFUSED},
+    {UNITS, "result=\"ok\"", units_of, KD_UNIT_OK},
+    {UNITS, "result=\"backup\"", units_of, KD_UNIT_BACKUP},
+    {UNITS, "result=\"duplicate\"", units_of, KD_UNIT_DUPLICATE},
+    {UNITS, "result=\"stale\"", units_of, KD_UNIT_STALE},
+    {UNITS, "result=\"divergent\"", units_of, KD_UNIT_DIVERGENT},
+    {UNITS, "result=\"corrupt\"", units_of, KD_UNIT_CORRUPT},
     {"distill_checkpoint_last_step", G, "Step of the newest checkpoint.", "", saved_step_of, 0},
     {"distill_checkpoint_age_seconds", G, "Age of the newest checkpoint of a running stage.", "",
      saved_age_of, 0},

@@ -1,6 +1,6 @@
 /* The command line of distill-worker. */
 #include "daemon.h"
-#include "kd/log.h"
+#include "kd/log_sink.h"
 #include "login/login.h"
 
 #include <getopt.h>
@@ -16,7 +16,7 @@ static const char g_usage[] =
     "Usage: distill-worker [--server HOST:PORT] [--data-root DIR] [--name "
     "NAME]\n"
     "                      [--threads N] [--cache-bytes N[K|M|G]] [--credentials DIR]\n"
-    "                      [--drain-s N] [--insecure] [--log-level err|warn|info|debug]\n"
+    "                      [--drain-s N] [--insecure] [--log-level LEVEL] [--log-format FORMAT]\n"
     "       distill-worker join TOKEN [--server HOST:PORT] [--name NAME] [--credentials DIR]\n"
     "\n"
     "  join                gets a certificate (`distill-worker join --help`)\n"
@@ -41,6 +41,8 @@ static const char g_usage[] =
     "                      system's)\n"
     "  --teacher-identity FILE  certificate and key for them, in one file     "
     "(DISTILL_TEACHER_IDENTITY)\n"
+    "  --log-level LEVEL   err, warn, info or debug               (KD_LOG, info)\n"
+    "  --log-format FORMAT  text, or json, one object a line      (KD_LOG_FORMAT, text)\n"
     "  --version, --help\n"
     "\n"
     "Exit codes: 0 stopped by a signal, 1 failure, 2 usage, 78 refused by the "
@@ -90,6 +92,7 @@ int kd_worker_options(int argc, char **argv, kd_worker_config *cfg)
                                             {"drain-s", required_argument, NULL, 'D'},
                                             {"insecure", no_argument, NULL, 'i'},
                                             {"log-level", required_argument, NULL, 'v'},
+                                            {"log-format", required_argument, NULL, 'F'},
                                             {"teacher-ca", required_argument, NULL, 'A'},
                                             {"teacher-identity", required_argument, NULL, 'I'},
                                             {"version", no_argument, NULL, 'V'},
@@ -156,6 +159,12 @@ int kd_worker_options(int argc, char **argv, kd_worker_config *cfg)
             kd_log_set_level((enum kd_log_level)level);
             break;
         }
+        case 'F':
+            if (!kd_log_set_format(optarg)) {
+                fprintf(stderr, "distill-worker: --log-format wants text or json\n");
+                return 2;
+            }
+            break;
         case 'V':
             puts("distill-worker " KD_VERSION);
             return 0;

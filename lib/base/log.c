@@ -46,6 +46,14 @@ void kd_log_set_sink(kd_log_sink sink, void *arg)
     g_sink = sink;
 }
 
+bool kd_log_set_format(const char *word)
+{
+    bool json = strcmp(word, "json") == 0;
+    if (json || strcmp(word, "text") == 0)
+        atomic_store(&g_json, json);
+    return json || strcmp(word, "text") == 0;
+}
+
 static bool wants_json(void)
 {
     int json = atomic_load(&g_json);

@@ -380,8 +380,12 @@ int kd_login_choose(const char *dir, bool chosen, bool insecure, const char *ser
     if (ours)
         rc = kd_fail(diag, -KD_EAUTH,
                      "the certificate of %s is over; join again with a new token for that name "
-                     "(`distill token create --name %s`)",
-                     out->who.name, out->who.name);
+                     "(`distill token create --name %s`)%s",
+                     out->who.name, out->who.name,
+                     out->who.role == KD_ROLE_ADMIN
+                         ? ". Where no admin is left, `distilld init` on the coordinator's host "
+                           "renews STATE/tls/admin"
+                         : "");
     else if (!insecure && !kd_address_is_loopback(server))
         rc = kd_fail(diag, -KD_EAUTH,
                      "there is no certificate for %s here: join with a token from its admin, or "

@@ -11,6 +11,7 @@
 
 /* Text of a statement that fits into a message. */
 #define SHOWN_SQL 200
+#define BUSY_MS 5000 /* that another process may have the database */
 
 static int code_of(int rc)
 {
@@ -261,7 +262,7 @@ static int prepare_database(kd_sql *s, const char *path, const char *const *migr
 {
     char text[256] = "";
     sqlite3_extended_result_codes(s->db, 1);
-    sqlite3_busy_timeout(s->db, 5000);
+    sqlite3_busy_timeout(s->db, BUSY_MS);
     int rc = one_value(s, "PRAGMA journal_mode = WAL", text, sizeof text, diag);
     if (rc == 0 && strcmp(text, "wal") != 0)
         rc = kd_fail(diag, -KD_EUNSUP,
@@ -280,17 +281,37 @@ static int prepare_database(kd_sql *s, const char *path, const char *const *migr
     return rc == 0 ? migrate(s, path, migrations, n, diag) : rc;
 }
 
+static int cannot_open(const kd_sql *s, const char *path, int rc, kd_diag *diag)
+{
+    return kd_fail(diag, code_of(rc), "cannot open the database %.300s: %.300s", path,
+                   s->db ? sqlite3_errmsg(s->db) : "out of memory");
+}
+
 int kd_sql_open(const char *path, const char *const *migrations, int n_migrations, kd_sql *out,
                 kd_diag *diag)
 {
     kd_sql s = {0};
     int rc = sqlite3_open_v2(path, &s.db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL);
     if (rc != SQLITE_OK)
-        rc = kd_fail(diag, code_of(rc), "cannot open the database %.300s: %.300s", path,
-                     s.db ? sqlite3_errmsg(s.db) : "out of memory");
+        rc = cannot_open(&s, path, rc, diag);
     else
         rc = prepare_database(&s, path, migrations, n_migrations, diag);
     if (rc != 0) {
+        kd_sql_close(&s);
+        return rc;
+    }
+    *out = s;
+    return 0;
+}
+
+int kd_sql_open_reader(const char *path, kd_sql *out, kd_diag *diag)
+{
+    kd_sql s = {0};
+    int rc = sqlite3_open_v2(path, &s.db, SQLITE_OPEN_READONLY, NULL);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_busy_timeout(s.db, BUSY_MS);
+    if (rc != SQLITE_OK) {
+        rc = cannot_open(&s, path, rc, diag);
         kd_sql_close(&s);
         return rc;
     }

@@ -26,6 +26,8 @@ typedef struct kd_sql {
  * n_migrations is refused with -KD_ESTATE. Runs PRAGMA quick_check. */
 int kd_sql_open(const char *path, const char *const *migrations, int n_migrations, kd_sql *out,
                 kd_diag *diag) KD_MUST_CHECK;
+/* To read only, as it is, beside a process that may be writing. */
+int kd_sql_open_reader(const char *path, kd_sql *out, kd_diag *diag) KD_MUST_CHECK;
 void kd_sql_close(kd_sql *s);
 int kd_sql_exec(kd_sql *s, const char *sql, kd_diag *diag) KD_MUST_CHECK;
 int kd_sql_begin(kd_sql *s, kd_diag *diag) KD_MUST_CHECK;

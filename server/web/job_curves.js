@@ -5,10 +5,10 @@ import {lines, pairs} from "./charts.js";
 import {card, fill, h} from "./dom.js";
 import {bytes, duration, percent} from "./format.js";
 
-const phases = ["compute", "stragglers", "release", "update"];
+const phases = ["compute", "wait", "release", "apply"];
 const meaning = {
-  compute: "until half of the units were in", stragglers: "until the last unit was in",
-  release: "until all sums had left: evaluation, second runs, a full disk", update: "until the new parameters were there",
+  compute: "until half of the units were in", wait: "until the last unit was in",
+  release: "until all sums had left: evaluation, second runs, a full disk", apply: "until the new parameters were there",
 };
 
 // The stage that is looked at first: the running one, else the student's, else the last one that has curves.

@@ -46,6 +46,7 @@ await_workers 1
 job=$(distill submit "$DIR/job.yaml" --set distill.epochs=6 -q)
 await_event "$job" NO_DATA
 expect 0 'NO_DATA' distill jobs -o json
+expect 0 "job $job (small) runs without a worker: no worker can serve it: NO_DATA" distill cluster status
 cp -r "$DIR/data/flowers" "$DIR/other/flowers"
 f=$(head -n 1 "$DIR/other/flowers/train.txt" | cut -f 1)
 printf 'x' >>"$DIR/other/flowers/$f"

@@ -157,6 +157,31 @@ for point in hook.tell hook.told; do
     stop distilld
 done
 
+note "a job that stalls, and one that fails"
+forget_hooks
+rm -f "$DIR/told/told"
+configure "hook_command: [\"$DIR/hook\", \"$DIR/told\", ok]" 'hook_events: [fail, stall]'
+coordinator
+await_workers 1
+stalls=$(distill submit "$DIR/job.yaml" --set data.labelled.path=nowhere -q)
+await_told 1
+distill cancel "$stalls" >/dev/null
+torn=$(head -n 1 "$DIR/data/flowers/train.txt" | cut -f 1)
+cp "$DIR/data/flowers/$torn" "$DIR/whole"
+head -c 100 "$DIR/whole" >"$DIR/data/flowers/$torn"
+fails=$(distill submit "$DIR/job.yaml" -q)
+expect 7 BAD_IMAGES distill wait "$fails" --timeout 5m
+await_told 2
+mv "$DIR/whole" "$DIR/data/flowers/$torn"
+awk '{ $1 = $2 = $3 = $4 = ""; print }' "$DIR/told/told" | /usr/bin/python3 -c '
+import json, sys
+told = [(e["event"], e["job"], e["state"], e["text"]) for e in map(json.loads, sys.stdin)]
+stall, fail = told
+assert stall[:3] == ("stall", sys.argv[1], "running") and "NO_DATA" in stall[3], stall
+assert fail[:3] == ("fail", sys.argv[2], "failed") and "BAD_IMAGES" in fail[3], fail
+' "$stalls" "$fails" || fail "it was told: $(cat "$DIR/told/told")"
+stop distilld
+
 note "one that cannot be run"
 forget_hooks
 configure 'hook_command: [/no/such/program]' 'hook_events: [end]'

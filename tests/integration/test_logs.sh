@@ -5,7 +5,8 @@
 
 small_data
 small_job >"$DIR/job.yaml"
-AROUND_COORDINATOR=(env KD_LOG_FORMAT=json)
+printf 'log_format: json\n' >"$DIR/distilld.yaml"
+COORDINATOR_FLAGS=(--config "$DIR/distilld.yaml")
 AROUND_WORKER=(env KD_LOG_FORMAT=json)
 coordinator
 worker one

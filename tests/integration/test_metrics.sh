@@ -50,14 +50,15 @@ await_query 'sum(distill_workers)' 2
 note "a job with a fault in it"
 job=$(distill submit "$DIR/job.yaml" --set distill.epochs=12 -q)
 await_steps "$job" distill 4
+metrics >"$DIR/running"
 stop one KILL
 distill wait "$job" --timeout 10m
 await_query "distill_job_step{job_id=\"$job\",stage=\"distill\"}" 72
 await_query "distill_job_steps_total{job_id=\"$job\",stage=\"distill\"}" 72
 await_query "distill_job_samples_total{job_id=\"$job\",stage=\"distill\"}" 1080
 await_query "distill_job_step_seconds_count{job_id=\"$job\",stage=\"distill\"}" 72
-await_query 'distill_recoveries_total{of="worker"}' 1
-await_query 'sum(distill_workers_lost_total)' 1
+await_query 'distill_recoveries_total{kind="worker"}' 1
+await_query 'sum(distill_lease_expired_total)' 1
 await_query 'distill_jobs{state="succeeded"}' 1
 await_query 'sum(distill_workers)' 1
 await_query "count(distill_job_info{name=\"small\",state=\"succeeded\"})" 1
@@ -83,12 +84,42 @@ for s in job["stages"]:
     assert of("distill_logit_cache_hits_total", n) == s["bank_hits"]
     assert of("distill_logit_cache_misses_total", n) == s["teacher_forwards"]
     assert of("distill_checkpoint_last_step", n) == s["steps"]
-    phases = sum(of("distill_job_phase_seconds_total", n, f',phase="{p}"') for p in ("compute", "stragglers", "release", "update"))
+    phases = sum(of("distill_job_phase_seconds_total", n, f',phase="{p}"') for p in ("compute", "wait", "release", "apply"))
     assert abs(phases - of("distill_job_step_seconds_sum", n)) < 1e-6
+    # Each unit of each step is taken once, whoever died meanwhile.
+    assert of("distill_units_total", n, ',result="ok"') == 4 * s["steps"], n
     size = 4 * s["parameters"]
     # Each step every chunk's sum leaves once, and each of its parts has come before.
     assert of("distill_net_bytes_total", n, ',dir="out",kind="gradients"') >= size * s["steps"]
     assert of("distill_net_bytes_total", n, ',dir="in",kind="gradients"') >= size * s["steps"]
+PY
+
+note "the names that docs/http.md promises"
+python3 - "$DIR/running" "$DIR/metrics" <<'PY' || fail "a metric that is missing, or has other labels"
+import re, sys
+there = {}
+for line in (line for file in sys.argv[1:] for line in open(file) if not line.startswith("#")):
+    name, labels = re.fullmatch(r"(\w+)(?:\{(.*)\})? \S+\n", line).groups()
+    of = there.setdefault(name, {})
+    for key, value in re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', labels or ""):
+        of.setdefault(key, set()).add(value)
+wanted = {
+    "build_info": {}, "epoch": {}, "jobs": {"state": "queued running succeeded failed cancelled"}, "job_step": {},
+    "job_steps_total": {}, "job_loss": {"kind": "step train validation"}, "job_samples_total": {}, "job_step_seconds_bucket": {},
+    "job_phase_seconds_total": {"phase": "compute teacher wait apply release"}, "job_eta_seconds": {},
+    "job_effective_time_ratio": {}, "units_total": {"result": "ok backup duplicate stale divergent corrupt"},
+    "workers": {"state": "idle preparing ready working draining drained quarantined"}, "worker_rate": {"worker": "one two"},
+    "worker_last_heartbeat_seconds": {}, "lease_expired_total": {"reason": "silent closed refused"},
+    "recoveries_total": {"kind": "worker coordinator"}, "recovery_seconds_bucket": {},
+    "net_bytes_total": {"dir": "in out", "kind": "gradients parameters state values evaluation"},
+    "rpc_seconds_bucket": {"method": "distill.v1.Jobs/Submit", "code": "OK"}, "wal_fsync_seconds_bucket": {},
+    "checkpoint_seconds_bucket": {}, "checkpoint_age_seconds": {}, "checkpoint_last_step": {}, "state_dir_free_bytes": {},
+    "queue_depth": {"queue": "submits pool watchers worker_lines"}, "logit_cache_hits_total": {}}
+for name, labels in wanted.items():
+    has = there.get("distill_" + name)
+    assert has is not None, name
+    for label, values in labels.items():
+        assert set(values.split()) <= has.get(label, set()), (name, label, has.get(label))
 PY
 
 note "what alerts and Grafana name is there"

@@ -1,6 +1,7 @@
 """The manifests in deploy/kubernetes against Kubernetes' own OpenAPI schemas, of several versions, and that what
 they say of each other agrees: kubernetes.py FOLDER"""
 import pathlib
+import re
 import sys
 
 import kubernetes_validate
@@ -56,9 +57,32 @@ def check_references(docs):
     return by_kind["ConfigMap"]["distilld"]["data"]["distilld.yaml"]
 
 
+def may_ask_names(docs, app):
+    """Whether a policy lets the pods of that label send to port 53."""
+    for _, d in docs:
+        if d["kind"] == "NetworkPolicy" and d["spec"]["podSelector"].get("matchLabels", {}).get("app.kubernetes.io/name") == app:
+            for rule in d["spec"].get("egress", []):
+                if any(p["port"] == 53 for p in rule["ports"]):
+                    return True
+    return False
+
+
+def check_readme(text, docs):
+    """Its commands run where the policies allow what they do, and its policy is one."""
+    servers = re.findall(r"exec distilld-0 .*--server (\S+):", text)
+    expect("README.md: no join", servers)
+    expect(f"README.md: {servers} are asked for in a pod without a name service",
+           may_ask_names(docs, "distilld") or set(servers) <= {"localhost", "127.0.0.1"})
+    policy = re.search(r"^    apiVersion:.*?(?=^\S)", text, re.M | re.S)
+    expect("README.md: no policy", policy)
+    return yaml.safe_load(policy.group())
+
+
 def main():
-    docs = list(documents(pathlib.Path(sys.argv[1])))
+    folder = pathlib.Path(sys.argv[1])
+    docs = list(documents(folder))
     expect("no manifests", len(docs) >= 10)
+    docs.append(("README.md", check_readme((folder / "README.md").read_text(), docs)))
     for name, document in docs:
         for version in VERSIONS:
             try:

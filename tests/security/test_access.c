@@ -560,6 +560,58 @@ static void test_authority_renews(void **state)
     kd_authority_close(a);
 }
 
+/* An admin's login that lives `life_s` from now on. */
+static void make_admin(struct fixture *f, int64_t life_s)
+{
+    f->authority->life_s = life_s;
+    kd_assert_ok(kd_authority_make_admin(f->authority, &f->diag), &f->diag);
+    f->authority->life_s = 3600;
+}
+
+/* The admin's login is good for as long as the coordinator runs, and at each start; what was
+ * revoked stays so, and a folder that holds something else is left as it is. */
+static void test_authority_admin(void **state)
+{
+    struct fixture *f = *state;
+    const kd_quotas quotas = KD_QUOTAS_DEFAULT;
+    char serial[KD_PKI_SERIAL], path[400];
+    kd_certificate_row rows[8];
+    kd_pki_identity *admin = &f->authority->admin;
+    memcpy(serial, admin->serial, sizeof serial);
+    kd_assert_ok(kd_access_keep_admin(f->access, false, &f->diag), &f->diag);
+    assert_string_equal(admin->serial, serial);
+
+    make_admin(f, 1);
+    sleep(1);
+    assert_true(kd_access_is_over(f->access, admin));
+    kd_assert_ok(kd_access_keep_admin(f->access, false, &f->diag), &f->diag);
+    assert_false(kd_access_is_over(f->access, admin));
+    assert_int_equal(kd_access_list_certificates(f->access, rows, 8, &f->diag), 2);
+
+    make_admin(f, 1);
+    sleep(1);
+    again(f, &quotas);
+    admin = &f->authority->admin;
+    assert_int_equal(admin->role, KD_ROLE_ADMIN);
+    assert_false(kd_access_is_over(f->access, admin));
+
+    make_admin(f, 3);
+    kd_assert_ok(kd_access_keep_admin(f->access, true, &f->diag), &f->diag);
+    memcpy(serial, admin->serial, sizeof serial);
+    assert_int_equal(kd_access_was_revoked(f->dir, serial, &f->diag), 0);
+    assert_int_equal(kd_access_revoke(f->access, serial, rows, 8, &f->diag), 1);
+    assert_int_equal(kd_access_was_revoked(f->dir, serial, &f->diag), 1);
+    sleep(3);
+    kd_assert_ok(kd_access_keep_admin(f->access, true, &f->diag), &f->diag);
+    assert_string_equal(admin->serial, serial);
+    assert_true(kd_access_is_over(f->access, admin));
+
+    snprintf(path, sizeof path, "%s/admin/identity.pem", f->tls);
+    kd_assert_ok(kd_pki_write(path, "nothing", &f->diag), &f->diag);
+    kd_assert_ok(kd_access_keep_admin(f->access, true, &f->diag), &f->diag);
+    assert_int_equal(admin->role, KD_ROLE_NONE);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -567,7 +619,7 @@ int main(void)
         TEST(test_access_token_once), TEST(test_access_token_ends), TEST(test_access_holder),
         TEST(test_access_names),      TEST(test_access_session),    TEST(test_access_roles),
         TEST(test_access_revoke),     TEST(test_access_quotas),     TEST(test_access_strangers),
-        TEST(test_authority_files),   TEST(test_authority_renews),
+        TEST(test_authority_files),   TEST(test_authority_renews),  TEST(test_authority_admin),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

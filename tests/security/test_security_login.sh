@@ -140,6 +140,49 @@ for _ in $(seq 60); do
 done
 expect 4 'the certificate of dave is over' as dave distill whoami
 
+note "the admin's is renewed by the coordinator, whoever uses it"
+stop distilld
+admin=$DIR/state/tls/admin/identity.pem
+admin_serial() { openssl x509 -in "$admin" -noout -serial; }
+await_other_admin() { # SERIAL
+    for _ in $(seq 100); do [ "$(admin_serial)" = "$1" ] || return 0; sleep 0.2; done
+    fail "the admin's certificate was not renewed"
+}
+await_over() {
+    for _ in $(seq 100); do openssl x509 -in "$admin" -noout -checkend 0 >/dev/null || return 0; sleep 0.2; done
+    fail "the admin's certificate does not end"
+}
+cat >"$DIR/short.yaml" <<<'certificate_life: 9s'
+rm -r "$DIR/state/tls/admin"
+"$BUILD/distilld" init --state-dir "$DIR/state" --listen "$DISTILL_SERVER" --config "$DIR/short.yaml" >/dev/null
+serial=$(admin_serial)
+await_over # init went by the file's certificate_life
+expect 4 "renews STATE/tls/admin" distill whoami
+COORDINATOR_FLAGS=(--certificate-life 9s)
+coordinator
+[ "$(admin_serial)" != "$serial" ] || fail "the admin's certificate was over before the start, and still is"
+expect 0 'admin (admin)' distill whoami
+serial=$(admin_serial)
+await_other_admin "$serial"
+stop distilld
+await_over
+expect 0 'admin, which was over' "$BUILD/distilld" init --state-dir "$DIR/state" --config "$DIR/conf.yaml"
+COORDINATOR_FLAGS=()
+coordinator
+expect 0 'admin (admin)' distill whoami
+login anna admin
+expect 0 'revoked' as anna distill revoke admin
+expect 4 'was revoked' distill whoami
+kill -HUP "${PIDS[distilld]}"
+sleep 1.5
+expect 4 'was revoked' distill whoami
+expect 0 'admin, which was revoked' "$BUILD/distilld" init --state-dir "$DIR/state"
+kill -HUP "${PIDS[distilld]}"
+expect 0 'admin (admin)' distill whoami
+serial=$(admin_serial | cut -d= -f2 | tr A-F a-f)
+for _ in $(seq 50); do ! distill certificates -o json | says "$serial" || break; sleep 0.1; done
+distill certificates -o json | says "$serial" || fail "the admin's new certificate is not listed"
+
 note "without a certificate only health and enrolment are answered"
 needs_grpc
 issuer() { openssl x509 -in "$1/identity.pem" -noout -issuer; }

@@ -126,6 +126,7 @@ static void test_config_refuses(void **state)
         {"certificate_life: 99999d\n", "wants a duration"},
         {"insecure: perhaps\n", "wants true or false"},
         {"log_level: loud\n", "wants err, warn"},
+        {"log_format: xml\n", "wants text or json"},
         {"listen:\n", "wants a HOST:PORT"},
         {"listen: [a, b]\n", ":1: listen: one value is expected"},
         {"listen: {a: b}\n", "one `key: value` a line"},

@@ -2,7 +2,7 @@
  * that remember their answer; the tree, the answers and the journal are the real ones. */
 #include "kd_test.h"
 
-#include "exchange.h"
+#include "exchange_internal.h"
 #include "kd/bfloat16.h"
 #include "kd/file.h"
 #include "kd/hash.h"
@@ -271,6 +271,56 @@ static void test_exchange_bfloat16_odd_numbers(void **state)
     }
 }
 
+/* What became of each unit: with its first chunk, and with any chunk that is wrong. */
+static void test_exchange_counts_units(void **state)
+{
+    struct fixture *f = *state;
+    static const struct {
+        uint32_t node, chunk;
+        uint64_t step;
+        bool check, spoilt;
+        float more; /* than the unit's gradient is */
+        enum kd_unit_end ends;
+    } pushes[] = {
+        {SLOTS, 0, 1, false, false, 0, KD_UNIT_OK},
+        {SLOTS, 1, 1, false, false, 0, KD_UNIT_ENDS},
+        {SLOTS, 0, 1, false, false, 0, KD_UNIT_DUPLICATE},
+        {SLOTS, 0, 1, true, false, 0, KD_UNIT_BACKUP},
+        {SLOTS, 0, 7, false, false, 0, KD_UNIT_STALE},
+        {SLOTS, 0, 1, false, false, 1, KD_UNIT_DIVERGENT},
+        {SLOTS, 1, 1, false, false, 1, KD_UNIT_DIVERGENT},
+        {SLOTS + 1, 0, 1, false, true, 0, KD_UNIT_CORRUPT},
+        {SLOTS + 1, 1, 1, false, true, 0, KD_UNIT_CORRUPT},
+        {2 * SLOTS, 0, 1, false, false, 0, KD_UNIT_ENDS},
+        {0, 0, 1, false, false, 0, KD_UNIT_ENDS},
+    };
+    uint64_t want[KD_UNIT_ENDS + 1] = {0};
+    open_stage(f, false);
+    for (size_t i = 0; i < KD_COUNT(pushes); i++) {
+        kd_rpc_call call = {.code = 1};
+        Distill__V1__NodeChunk m = DISTILL__V1__NODE_CHUNK__INIT;
+        float g[CHUNK_FLOATS];
+        gradient(0, pushes[i].chunk, g);
+        g[0] += pushes[i].more;
+        m.step = pushes[i].step;
+        m.node = pushes[i].node;
+        m.chunk = pushes[i].chunk;
+        m.check = pushes[i].check;
+        m.crc32c = kd_crc32c(0, g, sizeof g) ^ pushes[i].spoilt;
+        kd_exchange_push(f->x, &call, &m, (uint8_t *)g, sizeof g);
+        want[pushes[i].ends]++;
+        assert_memory_equal(f->x->io.units, want, KD_UNIT_ENDS * sizeof *want);
+    }
+    /* The root is both units. */
+    float g[CHUNK_FLOATS];
+    gradient(0, 0, g);
+    kd_exchange_free(f->x);
+    kd_journal_remove(f->prefix);
+    open_stage(f, false);
+    assert_int_equal(push(f, 1, 0, g, sizeof g, false), 0);
+    assert_int_equal(f->x->io.units[KD_UNIT_OK], SLOTS);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -278,6 +328,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_exchange_takes_halves, setup, teardown),
         cmocka_unit_test_setup_teardown(test_exchange_takes_floats, setup, teardown),
         cmocka_unit_test_setup_teardown(test_exchange_bfloat16_odd_numbers, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_exchange_counts_units, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -25,9 +25,9 @@ static void test_meter_phases(void **state)
     kd_meter *m = kd_xalloc(sizeof *m);
     step(m, 2, 0.5);
     kd_assert_close(m->phases[KD_PHASE_COMPUTE], 0.4, 0, 1e-12);
-    kd_assert_close(m->phases[KD_PHASE_STRAGGLERS], 0.3, 0, 1e-12);
+    kd_assert_close(m->phases[KD_PHASE_WAIT], 0.3, 0, 1e-12);
     kd_assert_close(m->phases[KD_PHASE_RELEASE], 0.05, 0, 1e-12);
-    kd_assert_close(m->phases[KD_PHASE_UPDATE], 0.25, 0, 1e-12);
+    kd_assert_close(m->phases[KD_PHASE_APPLY], 0.25, 0, 1e-12);
     kd_assert_close(m->seconds, 1, 0, 1e-12);
     assert_int_equal(m->step_seconds.in[7], 1); /* up to 1 s */
     free(m);
@@ -103,15 +103,15 @@ static void test_meter_bytes_over_exchanges(void **state)
 {
     (void)state;
     kd_meter *m = kd_xalloc(sizeof *m);
-    g_io = (kd_exchange_io){.in = {100}, .pushes = {5}};
+    g_io = (kd_exchange_io){.in = {100}, .units = {5}};
     step(m, 2, 1);
-    g_io = (kd_exchange_io){.in = {150}, .out = {0, 7}, .pushes = {9}};
+    g_io = (kd_exchange_io){.in = {150}, .out = {0, 7}, .units = {9}};
     step(m, 3, 1);
-    g_io = (kd_exchange_io){.in = {30}, .pushes = {2}}; /* another one */
+    g_io = (kd_exchange_io){.in = {30}, .units = {2}}; /* another one */
     step(m, 4, 1);
     assert_int_equal(m->io.in[KD_IO_GRADIENTS], 180);
     assert_int_equal(m->io.out[KD_IO_PARAMETERS], 7);
-    assert_int_equal(m->io.pushes[KD_PUSH_TAKEN], 11);
+    assert_int_equal(m->io.units[KD_UNIT_OK], 11);
     g_io = (kd_exchange_io){0};
     free(m);
 }

@@ -1,6 +1,7 @@
 /* Where log lines go besides, and as what.
  *
- * With KD_LOG_FORMAT=json in the environment each line is one JSON object on a line (RFC 8259):
+ * With kd_log_set_format("json"), or KD_LOG_FORMAT=json in the environment, each line is one JSON
+ * object on a line (RFC 8259):
  * time (RFC 3339, UTC), level, program, text, then what the process works on (job, stage, step,
  * where it is known) and worker, then the line's own `key=value` pairs as texts:
  *
@@ -20,6 +21,8 @@ typedef struct kd_log_work {
     uint64_t step;
 } kd_log_work;
 void kd_log_set_work(const kd_log_work *work);
+/* "text" or "json"; false: it is neither, and nothing changes. */
+bool kd_log_set_format(const char *word);
 /* Name of the worker that this process is, borrowed for ever. */
 void kd_log_set_worker(const char *name);
 /* Gets each line that is printed, without time and level, on the thread that logs it; must not log.
