@@ -201,6 +201,13 @@ static int write_result(const fetcher *f, const char *text)
     return rc;
 }
 
+/* What a step of `compress` trains: floats that are not yet pruned to the end or rounded. */
+static bool is_halfway(const char *name)
+{
+    return strncmp(name, "tune", 4) == 0 && strcspn(name, ".") <= 5 &&
+           strcmp(name + strcspn(name, "."), ".safetensors") == 0;
+}
+
 static int no_such(const fetcher *f, const Distill__V1__JobDetail *d, const char *name)
 {
     const char *names[64];
@@ -242,7 +249,8 @@ static int fetch_all(fetcher *f, const kd_args *args, const Distill__V1__JobDeta
     int rc = KD_EXIT_OK;
     if (args->n_operands == 1) {
         for (size_t i = 0; rc == KD_EXIT_OK && i < d->n_artefacts; i++)
-            rc = fetch_one(f, d->artefacts[i]);
+            if (!is_halfway(d->artefacts[i]->name))
+                rc = fetch_one(f, d->artefacts[i]);
         if (rc == KD_EXIT_OK && text_result)
             rc = write_result(f, d->result);
     }
@@ -346,7 +354,9 @@ const kd_verb kd_verb_fetch = {
     .operands = "JOB [NAME...]",
     .summary = "fetch a finished job's files",
     .help =
-        "Without NAME all of them: networks as safetensors, result.json. Each is written under a\n"
+        "Without NAME all of them: networks as safetensors, result.json; but what a step of "
+        "`compress`\n"
+        "trains, tune.safetensors and so on, comes only when it is named. Each is written under a\n"
         "temporary name, checked against its digest and then renamed, so a file of its own name "
         "is\n"
         "whole. What is here already, with the same digest, is not fetched again. Of a sweep each "

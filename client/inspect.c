@@ -161,7 +161,7 @@ static void print_totals(kd_cli *cli, const kd_loaded *l, uint64_t size, const f
            kd_fmt_percent(share(all->zeros, all->parameters), b));
     kd_out(cli, "the parameters take %s, the file %s", kd_fmt_bytes((double)bytes_of(all), a),
            kd_fmt_bytes((double)size, b));
-    if (kd_graph_is_int8(l->graph))
+    if (all->eight)
         kd_out(cli, "%s of them are held in 8 bits",
                kd_fmt_percent(share(all->eight, all->parameters), a));
     if (all->half)
@@ -189,8 +189,7 @@ static int start(kd_cli *cli, const kd_args *args)
     (void)stat(path, &st);
     figures all = {0};
     kd_loaded_meta s = {0};
-    enum kd_st_type *types = kd_xalloc((size_t)(l.graph->n_params + 1) * sizeof *types);
-    kd_param_types(l.graph, l.info.half, types);
+    const enum kd_st_type *types = l.types;
     for (int i = 0; i < l.graph->n_nodes; i++) {
         const figures f = count_node(&l, types, &l.graph->nodes[i]);
         sum(&all, &f);
@@ -205,7 +204,6 @@ static int start(kd_cli *cli, const kd_args *args)
         print_totals(cli, &l, (uint64_t)st.st_size, &all, &s);
     }
     kd_loaded_meta_clear(&s);
-    free(types);
     kd_loaded_clear(&l);
     return code;
 }

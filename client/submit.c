@@ -9,6 +9,8 @@
 #include "upload.h"
 #include "verbs.h"
 
+#include "compress/possible.h"
+#include "engine/plan.h"
 #include "kd/file.h"
 
 #include <fcntl.h>
@@ -73,6 +75,22 @@ static int read_job(kd_submit *s)
     return KD_EXIT_OK;
 }
 
+/* What its structure alone tells of a job. last: the job that was asked for before, NULL = none; a
+ * sweep seldom varies what this depends on. */
+static int check_steps(const kd_submit *s, const kd_job *job, const kd_job *last)
+{
+    kd_diag diag = {0};
+    if (last && last->n_compress == job->n_compress && last->data.size == job->data.size &&
+        memcmp(&last->student, &job->student, sizeof job->student) == 0 &&
+        memcmp(last->compress, job->compress, sizeof job->compress) == 0)
+        return KD_EXIT_OK;
+    kd_engine_thread();
+    if (kd_compress_possible(job, &diag) == 0)
+        return KD_EXIT_OK;
+    kd_error(s->cli, "%s: %s", s->file, diag.msg);
+    return KD_EXIT_CONFIG;
+}
+
 static int add_files(kd_submit *s, const kd_job *job)
 {
     const char *names[KD_JOB_MAX_FILES];
@@ -119,9 +137,12 @@ static void add_outside(kd_submit *s, const kd_job *job)
     }
 }
 
-/* What a job needs beside its text. */
-static int add_needs(kd_submit *s, const kd_job *job)
+/* What a job needs beside its text. last: as of check_steps. */
+static int add_needs(kd_submit *s, const kd_job *job, const kd_job *last)
 {
+    const int rc = check_steps(s, job, last);
+    if (rc != KD_EXIT_OK)
+        return rc;
     add_outside(s, job);
     return add_files(s, job);
 }
@@ -132,7 +153,7 @@ static int find_needs(kd_submit *s)
     kd_sweep sweep = {0};
     kd_diag diag = {0};
     const char *sets[2 * MAX_SETS];
-    int rc = add_needs(s, &s->job);
+    int rc = add_needs(s, &s->job, NULL);
     if (rc == KD_EXIT_OK &&
         kd_sweep_load(s->text, s->len, s->file, s->sets, s->n_sets, &sweep, &diag) != 0) {
         kd_error(s->cli, "%s", diag.msg);
@@ -149,7 +170,7 @@ static int find_needs(kd_submit *s)
             kd_error(s->cli, "%s", diag.msg);
             rc = KD_EXIT_CONFIG;
         } else {
-            rc = add_needs(s, &s->child);
+            rc = add_needs(s, &s->child, &s->job);
         }
     }
     kd_sweep_free(&sweep);

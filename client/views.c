@@ -176,6 +176,12 @@ static const char *text_of(const json_t *o, const char *key)
     return s ? s : "";
 }
 
+/* What a step of `compress` made; its stages are called so, too. */
+static bool is_small(const char *name)
+{
+    return strncmp(name, "compress", 8) == 0;
+}
+
 static const char *count_of(const json_t *o, const char *key, char out[KD_FMT])
 {
     const json_t *v = json_object_get(o, key);
@@ -192,7 +198,10 @@ static void result_row(kd_table *t, const char *role, const json_t *o)
     double lo = json_number_value(json_array_get(interval, 0));
     double hi = json_number_value(json_array_get(interval, 1));
     kd_table_add(t, KD_BOLD, "%s", role);
-    kd_table_add(t, KD_PLAIN, "%s", model);
+    if (is_small(text_of(o, "of")))
+        kd_table_add(t, KD_PLAIN, "%s, of %s", model, text_of(o, "of"));
+    else
+        kd_table_add(t, KD_PLAIN, "%s", model);
     kd_table_add(t, KD_PLAIN, "%s", kd_fmt_percent(real_of(o, "accuracy"), a));
     if (json_array_size(interval) == 2 && lo >= 0 && hi <= 1)
         kd_table_add(t, KD_PLAIN, "%.1f - %.1f %%", lo * 100, hi * 100);
@@ -209,12 +218,6 @@ static void result_row(kd_table *t, const char *role, const json_t *o)
         kd_table_add(t, KD_PLAIN, "%.*f", ms < 10 ? 2 : 1, ms);
     else
         kd_table_add(t, KD_PLAIN, "-");
-}
-
-/* What a step of `compress` made; its stages are called so, too. */
-static bool is_small(const char *name)
-{
-    return strncmp(name, "compress", 8) == 0;
 }
 
 /* Of which pictures two networks have right; the test split's where there is one. */
@@ -245,21 +248,32 @@ static void print_small(const kd_cli *cli, const json_t *result, const char *nam
     const json_t *student = json_object_get(result, "student");
     kd_paired counts;
     kd_buf line;
-    double difference, lo, hi, faster = real_of(student, "ms_per_image");
+    double difference, lo, hi;
     kd_buf_init(&line, 4096);
     kd_text_clean(&line, name);
+    if (is_small(text_of(o, "of"))) {
+        (void)kd_buf_str(&line, " (of ");
+        kd_text_clean(&line, text_of(o, "of"));
+        (void)kd_buf_str(&line, ")");
+    }
     if (pair_of(result, name, "student", &counts)) {
         kd_paired_interval(&counts, &difference, &lo, &hi);
         (void)kd_buf_printf(&line,
                             ": %+.1f points from the student (95 %%: %+.1f to %+.1f, paired)",
                             difference * 100, lo * 100, hi * 100);
     }
-    faster /= real_of(o, "ms_per_image");
     if (real_of(student, "bytes") > 0)
         (void)kd_buf_printf(&line, ", %.0f %% of its bytes",
                             100 * real_of(o, "bytes") / real_of(student, "bytes"));
-    if (isfinite(faster))
-        (void)kd_buf_printf(&line, ", %.2f times as fast", faster);
+    /* The same layers in the same numbers take the same time, whatever was measured. */
+    if (!json_is_true(json_object_get(o, "same_work"))) {
+        const double one = real_of(student, "ms_per_image") / real_of(o, "ms_per_image"),
+                     many = real_of(student, "ms_per_image_64") / real_of(o, "ms_per_image_64");
+        if (isfinite(one))
+            (void)kd_buf_printf(&line, ", %.1f times as fast", one);
+        if (isfinite(one) && isfinite(many))
+            (void)kd_buf_printf(&line, " (%.1f in batches of 64)", many);
+    }
     (void)kd_buf_str(&line, "\n");
     kd_out_text(cli, line.data ? line.data : "");
     kd_buf_clear(&line);

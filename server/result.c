@@ -26,7 +26,8 @@ static json_t *accuracy_object(uint32_t correct, uint32_t samples, double loss)
                      (json_int_t)samples, "loss", loss);
 }
 
-static double cost_of(const kd_job_record *j, const char *name)
+/* What was measured of a network, 0 = nothing. */
+static double cost_of(const kd_job_record *j, const char *name, const char *key)
 {
     double ms = 0;
     json_t *costs = json_loads(j->costs[0] ? j->costs : "[]", 0, NULL), *cost;
@@ -35,7 +36,7 @@ static double cost_of(const kd_job_record *j, const char *name)
     {
         const char *of = json_string_value(json_object_get(cost, "name"));
         if (of && strcmp(of, name) == 0)
-            ms = json_real_value(json_object_get(cost, "ms_per_image"));
+            ms = json_real_value(json_object_get(cost, key));
     }
     json_decref(costs);
     return ms;
@@ -84,7 +85,10 @@ static json_t *describe(kd_daemon *d, kd_job_record *j, uint32_t stage, const ch
     json_object_set_new(o, "best_epoch", json_integer(best ? (json_int_t)best->epoch : 0));
     json_object_set_new(o, "parameters", json_integer((json_int_t)s->info->parameters));
     json_object_set_new(o, "bytes", json_integer((json_int_t)file.size));
-    json_object_set_new(o, "ms_per_image", json_real(cost_of(j, name)));
+    json_object_set_new(o, "ms_per_image", json_real(cost_of(j, name, "ms_per_image")));
+    const double batched = cost_of(j, name, "ms_per_image_64");
+    if (batched > 0)
+        json_object_set_new(o, "ms_per_image_64", json_real(batched));
     json_object_set_new(o, "digest", json_string(s->row.digest));
     json_object_set_new(o, "seconds", json_real(s->row.seconds));
     if (s->row.best_digest[0])
@@ -112,6 +116,10 @@ static json_t *describe(kd_daemon *d, kd_job_record *j, uint32_t stage, const ch
 static void describe_step(const kd_job_record *j, int step, json_t *o)
 {
     char text[96];
+    bool same = !kd_compress_int8(&j->spec, step);
+    for (int i = step; i >= 0; i = kd_compress_source(&j->spec, i))
+        same = same && j->spec.compress[i].kind != KD_COMPRESS_CHANNELS;
+    json_object_set_new(o, "same_work", json_boolean(same));
     const int source = kd_compress_source(&j->spec, step);
     kd_compress_text(&j->spec.compress[step], text, sizeof text);
     json_object_set_new(o, "step", json_string(text));

@@ -307,6 +307,16 @@ static bool agreed_before(const kd_job_record *j)
     return false;
 }
 
+/* The first worker's figures are the stage's. */
+static void keep_info(kd_daemon *d, kd_job_record *j, uint32_t stage, const char *worker)
+{
+    const Distill__V1__StageInfo *i = j->stages[stage].info;
+    kd_stage_store(d, j, stage);
+    if (i->calibrated[0])
+        kd_watch_event(d, j, i->doubtful ? "warning" : "log", worker, NULL, "%s: %.300s",
+                       j->stages[stage].row.name, i->calibrated);
+}
+
 static void on_stage_ready(kd_daemon *d, kd_worker_record *w, const Distill__V1__StageReady *r,
                            const uint8_t *info, size_t info_len)
 {
@@ -331,7 +341,7 @@ static void on_stage_ready(kd_daemon *d, kd_worker_record *w, const Distill__V1_
     else if (!text[0] && kd_stage_set_info(s, info, info_len, &diag) != 0)
         snprintf(text, sizeof text, "%.399s", diag.msg);
     else if (!text[0])
-        kd_stage_store(d, j, r->stage);
+        keep_info(d, j, r->stage, w->name);
     kd_event ev = {
         .kind = KD_EV_READY, .member = w->id, .job = id, .stage = r->stage, .text = text};
     if (s->info)
@@ -388,8 +398,10 @@ static void on_measured(kd_daemon *d, kd_worker_record *w, const Distill__V1__Me
     kd_buf_str(&text, "[");
     for (size_t i = 0; i < m->n_models; i++)
         if (name_ok(m->models[i]->name))
-            kd_buf_printf(&text, "%s{\"name\":\"%s\",\"ms_per_image\":%.9e}", i ? "," : "",
-                          m->models[i]->name, m->models[i]->ms_per_image);
+            kd_buf_printf(&text,
+                          "%s{\"name\":\"%s\",\"ms_per_image\":%.9e,\"ms_per_image_64\":%.9e}",
+                          i ? "," : "", m->models[i]->name, m->models[i]->ms_per_image,
+                          m->models[i]->ms_per_image_64);
     kd_buf_str(&text, "]");
     if (!text.failed)
         memcpy(j->costs, text.data, text.len + 1);

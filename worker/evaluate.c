@@ -1,5 +1,5 @@
-/* The evaluate stage: every finished network over the whole of each held-out split, what one
- * inference costs, and pictures with guesses for people to look at. docs/jobs.md shows the file. */
+/* The evaluate stage: every finished network over the whole of each held-out split, and pictures
+ * with guesses for people to look at. docs/jobs.md shows the file. */
 #include "runner_internal.h"
 
 #include "distill/figures.h"
@@ -498,68 +498,6 @@ static int export_onnx(kd_runner *r, const Distill__V1__Measure *q, kd_diag *dia
     return rc;
 }
 
-/* ---- what an inference costs */
-
-static int by_size(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
-/* Milliseconds of one single-image inference on one thread: median of many. */
-static int measure(const kd_session *ss, const kd_net *net, double *out_ms, kd_diag *diag)
-{
-    enum { WARM = 5, RUNS = 31 };
-    size_t picture = (size_t)ss->size * (size_t)ss->size * 3;
-    uint8_t *rgb = malloc(picture), *small = malloc(picture);
-    float *input = malloc(picture * sizeof(float));
-    float *logits = malloc((size_t)ss->classes * sizeof(float));
-    kd_plan *plan = NULL;
-    double ms[RUNS];
-    int rc = rgb && small && input && logits
-                 ? kd_plan_new_infer(net->graph, 1, net->vector, &plan, diag)
-                 : kd_fail(diag, -KD_ENOMEM, "no memory to measure with");
-    if (rc == 0)
-        kd_stage_feed(ss, net, (uint32_t)(ss->n_val ? kd_data_first(ss->data, KD_SPLIT_VAL) : 0),
-                      rgb, small, input);
-    for (int i = -WARM; i < RUNS && rc == 0; i++) {
-        double begin = kd_clock_s();
-        rc = kd_plan_forward(plan, input, logits, diag);
-        if (i >= 0)
-            ms[i] = (kd_clock_s() - begin) * 1000;
-    }
-    kd_plan_free(plan);
-    free(rgb);
-    free(small);
-    free(input);
-    free(logits);
-    if (rc != 0)
-        return rc;
-    qsort(ms, RUNS, sizeof ms[0], by_size);
-    *out_ms = ms[RUNS / 2];
-    return 0;
-}
-
-static int measure_all(kd_runner *r, Distill__V1__ModelCost *costs, Distill__V1__ModelCost **list,
-                       size_t *out_n, kd_diag *diag)
-{
-    int rc = 0;
-    for (int i = 0; i < kd_stage_n_finished(r->stage) && rc == 0; i++) {
-        const char *name;
-        const kd_net *net = kd_stage_finished_net(r->stage, i, &name);
-        if (strchr(name, '.')) /* the best version costs what the last one does */
-            continue;
-        Distill__V1__ModelCost *c = &costs[*out_n];
-        distill__v1__model_cost__init(c);
-        c->name = (char *)name;
-        c->parameters = net->graph->trained_len;
-        c->bytes = net->graph->vector_len * sizeof(float);
-        rc = measure(r->session, net, &c->ms_per_image, diag);
-        list[(*out_n)++] = c;
-    }
-    return rc;
-}
-
 void kd_runner_measure(kd_runner *r, const Distill__V1__Measure *q)
 {
     Distill__V1__ModelCost costs[2 * KD_MAX_STAGES], *list[2 * KD_MAX_STAGES];
@@ -572,7 +510,9 @@ void kd_runner_measure(kd_runner *r, const Distill__V1__Measure *q)
     r->over = false; /* of an earlier generation */
     pthread_mutex_unlock(&r->mu);
     kd_runner_phase(r, "measuring", 0);
-    int rc = measure_all(r, costs, list, &n, &diag);
+    int rc = kd_runner_costs(r, costs, &n, &diag);
+    for (size_t i = 0; i < n; i++)
+        list[i] = &costs[i];
     if (rc == 0) {
         kd_runner_phase(r, "evaluating", 0);
         rc = evaluate_all(r, q, &diag);

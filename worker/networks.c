@@ -26,18 +26,7 @@ static int build(const kd_session *ss, const kd_model_spec *m, kd_net *net, kd_d
 {
     net->size = m->size ? m->size : ss->size;
     net->preprocess = m->preprocess;
-    kd_model_config cfg = {.model = m->model,
-                           .width = m->width,
-                           .hidden = m->hidden,
-                           .n_hidden = m->n_hidden,
-                           .layers = m->layers,
-                           .n_layers = m->n_layers,
-                           .dropout = m->dropout,
-                           .drop_path = m->drop_path,
-                           .pad_tf = m->padding == KD_PAD_TF,
-                           .size = net->size,
-                           .channels = 3,
-                           .classes = ss->classes};
+    const kd_model_config cfg = kd_model_config_of(m, net->size, ss->classes);
     int rc = kd_model_build(&cfg, &net->graph, diag);
     return rc == 0 ? new_vector(net, diag) : rc;
 }
@@ -195,6 +184,7 @@ int kd_stage_load_finished(const kd_stage_config *cfg, kd_stage *s, kd_diag *dia
                                                     .preprocess = file.info.preprocess,
                                                     .size = file.size};
         s->finished[s->n_finished - 1].info = file.info;
+        free(file.types);
         const int classes = file.n_classes;
         if (rc == 0 && classes != cfg->session->classes)
             rc = kd_fail(diag, -KD_EDATA, "the finished %s has %d classes, the data has %d",
@@ -249,6 +239,7 @@ static void about(const kd_stage *s, const char **names, kd_model_file_info *out
                                 .n_classes = ss->classes};
     snprintf(out->model, sizeof out->model, "%s", m->model);
     kd_digest_hex(&data, out->data);
+    snprintf(out->calibration, sizeof out->calibration, "%s", s->calibration);
     snprintf(out->teacher, sizeof out->teacher, "%s", s->shape.n_teachers ? "" : s->taught_by);
     for (int i = 0; i < s->shape.n_teachers; i++) {
         const size_t at = strlen(out->teacher);
@@ -256,6 +247,12 @@ static void about(const kd_stage *s, const char **names, kd_model_file_info *out
         snprintf(out->teacher + at, sizeof out->teacher - at, "%s%.40s %.16s", i ? ", " : "",
                  kd_teacher_is_outside(t) ? t->served : t->model.model, s->banks[i][0].teacher);
     }
+}
+
+const char *kd_stage_calibrated(const kd_stage *s, bool *out_doubtful)
+{
+    *out_doubtful = s->doubtful;
+    return s->calibrated;
 }
 
 char *kd_stage_table(const kd_stage *s)

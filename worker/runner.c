@@ -344,6 +344,9 @@ static void send_ready(kd_runner *r, const Distill__V1__Prepare *p, const char *
         fill_training_info(r, kinds[p->stage], &i, terms);
         i.table = table = kd_stage_table(r->stage);
         i.metadata = metadata = kd_stage_metadata(r->stage);
+        bool doubtful;
+        i.calibrated = (char *)kd_stage_calibrated(r->stage, &doubtful);
+        i.doubtful = doubtful;
         if (!describable(table, metadata)) {
             kd_runner_problem(r, "BAD_MODEL",
                               "the network's description is larger than a message takes: too many "

@@ -107,6 +107,11 @@ void kd_runner_ready_again(kd_runner *r, const Distill__V1__Prepare *p);
 /* ---- evaluate.c: measures and evaluates the finished networks, hands over what it found. */
 void kd_runner_measure(kd_runner *r, const Distill__V1__Measure *q);
 
+/* ---- costs.c: what an inference of each finished network costs. costs
+ * [2 * KD_MAX_STAGES]; their names stay the stage's. -KD_ECANCELED when it was stopped. */
+int kd_runner_costs(kd_runner *r, Distill__V1__ModelCost *costs, size_t *out_n,
+                    kd_diag *diag) KD_MUST_CHECK;
+
 /* ---- trial.c: tries a job, until another command comes; the answer that it cannot. */
 void kd_runner_try(kd_runner *r, const Distill__V1__Trial *ask);
 void kd_runner_refuse_trial(kd_runner *r, const Distill__V1__Trial *ask);

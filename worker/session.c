@@ -1,5 +1,7 @@
 #include "session.h"
 
+#include "compress/possible.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,6 +62,8 @@ int kd_session_open(const kd_session_config *cfg, kd_session **out, const char *
     kd_session *ss = kd_xalloc(sizeof *ss);
     *out_problem = "BAD_JOB";
     int rc = kd_job_load(cfg->text, strlen(cfg->text), "job", NULL, 0, &ss->job, diag);
+    if (rc == 0) /* said now, not when all the training is done */
+        rc = kd_compress_possible(&ss->job, diag);
     if (rc == 0) {
         *out_problem = "NO_DATA";
         rc = open_data(ss, cfg, diag);

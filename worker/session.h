@@ -27,8 +27,8 @@ typedef struct kd_session_config {
     void *arg;
 } kd_session_config;
 
-/* *out_problem is the word for what is wrong: BAD_JOB, NO_DATA. Threads: none of its own but the
- * cache's. */
+/* *out_problem is the word for what is wrong: BAD_JOB, NO_DATA. Threads: one that has called
+ * kd_engine_thread; none of its own but the cache's. */
 int kd_session_open(const kd_session_config *cfg, kd_session **out, const char **out_problem,
                     kd_diag *diag) KD_MUST_CHECK;
 void kd_session_free(kd_session *ss); /* NULL allowed */

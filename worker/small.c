@@ -35,6 +35,7 @@ static int take_source(kd_stage *s, kd_diag *diag)
         s->finished[i].net = (kd_net){0};
         s->smoothing = info->label_smoothing;
         snprintf(s->taught_by, sizeof s->taught_by, "%s", info->teacher);
+        snprintf(s->calibration, sizeof s->calibration, "%s", info->calibration);
         return 0;
     }
     return kd_fail(diag, -KD_EINVAL, "there is no %s to make smaller", name);
@@ -66,13 +67,27 @@ static int calibration_picture(void *arg, size_t i, float *input, kd_diag *diag)
     return 0;
 }
 
+/* What people are told of it. n: pictures. */
+static void tell_calibration(kd_stage *s, const kd_quantised *q, size_t n)
+{
+    const char *method = kd_calibrate_word(q->method);
+    s->doubtful = kd_quantised_doubtful(q, n);
+    snprintf(s->calibration, sizeof s->calibration, "%s, %zu pictures", method, n);
+    snprintf(s->calibrated, sizeof s->calibrated,
+             "8 bits, calibrated with %s: the same answer as in float32 on %zu of %zu training "
+             "pictures, KL %.5f nats%s",
+             method, q->agree, n, q->kl,
+             s->doubtful ? "; that is few: let it train with them (`epochs`), or try another "
+                           "`method` or more `pictures`"
+                         : "");
+}
+
 static int calibrate(kd_stage *s, const kd_compress_spec *spec, kd_diag *diag)
 {
     static const enum kd_calibrate methods[] = {
-        [KD_METHOD_MINMAX] = KD_CALIBRATE_MINMAX,
-        [KD_METHOD_PERCENTILE] = KD_CALIBRATE_PERCENTILE,
-        [KD_METHOD_MSE] = KD_CALIBRATE_MSE,
-        [KD_METHOD_KL] = KD_CALIBRATE_KL,
+        [KD_METHOD_MINMAX] = KD_CALIBRATE_MINMAX, [KD_METHOD_PERCENTILE] = KD_CALIBRATE_PERCENTILE,
+        [KD_METHOD_MSE] = KD_CALIBRATE_MSE,       [KD_METHOD_KL] = KD_CALIBRATE_KL,
+        [KD_METHOD_AUTO] = KD_CALIBRATE_AUTO,
     };
     const size_t picture = (size_t)s->session->size * (size_t)s->session->size * 3;
     struct calibration c = {.s = s,
@@ -88,8 +103,10 @@ static int calibrate(kd_stage *s, const kd_compress_spec *spec, kd_diag *diag)
     const int rc = c.rgb && c.small
                        ? kd_quantise_calibrate(s->net.graph, s->net.vector, &opt, &q, diag)
                        : kd_fail(diag, -KD_ENOMEM, "no memory to calibrate with");
-    if (rc == 0)
+    if (rc == 0) {
+        tell_calibration(s, &q, c.n);
         replace(&s->net, q.graph, q.vector);
+    }
     free(c.rgb);
     free(c.small);
     return rc;
@@ -99,17 +116,11 @@ static int remove_channels(kd_stage *s, const kd_compress_spec *spec, kd_diag *d
 {
     kd_graph *graph;
     float *vector;
-    const int rc = kd_prune_channels(s->net.graph, s->net.vector, spec->share, spec->multiple,
-                                     &graph, &vector, diag);
-    if (rc != 0)
-        return rc;
-    const bool less = graph->vector_len < s->net.graph->vector_len;
-    replace(&s->net, graph, vector);
-    return less ? 0
-                : kd_fail(diag, -KD_EINVAL,
-                          "none of the network's channels can go: a share of %g, in multiples of "
-                          "%d, of layers whose channels nothing else holds on to",
-                          spec->share, spec->multiple);
+    const int rc = kd_prune_channels_less(s->net.graph, s->net.vector, spec->share, spec->multiple,
+                                          &graph, &vector, diag);
+    if (rc == 0)
+        replace(&s->net, graph, vector);
+    return rc;
 }
 
 /* ---- what it makes */

@@ -96,6 +96,8 @@ int kd_stage_fingerprint(kd_stage *s, char out[33], kd_diag *diag) KD_MUST_CHECK
 /* JSON object of strings for the exported file, and its table of parameters; caller frees. */
 char *kd_stage_metadata(const kd_stage *s);
 char *kd_stage_table(const kd_stage *s);
+/* How the 8 bits that the stage chose answer, for people; "" where it chose none. */
+const char *kd_stage_calibrated(const kd_stage *s, bool *out_doubtful);
 /* The finished network that a stage of `compress` goes on from, NULL for another stage. */
 const char *kd_stage_source(const kd_job *job, enum kd_stage_kind kind);
 

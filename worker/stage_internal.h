@@ -41,8 +41,11 @@ struct kd_stage {
     /* of `compress` */
     char taught_by[KD_INFO_TEXT]; /* what the network's file said; "" where this stage has teachers
                                    */
-    enum kd_half half;            /* what its weights are stored as */
-    bool tunes;                   /* masks, and rounds 8 bits, before it computes */
+    char calibration[KD_INFO_TEXT]; /* of its 8 bits, "" = none */
+    char calibrated[256];           /* how they answer, where this stage chose them */
+    bool doubtful;                  /* too many other answers than in float32 */
+    enum kd_half half;              /* what its weights are stored as */
+    bool tunes;                     /* masks, and rounds 8 bits, before it computes */
     kd_tune_pruning pruning;
     kd_graph *rounded; /* what is trained in place of the graph of net; NULL = that one */
     struct {

@@ -22,6 +22,12 @@ double kd_clock_s(void)
     return (double)ts.tv_sec + 1e-9 * (double)ts.tv_nsec;
 }
 
+double kd_clock_thread_s(void)
+{
+    struct timespec ts = now(CLOCK_THREAD_CPUTIME_ID);
+    return (double)ts.tv_sec + 1e-9 * (double)ts.tv_nsec;
+}
+
 int64_t kd_clock_wall_ms(void)
 {
     struct timespec ts = now(CLOCK_REALTIME);

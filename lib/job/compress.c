@@ -16,7 +16,7 @@
 #define TUNE(epochs_def)                                                                           \
     C(tune.epochs, "epochs", INT, 0, 10000, epochs_def, 0),                                        \
         C(tune.optimizer.lr, "lr", REAL, 0, 1000, "0", 0)
-#define METHODS "minmax|percentile|mse|kl" /* enum kd_compress_method */
+#define METHODS "minmax|percentile|mse|kl|auto" /* enum kd_compress_method */
 #define FROM WORDS(from_student, "from", FLAG, "previous|student", "previous")
 
 static const kd_key prune[] = {
@@ -34,7 +34,7 @@ static const kd_key channels[] = {
 };
 static const kd_key quantize[] = {
     WORDS(bits, "type", CHOICE, "int8", "int8"),
-    WORDS(method, "method", CHOICE, METHODS, "mse"),
+    WORDS(method, "method", CHOICE, METHODS, "auto"),
     C(percentile, "percentile", REAL, 0, 100, "99.99", KD_KEY_LO_OPEN),
     C(pictures, "pictures", INT, 32, 4096, "128", 0),
     TUNE("0"),
@@ -52,8 +52,9 @@ static const kd_item items[] = {
                                   "so many channels of each layer leave the network, then it "
                                   "is trained"},
     [KD_COMPRESS_QUANTIZE] = {"quantize", KD_ITEM_FIELDS(quantize), .scalar = true, .map = true,
-                              .meaning = "8 bits, calibrated on training pictures; with epochs "
-                                         "trained as it will be rounded"},
+                              .meaning = "8 bits, calibrated on training pictures by the method "
+                                         "named, or by the one of four that changes answers "
+                                         "least (auto); with epochs trained as it will be rounded"},
     [KD_COMPRESS_WEIGHTS] = {"weights", KD_ITEM_FIELDS(weights), .scalar = true, .map = true,
                              .meaning = "what weights are rounded to and stored as"},
 };

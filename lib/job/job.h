@@ -155,7 +155,13 @@ enum kd_compress_kind {
 };
 enum kd_compress_scope { KD_SCOPE_GLOBAL, KD_SCOPE_LAYER };
 enum kd_compress_bits { KD_BITS_INT8 };
-enum kd_compress_method { KD_METHOD_MINMAX, KD_METHOD_PERCENTILE, KD_METHOD_MSE, KD_METHOD_KL };
+enum kd_compress_method {
+    KD_METHOD_MINMAX,
+    KD_METHOD_PERCENTILE,
+    KD_METHOD_MSE,
+    KD_METHOD_KL,
+    KD_METHOD_AUTO /* the one of these after which the network's answers change least */
+};
 enum kd_half { KD_HALF_NONE, KD_HALF_FLOAT16, KD_HALF_BFLOAT16 };
 typedef struct kd_compress_spec {
     enum kd_compress_kind kind;

@@ -60,7 +60,7 @@ def essence(job):
         result.pop(gone, None)
     for value in result.values():
         if isinstance(value, dict):
-            for gone in ("seconds", "ms_per_image"):
+            for gone in ("seconds", "ms_per_image", "ms_per_image_64"):
                 value.pop(gone, None)
     return {"state": job["state"], "stages": [{k: s[k] for k in kept} for s in job["stages"]],
             "artefacts": [a["name"] for a in job["artefacts"]], "result": result}

@@ -37,6 +37,11 @@ step_digests "$JOB" | tee "$DIR/digests-one"
 
 note "what the steps made"
 distill fetch "$JOB" -O "$DIR/out"
+ls "$DIR/out"/tune* 2>/dev/null && fail "what is still trained was fetched unasked"
+distill fetch "$JOB" tune2.safetensors -O "$DIR/halfway"
+distill inspect "$DIR/halfway/tune2.safetensors" -o json >"$DIR/halfway/inspected"
+[ "$(pick "{l.get('weight_bits', 32) for l in d['layers']}" <"$DIR/halfway/inspected")" = "{32}" ] ||
+    fail "floats are called 8 bits"
 for s in "${STEPS[@]}"; do
     [ -s "$DIR/out/$s.onnx" ] || fail "no $s.onnx"
     distill evaluate "$DIR/out/$s.safetensors" "$DIR/data/flowers" --list val.txt -o json >"$DIR/$s-evaluated"
@@ -61,10 +66,52 @@ distill export "$DIR/out/student.safetensors" --format c -O "$DIR/student.c"
 [ "$(stat -c %s "$DIR/pruned.c")" -lt $(($(stat -c %s "$DIR/student.c") / 2)) ] || fail "pruned C is not smaller"
 distill show "$JOB" >"$DIR/shown"
 grep -q "8 bits (kl), 1 epoch" "$DIR/shown" || fail "show does not say what a step did"
+distill events "$JOB" >"$DIR/events"
+grep -q "compress4: 8 bits, calibrated with .*: the same answer as in float32 on" "$DIR/events" ||
+    fail "no event says how 8 bits answer"
+[ "$(pick "d['metadata']['distilld.calibration']" <"$DIR/compress2-inspected")" = "kl, 40 pictures" ] ||
+    fail "compress2 does not say how it was calibrated"
+for s in student "${STEPS[@]}"; do
+    result "$JOB" "r['$s']['ms_per_image_64'] > 0" | says True
+done
+[ "$(result "$JOB" "[r[s]['same_work'] for s in ('compress', 'compress2', 'compress3', 'compress5')]")" = "[True, False, False, True]" ] ||
+    fail "which steps make less work: $(result "$JOB" "[r[s]['same_work'] for s in ('compress', 'compress2', 'compress3', 'compress5')]")"
+grep -q "^compress: .*as fast" "$DIR/shown" && fail "zeros are said to make it fast"
+grep -q "^compress2 (of compress): .* times as fast (.* in batches of 64)" "$DIR/shown" || fail "show tells no speed"
 grep -q "^compress4: .* points from the student .*% of its bytes" "$DIR/shown" || fail "show does not compare"
 distill report "$JOB" -O "$DIR/report.html"
 grep -q "compress2 − student" "$DIR/report.html" || fail "the report does not compare"
 distill predict "$DIR/out/compress2.safetensors" "$DIR/data/flowers/images" -o json >"$DIR/predicted"
+
+note "any order"
+(sed -n '/^compress:/q;p' "$DIR/job.yaml"; cat <<YAML) >"$DIR/orders.yaml"
+compress:
+  - {quantize: {method: minmax, pictures: 40}}
+  - {channels: {share: 0.5, epochs: 1}}
+  - {prune: {share: 0.5, scope: layer, epochs: 1}}
+  - {weights: {type: bfloat16, from: student}}
+  - {channels: {share: 0.25, epochs: 0}}
+  - {prune: {share: 0.6, scope: layer, epochs: 1}}
+  - {quantize: {method: percentile, percentile: 99.9, pictures: 40, epochs: 1}}
+YAML
+ORDERS=$(distill submit "$DIR/orders.yaml" -q)
+distill wait "$ORDERS" --timeout 10m
+distill fetch "$ORDERS" -O "$DIR/orders"
+# Filters of conv2, what they are held as, and how many of their weights are gone.
+conv2() { distill inspect "$1" -o json | pick "['%d filters of %d bits, %.1f zero' % (l['weight'][0], l['weight_bits'], l['zeros']) for l in d['layers'] if l['name'] == 'conv2'][0]"; }
+made() { # made STEP WHAT
+    [ "$(conv2 "$DIR/orders/$1.safetensors")" = "$2" ] || fail "$1: $(conv2 "$DIR/orders/$1.safetensors"), not $2"
+    distill evaluate "$DIR/orders/$1.safetensors" "$DIR/data/flowers" --list val.txt -o json >"$DIR/evaluated"
+    [ "$(pick "d['correct']" <"$DIR/evaluated")" = "$(result "$ORDERS" "r['$1']['correct']")" ] ||
+        fail "$1: the file is not the network that was evaluated"
+}
+made compress "128 filters of 8 bits, 0.0 zero"
+made compress2 "64 filters of 8 bits, 0.0 zero"
+made compress3 "64 filters of 8 bits, 0.5 zero"
+made compress4 "128 filters of 16 bits, 0.0 zero"
+made compress5 "96 filters of 16 bits, 0.0 zero"
+made compress6 "96 filters of 16 bits, 0.6 zero"
+made compress7 "96 filters of 8 bits, 0.6 zero"
 
 note "it is replayed, and goes on"
 distill verify "$JOB" --timeout 10m
@@ -84,8 +131,18 @@ refused() { # refused REASON EXIT STEP [SET...]
     grep -qF -- "$reason" "$DIR/refused" || { cat "$DIR/refused"; fail "no \"$reason\""; }
 }
 refused "20 pictures to calibrate with: 32 to 4096 are needed" "{quantize: int8}" --set data.labelled.max_train=20
-refused "none of the network's" "{quantize: int8}" --set student.model=mlp
-refused "none of the network's channels can go" "{channels: {share: 0.1, multiple: 256}}"
+at_once() { # at_once REASON STEP [SET...]: before anything runs
+    local reason=$1 step=$2; shift 2
+    (cat "$DIR/plain.yaml"; echo "compress: [$step]") >"$DIR/bad.yaml"
+    local how
+    for how in -q --dry-run; do
+        distill submit "$DIR/bad.yaml" "$@" $how >"$DIR/refused" 2>&1 && fail "$step was taken"
+        grep -qF -- "$reason" "$DIR/refused" || { cat "$DIR/refused"; fail "no \"$reason\""; }
+    done
+}
+at_once "compress[0]: none of the network's 0 convolutions" "{quantize: int8}" --set student.model=mlp
+at_once "compress[0]: none of the network's 2 convolutions" "{quantize: int8}" --set student.model=lenet
+at_once "compress[1]: none of the network's channels can go" "{prune: 0.5}, {channels: {share: 0.1, multiple: 256}}"
 # Five pictures, eight times each.
 while read -r picture; do
     class=$(basename "$(dirname "$picture")")

@@ -58,16 +58,12 @@ static void shell(const char *dir, const char *command)
         fail_msg("failed: %s", line);
 }
 
-/* Logits of the exported network; caller frees. */
-static float *by_c(const target *t, const kd_graph *g, const float *vector, const float *input,
-                   int pictures, kd_buf *source, size_t *memory)
+/* The network as C in a new folder, which the caller frees with kd_test_rmdir. */
+static char *write_c(const kd_graph *g, const float *vector, kd_buf *source, size_t *memory)
 {
-    char *dir = kd_test_mkdir(), command[600], path[400], *bytes;
-    const kd_node *in = &g->nodes[0];
-    const size_t floats = (size_t)in->h * (size_t)in->w * (size_t)in->c * (size_t)pictures;
+    char *dir = kd_test_mkdir();
     const kd_model_file_info info = {
-        .model = "*/ it", .has_preprocess = in->c == 3, .preprocess = KD_PRE_SYMMETRIC};
-    size_t len;
+        .model = "*/ it", .has_preprocess = g->nodes[0].c == 3, .preprocess = KD_PRE_SYMMETRIC};
     kd_buf header;
     kd_diag diag = {0};
     kd_buf_init(&header, 1 << 20);
@@ -75,6 +71,19 @@ static float *by_c(const target *t, const kd_graph *g, const float *vector, cons
     kd_assert_ok(kd_c_write(g, vector, &info, "m", "m.h", &header, source, memory, &diag), &diag);
     write_text(dir, "m.h", header.data, header.len);
     write_text(dir, "m.c", source->data, source->len);
+    kd_buf_clear(&header);
+    return dir;
+}
+
+/* Logits of the exported network; caller frees. */
+static float *by_c(const target *t, const kd_graph *g, const float *vector, const float *input,
+                   int pictures, kd_buf *source, size_t *memory)
+{
+    char *dir = write_c(g, vector, source, memory), command[600], path[400], *bytes;
+    const kd_node *in = &g->nodes[0];
+    const size_t floats = (size_t)in->h * (size_t)in->w * (size_t)in->c * (size_t)pictures;
+    size_t len;
+    kd_diag diag = {0};
     write_text(dir, "main.c", g_main, sizeof g_main - 1);
     write_text(dir, "in.bin", (const char *)(const void *)input, floats * sizeof *input);
     snprintf(command, sizeof command,
@@ -86,9 +95,26 @@ static float *by_c(const target *t, const kd_graph *g, const float *vector, cons
     snprintf(path, sizeof path, "%s/out.bin", dir);
     kd_assert_ok(kd_file_read(path, 1 << 20, &bytes, &len, &diag), &diag);
     assert_int_equal(len, (size_t)pictures * (size_t)g->nodes[g->output].c * sizeof(float));
-    kd_buf_clear(&header);
     kd_test_rmdir(dir);
     return (float *)(void *)bytes;
+}
+
+/* Bytes of code and tables in the compiled network. */
+static size_t compiled(const kd_graph *g, const float *vector)
+{
+    kd_buf source;
+    kd_diag diag = {0};
+    size_t memory, len;
+    char *dir = write_c(g, vector, &source, &memory), path[400], *text;
+    shell(dir, "gcc -std=c99 -Os -c m.c -o m.o && size m.o | awk 'NR == 2 {print $1}' >size");
+    snprintf(path, sizeof path, "%s/size", dir);
+    kd_assert_ok(kd_file_read(path, 100, &text, &len, &diag), &diag);
+    const size_t n = strtoul(text, NULL, 10);
+    assert_true(n > 0);
+    free(text);
+    kd_buf_clear(&source);
+    kd_test_rmdir(dir);
+    return n;
 }
 
 static void compare(const target *t, const zoo_net *n, const kd_graph *g, const float *vector,
@@ -173,43 +199,79 @@ static void test_c_operators(void **state)
     assert_true(written >= 10);
 }
 
-/* Sparse weights take less room, 8-bit ones a quarter. */
-static void test_c_small(void **state)
+/* Without the `share` of smallest weights. */
+static void prune(zoo_net *n, double share)
 {
-    (void)state;
     kd_diag diag = {0};
-    zoo_net n = net_zoo("shallow_cnn", 32);
-    uint8_t *mask = malloc(n.g->vector_len);
-    memset(mask, 1, n.g->vector_len);
-    kd_assert_ok(kd_prune_magnitude(n.g, n.vector, 0.9, KD_PRUNE_GLOBAL, mask, &diag), &diag);
-    kd_prune_apply(mask, n.g->vector_len, n.vector);
-    compare(&g_host, &n, n.g, n.vector, 0, 12 * n.g->vector_len / 2);
+    uint8_t *mask = malloc(n->g->vector_len);
+    memset(mask, 1, n->g->vector_len);
+    kd_assert_ok(kd_prune_magnitude(n->g, n->vector, share, KD_PRUNE_GLOBAL, mask, &diag), &diag);
+    kd_prune_apply(mask, n->g->vector_len, n->vector);
     free(mask);
-    net_free(&n);
 }
 
-static void test_c_int8(void **state)
+static kd_quantised quantise(zoo_net *n)
 {
-    (void)state;
     kd_diag diag = {0};
-    zoo_net n = net_zoo("cheap_cnn", 32);
     kd_quantised q;
-    const kd_quantise_options opt = {.n = 32, .picture = zoo_give, .arg = &n};
-    kd_assert_ok(kd_quantise(n.g, n.vector, &opt, &q, &diag), &diag);
-    /* Its C computes in float32: against the same weights without ranges. */
-    for (int i = 0; i < q.graph->n_nodes; i++)
-        q.graph->nodes[i].range = 0;
-    float *in = net_pictures(&n, 0, PICTURES), *z = net_logits(&n, q.graph, q.vector, PICTURES);
-    q.graph->nodes[0].range = 1;
+    const kd_quantise_options opt = {.n = 32, .picture = zoo_give, .arg = n};
+    kd_assert_ok(kd_quantise(n->g, n->vector, &opt, &q, &diag), &diag);
+    return q;
+}
+
+/* C of 8 bits computes in float32: against the same weights without ranges. */
+static void compare_int8(const target *t, const zoo_net *n, const kd_quantised *q)
+{
+    kd_graph *g = q->graph;
+    float *ranges = kd_xalloc((size_t)g->n_nodes * sizeof *ranges);
+    for (int i = 0; i < g->n_nodes; i++) {
+        ranges[i] = g->nodes[i].range;
+        g->nodes[i].range = 0;
+    }
+    float *in = net_pictures(n, 0, PICTURES), *z = net_logits(n, g, q->vector, PICTURES);
+    for (int i = 0; i < g->n_nodes; i++)
+        g->nodes[i].range = ranges[i];
     kd_buf source;
     size_t memory;
-    float *c = by_c(&g_host, q.graph, q.vector, in, PICTURES, &source, &memory);
+    float *c = by_c(t, g, q->vector, in, PICTURES, &source, &memory);
     kd_assert_all_close(c, z, PICTURES * NET_CLASSES, 1e-4, 1e-4 * net_largest(z, PICTURES));
-    assert_true(source.len < 7 * q.graph->vector_len);
+    assert_true(source.len < 7 * g->vector_len);
     kd_buf_clear(&source);
+    free(ranges);
     free(c);
     free(z);
     free(in);
+}
+
+/* Sparse weights take less room. */
+static void test_c_small(void **state)
+{
+    (void)state;
+    zoo_net n = net_zoo("shallow_cnn", 32);
+    prune(&n, 0.9);
+    compare(&g_host, &n, n.g, n.vector, 0, 12 * n.g->vector_len / 2);
+    net_free(&n);
+}
+
+/* 8-bit ones a quarter, and sparse ones of 8 bits less than either. */
+static void test_c_int8(void **state)
+{
+    (void)state;
+    zoo_net n = net_zoo("cheap_cnn", 32);
+    const size_t dense = compiled(n.g, n.vector);
+    kd_quantised q = quantise(&n);
+    compare_int8(&g_host, &n, &q);
+    const size_t eight = compiled(q.graph, q.vector);
+    kd_quantised_clear(&q);
+    prune(&n, 0.8);
+    const size_t sparse = compiled(n.g, n.vector);
+    q = quantise(&n);
+    compare_int8(&g_host, &n, &q);
+    const size_t both = compiled(q.graph, q.vector);
+    print_message("compiled: %zu bytes, in 8 bits %zu, 80 %% pruned %zu, both %zu\n", dense, eight,
+                  sparse, both);
+    assert_true(eight < dense * 2 / 5 && sparse < dense / 2);
+    assert_true(both < sparse * 3 / 4 && both < eight * 3 / 4);
     kd_quantised_clear(&q);
     net_free(&n);
 }
@@ -223,6 +285,14 @@ static void test_c_arm(void **state)
     }
     zoo_net n = net_zoo("shallow_cnn", 32);
     compare(&g_arm, &n, n.g, n.vector, 0, 0);
+    kd_quantised q = quantise(&n);
+    compare_int8(&g_arm, &n, &q);
+    kd_quantised_clear(&q);
+    prune(&n, 0.8);
+    compare(&g_arm, &n, n.g, n.vector, 0, 0);
+    q = quantise(&n);
+    compare_int8(&g_arm, &n, &q);
+    kd_quantised_clear(&q);
     net_free(&n);
     n = net_zoo("mobilenet_v2", 32);
     compare(&g_arm, &n, n.g, n.vector, 0, 0);

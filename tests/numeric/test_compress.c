@@ -5,10 +5,13 @@
 #include "compress_nets.h"
 
 #include "compress/fold.h"
+#include "compress/possible.h"
 #include "compress/quantise.h"
 #include "models/int8.h"
 #include "models/loaded.h"
 #include "models/onnx.h"
+
+#include <stdio.h>
 
 enum { PICTURES = 12, CALIBRATION = 40 };
 
@@ -130,6 +133,7 @@ static void test_thresholds(void **state)
     assert_true(mse > 2.5F && mse < 90);
     assert_true(kl > 2.5F && kl < 20);
     assert_int_equal(kd_calibrate_of("kl"), KD_CALIBRATE_KL);
+    assert_int_equal(kd_calibrate_of("auto"), KD_CALIBRATE_AUTO);
     assert_int_equal(kd_calibrate_of("entropy"), -1);
     assert_string_equal(kd_calibrate_word(KD_CALIBRATE_PERCENTILE), "percentile");
     free(h);
@@ -172,6 +176,7 @@ static void test_quantise_zoo(void **state)
             print_message("%s, %s: %d of %d convolutions, off by %.3f, %zu of %d agree, KL %.5f\n",
                           nets[i].model, kd_calibrate_word((enum kd_calibrate)m), q.int8,
                           q.convolutions, off, q.agree, CALIBRATION, q.kl);
+            assert_int_equal(q.method, m);
             assert_true(q.int8 >= nets[i].least);
             assert_true(off < nets[i].worst && off > 1e-6);
             assert_true(q.agree >= CALIBRATION * 3 / 4);
@@ -181,6 +186,53 @@ static void test_quantise_zoo(void **state)
             kd_quantised_clear(&q);
             net_free(&n);
         }
+}
+
+/* Of all methods the one after which the answers are nearest to float32's: the same network as if
+ * it had been named. EfficientNet's gates, sigmoids of means, are what methods differ most on. */
+static void test_quantise_auto(void **state)
+{
+    (void)state;
+    static const char *const models[] = {"efficientnet_b0", "cheap_cnn"};
+    for (size_t i = 0; i < KD_COUNT(models); i++) {
+        zoo_net n = net_zoo(models[i], 32);
+        kd_quantised best = {.kl = INFINITY}, chosen = quantised(&n, KD_CALIBRATE_AUTO);
+        for (int m = KD_CALIBRATE_MINMAX; m <= KD_CALIBRATE_KL; m++) {
+            kd_quantised q = quantised(&n, (enum kd_calibrate)m);
+            print_message("%s, %s: %zu of %d agree, KL %.5f\n", models[i],
+                          kd_calibrate_word((enum kd_calibrate)m), q.agree, CALIBRATION, q.kl);
+            if (q.kl < best.kl) {
+                kd_quantised_clear(&best);
+                best = q;
+            } else {
+                kd_quantised_clear(&q);
+            }
+        }
+        assert_int_equal(chosen.method, best.method);
+        assert_int_equal(chosen.agree, best.agree);
+        assert_true(chosen.kl == best.kl);
+        for (int k = 0; k < best.graph->n_nodes; k++)
+            assert_true(chosen.graph->nodes[k].range == best.graph->nodes[k].range);
+        assert_memory_equal(chosen.vector, best.vector,
+                            best.graph->vector_len * sizeof *best.vector);
+        /* Before the parameters are rounded it is known, too. */
+        kd_quantised half;
+        kd_diag diag = {0};
+        const kd_quantise_options opt = {.method = KD_CALIBRATE_AUTO,
+                                         .percentile = 99.9,
+                                         .n = CALIBRATION,
+                                         .picture = zoo_give,
+                                         .arg = &n};
+        kd_assert_ok(kd_quantise_calibrate(n.g, n.vector, &opt, &half, &diag), &diag);
+        assert_int_equal(half.method, best.method);
+        assert_true(half.kl == best.kl);
+        kd_quantised_clear(&half);
+        kd_quantised_clear(&best);
+        kd_quantised_clear(&chosen);
+        net_free(&n);
+    }
+    const kd_quantised few = {.agree = 37}, enough = {.agree = 38};
+    assert_true(kd_quantised_doubtful(&few, 40) && !kd_quantised_doubtful(&enough, 40));
 }
 
 /* Written and read again, as either kind of file, it is the same network, bit for bit. */
@@ -260,6 +312,47 @@ static void test_quantise_refuses(void **state)
     net_free(&n);
 }
 
+/* ---- before anything is trained */
+
+static int possible(const char *student, const char *steps, kd_diag *diag)
+{
+    char text[1000];
+    kd_job *job = kd_xalloc(sizeof *job);
+    kd_diag bad = {0};
+    snprintf(
+        text, sizeof text,
+        "name: n\ndata: {labelled: {path: p, val_share: 0.2, size: 32}}\n"
+        "teacher: {model: mobilenet_v2, weights: w.safetensors}\nstudent: %s\ncompress: [%s]\n",
+        student, steps);
+    kd_assert_ok(kd_job_load(text, strlen(text), "job", NULL, 0, job, &bad), &bad);
+    *diag = (kd_diag){0};
+    const int rc = kd_compress_possible(job, diag);
+    free(job);
+    return rc;
+}
+
+static void test_possible(void **state)
+{
+    (void)state;
+    kd_diag diag;
+    kd_assert_fails(possible("{model: mlp}", "{quantize: int8}", &diag), KD_EINVAL, &diag,
+                    "compress[0]: none of the network's 0 convolutions can run in 8 bits");
+    kd_assert_fails(possible("{model: lenet}", "{prune: 0.5}, {quantize: int8}", &diag), KD_EINVAL,
+                    &diag, "compress[1]: none of the network's 2 convolutions");
+    kd_assert_fails(
+        possible("{model: shallow_cnn}", "{channels: {share: 0.1, multiple: 512}}", &diag),
+        KD_EINVAL, &diag, "compress[0]: none of the network's channels can go");
+    kd_assert_ok(possible("{model: lenet}", "{prune: 0.5}, {weights: bfloat16}", &diag), &diag);
+    kd_assert_ok(possible("{model: shallow_cnn}",
+                          "{quantize: int8}, {channels: 0.5}, {prune: 0.5}, "
+                          "{channels: {share: 0.25, from: student}}, {quantize: int8}",
+                          &diag),
+                 &diag);
+    /* What a step before has left is what counts: one channel a layer. */
+    kd_assert_fails(possible("{model: shallow_cnn}", "{channels: 0.999}, {channels: 0.9}", &diag),
+                    KD_EINVAL, &diag, "compress[1]: none of the network's channels can go");
+}
+
 int main(int argc, char **argv)
 {
     (void)argc;
@@ -271,8 +364,10 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_int8_units_are_exact),
         cmocka_unit_test(test_thresholds),
         cmocka_unit_test(test_quantise_zoo),
+        cmocka_unit_test(test_quantise_auto),
         cmocka_unit_test(test_quantised_files),
         cmocka_unit_test(test_quantise_refuses),
+        cmocka_unit_test(test_possible),
     };
     return cmocka_run_group_tests_name("compress", tests, NULL, NULL);
 }

@@ -481,6 +481,8 @@ static void test_clock_runs_forward(void **state)
     kd_time_ms a = kd_clock_ms();
     double s = kd_clock_s();
     assert_true(kd_clock_ms() >= a);
+    const double spent = kd_clock_thread_s(); /* of this thread, which has not slept all the time */
+    assert_true(spent > 0 && kd_clock_thread_s() >= spent);
     assert_true(kd_clock_s() >= s);
     assert_true(kd_clock_wall_ms() > 1600000000000); /* after 2020 */
 }

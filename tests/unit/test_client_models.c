@@ -349,8 +349,9 @@ static void test_models_quantize(void **state)
     kd_run_drop(&g_out, &g_err);
     snprintf(few, sizeof few, "%s/torn.png", g_data);
     kd_assert_ok(kd_file_write(few, "\x89PNG", 4, &(kd_diag){0}), &(kd_diag){0});
-    EXPECT(1, "quantize", g_nets.ours, "--data", g_data, "--pictures", "43", "-O", ours);
-    kd_assert_has(g_err, "torn.png");
+    EXPECT(0, "quantize", g_nets.ours, "--data", g_data, "--pictures", "43", "-O", onnx);
+    kd_assert_has(g_err, "torn.png is passed over");
+    kd_assert_has(g_out, "on 42 pictures");
     kd_run_drop(&g_out, &g_err);
     assert_int_equal(unlink(few), 0);
     EXPECT(2, "quantize", g_nets.ours, "--data", g_data);
@@ -358,6 +359,19 @@ static void test_models_quantize(void **state)
     kd_run_drop(&g_out, &g_err);
     EXPECT(2, "quantize", g_nets.ours, "--data", g_data, "-O", ours, "--method", "percentile",
            "--percentile", "101");
+    kd_run_drop(&g_out, &g_err);
+    EXPECT(2, "quantize", g_nets.ours, "--data", g_data, "-O", ours, "--method", "mse",
+           "--percentile", "99");
+    kd_assert_has(g_err, "--percentile says nothing to --method mse");
+    kd_run_drop(&g_out, &g_err);
+    EXPECT(2, "quantize", g_nets.ours, "--data", g_data, "-O", "q.c");
+    kd_assert_has(g_err, "ends in .safetensors or .onnx");
+    kd_run_drop(&g_out, &g_err);
+    EXPECT(1, "quantize", g_nets.ours, "--data", "/nowhere", "-O", ours);
+    kd_assert_has(g_err, "--data /nowhere: No such file");
+    kd_run_drop(&g_out, &g_err);
+    EXPECT(1, "quantize", ours, "--data", g_data, "-O", onnx);
+    kd_assert_has(g_err, "is in 8 bits already");
     kd_run_drop(&g_out, &g_err);
 }
 

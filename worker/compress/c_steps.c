@@ -55,69 +55,110 @@ static float *ordered(const c_writer *w, const kd_node *n, size_t row)
     return to;
 }
 
-static void write_codes(c_writer *w, int at, const float *v, int rows, size_t row, int8_t *codes,
-                        float *units, int *out)
+/* A layer's weights on their way into the text. */
+typedef struct layer_weights {
+    int rows;
+    size_t row;
+    bool int8, masked;
+    float *values; /* [rows][row], from ordered() */
+    float *units;  /* [rows] of codes */
+    int8_t *codes; /* [rows][row] */
+    float *kept;   /* room for the values that are written */
+    int *out;      /* likewise for bytes */
+} layer_weights;
+
+static bool is_zero(const layer_weights *l, size_t i)
 {
-    const size_t n = (size_t)rows * row;
-    kd_int8_codes(v, rows, row, codes, units);
-    for (size_t i = 0; i < n; i++)
-        out[i] = codes[i];
-    bytes(w, "signed", "c", at, out, n);
-    numbers(w, "u", at, units, (size_t)rows);
-    kd_buf_printf(&w->data, "static const struct weights w%d = {0, 0, c%d, u%d};\n", at, at, at);
+    return l->int8 ? l->codes[i] == 0 : l->values[i] == 0;
 }
 
-static void write_masked(c_writer *w, int at, const float *v, int rows, size_t row, float *kept,
-                         int *mask)
+static size_t count(const layer_weights *l)
 {
+    return (size_t)l->rows * l->row;
+}
+
+/* Where it takes less room than the zeros. */
+static void choose_mask(layer_weights *l)
+{
+    const size_t each = l->int8 ? sizeof *l->codes : sizeof *l->values;
+    size_t zeros = 0;
+    for (size_t i = 0; i < count(l); i++)
+        zeros += is_zero(l, i);
+    l->masked = zeros * each > (size_t)l->rows * MASK(l->row);
+}
+
+static void write_mask(c_writer *w, int at, layer_weights *l)
+{
+    const size_t n = (size_t)l->rows * MASK(l->row);
+    memset(l->out, 0, n * sizeof *l->out);
+    for (size_t o = 0; o < (size_t)l->rows; o++)
+        for (size_t i = 0; i < l->row; i++)
+            if (!is_zero(l, o * l->row + i))
+                l->out[o * MASK(l->row) + i / 8] |= 1 << i % 8;
+    bytes(w, "unsigned", "m", at, l->out, n);
+}
+
+static void write_layer(c_writer *w, int at, layer_weights *l)
+{
+    char mask[16] = "0";
     size_t n = 0;
-    memset(mask, 0, (size_t)rows * MASK(row) * sizeof *mask);
-    for (int o = 0; o < rows; o++)
-        for (size_t i = 0; i < row; i++)
-            if (v[(size_t)o * row + i] != 0) {
-                mask[(size_t)o * MASK(row) + i / 8] |= 1 << i % 8;
-                kept[n++] = v[(size_t)o * row + i];
-            }
-    if (n == 0)
-        kept[n++] = 0; /* C has no empty array */
-    bytes(w, "unsigned", "m", at, mask, (size_t)rows * MASK(row));
-    numbers(w, "v", at, kept, n);
-    kd_buf_printf(&w->data, "static const struct weights w%d = {v%d, m%d, 0, 0};\n", at, at, at);
+    if (l->masked) {
+        write_mask(w, at, l);
+        snprintf(mask, sizeof mask, "m%d", at);
+    }
+    for (size_t i = 0; i < count(l); i++) {
+        if (l->masked && is_zero(l, i))
+            continue;
+        if (l->int8)
+            l->out[n++] = l->codes[i];
+        else
+            l->kept[n++] = l->values[i];
+    }
+    if (n == 0) { /* C has no empty array */
+        l->out[0] = 0;
+        l->kept[n++] = 0;
+    }
+    if (l->int8) {
+        bytes(w, "signed", "c", at, l->out, n);
+        numbers(w, "u", at, l->units, (size_t)l->rows);
+        kd_buf_printf(&w->data, "static const struct weights w%d = {0, %s, c%d, u%d};\n", at, mask,
+                      at, at);
+    } else {
+        numbers(w, "v", at, l->kept, n);
+        kd_buf_printf(&w->data, "static const struct weights w%d = {v%d, %s, 0, 0};\n", at, at,
+                      mask);
+    }
 }
 
 static int write_weights(c_writer *w, int at, kd_diag *diag)
 {
     const kd_node *n = &w->g->nodes[at];
     const kd_param *p = &w->g->params[n->weight];
-    const int rows = n->c;
-    const size_t row = p->count / (size_t)rows, masks = (size_t)rows * MASK(row);
-    size_t zeros = 0;
-    float *v = ordered(w, n, row), *room = malloc((p->count + 1) * sizeof *room);
-    int8_t *codes = malloc(p->count + 1);
-    int *out = malloc((p->count + masks + 1) * sizeof *out);
-    int rc = v && room && codes && out
-                 ? 0
-                 : kd_fail(diag, -KD_ENOMEM, "no memory for writing a network as C");
-    for (size_t i = 0; i < p->count && !rc; i++)
-        zeros += v[i] == 0;
-    const bool masked = !w->int8 && zeros * sizeof(float) > masks;
-    if (!rc && w->int8) {
-        write_codes(w, at, v, rows, row, codes, room, out);
-    } else if (!rc && masked) {
-        write_masked(w, at, v, rows, row, room, out);
-    } else if (!rc) {
-        numbers(w, "v", at, v, p->count);
-        kd_buf_printf(&w->data, "static const struct weights w%d = {v%d, 0, 0, 0};\n", at, at);
+    layer_weights l = {.rows = n->c, .row = p->count / (size_t)n->c, .int8 = w->int8};
+    l.values = ordered(w, n, l.row);
+    l.units = malloc((size_t)l.rows * sizeof *l.units);
+    l.codes = malloc(p->count + 1);
+    l.kept = malloc((p->count + 1) * sizeof *l.kept);
+    l.out = malloc((p->count + (size_t)l.rows * MASK(l.row) + 1) * sizeof *l.out);
+    const int rc = l.values && l.units && l.codes && l.kept && l.out
+                       ? 0
+                       : kd_fail(diag, -KD_ENOMEM, "no memory for writing a network as C");
+    if (!rc) {
+        if (l.int8)
+            kd_int8_codes(l.values, l.rows, l.row, l.codes, l.units);
+        choose_mask(&l);
+        write_layer(w, at, &l);
+        if (l.masked || l.int8)
+            w->row = KD_MAX(w->row, l.row);
+        if (n->bias >= 0)
+            numbers(w, "b", at, w->vector + w->g->params[n->bias].offset, (size_t)n->c);
+        w->kernels[KD_C_ROW] = true;
     }
-    if (!rc && (masked || w->int8))
-        w->row = KD_MAX(w->row, row);
-    if (!rc && n->bias >= 0)
-        numbers(w, "b", at, w->vector + w->g->params[n->bias].offset, (size_t)n->c);
-    w->kernels[KD_C_ROW] = true;
-    free(v);
-    free(room);
-    free(codes);
-    free(out);
+    free(l.values);
+    free(l.units);
+    free(l.codes);
+    free(l.kept);
+    free(l.out);
     return rc;
 }
 

@@ -305,3 +305,24 @@ int kd_prune_channels(const kd_graph *g, const float *vector, double share, int 
         *out_graph = to;
     return rc;
 }
+
+int kd_prune_channels_less(const kd_graph *g, const float *vector, double share, int multiple,
+                           kd_graph **out_graph, float **out_vector, kd_diag *diag)
+{
+    kd_graph *graph;
+    float *less;
+    const int rc = kd_prune_channels(g, vector, share, multiple, &graph, &less, diag);
+    if (rc)
+        return rc;
+    if (graph->vector_len >= g->vector_len) {
+        kd_graph_free(graph);
+        free(less);
+        return kd_fail(diag, -KD_EINVAL,
+                       "none of the network's channels can go: a share of %g, in multiples of %d, "
+                       "of layers whose channels nothing else holds on to",
+                       share, multiple);
+    }
+    *out_graph = graph;
+    *out_vector = less;
+    return 0;
+}

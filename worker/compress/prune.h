@@ -35,5 +35,8 @@ double kd_prune_gone(const kd_graph *g, const float *vector, uint8_t *mask);
  * and *out_vector are the caller's. -KD_EINVAL, -KD_ENOMEM. */
 int kd_prune_channels(const kd_graph *g, const float *vector, double share, int multiple,
                       kd_graph **out_graph, float **out_vector, kd_diag *diag) KD_MUST_CHECK;
+/* The same where at least one channel must go; -KD_EINVAL with the reason where none can. */
+int kd_prune_channels_less(const kd_graph *g, const float *vector, double share, int multiple,
+                           kd_graph **out_graph, float **out_vector, kd_diag *diag) KD_MUST_CHECK;
 
 #endif

@@ -163,7 +163,7 @@ static int choose(work *w, kd_diag *diag)
                                    w->q.convolutions);
 }
 
-static void set_ranges(work *w)
+static void set_ranges(work *w, enum kd_calibrate method)
 {
     for (int i = 0; i < w->q.graph->n_nodes; i++) {
         kd_node *n = &w->q.graph->nodes[i];
@@ -172,9 +172,9 @@ static void set_ranges(work *w)
         if (!(k->unit > 0))
             continue;
         const int levels = k->positive ? KD_INT8_POSITIVE : KD_INT8_WEIGHT;
-        const float cut = w->seen[i] ? kd_histogram_threshold(w->seen[i], w->opt->method, levels,
-                                                              w->opt->percentile)
-                                     : w->largest[i];
+        const float cut =
+            w->seen[i] ? kd_histogram_threshold(w->seen[i], method, levels, w->opt->percentile)
+                       : w->largest[i];
         k->unit = kd_int8_unit_for(cut, levels);
         n->range = k->unit * (float)levels;
     }
@@ -254,7 +254,13 @@ static double softmax_sum(const float *z, size_t n, double *out_largest)
     return sum;
 }
 
-static void compare(work *w, const float *exact, const float *rounded)
+/* What one method costs. */
+typedef struct cost {
+    size_t agree;
+    double kl;
+} cost;
+
+static void compare(const work *w, const float *exact, const float *rounded, cost *c)
 {
     double a_most, b_most, kl = 0;
     const double a_sum = softmax_sum(exact, w->classes, &a_most),
@@ -267,15 +273,22 @@ static void compare(work *w, const float *exact, const float *rounded)
         a_best = exact[i] > exact[a_best] ? i : a_best;
         b_best = rounded[i] > rounded[b_best] ? i : b_best;
     }
-    w->q.agree += a_best == b_best;
-    w->q.kl += kl / (double)w->opt->n;
+    c->agree += a_best == b_best;
+    c->kl += kl / (double)w->opt->n;
 }
 
-static int account(work *w, kd_diag *diag)
+/* Of the ranges that the graph has. vector: room for the rounded parameters. */
+static int account(work *w, float *vector, cost *out, kd_diag *diag)
 {
     kd_plan *p;
     float *z = malloc(w->classes * sizeof *z);
-    int rc = z ? kd_plan_new_ranged(w->q.graph, 1, w->q.vector, &p, diag) : no_memory(diag);
+    int rc = z ? 0 : no_memory(diag);
+    *out = (cost){0};
+    memcpy(vector, w->q.vector, w->q.graph->vector_len * sizeof *vector);
+    if (!rc)
+        rc = kd_quantise_round(w->q.graph, vector, diag);
+    if (!rc)
+        rc = kd_plan_new_ranged(w->q.graph, 1, vector, &p, diag);
     if (rc) {
         free(z);
         return rc;
@@ -285,14 +298,38 @@ static int account(work *w, kd_diag *diag)
         if (!rc)
             rc = kd_plan_forward(p, w->input, z, diag);
         if (!rc)
-            compare(w, w->exact + i * w->classes, z);
+            compare(w, w->exact + i * w->classes, z, out);
     }
     kd_plan_free(p);
     free(z);
     return rc;
 }
 
-/* Ranges for the folded network in w. */
+/* Ranges by the method that is wanted, or by the one that costs least. */
+static int settle(work *w, kd_diag *diag)
+{
+    const bool each = w->opt->method == KD_CALIBRATE_AUTO;
+    const enum kd_calibrate first = each ? KD_CALIBRATE_MINMAX : w->opt->method,
+                            last = each ? KD_CALIBRATE_KL : w->opt->method;
+    float *vector = aligned_alloc(64, (w->q.graph->vector_len * sizeof *vector + 63) / 64 * 64);
+    int rc = vector ? 0 : no_memory(diag);
+    for (enum kd_calibrate m = first; m <= last && !rc; m++) {
+        cost c;
+        set_ranges(w, m);
+        rc = account(w, vector, &c, diag);
+        if (!rc && (m == first || c.kl < w->q.kl)) {
+            w->q.method = m;
+            w->q.agree = c.agree;
+            w->q.kl = c.kl;
+        }
+    }
+    if (!rc)
+        set_ranges(w, w->q.method);
+    free(vector);
+    return rc;
+}
+
+/* Values of the folded network in w, and ranges for them. */
 static int calibrate(work *w, kd_diag *diag)
 {
     kd_plan *p = NULL;
@@ -306,12 +343,10 @@ static int calibrate(work *w, kd_diag *diag)
     if (!rc && w->opt->method != KD_CALIBRATE_MINMAX)
         rc = count_values(w, p, diag);
     kd_plan_free(p);
-    if (!rc)
-        set_ranges(w);
-    return rc;
+    return rc ? rc : settle(w, diag);
 }
 
-/* round: the parameters, too, and see what it costs. */
+/* round: the parameters, too. */
 static int quantise(const kd_graph *g, const float *vector, const kd_quantise_options *opt,
                     bool round, kd_quantised *out, kd_diag *diag)
 {
@@ -329,8 +364,6 @@ static int quantise(const kd_graph *g, const float *vector, const kd_quantise_op
         rc = calibrate(&w, diag);
     if (!rc && round)
         rc = kd_quantise_round(w.q.graph, w.q.vector, diag);
-    if (!rc && round)
-        rc = account(&w, diag);
     clear(&w);
     if (rc)
         kd_quantised_clear(&w.q);
@@ -349,6 +382,11 @@ int kd_quantise_calibrate(const kd_graph *g, const float *vector, const kd_quant
                           kd_quantised *out, kd_diag *diag)
 {
     return quantise(g, vector, opt, false, out, diag);
+}
+
+bool kd_quantised_doubtful(const kd_quantised *q, size_t n)
+{
+    return (double)q->agree < KD_QUANTISE_AGREE * (double)n;
 }
 
 void kd_quantised_clear(kd_quantised *q)

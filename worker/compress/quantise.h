@@ -7,6 +7,10 @@
  * makes files small, and compute in float32. Biases are rounded to units of a product where 32 bits
  * hold them, as files of others want them.
  *
+ * How values are cut off is one of four methods, and which of them suits a network only its answers
+ * tell: KD_CALIBRATE_AUTO rounds the network after each and takes the one with the least KL from
+ * float32 over the pictures; of equals the first.
+ *
  * Threads: one that has called kd_engine_thread. The result depends on network, pictures and
  * options alone. */
 #ifndef KD_COMPRESS_QUANTISE_H
@@ -17,6 +21,7 @@
 
 #define KD_QUANTISE_LEAST 32 /* different pictures, at least */
 #define KD_QUANTISE_MOST 4096
+#define KD_QUANTISE_AGREE 0.95 /* share of the pictures below which something is wrong */
 
 typedef struct kd_quantise_options {
     enum kd_calibrate method;
@@ -30,9 +35,10 @@ typedef struct kd_quantise_options {
 typedef struct kd_quantised {
     kd_graph *graph; /* with ranges */
     float *vector;
-    int convolutions, int8; /* of the network; of those that run in 8 bits */
-    size_t agree;           /* pictures on which both networks give the same class */
-    double kl;              /* mean KL(float32 || 8 bits) over them, in nats */
+    int convolutions, int8;   /* of the network; of those that run in 8 bits */
+    enum kd_calibrate method; /* that was taken, never KD_CALIBRATE_AUTO */
+    size_t agree;             /* pictures on which both networks give the same class */
+    double kl;                /* mean KL(float32 || 8 bits) over them, in nats */
 } kd_quantised;
 
 /* g is a finished classifier. Errors: -KD_EINVAL for fewer than KD_QUANTISE_LEAST pictures that
@@ -41,9 +47,11 @@ typedef struct kd_quantised {
 int kd_quantise(const kd_graph *g, const float *vector, const kd_quantise_options *opt,
                 kd_quantised *out, kd_diag *diag) KD_MUST_CHECK;
 void kd_quantised_clear(kd_quantised *q);
+/* Whether both networks give the same class on too few of the n pictures. */
+bool kd_quantised_doubtful(const kd_quantised *q, size_t n);
 
 /* The same in two halves, for training in between: batch norms folded and ranges found, the
- * parameters still floats (agree and kl stay 0); */
+ * parameters still floats (agree and kl are those of the rounded ones); */
 int kd_quantise_calibrate(const kd_graph *g, const float *vector, const kd_quantise_options *opt,
                           kd_quantised *out, kd_diag *diag) KD_MUST_CHECK;
 /* and the parameters of such a graph rounded in place. What is rounded already stays. -KD_ENOMEM.

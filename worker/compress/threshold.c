@@ -8,10 +8,9 @@
 #define EMPTY 1e-9 /* probability of what a rounded distribution lacks */
 
 static const char *const g_words[] = {
-    [KD_CALIBRATE_MINMAX] = "minmax",
-    [KD_CALIBRATE_PERCENTILE] = "percentile",
-    [KD_CALIBRATE_MSE] = "mse",
-    [KD_CALIBRATE_KL] = "kl",
+    [KD_CALIBRATE_MINMAX] = "minmax", [KD_CALIBRATE_PERCENTILE] = "percentile",
+    [KD_CALIBRATE_MSE] = "mse",       [KD_CALIBRATE_KL] = "kl",
+    [KD_CALIBRATE_AUTO] = "auto",
 };
 
 int kd_calibrate_of(const char *word)

@@ -144,3 +144,19 @@ bool kd_model_has_padding(const char *model)
     const struct network *network = find(model);
     return network && (network->has & HAS_PADDING);
 }
+
+kd_model_config kd_model_config_of(const kd_model_spec *m, int size, int classes)
+{
+    return (kd_model_config){.model = m->model,
+                             .width = m->width,
+                             .hidden = m->hidden,
+                             .n_hidden = m->n_hidden,
+                             .layers = m->layers,
+                             .n_layers = m->n_layers,
+                             .dropout = m->dropout,
+                             .drop_path = m->drop_path,
+                             .pad_tf = m->padding == KD_PAD_TF,
+                             .size = size,
+                             .channels = 3,
+                             .classes = classes};
+}

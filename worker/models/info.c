@@ -191,6 +191,9 @@ static int read_info(kd_info_find *find, const void *arg, const char *name,
         rc = read_text(find, arg, "distilld.teacher", name, info->teacher, sizeof info->teacher,
                        diag);
     if (!rc)
+        rc = read_text(find, arg, "distilld.calibration", name, info->calibration,
+                       sizeof info->calibration, diag);
+    if (!rc)
         rc = read_digest(find, arg, "distilld.digest", name, info->digest, diag);
     if (!rc)
         rc = read_digest(find, arg, "distilld.data", name, info->data, diag);

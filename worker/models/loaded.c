@@ -2,6 +2,7 @@
 
 #include "kd/file.h"
 #include "models/graph_json.h"
+#include "models/int8.h"
 #include "models/onnx.h"
 
 #include <fcntl.h>
@@ -117,6 +118,21 @@ static int settle_info(const char *name, bool onnx, kd_loaded *out, kd_diag *dia
     return 0;
 }
 
+static int note_types(const kd_st_file *f, kd_loaded *out, kd_diag *diag)
+{
+    const kd_graph *g = out->graph;
+    out->types = malloc(((size_t)g->n_params + 1) * sizeof *out->types);
+    if (!out->types)
+        return kd_fail(diag, -KD_ENOMEM, "no memory for the types of %d tensors", g->n_params);
+    kd_param_types(g, out->info.half, out->types);
+    for (int i = 0; f && i < g->n_params; i++) {
+        const kd_st_tensor *t = kd_st_find(f, g->params[i].name);
+        const int type = t ? kd_st_type_of(t->dtype) : -1;
+        out->types[i] = type < 0 ? KD_ST_F32 : (enum kd_st_type)type;
+    }
+    return 0;
+}
+
 static int fill(const kd_st_file *f, const void *bytes, size_t len, const char *name,
                 kd_loaded *out, kd_diag *diag)
 {
@@ -140,6 +156,8 @@ static int fill(const kd_st_file *f, const void *bytes, size_t len, const char *
     if (!rc && new_head)
         rc = kd_fail(diag, -KD_EDATA, "%s: its last layer is not the one of its graph", name);
     out->ours = true;
+    if (!rc)
+        rc = note_types(f, out, diag);
     return rc ? rc : settle_info(name, false, out, diag);
 }
 
@@ -176,7 +194,8 @@ static int open_onnx(const uint8_t *bytes, size_t len, const char *name,
     if (!info.ours)
         out->info.size = 0;
     kd_onnx_info_clear(&info);
-    return settle_info(name, true, out, diag);
+    rc = note_types(NULL, out, diag);
+    return rc ? rc : settle_info(name, true, out, diag);
 }
 
 static int open_bytes(const uint8_t *bytes, size_t len, const char *name,
@@ -233,6 +252,7 @@ int kd_loaded_open_file(const char *path, int size, kd_loaded *out, kd_diag *dia
 void kd_loaded_clear(kd_loaded *l)
 {
     kd_model_file_info_clear(&l->info);
+    free(l->types);
     kd_graph_free(l->graph);
     free(l->vector);
     *l = (kd_loaded){0};
@@ -283,6 +303,7 @@ int kd_loaded_describe(const kd_graph *g, const kd_model_file_info *info, kd_loa
     say(out, "distilld.digest", info->digest);
     say(out, "distilld.data", info->data);
     say(out, "distilld.teacher", info->teacher);
+    say(out, "distilld.calibration", info->calibration);
     return 0;
 }
 

@@ -21,6 +21,7 @@ typedef struct kd_loaded {
     bool softmax;            /* one at its end was left out (ONNX) */
     int size;                /* pixels a side */
     int n_classes;           /* of the network, names or not */
+    enum kd_st_type *types;  /* [graph->n_params] that the file holds them as */
 } kd_loaded;
 
 /* bytes are borrowed during the call; `name` is for messages. Which kind of file it is shows in its
@@ -38,7 +39,7 @@ void kd_loaded_clear(kd_loaded *l);
 
 /* The metadata of a file: what info says, and g if it is not NULL. Texts are owned by it or
  * borrowed from info. -KD_ENOMEM. */
-#define KD_LOADED_PAIRS 16
+#define KD_LOADED_PAIRS 20
 typedef struct kd_loaded_meta {
     kd_st_pair pairs[KD_LOADED_PAIRS];
     size_t n_pairs;

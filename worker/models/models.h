@@ -46,6 +46,9 @@ typedef struct kd_model_config {
     int classes;
 } kd_model_config;
 
+/* Of a job's network that sees pictures of `size` pixels a side. m is borrowed. */
+kd_model_config kd_model_config_of(const kd_model_spec *m, int size, int classes);
+
 /* Names of parameters: conv1, conv2, ..., fc1, fc2 (shallow_cnn, shallow_cnn_deep, lenet); stem,
  * blocks.N, classifier (cheap_cnn); fc1 ... fcN (mlp); layers.N, head (layers); torchvision's (the
  * others). The last dense layer is the head, and dropout changes no name.
@@ -86,6 +89,7 @@ typedef struct kd_model_file_info {
     char digest[KD_DIGEST_HEX]; /* "distilld.digest" of its parameters */
     char data[KD_DIGEST_HEX];   /* "distilld.data": digest of what it was trained on */
     char teacher[KD_INFO_TEXT]; /* "distilld.teacher": name and digest of who taught it */
+    char calibration[KD_INFO_TEXT]; /* "distilld.calibration" of its 8 bits, for people */
 } kd_model_file_info;
 
 /* Value of a key in a file's metadata, NULL = it has none. */

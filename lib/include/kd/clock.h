@@ -8,6 +8,7 @@ typedef int64_t kd_time_ms;
 
 kd_time_ms kd_clock_ms(void);   /* CLOCK_MONOTONIC */
 double kd_clock_s(void);        /* the same in seconds, for measuring */
+double kd_clock_thread_s(void); /* processor time of the calling thread, in seconds */
 int64_t kd_clock_wall_ms(void); /* Unix time */
 
 #define KD_CLOCK_ISO 32
