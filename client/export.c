@@ -127,13 +127,34 @@ static int complain(const kd_cli *cli, int rc, const kd_diag *diag)
     return rc == -KD_EINVAL ? KD_EXIT_USAGE : KD_EXIT_FAILURE;
 }
 
+static int tell(kd_cli *cli, const kd_predictor *p, const char *path, enum kd_model_format format,
+                const made *m)
+{
+    char a[KD_FMT];
+    if (cli->json) {
+        json_t *said =
+            json_pack("{s:o, s:s, s:I}", "path", kd_json_text(path), "format",
+                      kd_model_format_word((int)format), "bytes", (json_int_t)m->file.len);
+        if (format == KD_FORMAT_C)
+            (void)json_object_update_new(
+                said, json_pack("{s:o, s:s, s:I}", "header", kd_json_text(m->header_path), "prefix",
+                                m->prefix, "memory_bytes", (json_int_t)m->memory));
+        return kd_json_print(cli, said, false);
+    }
+    if (format == KD_FORMAT_C)
+        kd_out(cli, "%s and %s: %s_run%s(), %s of memory for values", path, m->header_path,
+               m->prefix, p->channels == 3 ? "_rgb" : "", kd_fmt_bytes((double)m->memory, a));
+    else
+        kd_out(cli, "%s: %s", path, kd_fmt_bytes((double)m->file.len, a));
+    return KD_EXIT_OK;
+}
+
 static int run(kd_cli *cli, const kd_args *args, const kd_predictor *p, enum kd_model_format format,
                made *m)
 {
     const char *path = kd_args_value(args, "output-file");
     const kd_model_file_info info = kd_model_about(p);
     kd_diag diag = {0};
-    char a[KD_FMT];
     kd_engine_thread();
     int rc = check_paths(args, format, m, &diag);
     if (rc == 0)
@@ -150,12 +171,7 @@ static int run(kd_cli *cli, const kd_args *args, const kd_predictor *p, enum kd_
     rc = write_files(args, m, &diag);
     if (rc != 0)
         return complain(cli, rc, &diag);
-    if (format == KD_FORMAT_C)
-        kd_out(cli, "%s and %s: %s_run%s(), %s of memory for values", path, m->header_path,
-               m->prefix, p->channels == 3 ? "_rgb" : "", kd_fmt_bytes((double)m->memory, a));
-    else
-        kd_out(cli, "%s: %s", path, kd_fmt_bytes((double)m->file.len, a));
-    return KD_EXIT_OK;
+    return tell(cli, p, path, format, m);
 }
 
 static int start(kd_cli *cli, const kd_args *args)

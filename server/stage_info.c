@@ -117,6 +117,7 @@ void kd_stage_compare(const Distill__V1__StageInfo *have, const Distill__V1__Sta
         {"parameter table", have->table, got->table},
         {"numeric fingerprint", have->fingerprint, got->fingerprint},
         {"metadata", have->metadata, got->metadata},
+        {"calibration", have->calibrated, got->calibrated},
     };
     struct {
         const char *what;
@@ -128,6 +129,7 @@ void kd_stage_compare(const Distill__V1__StageInfo *have, const Distill__V1__Sta
         {"validation samples", have->val_samples, got->val_samples},
         {"classes", have->classes, got->classes},
         {"batch", have->batch, got->batch},
+        {"doubt in the calibration", have->doubtful, got->doubtful},
         {"slots", have->slots, got->slots},
         {"epochs", have->epochs, got->epochs},
         {"samples an epoch", have->epoch_samples, got->epoch_samples},

@@ -23,7 +23,7 @@ def c_bytes(program, file):
     """Of code and tables, compiled for this machine."""
     with tempfile.TemporaryDirectory() as folder:
         source, made = os.path.join(folder, "net.c"), os.path.join(folder, "net.o")
-        subprocess.run([program, "export", file, "--format", "c", "-o", source], check=True, capture_output=True)
+        subprocess.run([program, "export", file, "--format", "c", "-O", source], check=True, capture_output=True)
         subprocess.run(["cc", "-std=c99", "-Os", "-c", source, "-o", made], check=True)
         text, data = subprocess.run(["size", made], check=True, capture_output=True,
                                     text=True).stdout.splitlines()[1].split()[:2]

@@ -258,7 +258,7 @@ static void test_model_files_info_refused(void **state)
         {"size", "1e9", "size"},
         {"mean", "0,0,0", "std '', three numbers with commas between was expected"},
         {"mean", "0,0", "mean '0,0'"},
-        {"channels", "bgr", "channels 'bgr', rgb was expected"},
+        {"channels", "bgr", "channels 'bgr', rgb or grey was expected"},
         {"distilld.digest", "0123", "32 hexadecimal digits"},
         {"distilld.job", "a\nb", "without control characters"},
         {"model", "a name that is much longer than the name of any model may be in a job file",

@@ -202,10 +202,10 @@ static void test_labelled_grey(void **state)
     EXPECT(2, "predict", g_grey.path, at("p.png"), "--preprocess", "imagenet");
     kd_assert_has(g_err, "grey");
     kd_run_drop(&g_out, &g_err);
-    EXPECT(0, "export", g_grey.path, "-f", "c", "-o", at("g.c"));
+    EXPECT(0, "export", g_grey.path, "-f", "c", "-O", at("g.c"));
     kd_assert_has(g_out, "g_run(), ");
     kd_run_drop(&g_out, &g_err);
-    EXPECT(0, "export", g_grey.path, "-f", "safetensors", "-o", at("g.safetensors"));
+    EXPECT(0, "export", g_grey.path, "-f", "safetensors", "-O", at("g.safetensors"));
     kd_run_drop(&g_out, &g_err);
     EXPECT(0, "inspect", at("g.safetensors"), "-o", "json");
     kd_assert_has(g_out, "\"channels\": \"grey\"");

@@ -94,7 +94,7 @@ static void test_out_modes_follow_the_umask(void **state)
     kd_write_safetensors(at("half.safetensors"), g_nets.graph, half, &info);
     free(half);
     const mode_t before = umask(027);
-    EXPECT(0, "export", at("half.safetensors"), "-f", "safetensors", "-o", at("mode.safetensors"),
+    EXPECT(0, "export", at("half.safetensors"), "-f", "safetensors", "-O", at("mode.safetensors"),
            "--card", at("mode.md"));
     kd_run_drop(&g_out, &g_err);
     char *text = kd_run_slurp(at("mode.md"));
@@ -102,7 +102,7 @@ static void test_out_modes_follow_the_umask(void **state)
     kd_assert_has(text, "| size of the file |");
     free(text);
     umask(022);
-    EXPECT(0, "export", at("half.safetensors"), "-f", "c", "-o", at("mode.c"), "--card",
+    EXPECT(0, "export", at("half.safetensors"), "-f", "c", "-O", at("mode.c"), "--card",
            at("mode.md"));
     kd_run_drop(&g_out, &g_err);
     text = kd_run_slurp(at("mode.md"));
@@ -123,13 +123,13 @@ static void test_out_links_stay_links(void **state)
     kd_diag diag = {0};
     kd_assert_ok(kd_file_write(at("real.onnx"), "old", 3, &diag), &diag);
     assert_int_equal(symlink("real.onnx", at("link.onnx")), 0);
-    EXPECT(0, "export", g_nets.ours, "-f", "onnx", "-o", at("link.onnx"));
+    EXPECT(0, "export", g_nets.ours, "-f", "onnx", "-O", at("link.onnx"));
     kd_run_drop(&g_out, &g_err);
     assert_true(S_ISLNK(mode_of(at("link.onnx"))));
     EXPECT(0, "inspect", at("real.onnx"));
     kd_run_drop(&g_out, &g_err);
     assert_int_equal(symlink("nowhere", at("dangling.onnx")), 0);
-    EXPECT(2, "export", g_nets.ours, "-f", "onnx", "-o", at("dangling.onnx"));
+    EXPECT(2, "export", g_nets.ours, "-f", "onnx", "-O", at("dangling.onnx"));
     kd_assert_has(g_err, "link to what is not there");
     kd_run_drop(&g_out, &g_err);
     assert_false(there(at("nowhere")));
@@ -138,9 +138,9 @@ static void test_out_links_stay_links(void **state)
 static void test_out_devices_stay_devices(void **state)
 {
     (void)state;
-    EXPECT(0, "export", g_nets.ours, "-f", "onnx", "-o", "/dev/null");
+    EXPECT(0, "export", g_nets.ours, "-f", "onnx", "-O", "/dev/null");
     kd_run_drop(&g_out, &g_err);
-    EXPECT(1, "export", g_nets.ours, "-f", "onnx", "-o", "/dev/full");
+    EXPECT(1, "export", g_nets.ours, "-f", "onnx", "-O", "/dev/full");
     kd_assert_has(g_err, "cannot write /dev/full: No space left");
     kd_run_drop(&g_out, &g_err);
     assert_true(S_ISCHR(mode_of("/dev/null")) && S_ISCHR(mode_of("/dev/full")));
@@ -150,7 +150,7 @@ static void test_out_devices_stay_devices(void **state)
     snprintf(command, sizeof command, "cat %s >%s", at("pipe"), at("copy.onnx"));
     FILE *reader = popen(command, "r");
     assert_non_null(reader);
-    EXPECT(0, "export", g_nets.ours, "-f", "onnx", "-o", at("pipe"));
+    EXPECT(0, "export", g_nets.ours, "-f", "onnx", "-O", at("pipe"));
     kd_run_drop(&g_out, &g_err);
     assert_int_equal(pclose(reader), 0);
     assert_true(S_ISFIFO(mode_of(at("pipe"))));
@@ -158,14 +158,14 @@ static void test_out_devices_stay_devices(void **state)
     kd_run_drop(&g_out, &g_err);
     static const char *const refused[] = {"-", "/dev/stdout", "/", ""};
     for (size_t i = 0; i < KD_COUNT(refused); i++) {
-        EXPECT(2, "export", g_nets.ours, "-f", "onnx", "-o", refused[i]);
+        EXPECT(2, "export", g_nets.ours, "-f", "onnx", "-O", refused[i]);
         assert_string_equal(g_out, "");
         kd_run_drop(&g_out, &g_err);
-        EXPECT(2, "quantize", g_nets.ours, "--data", g_nets.dir, "-o", refused[i]);
+        EXPECT(2, "quantize", g_nets.ours, "--data", g_nets.dir, "-O", refused[i]);
         kd_run_drop(&g_out, &g_err);
     }
     assert_false(there("-"));
-    EXPECT(2, "export", g_nets.ours, "-f", "c", "-o", "/dev/null");
+    EXPECT(2, "export", g_nets.ours, "-f", "c", "-O", "/dev/null");
     kd_assert_has(g_err, "names the C file");
     kd_run_drop(&g_out, &g_err);
 }
@@ -189,12 +189,12 @@ static void test_out_all_or_nothing(void **state)
     kd_assert_fails(kd_out_files_write(twice, 2, &diag), KD_EINVAL, &diag, "written twice");
     no_temporaries();
     /* What is wrong with the card is found before the model is written. */
-    EXPECT(1, "export", g_nets.ours, "-f", "c", "-o", at("early.c"), "--card", "/no/such/card.md");
+    EXPECT(1, "export", g_nets.ours, "-f", "c", "-O", at("early.c"), "--card", "/no/such/card.md");
     kd_run_drop(&g_out, &g_err);
-    EXPECT(1, "export", g_nets.ours, "-f", "c", "-o", at("early.c"), "--card", at("early.md"),
+    EXPECT(1, "export", g_nets.ours, "-f", "c", "-O", at("early.c"), "--card", at("early.md"),
            "--data", "/no/such/data");
     kd_run_drop(&g_out, &g_err);
-    EXPECT(1, "export", g_nets.ours, "-f", "c", "-o", at("early.c"), "--card", "/dev/full");
+    EXPECT(1, "export", g_nets.ours, "-f", "c", "-O", at("early.c"), "--card", "/dev/full");
     kd_run_drop(&g_out, &g_err);
     assert_false(there(at("early.c")) || there(at("early.h")) || there(at("early.md")));
     no_temporaries();
@@ -208,7 +208,7 @@ static void test_out_c_names(void **state)
     static const char *const bad[] = {"a\"b.c", "a\\b.c", "a\nb.c", "a?\?-b.c"};
     char command[1200];
     for (size_t i = 0; i < KD_COUNT(good); i++) {
-        EXPECT(0, "export", g_nets.ours, "-f", "c", "-o", at(good[i]));
+        EXPECT(0, "export", g_nets.ours, "-f", "c", "-O", at(good[i]));
         kd_run_drop(&g_out, &g_err);
         snprintf(command, sizeof command,
                  "cd %s && gcc -std=c99 -pedantic -Wall -Wextra -Werror -c \"%s\" -o net.o",
@@ -216,7 +216,7 @@ static void test_out_c_names(void **state)
         assert_int_equal(system(command), 0);
     }
     for (size_t i = 0; i < KD_COUNT(bad); i++) {
-        EXPECT(2, "export", g_nets.ours, "-f", "c", "-o", at(bad[i]));
+        EXPECT(2, "export", g_nets.ours, "-f", "c", "-O", at(bad[i]));
         kd_assert_has(g_err, "C cannot include a file of the name");
         kd_run_drop(&g_out, &g_err);
         assert_false(there(at(bad[i])));
@@ -229,7 +229,7 @@ static void test_out_c_names(void **state)
         "    return net_classes[0][0] == 't' && z[0] == z[0] ? 0 : 1;\n}\n";
     kd_diag diag = {0};
     kd_assert_ok(kd_file_write(at("main.cc"), main_text, sizeof main_text - 1, &diag), &diag);
-    EXPECT(0, "export", g_nets.ours, "-f", "c", "-o", at("net.c"));
+    EXPECT(0, "export", g_nets.ours, "-f", "c", "-O", at("net.c"));
     kd_run_drop(&g_out, &g_err);
     snprintf(command, sizeof command,
              "cd %s && gcc -std=c99 -c net.c && g++ -Wall -Wextra -Werror main.cc net.o -lm -o net "

@@ -467,23 +467,29 @@ int kd_conv_fold(const kd_plan *p, const kd_task *t, const float *vector, float 
     return 0;
 }
 
+int kd_conv_weights(const kd_plan *p, const kd_task *t, const float *vector, int bias,
+                    const float **out, kd_diag *diag)
+{
+    const kd_node *node = &p->graph->nodes[t->node];
+    const kd_param *params = p->graph->params;
+    *out = vector + params[node->weight].offset;
+    if (t->bn >= 0) {
+        *out = kd_plan_data(p, p->staging);
+        return kd_conv_fold(p, t, vector, kd_plan_data(p, p->staging), kd_plan_data(p, bias), diag);
+    }
+    if (node->bias >= 0)
+        memcpy(kd_plan_data(p, bias), vector + params[node->bias].offset,
+               (size_t)node->c * sizeof(float));
+    return 0;
+}
+
 static int load(kd_plan *p, const kd_task *t, const float *vector, kd_diag *diag)
 {
     const state *s = t->state;
-    const kd_node *node = &p->graph->nodes[t->node];
-    const kd_param *params = p->graph->params;
-    const float *weights = vector + params[node->weight].offset;
-    if (t->bn >= 0) {
-        const int rc =
-            kd_conv_fold(p, t, vector, kd_plan_data(p, p->staging), kd_plan_data(p, s->bias), diag);
-        if (rc)
-            return rc;
-        weights = kd_plan_data(p, p->staging);
-    } else if (s->bias >= 0) {
-        memcpy(kd_plan_data(p, s->bias), vector + params[node->bias].offset,
-               (size_t)node->c * sizeof(float));
-    }
-    int rc = kd_memory_bind(s->plain, weights, diag);
+    const float *weights;
+    int rc = kd_conv_weights(p, t, vector, s->bias, &weights, diag);
+    if (!rc)
+        rc = kd_memory_bind(s->plain, weights, diag);
     if (!rc)
         rc = kd_prim_run(p, s->pack, diag);
     return rc ? rc : kd_prim_run(p, s->pack_data, diag);

@@ -16,6 +16,10 @@ kd_conv_geometry kd_conv_geometry_of(const kd_plan *p, const kd_task *t, dnnl_da
  * convolution. folded as the weights, bias [channels]. */
 int kd_conv_fold(const kd_plan *p, const kd_task *t, const float *vector, float *folded,
                  float *bias, kd_diag *diag) KD_MUST_CHECK;
+/* The weights to work with: the vector's, or with a batch norm folded in, in the staging block,
+ * which must have room for them. Writes the bias to this block, if there is one. */
+int kd_conv_weights(const kd_plan *p, const kd_task *t, const float *vector, int bias,
+                    const float **out, kd_diag *diag) KD_MUST_CHECK;
 /* Appends the activation that the convolution applies itself. */
 int kd_conv_act_post_ops(const kd_plan *p, const kd_task *t, dnnl_post_ops_t post,
                          kd_diag *diag) KD_MUST_CHECK;

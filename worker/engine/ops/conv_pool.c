@@ -365,19 +365,11 @@ static int load(kd_plan *p, const kd_task *t, const float *vector, kd_diag *diag
 {
     const state *s = t->state;
     const shape o = shape_of(p, t);
-    const kd_param *params = p->graph->params;
-    const float *weights = vector + params[o.conv->weight].offset;
-    float *bias = kd_plan_data(p, s->bias);
-    memset(bias, 0, (size_t)(o.blocks * LANES) * sizeof *bias);
-    if (t->bn >= 0) {
-        float *folded = kd_plan_data(p, p->staging);
-        const int rc = kd_conv_fold(p, t, vector, folded, bias, diag);
-        if (rc)
-            return rc;
-        weights = folded;
-    } else if (o.conv->bias >= 0) {
-        memcpy(bias, vector + params[o.conv->bias].offset, (size_t)o.out * sizeof *bias);
-    }
+    const float *weights;
+    memset(kd_plan_data(p, s->bias), 0, (size_t)(o.blocks * LANES) * sizeof(float));
+    const int rc = kd_conv_weights(p, t, vector, s->bias, &weights, diag);
+    if (rc)
+        return rc;
     pack(&o, weights, kd_plan_data(p, s->weights),
          s->back_weights >= 0 ? kd_plan_data(p, s->back_weights) : NULL);
     return 0;

@@ -137,19 +137,10 @@ static int prepare(kd_plan *p, kd_task *t, kd_diag *diag)
 static int load(kd_plan *p, const kd_task *t, const float *vector, kd_diag *diag)
 {
     const state *s = t->state;
-    const kd_node *node = &p->graph->nodes[t->node];
-    const kd_param *params = p->graph->params;
-    const float *weights = vector + params[node->weight].offset;
-    if (t->bn >= 0) {
-        float *folded = kd_plan_data(p, p->staging);
-        const int rc = kd_conv_fold(p, t, vector, folded, kd_plan_data(p, s->bias), diag);
-        if (rc)
-            return rc;
-        weights = folded;
-    } else if (s->bias >= 0) {
-        memcpy(kd_plan_data(p, s->bias), vector + params[node->bias].offset,
-               (size_t)node->c * sizeof(float));
-    }
+    const float *weights;
+    const int rc = kd_conv_weights(p, t, vector, s->bias, &weights, diag);
+    if (rc)
+        return rc;
     kd_winograd_pack(&s->shape, weights, false, kd_plan_data(p, s->packed));
     if (s->packed_back >= 0)
         kd_winograd_pack(&s->turned, weights, true, kd_plan_data(p, s->packed_back));
