@@ -88,7 +88,8 @@ await 10 grep -q '^event: workers' "$DIR/vera"
 live() { sed -n '/^event: jobs/{n; s/^data: //; p; q}' "$DIR/$1" | ids; }
 [ "$(live sue)" = "$hers" ] || fail "sue's live list: $(cat "$DIR/sue")"
 [ "$(live vera)" = "$both" ] || fail "vera's live list: $(cat "$DIR/vera")"
-distill audit -n 1000 | grep -qE 'sue +submitter .*HTTP/Get +/metrics +EPERM' || fail "sue's refusals are not in the audit"
+distill audit -n 1000 >"$DIR/audit"
+grep -qE 'sue +submitter .*HTTP/Get +/metrics +EPERM' "$DIR/audit" || fail "sue's refusals are not in the audit"
 expect 0 'calls ended' distill revoke sue
 wait "${PIDS[sue]}" || fail "sue's stream goes on"
 [ "$(code /api/v1/jobs "${sue[@]}")" = 401 ] || fail "sue was revoked, and her session is good"
