@@ -33,7 +33,7 @@ def c_bytes(program, file):
 def label(results, name):
     """What the step did, and to what it was done if not to the student."""
     step, of = results[name].get("step", "float32"), results[name].get("of", "student")
-    return step if of == "student" else f"{step}, after {label(results, of)}"
+    return step if of == "student" else f"{step}, after {results[of].get('step', of)}"
 
 
 def row(program, folder, results, name):
