@@ -88,11 +88,12 @@ of() {
 }
 # job FIELD FLAGS...: of a real job.
 job() { of "$1" bench/job_rate.sh "${@:2}"; }
-PEER() { "$python" bench/peer.py "$@" 2>/dev/null; }
+# Its warnings are of no use, what it says when it fails is.
+PEER() { "$python" bench/peer.py "$@" 2>"$said" || { cat "$said" >&2 && return 1; }; }
 is_wanted() { ((${#wanted[@]} == 0)) || [[ " ${wanted[*]} " == *" $1 "* ]]; }
 
-table=$(mktemp)
-trap 'rm -f "$table"' EXIT
+table=$(mktemp) said=$(mktemp)
+trap 'rm -f "$table" "$said"' EXIT
 for row in "${rows[@]}"; do
     IFS='|' read -r name target unit ours peer <<<"$row"
     is_wanted "$name" || continue
