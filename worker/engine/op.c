@@ -227,6 +227,12 @@ int kd_plan_block(kd_plan *p, size_t bytes, int first, int last, kd_diag *diag)
     return p->n_blocks++;
 }
 
+int kd_plan_new_block(kd_plan *p, size_t bytes, int first, int last, int *out, kd_diag *diag)
+{
+    *out = kd_plan_block(p, bytes, first, last, diag);
+    return KD_MIN(*out, 0);
+}
+
 void kd_plan_extend(kd_plan *p, int block, int first, int last)
 {
     p->blocks[block].first = KD_MIN(p->blocks[block].first, first);

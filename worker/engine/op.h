@@ -182,6 +182,9 @@ dnnl_memory_desc_t kd_plan_desc(const kd_plan *p, int c, int h, int w, dnnl_form
 bool kd_desc_equal(const dnnl_memory_desc_t *a, const dnnl_memory_desc_t *b);
 /* A block of the arena; returns its number or a negative error. */
 int kd_plan_block(kd_plan *p, size_t bytes, int first, int last, kd_diag *diag);
+/* The same, its number to *out. */
+int kd_plan_new_block(kd_plan *p, size_t bytes, int first, int last, int *out,
+                      kd_diag *diag) KD_MUST_CHECK;
 /* Makes an existing block live over [first, last] too. */
 void kd_plan_extend(kd_plan *p, int block, int first, int last);
 /* A memory in block `block` (-1: bound later with kd_memory_bind). */

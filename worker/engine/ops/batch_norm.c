@@ -72,8 +72,7 @@ bool kd_batch_norm_takes(const kd_node *act)
 static int channels_block(kd_plan *p, const state *s, int first, int last, int *out, kd_diag *diag)
 {
     const size_t count = (size_t)(s->norm.shape.groups * s->norm.shape.channels);
-    *out = kd_plan_block(p, count * sizeof(float), first, last, diag);
-    return KD_MIN(*out, 0);
+    return kd_plan_new_block(p, count * sizeof(float), first, last, out, diag);
 }
 
 static int prepare_channels(kd_plan *p, const kd_task *t, state *s, kd_diag *diag)
@@ -94,9 +93,9 @@ static int prepare_channels(kd_plan *p, const kd_task *t, state *s, kd_diag *dia
         rc = channels_block(p, s, back, back, &s->d_beta, diag);
     const size_t bytes = kd_norm_scratch(&s->norm.shape);
     if (!rc)
-        rc = KD_MIN(s->scratch = kd_plan_block(p, bytes, tick, tick, diag), 0);
+        rc = kd_plan_new_block(p, bytes, tick, tick, &s->scratch, diag);
     if (!rc && p->training)
-        rc = KD_MIN(s->scratch_back = kd_plan_block(p, bytes, back, back, diag), 0);
+        rc = kd_plan_new_block(p, bytes, back, back, &s->scratch_back, diag);
     return rc;
 }
 

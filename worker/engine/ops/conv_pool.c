@@ -268,13 +268,6 @@ static void run_backward(const shape *s, const gradients *o, int64_t b)
 
 /* ---- preparing */
 
-static int new_block(kd_plan *p, int64_t bytes, int first, int last, int *out, kd_diag *diag)
-{
-    const int block = kd_plan_block(p, (size_t)bytes, first, last, diag);
-    *out = block;
-    return KD_MIN(block, 0);
-}
-
 /* The input in NHWC with its padding around it, or as it comes where it is that already. */
 static int prepare_input(kd_plan *p, const kd_task *t, state *s, const shape *o, kd_diag *diag)
 {
@@ -290,8 +283,8 @@ static int prepare_input(kd_plan *p, const kd_task *t, state *s, const shape *o,
     s->x_floats = (size_t)(o->n * o->x_image);
     s->x = in->block;
     if (!rc && !kd_desc_equal(&padded, &in->md)) {
-        rc = new_block(p, (int64_t)s->x_floats * (int64_t)sizeof(float), tick,
-                       p->training ? back : tick, &s->x, diag);
+        rc = kd_plan_new_block(p, s->x_floats * sizeof(float), tick, p->training ? back : tick,
+                               &s->x, diag);
         if (!rc)
             rc = kd_plan_memory(p, &inside, s->x, &s->padded, diag);
         if (!rc)
@@ -299,7 +292,7 @@ static int prepare_input(kd_plan *p, const kd_task *t, state *s, const shape *o,
     }
     if (rc || !p->training || !t->d_in[0])
         return rc;
-    rc = new_block(p, (int64_t)s->x_floats * (int64_t)sizeof(float), back, back, &s->d_x, diag);
+    rc = kd_plan_new_block(p, s->x_floats * sizeof(float), back, back, &s->d_x, diag);
     if (!rc)
         rc = kd_plan_memory(p, &inside, s->d_x, &s->d_inside, diag);
     return rc ? rc
@@ -321,22 +314,24 @@ static int prepare(kd_plan *p, kd_task *t, kd_diag *diag)
     if (!rc)
         rc = prepare_input(p, t, s, &o, diag);
     if (!rc)
-        rc = new_block(p, o.blocks * o.conv->kernel_h * o.row * LANES * floats, 0, KD_TICK_EVER,
-                       &s->weights, diag);
+        rc = kd_plan_new_block(p, o.blocks * o.conv->kernel_h * o.row * LANES * floats, 0,
+                               KD_TICK_EVER, &s->weights, diag);
     if (!rc)
-        rc = new_block(p, o.blocks * LANES * floats, 0, KD_TICK_EVER, &s->bias, diag);
+        rc = kd_plan_new_block(p, o.blocks * LANES * floats, 0, KD_TICK_EVER, &s->bias, diag);
     if (!rc && t->bn >= 0) {
         rc = kd_plan_staging(p, p->graph->params[o.conv->weight].count * sizeof(float), diag);
         rc = KD_MIN(rc, 0);
     }
     if (rc || !p->training)
         return rc;
-    rc = new_block(p, o.n * o.blocks * o.pool->h * o.pool->w * LANES, tick, back, &s->won, diag);
+    rc = kd_plan_new_block(p, o.n * o.blocks * o.pool->h * o.pool->w * LANES, tick, back, &s->won,
+                           diag);
     if (!rc)
-        rc = new_block(p, (LANES * kernel + LANES) * floats, back, back, &s->d_weights, diag);
+        rc = kd_plan_new_block(p, (LANES * kernel + LANES) * floats, back, back, &s->d_weights,
+                               diag);
     if (!rc && s->d_x >= 0)
-        rc = new_block(p, o.blocks * LANES * kernel * floats, 0, KD_TICK_EVER, &s->back_weights,
-                       diag);
+        rc = kd_plan_new_block(p, o.blocks * LANES * kernel * floats, 0, KD_TICK_EVER,
+                               &s->back_weights, diag);
     return rc;
 }
 

@@ -109,12 +109,6 @@ static size_t describe(const kd_plan *p, const kd_task *t, state *s)
     return kd_vnni_depthwise_table(node->c);
 }
 
-static int new_block(kd_plan *p, size_t bytes, int first, int last, int *out, kd_diag *diag)
-{
-    *out = kd_plan_block(p, bytes, first, last, diag);
-    return KD_MIN(*out, 0);
-}
-
 static int prepare(kd_plan *p, kd_task *t, kd_diag *diag)
 {
     const kd_value *v = &p->values[t->result];
@@ -135,10 +129,10 @@ static int prepare(kd_plan *p, kd_task *t, kd_diag *diag)
     if (!rc)
         rc = kd_plan_make_value(p, t, &dst, kd_conv_residual_block(p, t, &dst), diag);
     if (!rc)
-        rc = new_block(p, table, 0, KD_TICK_EVER, &s->table, diag);
+        rc = kd_plan_new_block(p, table, 0, KD_TICK_EVER, &s->table, diag);
     if (!rc && s->is_pointwise && s->pointwise.x_signed)
-        rc =
-            new_block(p, kd_vnni_pointwise_scratch(s->pointwise.in), tick, tick, &s->scratch, diag);
+        rc = kd_plan_new_block(p, kd_vnni_pointwise_scratch(s->pointwise.in), tick, tick,
+                               &s->scratch, diag);
     return rc;
 }
 

@@ -61,10 +61,10 @@ static void choose_limits(const kd_plan *p, kd_task *t, state *s)
         s->high = 6;
 }
 
-static int new_block(kd_plan *p, size_t floats, int first, int last, int *out, kd_diag *diag)
+/* A block of floats. */
+static int new_floats(kd_plan *p, size_t floats, int first, int last, int *out, kd_diag *diag)
 {
-    *out = kd_plan_block(p, floats * sizeof(float), first, last, diag);
-    return KD_MIN(*out, 0);
+    return kd_plan_new_block(p, floats * sizeof(float), first, last, out, diag);
 }
 
 static int prepare_forward(kd_plan *p, kd_task *t, state *s, const dnnl_memory_desc_t *x_md,
@@ -82,11 +82,11 @@ static int prepare_forward(kd_plan *p, kd_task *t, state *s, const dnnl_memory_d
     if (!rc)
         rc = kd_plan_as(p, &in->md, in->mem, x_md, tick, tick, &s->x, &s->reorder_x, diag);
     if (!rc)
-        rc = new_block(p, kd_winograd_packed(&s->shape), 0, KD_TICK_EVER, &s->packed, diag);
+        rc = new_floats(p, kd_winograd_packed(&s->shape), 0, KD_TICK_EVER, &s->packed, diag);
     if (!rc && (p->graph->nodes[t->node].bias >= 0 || t->bn >= 0))
-        rc = new_block(p, (size_t)s->shape.k, 0, KD_TICK_EVER, &s->bias, diag);
+        rc = new_floats(p, (size_t)s->shape.k, 0, KD_TICK_EVER, &s->bias, diag);
     if (!rc)
-        rc = new_block(p, kd_winograd_scratch(&s->shape, false), tick, tick, &s->scratch, diag);
+        rc = new_floats(p, kd_winograd_scratch(&s->shape, false), tick, tick, &s->scratch, diag);
     return rc;
 }
 
@@ -100,15 +100,16 @@ static int prepare_backward(kd_plan *p, kd_task *t, state *s, const dnnl_memory_
     if (!rc)
         rc = kd_plan_as(p, &v->md, v->d_mem, y_md, back, back, &s->d_y, &s->reorder_d_y, diag);
     if (!rc)
-        rc = new_block(p, (size_t)s->shape.k, back, back, &s->d_bias, diag);
+        rc = new_floats(p, (size_t)s->shape.k, back, back, &s->d_bias, diag);
     if (!rc)
-        rc = new_block(p, kd_winograd_scratch(&s->shape, true), back, back, &s->back_scratch, diag);
+        rc =
+            new_floats(p, kd_winograd_scratch(&s->shape, true), back, back, &s->back_scratch, diag);
     if (rc || !t->d_in[0])
         return rc;
     rc = kd_plan_into(p, x_md, &in->md, t->d_in[0], back, &s->d_x, &s->reorder_d_x, diag);
     return rc ? rc
-              : new_block(p, kd_winograd_packed(&s->turned), 0, KD_TICK_EVER, &s->packed_back,
-                          diag);
+              : new_floats(p, kd_winograd_packed(&s->turned), 0, KD_TICK_EVER, &s->packed_back,
+                           diag);
 }
 
 static int prepare(kd_plan *p, kd_task *t, kd_diag *diag)
