@@ -33,6 +33,18 @@ static inline void kd_write_safetensors(const char *path, const kd_graph *g, con
     kd_buf_clear(&b);
 }
 
+/* What files of a shallow CNN say of themselves. classes is borrowed. */
+static inline kd_model_file_info kd_client_nets_info(int side, const char *const *classes,
+                                                     int n_classes)
+{
+    return (kd_model_file_info){.model = "shallow_cnn",
+                                .has_preprocess = true,
+                                .preprocess = KD_PRE_SYMMETRIC,
+                                .size = side,
+                                .classes = (char **)(uintptr_t)classes,
+                                .n_classes = n_classes};
+}
+
 /* A small network of pictures of `side` pixels, as three files in a folder of its own. */
 struct kd_client_nets {
     char *dir, ours[300], onnx[300], bare[300]; /* bare: says nothing of itself */

@@ -56,6 +56,15 @@ static inline void kd_run_drop(char **out, char **err)
     *out = *err = NULL;
 }
 
+/* The same, and it must end with `code`. */
+static inline void kd_run_expect(const char *dir, char **out, char **err, int code,
+                                 const char *const *words)
+{
+    const int rc = kd_run_distill(dir, out, err, words);
+    if (rc != code)
+        fail_msg("%s %s: exit code %d: %s%s", words[0], words[1], rc, *out, *err);
+}
+
 static inline void kd_assert_has(const char *text, const char *part)
 {
     if (!strstr(text, part))

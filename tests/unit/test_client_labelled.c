@@ -118,13 +118,8 @@ static int tear_down(void **state)
     return 0;
 }
 
-#define EXPECT(code, ...) expect(code, (const char *[]){__VA_ARGS__, NULL})
-static void expect(int code, const char *const *words)
-{
-    const int rc = kd_run_distill(g_dir, &g_out, &g_err, words);
-    if (rc != code)
-        fail_msg("%s %s: exit code %d: %s%s", words[0], words[1], rc, g_out, g_err);
-}
+#define EXPECT(code, ...)                                                                          \
+    kd_run_expect(g_dir, &g_out, &g_err, code, (const char *[]){__VA_ARGS__, NULL})
 
 /* The loss by another way, of g_rgb or of the grey pictures. */
 static double loss_of(const net *n, bool grey)

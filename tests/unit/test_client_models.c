@@ -25,15 +25,10 @@ static const char *const g_classes[CLASSES] = {"tulips", "daisy", "roses"};
 static int set_up(void **state)
 {
     (void)state;
-    const kd_model_file_info info = {.model = "shallow_cnn",
-                                     .has_preprocess = true,
-                                     .preprocess = KD_PRE_SYMMETRIC,
-                                     .size = SIZE,
-                                     .job = "0123456789ab",
-                                     .data = "00112233445566778899aabbccddeeff",
-                                     .teacher = "mobilenet_v2 0011223344556677",
-                                     .classes = (char **)(uintptr_t)g_classes,
-                                     .n_classes = CLASSES};
+    kd_model_file_info info = kd_client_nets_info(SIZE, g_classes, CLASSES);
+    strcpy(info.job, "0123456789ab");
+    strcpy(info.data, "00112233445566778899aabbccddeeff");
+    strcpy(info.teacher, "mobilenet_v2 0011223344556677");
     kd_diag diag = {0};
     char path[400];
     kd_client_nets_make(&g_nets, SIZE, &info);
@@ -57,13 +52,8 @@ static int tear_down(void **state)
 }
 
 /* Runs the command, which must end with that exit code. */
-#define EXPECT(code, ...) expect(code, (const char *[]){__VA_ARGS__, NULL})
-static void expect(int code, const char *const *words)
-{
-    const int rc = kd_run_distill(g_nets.dir, &g_out, &g_err, words);
-    if (rc != code)
-        fail_msg("%s %s: exit code %d: %s%s", words[0], words[1], rc, g_out, g_err);
-}
+#define EXPECT(code, ...)                                                                          \
+    kd_run_expect(g_nets.dir, &g_out, &g_err, code, (const char *[]){__VA_ARGS__, NULL})
 static json_t *parsed(void)
 {
     json_t *o = json_loads(g_out, 0, NULL);

@@ -22,12 +22,7 @@ static const char *const g_classes[CLASSES] = {"tulips", "daisy", "roses"};
 static int set_up(void **state)
 {
     (void)state;
-    const kd_model_file_info info = {.model = "shallow_cnn",
-                                     .has_preprocess = true,
-                                     .preprocess = KD_PRE_SYMMETRIC,
-                                     .size = SIZE,
-                                     .classes = (char **)(uintptr_t)g_classes,
-                                     .n_classes = CLASSES};
+    const kd_model_file_info info = kd_client_nets_info(SIZE, g_classes, CLASSES);
     kd_client_nets_make(&g_nets, SIZE, &info);
     return 0;
 }
@@ -49,13 +44,8 @@ static const char *at(const char *name)
     return path;
 }
 
-#define EXPECT(code, ...) expect(code, (const char *[]){__VA_ARGS__, NULL})
-static void expect(int code, const char *const *words)
-{
-    const int rc = kd_run_distill(g_nets.dir, &g_out, &g_err, words);
-    if (rc != code)
-        fail_msg("%s %s: exit code %d: %s%s", words[0], words[1], rc, g_out, g_err);
-}
+#define EXPECT(code, ...)                                                                          \
+    kd_run_expect(g_nets.dir, &g_out, &g_err, code, (const char *[]){__VA_ARGS__, NULL})
 
 static bool there(const char *path)
 {

@@ -31,12 +31,7 @@ static void name_picture(int i, char out[400])
 static int set_up(void **state)
 {
     (void)state;
-    const kd_model_file_info info = {.model = "shallow_cnn",
-                                     .has_preprocess = true,
-                                     .preprocess = KD_PRE_SYMMETRIC,
-                                     .size = SIZE,
-                                     .classes = (char **)(uintptr_t)g_classes,
-                                     .n_classes = CLASSES};
+    const kd_model_file_info info = kd_client_nets_info(SIZE, g_classes, CLASSES);
     kd_diag diag = {0};
     char path[400];
     kd_client_nets_make(&g_nets, SIZE, &info);
