@@ -14,8 +14,8 @@
 #define LOOKED_AT 1000 /* jobs, the newest: all that one answer lists */
 
 /* What somebody should look after, a sentence each. */
-#define MAX_ALERTS 8
-#define MAX_UNSERVED 4 /* jobs that are named */
+#define MAX_UNSERVED 4                /* jobs that are named */
+#define MAX_ALERTS (6 + MAX_UNSERVED) /* one of each kind, and those */
 typedef struct alerts {
     char text[MAX_ALERTS][384];
     int n;

@@ -8,7 +8,7 @@
 
 #define MAX_TEXT (1u << 20)
 
-/* bash parts words at `=`, and replaces only what stands behind it. */
+/* bash parts words at `=` and `:`, and replaces only what stands behind the last of them. */
 static const char g_bash[] =
     "# bash completion of distill: source <(distill completion bash)\n"
     "_distill() {\n"
@@ -17,7 +17,7 @@ static const char g_bash[] =
     "    COMPREPLY=()\n"
     "    for ((i = 1; i <= COMP_CWORD; i++)); do\n"
     "        word=${COMP_WORDS[i]}\n"
-    "        if ((i > 1)) && [[ $word == = || ${COMP_WORDS[i - 1]} == = ]]; then\n"
+    "        if ((i > 1)) && [[ $word == [=:] || ${COMP_WORDS[i - 1]} == [=:] ]]; then\n"
     "            words[-1]+=$word\n"
     "        else\n"
     "            words+=(\"$word\")\n"
@@ -25,6 +25,9 @@ static const char g_bash[] =
     "    done\n"
     "    word=${words[-1]}\n"
     "    [[ $COMP_WORDBREAKS == *=* ]] && lead=${word%\"${word##*=}\"}\n"
+    "    [[ $COMP_WORDBREAKS == *:* && $word == *:* && ${word%\"${word##*:}\"} == \"$lead\"* ]] "
+    "&&\n"
+    "        lead=${word%\"${word##*:}\"}\n"
     "    while IFS= read -r line; do\n"
     "        value=${line%%$'\\t'*}\n"
     "        case $value in\n"

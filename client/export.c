@@ -18,7 +18,7 @@
 #define CARD_SECONDS 2.0
 
 static const kd_opt g_opts[] = {
-    {"format", 'f', "F", "c, onnx or safetensors"},
+    {"format", 'f', "c|onnx|safetensors", "what it becomes"},
     {"output-file", 'O', "FILE", "where it goes; of C the source, its header beside it"},
     {"card", 0, "FILE", "a model card (Markdown) besides"},
     {"data", 0, "FOLDER", "labelled pictures, for the accuracy on the card"},

@@ -24,9 +24,8 @@
 
 static const kd_opt g_opts[] = {
     {"data", 0, "FOLDER", "pictures to calibrate with, at any depth; the training ones are right"},
-    {"method", 0, "M",
-     "minmax, percentile, mse or kl: how values are cut off, or auto: by whichever of them "
-     "changes the answers least (auto)"},
+    {"method", 0, "auto|minmax|percentile|mse|kl",
+     "how values are cut off; auto: by whichever of them changes the answers least (auto)"},
     {"percentile", 0, "P", "of the values that are kept with --method percentile (99.99)"},
     {"pictures", 0, "N", "so many of them, evenly spread, 32..4096 (128)"},
     {"output-file", 'O', "FILE", "where it goes: .safetensors, or .onnx for QuantizeLinear pairs"},

@@ -103,6 +103,8 @@ static int on_cluster(kd_cli *cli, const kd_args *args, kd_submit *s)
     char folder[KD_THROWAWAY_PATH], results[KD_JOB_NAME + 16];
     kd_throwaway t;
     kd_diag diag = {0};
+    if (dir && !*dir)
+        return kd_usage(cli, "run", NULL, "-O \"\" names no folder");
     folder_of(args->operands[0], folder);
     snprintf(results, sizeof results, "%s-results", job->name);
     int rc = dir ? KD_EXIT_OK : check_results(cli, results);

@@ -32,7 +32,7 @@ typedef struct kd_scoring_data {
      "the file of pictures"},                                                                      \
         {"labels", 0, "FILE", "in the folder: the labels, of idx and npy"},                        \
     {                                                                                              \
-        "data-format", 0, "F", "image-folder (as it is), idx, cifar or npy, as in a job"           \
+        "data-format", 0, "image-folder|idx|cifar|npy", "as in a job (image-folder)"               \
     }
 /* What the flags say of `folder`. KD_EXIT_OK, or the exit code after a message. */
 int kd_scoring_flags(const kd_cli *cli, const char *verb, const kd_args *args, const char *folder,

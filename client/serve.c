@@ -29,7 +29,7 @@
 static const kd_opt g_opts[] = {
     {"listen", 0, "HOST:PORT", "where to; port 0 takes any free one (" LISTEN ")"},
     {"name", 0, "NAME", "of the model (that of the file)"},
-    {"layout", 0, "L", "of pixels: nhwc, or nchw as PyTorch has them (nhwc)"},
+    {"layout", 0, "nhwc|nchw", "of pixels; nchw as PyTorch has them (nhwc)"},
     {"threads", 0, "N", "pictures at once (as many as there are CPUs)"},
     {"batch", 0, "N", "pictures that one request may have (32)"},
     {"queue", 0, "N", "requests at once, waiting or worked on; more are refused (64)"},

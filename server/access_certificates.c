@@ -215,16 +215,25 @@ static int revoke_unknown(kd_access *a, const char *serial, kd_certificate_row *
     return 1;
 }
 
-/* Returns how many. */
-static int revoke_sessions(kd_access *a, const char *name, kd_diag *diag)
+/* Certificates and sessions in the database, all or none. *out_sessions: of these. */
+static int write_revoked(kd_access *a, const char *who, int64_t now, int *out_sessions,
+                         kd_diag *diag)
 {
-    int changes = 0, rc = kd_sql_run(&a->state->sql, &changes, diag,
-                                     "UPDATE tokens SET revoked = 1 WHERE session = 1 AND revoked "
-                                     "= 0 AND name = ?",
-                                     "s", name);
+    int rc = kd_state_begin(a->state, diag);
+    if (rc != 0)
+        return rc;
+    rc = kd_sql_run(&a->state->sql, out_sessions, diag,
+                    "UPDATE tokens SET revoked = 1 WHERE session = 1 AND revoked = 0 AND name = ?",
+                    "s", who);
     if (rc == 0)
-        kd_access_drop_sessions_of(a, name);
-    return rc == 0 ? changes : rc;
+        rc = kd_sql_run(&a->state->sql, NULL, diag,
+                        "UPDATE certificates SET revoked_ms = ? WHERE (serial = ? OR name = ?) AND "
+                        "not_after_ms > ? AND revoked_ms = 0",
+                        "issi", now, who, who, now);
+    if (rc == 0)
+        return kd_state_commit(a->state, diag);
+    kd_state_rollback(a->state);
+    return rc;
 }
 
 int kd_access_revoke(kd_access *a, const char *who, kd_certificate_row *out, int max, kd_diag *diag)
@@ -247,23 +256,19 @@ int kd_access_revoke(kd_access *a, const char *who, kd_certificate_row *out, int
         return rc;
     if (n == 0 && serial)
         return revoke_unknown(a, who, out, diag);
-    int sessions = revoke_sessions(a, who, diag);
-    if (sessions < 0)
-        return sessions;
-    if (n == 0 && sessions > 0)
-        return 0;
-    if (n == 0)
+    int sessions = 0;
+    rc = write_revoked(a, who, now, &sessions, diag);
+    if (rc != 0)
+        return rc;
+    kd_access_drop_sessions_of(a, who);
+    if (n == 0 && sessions == 0)
         return kd_fail(diag, -KD_ENOENT,
                        "no certificate or session of %.64s is good; `distill certificates` and "
                        "`distill token ls` list them",
                        who);
-    rc = kd_sql_run(&a->state->sql, NULL, diag,
-                    "UPDATE certificates SET revoked_ms = ? WHERE (serial = ? OR name = ?) AND "
-                    "not_after_ms > ? AND revoked_ms = 0",
-                    "issi", now, who, who, now);
-    for (int i = 0; i < n && rc == 0; i++) {
+    for (int i = 0; i < n; i++) {
         kd_access_add_revoked(a, out[i].who.serial);
         out[i].revoked_ms = out[i].revoked_ms ? out[i].revoked_ms : now;
     }
-    return rc < 0 ? rc : n;
+    return n;
 }

@@ -42,6 +42,8 @@ struct kd_access {
     kd_rpc_guard guard;
     kd_rpc_meter *meter;
     kd_time_ms flushed, swept; /* when the audit was written, what is over was thrown away */
+    bool admin_unwritten;      /* the admin's certificate is not in the database yet */
+    kd_time_ms admin_after;    /* when it may be tried again */
     kd_audit_row *written;     /* takes turns with `waiting` */
 
     pthread_mutex_t mu; /* guards all below */

@@ -179,9 +179,8 @@ static int make(struct init *in, kd_diag *diag)
     snprintf(tls, sizeof tls, "%.3000s/tls", state);
     snprintf(config, sizeof config, "%.3000s/distilld.yaml", state);
     snprintf(server, sizeof server, "localhost%s", port);
-    if (!in->config)
-        in->config = config;
-    rc = read_life(in->config, &life_s, diag);
+    const char *path = in->config ? in->config : config;
+    rc = read_life(path, &life_s, diag);
     if (rc == 0)
         rc = kd_authority_make(tls, (const char *const *)in->hosts, in->n_hosts, server, life_s,
                                diag);
@@ -194,7 +193,7 @@ static int make(struct init *in, kd_diag *diag)
     rc = keep_admin(in, authority, diag);
     kd_authority_close(authority);
     if (rc == 0)
-        rc = write_config(in, in->config, diag);
+        rc = write_config(in, path, diag);
     if (rc != 0)
         return rc;
     printf("CA        %s\nhosts    ", digest);
@@ -203,7 +202,7 @@ static int make(struct init *in, kd_diag *diag)
     printf("\n\nstart it        distilld --config %s\n"
            "be its admin    export DISTILL_CREDENTIALS=%s/admin\n"
            "let others in   distill token create --role worker --ttl 1h\n",
-           in->config, tls);
+           path, tls);
     return 0;
 }
 

@@ -5,10 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ROUNDS 3   /* in which each network has a turn; the middle one counts */
-#define TURN_S 0.1 /* of a turn, at least */
-#define BATCH 64   /* pictures */
-#define MOST_NETS (2 * KD_MAX_STAGES)
+#define ROUNDS 3         /* in which each network has a turn; the middle one counts */
+#define TURN_S 0.1       /* of a turn, at least */
+#define BATCH 64         /* pictures */
 #define MOST_BYTES 512e6 /* that a batch may take; a larger network's is not measured */
 
 /* The same pictures for every network, each as it wants them. */
@@ -84,8 +83,8 @@ static int measure(kd_runner *r, struct pictures *p, const kd_net *net, int batc
 static int measure_all(kd_runner *r, struct pictures *p, Distill__V1__ModelCost *costs,
                        size_t *out_n, kd_diag *diag)
 {
-    const kd_net *nets[MOST_NETS];
-    double ms[MOST_NETS][2][ROUNDS];
+    const kd_net *nets[KD_MAX_FINISHED];
+    double ms[KD_MAX_FINISHED][2][ROUNDS];
     size_t n = 0;
     int rc = 0;
     for (int i = 0; i < kd_stage_n_finished(r->stage); i++) {

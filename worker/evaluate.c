@@ -35,7 +35,7 @@ struct work {
     const kd_session *ss;
     uint32_t first; /* sample of row 0: validation first, then test */
     size_t n;
-    struct answers nets[2 * KD_MAX_STAGES + 1];
+    struct answers nets[KD_MAX_FINISHED + 1];
     int n_nets;
     const float *teacher; /* joined logits of the teachers, NULL = none */
     /* of the network that runs */
@@ -500,7 +500,7 @@ static int export_onnx(kd_runner *r, const Distill__V1__Measure *q, kd_diag *dia
 
 void kd_runner_measure(kd_runner *r, const Distill__V1__Measure *q)
 {
-    Distill__V1__ModelCost costs[2 * KD_MAX_STAGES], *list[2 * KD_MAX_STAGES];
+    Distill__V1__ModelCost costs[KD_MAX_FINISHED], *list[KD_MAX_FINISHED];
     _Static_assert(KD_COUNT(costs) <= KD_MAX_MODELS, "one message tells all");
     size_t n = 0;
     kd_diag diag = {0};

@@ -112,6 +112,15 @@ static int load_weights(const kd_stage_config *cfg, kd_stage *s, const kd_model_
     return rc;
 }
 
+/* A job feeds what the data's pictures are: three channels. */
+static int check_colour(const kd_graph *g, const char *name, kd_diag *diag)
+{
+    if (g->nodes[0].c == 3)
+        return 0;
+    return kd_fail(diag, -KD_EUNSUP, "%.100s wants pictures of %d channel(s); jobs feed 3", name,
+                   g->nodes[0].c);
+}
+
 /* A network from an ONNX file is all that the file says; there is nothing to build first. */
 static int read_onnx(const kd_stage_config *cfg, kd_stage *s, const kd_model_spec *m,
                      const char **problem, kd_diag *diag)
@@ -132,7 +141,8 @@ static int read_onnx(const kd_stage_config *cfg, kd_stage *s, const kd_model_spe
         return rc;
     s->net.size = info.size;
     s->net.preprocess = m->preprocess;
-    if (info.file.has_preprocess && info.file.preprocess != m->preprocess)
+    rc = check_colour(s->net.graph, m->weights, diag);
+    if (rc == 0 && info.file.has_preprocess && info.file.preprocess != m->preprocess)
         rc = kd_fail(diag, -KD_EINVAL,
                      "%.100s says that it wants pixels as preprocess: %s, the job feeds it %s",
                      m->weights, kd_preprocess_word((int)info.file.preprocess),
@@ -172,7 +182,8 @@ int kd_stage_load_finished(const kd_stage_config *cfg, kd_stage *s, kd_diag *dia
         rc = kd_loaded_open(f->bytes, f->len, f->name, &file, diag);
         if (rc != 0)
             break;
-        if (!file.info.has_preprocess)
+        rc = check_colour(file.graph, f->name, diag);
+        if (rc == 0 && !file.info.has_preprocess)
             rc =
                 kd_fail(diag, -KD_EDATA, "the finished %s does not say its preprocessing", f->name);
         for (int t = 0; t < cfg->session->job.n_teachers && s->kind == KD_STAGE_DISTILL; t++)
@@ -184,8 +195,11 @@ int kd_stage_load_finished(const kd_stage_config *cfg, kd_stage *s, kd_diag *dia
                                                     .preprocess = file.info.preprocess,
                                                     .size = file.size};
         s->finished[s->n_finished - 1].info = file.info;
-        free(file.types);
         const int classes = file.n_classes;
+        file.graph = NULL; /* theirs now; what is left of the file is not wanted */
+        file.vector = NULL;
+        file.info = (kd_model_file_info){0};
+        kd_loaded_clear(&file);
         if (rc == 0 && classes != cfg->session->classes)
             rc = kd_fail(diag, -KD_EDATA, "the finished %s has %d classes, the data has %d",
                          f->name, classes, cfg->session->classes);

@@ -144,7 +144,8 @@ static int refused(const kd_remote *r, const kd_rpc_result *result, kd_diag *dia
 
 /* What has become of a request so far. */
 struct tries {
-    int n, failures;  /* failures: of the server itself, the last ones */
+    int n, failures;  /* of the kind of the last one; of the server itself, the last ones */
+    bool crowded;     /* the last one met a full server */
     kd_time_ms begin; /* of the first */
     const char *why;  /* there is no answer; NULL = there is, or it will not pass */
     bool over;        /* patience is */
@@ -156,7 +157,8 @@ static bool goes_on(kd_remote *r, const kd_rpc_result *result, bool first, struc
 {
     const kd_time_ms since = kd_clock_ms() - t->begin;
     const bool crowded = result->code == -KD_ELIMIT;
-    t->n++;
+    t->n = crowded == t->crowded ? t->n + 1 : 1;
+    t->crowded = crowded;
     t->why = may_pass(result);
     if (!t->why || stopped(r) || (first && result->untrusted))
         return false;

@@ -387,7 +387,7 @@ static int fetch_finished(kd_runner *r, const Distill__V1__Prepare *p, enum kd_s
                           kd_finished *out, uint8_t **bytes, size_t *out_n, kd_diag *diag)
 {
     size_t n = 0;
-    for (size_t i = 0; i < p->n_finished && n < 2 * KD_MAX_STAGES; i++) {
+    for (size_t i = 0; i < p->n_finished && n < KD_MAX_FINISHED; i++) {
         const Distill__V1__NamedBlob *f = p->finished[i];
         if (!needs(&r->session->job, kind, f->path))
             continue;
@@ -441,8 +441,8 @@ static int make_stage(kd_runner *r, const Distill__V1__Prepare *p, enum kd_stage
                       char fingerprint[33], const char **problem, bool *out_own, kd_diag *diag)
 {
     const kd_model_spec *model = kd_job_model(&r->session->job, kind);
-    uint8_t *weights = NULL, *bytes[2 * KD_MAX_STAGES] = {0};
-    kd_finished finished[2 * KD_MAX_STAGES];
+    uint8_t *weights = NULL, *bytes[KD_MAX_FINISHED] = {0};
+    kd_finished finished[KD_MAX_FINISHED];
     kd_stage_config cfg = {.session = r->session,
                            .kind = kind,
                            .threads = r->cfg.threads,

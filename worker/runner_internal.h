@@ -108,7 +108,7 @@ void kd_runner_ready_again(kd_runner *r, const Distill__V1__Prepare *p);
 void kd_runner_measure(kd_runner *r, const Distill__V1__Measure *q);
 
 /* ---- costs.c: what an inference of each finished network costs. costs
- * [2 * KD_MAX_STAGES]; their names stay the stage's. -KD_ECANCELED when it was stopped. */
+ * [KD_MAX_FINISHED]; their names stay the stage's. -KD_ECANCELED when it was stopped. */
 int kd_runner_costs(kd_runner *r, Distill__V1__ModelCost *costs, size_t *out_n,
                     kd_diag *diag) KD_MUST_CHECK;
 

@@ -68,18 +68,20 @@ static int calibration_picture(void *arg, size_t i, float *input, kd_diag *diag)
 }
 
 /* What people are told of it. n: pictures. */
-static void tell_calibration(kd_stage *s, const kd_quantised *q, size_t n)
+static void tell_calibration(kd_stage *s, bool is_trained, const kd_quantised *q, size_t n)
 {
     const char *method = kd_calibrate_word(q->method);
-    s->doubtful = kd_quantised_doubtful(q, n);
+    s->doubtful =
+        !is_trained && kd_quantised_doubtful(q, n); /* what training makes of it is told */
     snprintf(s->calibration, sizeof s->calibration, "%s, %zu pictures", method, n);
     snprintf(s->calibrated, sizeof s->calibrated,
              "8 bits, calibrated with %s: the same answer as in float32 on %zu of %zu training "
              "pictures, KL %.5f nats%s",
              method, q->agree, n, q->kl,
-             s->doubtful ? "; that is few: let it train with them (`epochs`), or try another "
-                           "`method` or more `pictures`"
-                         : "");
+             is_trained    ? ", before it is trained with them"
+             : s->doubtful ? "; that is few: let it train with them (`epochs`), or try another "
+                             "`method` or more `pictures`"
+                           : "");
 }
 
 static int calibrate(kd_stage *s, const kd_compress_spec *spec, kd_diag *diag)
@@ -104,7 +106,7 @@ static int calibrate(kd_stage *s, const kd_compress_spec *spec, kd_diag *diag)
                        ? kd_quantise_calibrate(s->net.graph, s->net.vector, &opt, &q, diag)
                        : kd_fail(diag, -KD_ENOMEM, "no memory to calibrate with");
     if (rc == 0) {
-        tell_calibration(s, &q, c.n);
+        tell_calibration(s, spec->tune.epochs > 0, &q, c.n);
         replace(&s->net, q.graph, q.vector);
     }
     free(c.rgb);

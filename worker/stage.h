@@ -19,6 +19,8 @@
 #include "session.h"
 #include "wire/limits.h"
 
+#define KD_MAX_FINISHED (2 * KD_MAX_STAGES) /* networks of a job, best ones counted */
+
 /* A network with its parameters. */
 typedef struct kd_net {
     kd_graph *graph;

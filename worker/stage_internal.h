@@ -6,8 +6,6 @@
 
 #include "compress/tune.h"
 
-#define KD_MAX_FINISHED (2 * KD_MAX_STAGES)
-
 /* What one compute thread has for itself. */
 struct context {
     kd_plan *train, *infer, *teachers[KD_MAX_TEACHERS];

@@ -196,6 +196,8 @@ void kd_file_drop_temporaries(const char *path)
 
 int kd_file_mkdirs(const char *path, kd_diag *diag)
 {
+    if (!*path)
+        return kd_fail(diag, -KD_EINVAL, "a folder without a name cannot be made");
     if (mkdir(path, 0700) == 0)
         return 0; /* what it stands in is there, as it mostly is */
     char *copy = strdup(path);

@@ -37,11 +37,14 @@ distill whoami | grep -q admin || fail "the admin is not known"
 systemd-analyze verify distilld.service distill-worker.service || fail "systemd-analyze verify"
 
 grep -q '^# heartbeat_ms: ' /etc/distilld/distilld.yaml || fail "the settings do not show every key"
+links=0
 for page in /usr/share/doc/distill*/*.md; do
     while read -r name; do
         [[ -e $(dirname "$page")/$name ]] || fail "$page names $name, which is not installed"
+        links=$((links + 1))
     done < <(grep -oE '\]\([a-z-]+\.md' "$page" | sed 's/^..//')
 done
+((links >= 10)) || fail "only $links links were looked at"
 
 note "a worker joins, a job is trained"
 token=$(distill token create --role worker --ttl 1h 2>/dev/null)

@@ -172,7 +172,7 @@ metric() { metrics | awk -v name="$1" '$1 == name { print $2 }'; }
 has_event() {
     local all
     all=$(distill events "$1")
-    grep -qF -- "$2" <<<"$all"
+    says "$2" <<<"$all"
 }
 await_event() {
     for _ in $(seq 300); do

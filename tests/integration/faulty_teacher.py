@@ -59,19 +59,28 @@ def logits(model, request):
     return n, out
 
 
+def given(model):
+    """A fault was: the test looks for that."""
+    with lock:
+        print(model, file=sys.stderr, flush=True)
+
+
 def refuse(model, number, context):
     """Faults that are no answer."""
     code = grpc.StatusCode
     if model == "full":
         if not room.acquire(blocking=False):
+            given(model)
             context.abort(code.RESOURCE_EXHAUSTED, "no room for more requests")
         time.sleep(0.01)
         room.release()
     if number <= LATE:
         return
     if model == "slow" and number % 20 == 0:
+        given(model)
         time.sleep(3)
     if model == "passing" and number % 10 < 3 or model == "failing":
+        given(model)
         context.abort(code.INTERNAL, "CUDA error\n\x1b[31m: out of memory " * 40)
     if model == "cancelled":
         context.abort(code.CANCELLED, "nobody wants it")

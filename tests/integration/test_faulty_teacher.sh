@@ -54,6 +54,7 @@ for model in full slow passing; do
     took=$(seconds taught_by "$model")
     student=$(stage_field "$(cat "$DIR/out")" distill digest)
     [ "$student" = "$good" ] || fail "another student from $model"
+    grep -qx "$model" "$DIR/teacher.log" || fail "$model met no fault"
     [ "$model" != full ] || [ "$took" -le $((3 * fair + 9)) ] || fail "$took s, and $fair where there is room"
 done
 

@@ -2,7 +2,11 @@
 # SIGTERM, as systemd, Kubernetes and Slurm send it: a worker finishes its units, hands its chunks over and goes.
 . tests/integration/cluster.sh
 
-gone() { ! distill workers -o json | grep -q "\"$1\""; }
+gone() {
+    local all
+    all=$(distill workers -o json) || fail "the workers cannot be listed"
+    ! says "\"$1\"" <<<"$all"
+}
 small_cluster a
 job=$(distill submit "$DIR/job.yaml" --set distill.epochs=6 -q)
 distill wait "$job" --timeout 10m >/dev/null

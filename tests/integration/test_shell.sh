@@ -42,6 +42,7 @@ for shell in bash zsh; do
 distill expl|distill explain
 distill show ${job:0:2}|distill show $job
 distill --context=mine show ${job:0:2}|distill --context=mine show $job
+distill --server $DISTILL_SERVER show ${job:0:2}|distill --server $DISTILL_SERVER show $job
 distill jobs --state=ru|distill jobs --state=running
 distill jobs --no-c|distill jobs --no-color
 distill explain distill.loss.temp|distill explain distill.loss.temperature

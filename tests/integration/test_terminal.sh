@@ -13,7 +13,7 @@ escape=$'\033'
 # matches PATTERN COMMAND...: of its output, all of which is read.
 matches() {
     local pattern=$1 all; shift
-    all=$("$@" 2>&1)
+    all=$("$@" 2>&1) || fail "$*: $all"
     grep -qaE -- "$pattern" <<<"$all"
 }
 colours="$escape\\[(1|2|3[0-7])m"

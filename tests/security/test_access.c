@@ -605,6 +605,10 @@ static void test_authority_admin(void **state)
     kd_assert_ok(kd_access_keep_admin(f->access, true, &f->diag), &f->diag);
     assert_string_equal(admin->serial, serial);
     assert_true(kd_access_is_over(f->access, admin));
+    again(f, &quotas); /* nor does a restart let it in again */
+    admin = &f->authority->admin;
+    assert_string_equal(admin->serial, serial);
+    assert_true(kd_access_is_over(f->access, admin));
 
     snprintf(path, sizeof path, "%s/admin/identity.pem", f->tls);
     kd_assert_ok(kd_pki_write(path, "nothing", &f->diag), &f->diag);

@@ -73,7 +73,7 @@ for path in / /app.js /api/v1/info /api/v1/workers /api/v1/jobs "/api/v1/jobs/$h
 done
 for path in /metrics "/api/v1/jobs/$his" "/api/v1/jobs/${his:0:6}" "/api/v1/jobs/$his/"{events,steps,evaluation,stream}; do
     [ "$(code "$path" "${sue[@]}")" = 403 ] || fail "$path is open to sue"
-    [ "$(code "$path" "${vera[@]}")" != 403 ] || fail "$path is closed to vera"
+    [[ $(code "$path" --max-time 3 "${vera[@]}") =~ ^(200|400|404)$ ]] || fail "$path is closed to vera"
 done
 ids() { pick '" ".join(sorted(j["job"] for j in d["jobs"]))'; }
 both=$(printf '%s\n' "$hers" "$his" | sort | xargs)

@@ -101,6 +101,9 @@ static int settle_info(const char *name, bool onnx, kd_loaded *out, kd_diag *dia
     if (out->size != first->h || out->size != first->w)
         return kd_fail(diag, -KD_EDATA, "%s says that its size is %d, its network's is %dx%d", name,
                        out->size, first->h, first->w);
+    if (info->grey && first->c != 1)
+        return kd_fail(diag, -KD_EDATA, "%s says that it is grey, its network has %d channels",
+                       name, first->c);
     if (info->classes && info->n_classes != out->n_classes)
         return kd_fail(diag, -KD_EDATA, "%s names %d classes, its network has %d", name,
                        info->n_classes, out->n_classes);
