@@ -175,44 +175,31 @@ static const kd_list g_list = {.key = "jobs",
                                .json = to_json,
                                .row = add_row};
 
-/* What an answer has that is of no sweep. */
-struct tops {
-    const char *newest, *oldest; /* ids; NULL = none */
-    size_t n;
-};
-
-static struct tops tops_of(const Distill__V1__ListReply *list)
+/* The last job of an answer that is of no sweep, "" = none. */
+static char *oldest_of(const Distill__V1__ListReply *list)
 {
-    struct tops t = {0};
-    for (size_t i = 0; i < list->n_jobs; i++) {
-        if (list->jobs[i]->sweep[0])
-            continue;
-        t.oldest = list->jobs[i]->job;
-        t.newest = t.newest ? t.newest : t.oldest;
-        t.n++;
-    }
-    return t;
+    for (size_t i = list->n_jobs; i-- > 0;)
+        if (!list->jobs[i]->sweep[0])
+            return list->jobs[i]->job;
+    return (char *)"";
 }
 
 /* One answer, of what came before the last one. *out_more: there may be another. Returns an exit
  * code. */
 static int read_page(kd_conn *c, const selection *w, struct rows *rows, bool *out_more)
 {
-    struct tops last = {0};
-    if (rows->n_pages)
-        last = tops_of((Distill__V1__ListReply *)rows->pages[rows->n_pages - 1]);
     Distill__V1__ListRequest request = DISTILL__V1__LIST_REQUEST__INIT;
     ProtobufCMessage *reply = NULL;
     /* What a filter leaves out does not count. */
     request.limit =
         w->sweep || w->state ? PAGE : (uint32_t)KD_MIN(w->limit - rows->tops, (size_t)PAGE);
-    request.before = (char *)(last.oldest ? last.oldest : "");
+    if (rows->n_pages)
+        request.before = oldest_of((Distill__V1__ListReply *)rows->pages[rows->n_pages - 1]);
     *out_more = false;
     int rc = kd_conn_ask(c, "List", &request, NULL, &distill__v1__list_reply__descriptor, &reply);
     if (rc != KD_EXIT_OK)
         return rc;
     const Distill__V1__ListReply *list = (Distill__V1__ListReply *)reply;
-    const struct tops now = tops_of(list);
     const void **of = realloc(rows->of, (rows->n + list->n_jobs + 1) * sizeof *of);
     rows->of = of ? of : rows->of;
     rows->pages[rows->n_pages++] = reply;
@@ -220,14 +207,9 @@ static int read_page(kd_conn *c, const selection *w, struct rows *rows, bool *ou
         kd_error(c->cli, "no memory for the list");
         return KD_EXIT_FAILURE;
     }
-    /* A coordinator that knows no second page gives the first one again. */
-    if (now.n == 0 || (last.n && strcmp(now.newest, last.newest) == 0))
-        return KD_EXIT_OK;
     choose(w, list, rows);
-    /* An answer has less than was asked for at the end, or when it would be too large. */
-    const bool full = now.n >= request.limit ||
-                      protobuf_c_message_get_packed_size(reply) > KD_MAX_CONTROL_BYTES / 2;
-    *out_more = full && rows->tops < w->limit && rows->n_pages < MOST_PAGES;
+    *out_more =
+        list->more && *oldest_of(list) && rows->tops < w->limit && rows->n_pages < MOST_PAGES;
     return KD_EXIT_OK;
 }
 

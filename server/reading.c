@@ -82,6 +82,15 @@ static bool add_summary(kd_daemon *d, kd_job_record *j, struct summary_list *l)
     return true;
 }
 
+/* A job, or a sweep and its jobs. */
+static bool add_entry(kd_daemon *d, kd_job_record *j, struct summary_list *l)
+{
+    bool room = add_summary(d, j, l);
+    for (kd_job_record *o = NULL; room && j->row.is_sweep && (o = kd_sweep_next(d, j, o));)
+        room = add_summary(d, o, l);
+    return room;
+}
+
 /* What a list begins an entry with: jobs of no sweep, of those that the caller may read. */
 static bool is_listed(const kd_daemon *d, const kd_pki_identity *who, const kd_job_record *j)
 {
@@ -101,14 +110,16 @@ void kd_tell_list(kd_daemon *d, const kd_pki_identity *who, uint32_t limit,
     for (kd_job_record *j = d->jobs; j && j != before; j = j->next)
         if (is_listed(d, who, j))
             top[n++] = j;
-    bool room = true;
-    for (size_t i = n; i-- > n - KD_MIN(n, most) && room;) {
-        room = add_summary(d, top[i], &l);
-        for (kd_job_record *o = NULL;
-             room && top[i]->row.is_sweep && (o = kd_sweep_next(d, top[i], o));)
-            room = add_summary(d, o, &l);
+    size_t left = n;
+    for (const size_t end = n - KD_MIN(n, most); left > end; left--) {
+        const size_t whole = l.n;
+        if (!add_entry(d, top[left - 1], &l)) {
+            l.n = whole; /* a sweep comes with all of its jobs */
+            break;
+        }
     }
     Distill__V1__ListReply reply = DISTILL__V1__LIST_REPLY__INIT;
+    reply.more = left > 0;
     reply.jobs = l.list;
     reply.n_jobs = l.n;
     fn(arg, &reply);
