@@ -99,7 +99,9 @@ expect 5 'has no last checkpoint any more' distill continue "$job" --epochs 1
 expect 0 '' distill fetch "$job" student.safetensors -O "$DIR/again"
 [ "$(digests "$job")" = "$want" ] || fail "digests changed"
 [ "$(kept checkpoints dropped)" -ge 1 ] || [ "$(kept banks dropped)" -ge 1 ] || fail "no drop was counted"
-await_is "$(kept checkpoints dropped)" metric 'distill_dropped_items_total{of="checkpoints"}'
+# Both of one moment: another job's may go in between.
+counted() { [ "$(kept checkpoints dropped)" != "$(metric 'distill_dropped_items_total{of="checkpoints"}')" ] || echo alike; }
+await_is alike counted
 if command -v promtool >/dev/null; then
     promtool check metrics < <(metrics) || fail "metrics"
 fi
