@@ -101,12 +101,16 @@ static int make_card(kd_cli *cli, const kd_args *args, const kd_predictor *p,
 static int check_paths(const kd_args *args, enum kd_model_format format, made *m, kd_diag *diag)
 {
     const char *path = kd_args_value(args, "output-file"), *card = kd_args_value(args, "card");
-    int rc = kd_out_file_check(path, diag);
-    if (rc == 0 && format == KD_FORMAT_C)
-        rc = find_header(path, &m->header_path, diag);
-    if (rc == 0 && m->header_path)
-        rc = kd_out_file_check(m->header_path, diag);
-    return rc == 0 && card ? kd_out_file_check(card, diag) : rc;
+    const char *names[KD_OUT_FILES] = {path};
+    size_t n = 1;
+    const int rc = format == KD_FORMAT_C ? find_header(path, &m->header_path, diag) : 0;
+    if (rc != 0)
+        return rc;
+    if (m->header_path)
+        names[n++] = m->header_path;
+    if (card)
+        names[n++] = card;
+    return kd_out_files_check(names, n, diag);
 }
 
 static int write_files(const kd_args *args, const made *m, kd_diag *diag)

@@ -1,9 +1,11 @@
 #include "out_file.h"
 
+#include "cli.h"
 #include "kd/file.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,6 +33,19 @@ static bool is_standard_output(const struct stat *st)
            out.st_ino == st->st_ino;
 }
 
+/* Of a file that is not there yet: its folder, behind all links. NULL with errno. */
+static char *new_path(const char *name)
+{
+    const char *slash = strrchr(name, '/'), *base = slash ? slash + 1 : name;
+    char *path = NULL, *folder = slash ? strndup(name, (size_t)(slash - name) + 1) : strdup(".");
+    char *whole = folder ? realpath(folder, NULL) : NULL;
+    if (whole && asprintf(&path, "%s/%s", strcmp(whole, "/") == 0 ? "" : whole, base) < 0)
+        path = NULL;
+    free(folder);
+    free(whole);
+    return path;
+}
+
 static int find(const char *name, target *t, kd_diag *diag)
 {
     struct stat st;
@@ -47,9 +62,9 @@ static int find(const char *name, target *t, kd_diag *diag)
         return kd_fail(diag, -KD_EINVAL, "%s is a link to what is not there, or may not be seen",
                        name);
     const bool as_it_is = there && !S_ISREG(st.st_mode);
-    t->path = there && !as_it_is ? realpath(name, NULL) : strdup(name);
+    t->path = as_it_is ? strdup(name) : there ? realpath(name, NULL) : new_path(name);
     if (!t->path)
-        return fail(diag, "find", name);
+        return fail(diag, "write", name);
     if (as_it_is)
         return 0;
     if (asprintf(&t->temporary, "%s.tmp-XXXXXX", t->path) < 0) {
@@ -67,20 +82,41 @@ static void drop(target *t)
     free(t->temporary);
 }
 
-int kd_out_file_check(const char *path, kd_diag *diag)
+static int may_write(const target *t, kd_diag *diag)
 {
-    target t;
-    int rc = find(path, &t, diag);
-    if (rc == 0 && !t.temporary && access(t.path, W_OK) != 0)
-        rc = fail(diag, "write", path);
-    if (rc == 0 && t.temporary) {
-        char *slash = strrchr(t.path, '/');
-        if (slash)
-            slash[slash == t.path] = '\0';
-        if (access(slash ? t.path : ".", W_OK | X_OK) != 0)
-            rc = fail(diag, "write", path);
+    if (!t->temporary)
+        return access(t->path, W_OK) == 0 ? 0 : fail(diag, "write", t->name);
+    char folder[PATH_MAX];
+    snprintf(folder, sizeof folder, "%.*s", (int)(strrchr(t->path, '/') - t->path), t->path);
+    return access(*folder ? folder : "/", W_OK | X_OK) == 0 ? 0 : fail(diag, "write", t->name);
+}
+
+/* *out_found: targets to drop, also after a failure. */
+static int find_all(const char *const *names, size_t n, target *targets, size_t *out_found,
+                    kd_diag *diag)
+{
+    int rc = 0;
+    KD_BUG_ON(n > KD_OUT_FILES);
+    for (*out_found = 0; rc == 0 && *out_found < n; (*out_found)++) {
+        target *t = &targets[*out_found];
+        rc = find(names[*out_found], t, diag);
+        for (size_t i = 0; rc == 0 && i < *out_found; i++)
+            if (t->temporary && strcmp(targets[i].path, t->path) == 0)
+                rc = kd_fail(diag, -KD_EINVAL, "%s would be written twice", t->name);
     }
-    drop(&t);
+    return rc;
+}
+
+int kd_out_files_check(const char *const *names, size_t n, kd_diag *diag)
+{
+    target targets[KD_OUT_FILES];
+    size_t found;
+    int rc = find_all(names, n, targets, &found, diag);
+    for (size_t i = 0; i < found; i++) {
+        if (rc == 0)
+            rc = may_write(&targets[i], diag);
+        drop(&targets[i]);
+    }
     return rc;
 }
 
@@ -95,7 +131,7 @@ static int write_all(target *t, const kd_out_file *f, kd_diag *diag)
         return fail(diag, "write", t->name);
     for (size_t at = 0; at < f->len;) {
         const ssize_t n = write(t->fd, (const char *)f->data + at, f->len - at);
-        if (n < 0 && errno != EINTR)
+        if (n < 0 && (errno != EINTR || kd_cli_signal() != 0))
             return fail(diag, "write", t->name);
         at += n > 0 ? (size_t)n : 0;
     }
@@ -118,16 +154,12 @@ static int publish(target *t, kd_diag *diag)
 int kd_out_files_write(const kd_out_file *files, size_t n, kd_diag *diag)
 {
     target targets[KD_OUT_FILES];
-    size_t found = 0;
-    int rc = 0;
+    const char *names[KD_OUT_FILES] = {0};
+    size_t found;
     KD_BUG_ON(n > KD_OUT_FILES);
-    while (rc == 0 && found < n) {
-        rc = find(files[found].path, &targets[found], diag);
-        found++;
-        for (size_t i = 0; rc == 0 && i + 1 < found; i++)
-            if (targets[i].temporary && strcmp(targets[i].path, targets[found - 1].path) == 0)
-                rc = kd_fail(diag, -KD_EINVAL, "%s would be written twice", files[i].path);
-    }
+    for (size_t i = 0; i < n; i++)
+        names[i] = files[i].path;
+    int rc = find_all(names, n, targets, &found, diag);
     for (size_t i = 0; rc == 0 && i < n; i++)
         rc = write_all(&targets[i], &files[i], diag);
     for (size_t i = 0; rc == 0 && i < n; i++)

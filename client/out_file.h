@@ -1,5 +1,5 @@
-/* Files that a verb makes where -o says: all of them or none, and as readable as any other file of
- * the user. Threads: the main thread. */
+/* Files that a verb makes where -O says, as readable as any other file of the user. Threads: the
+ * main thread. */
 #ifndef KD_CLI_OUT_FILE_H
 #define KD_CLI_OUT_FILE_H
 
@@ -12,13 +12,13 @@ typedef struct kd_out_file {
     size_t len;
 } kd_out_file;
 
-/* Whether a file may be written there, before anything is computed for it. A link is followed; a
+/* Whether n files may be written there, before anything is computed for them. A link is followed; a
  * device or a pipe is written to as it is. -KD_EINVAL: a folder, a link to nothing, standard output
- * ("-" too: it is for what `distill` tells). -KD_EIO: the folder takes no file. */
-int kd_out_file_check(const char *path, kd_diag *diag) KD_MUST_CHECK;
+ * ("-" too: it is for what `distill` tells), one file twice. -KD_EIO: the folder takes no file. */
+int kd_out_files_check(const char *const *names, size_t n, kd_diag *diag) KD_MUST_CHECK;
 /* Writes n files, durably: all under temporary names, then each is renamed, so that a full disk
  * leaves what was there before. Modes are those of the umask. -KD_EIO, -KD_ENOMEM, those of
- * kd_out_file_check. */
+ * kd_out_files_check. */
 int kd_out_files_write(const kd_out_file *files, size_t n, kd_diag *diag) KD_MUST_CHECK;
 
 #endif

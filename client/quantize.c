@@ -100,9 +100,9 @@ static int read_options(kd_cli *cli, const kd_args *args, kd_quantise_options *q
     if (!kd_args_value(args, "data") || !kd_args_value(args, "output-file"))
         return kd_usage(cli, "quantize", "distill quantize MODEL --data FOLDER -O FILE",
                         "quantize needs --data and -O");
-    if (kd_out_file_check(kd_args_value(args, "output-file"), &diag) != 0)
-        return kd_usage(cli, "quantize", NULL, "%s", diag.msg);
     const char *out = kd_args_value(args, "output-file"), *dot = strrchr(out, '.');
+    if (kd_out_files_check(&out, 1, &diag) != 0)
+        return kd_usage(cli, "quantize", NULL, "%s", diag.msg);
     if (!dot || (strcasecmp(dot, ".safetensors") != 0 && strcasecmp(dot, ".onnx") != 0))
         return kd_usage(cli, "quantize", "`distill export` makes C of such a file afterwards",
                         "-O %s: a name that ends in .safetensors or .onnx is expected", out);

@@ -178,6 +178,10 @@ static void test_out_all_or_nothing(void **state)
     const kd_out_file twice[] = {{at("pair.h"), "a", 1}, {at("here/pair.h"), "b", 1}};
     kd_assert_fails(kd_out_files_write(twice, 2, &diag), KD_EINVAL, &diag, "written twice");
     no_temporaries();
+    /* Nor by two names of one that is not there yet. */
+    EXPECT(2, "export", g_nets.ours, "-f", "c", "-O", at("early.c"), "--card", at("here/early.h"));
+    kd_assert_has(g_err, "early.h would be written twice");
+    kd_run_drop(&g_out, &g_err);
     /* What is wrong with the card is found before the model is written. */
     EXPECT(1, "export", g_nets.ours, "-f", "c", "-O", at("early.c"), "--card", "/no/such/card.md");
     kd_run_drop(&g_out, &g_err);
