@@ -45,17 +45,19 @@ static void snapshot(void *arg, kd_exchange_snapshot *snap)
     free(snap->state);
 }
 
-static void divergence(void *arg, const kd_exchange_config *cfg, const char *what, uint64_t step,
-                       uint32_t slot, uint64_t first, uint64_t other, uint32_t settled)
+static void divergence(void *arg, const kd_exchange_config *cfg, uint64_t generation,
+                       const char *what, uint64_t step, uint32_t slot, uint64_t first,
+                       uint64_t other, uint32_t settled)
 {
-    (void)arg, (void)cfg, (void)step, (void)slot, (void)first, (void)other, (void)settled;
+    (void)arg, (void)cfg, (void)generation, (void)step, (void)slot, (void)first, (void)other,
+        (void)settled;
     fprintf(stderr, "sum-server: divergence: %s\n", what);
     exit(1);
 }
 
-static void blocked(void *arg, const kd_exchange_config *cfg, const char *why)
+static void blocked(void *arg, const kd_exchange_config *cfg, uint64_t generation, const char *why)
 {
-    (void)arg, (void)cfg;
+    (void)arg, (void)cfg, (void)generation;
     fprintf(stderr, "sum-server: blocked: %s\n", why ? why : "no more");
     exit(1);
 }

@@ -446,11 +446,11 @@ void kd_core_handle(kd_core *c, const kd_event *ev, kd_time_ms now, kd_actions *
             stage_check(c, j, out); /* a restart may find everything done but the stage's end */
         break;
     case KD_EV_CHECKED:
-        if (current && j->open)
+        if (current && j->open && ev->generation == j->opening)
             on_odd(c, j, kd_step_checked(c, j, ev, out), out);
         break;
     case KD_EV_DIVERGED:
-        if (current && j->open)
+        if (current && j->open && ev->generation == j->opening)
             on_odd(c, j, kd_step_diverged(c, j, ev, out), out);
         break;
     case KD_EV_ROLLBACK:

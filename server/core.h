@@ -96,18 +96,19 @@ enum kd_event_kind {
     KD_EV_PROBLEM,   /* member, job, stage, worker_only, text */
     KD_EV_MEASURED,  /* member, job, stage */
     KD_EV_STALLED,   /* member, job, stage, generation, text: it cannot go on with it */
-    KD_EV_COMMITTED, /* job, stage, opening, version */
+    KD_EV_COMMITTED, /* job, stage, generation of the opening, version */
     KD_EV_STEP,      /* job, stage, generation of the opening, step: the answer to KD_ACT_LOOK */
-    KD_EV_CHECKED,   /* job, stage, version = step, slot, process, other = whose run this second one
-                      * of a unit differs from, 0 = nobody's */
-    KD_EV_DIVERGED,  /* job, stage, version = step, slot, process: whose came first, other */
-    KD_EV_ROLLBACK,  /* job, stage, text: sums made of wrong numbers have left; version > 0: the
-                        manifest is damaged, this checkpoint and evaluation are what there is */
-    KD_EV_BLOCKED,   /* job, stage, text: why it waits for the disk; "" = it goes on */
-    KD_EV_PAUSE,     /* job, text */
-    KD_EV_RESUME,    /* job */
-    KD_EV_SCALE,     /* job, min_workers, max_workers */
-    KD_EV_DRAIN,     /* member, stop: false = it may be used again */
+    KD_EV_CHECKED,  /* job, stage, generation of the opening, version = step, slot, process, other =
+                     * whose run this second one of a unit differs from, 0 = nobody's */
+    KD_EV_DIVERGED, /* job, stage, generation of the opening, version = step, slot, process: whose
+                     * came first, other */
+    KD_EV_ROLLBACK, /* job, stage, text: sums made of wrong numbers have left; version > 0: the
+                       manifest is damaged, this checkpoint and evaluation are what there is */
+    KD_EV_BLOCKED,  /* job, stage, text: why it waits for the disk; "" = it goes on */
+    KD_EV_PAUSE,    /* job, text */
+    KD_EV_RESUME,   /* job */
+    KD_EV_SCALE,    /* job, min_workers, max_workers */
+    KD_EV_DRAIN,    /* member, stop: false = it may be used again */
 
     KD_EV_SAVED,     /* job, stage, generation of the opening, version: checkpoint durable */
     KD_EV_EVALUATED, /* job, stage, version: all units in and stored; stop: it is the last one */

@@ -102,16 +102,17 @@ typedef struct kd_exchange_events {
     /* Two different results for one thing that is a function: a fault in somebody's numbers. slot:
      * of the unit; processes: the first one and the other; slot UINT32_MAX when no unit is known;
      * settled: calls of kd_exchange_settle since it was opened, by which older news are told. */
-    void (*divergence)(void *arg, const kd_exchange_config *cfg, const char *what, uint64_t step,
-                       uint32_t slot, uint64_t first, uint64_t other, uint32_t settled);
+    void (*divergence)(void *arg, const kd_exchange_config *cfg, uint64_t generation,
+                       const char *what, uint64_t step, uint32_t slot, uint64_t first,
+                       uint64_t other, uint32_t settled);
     /* A second run is complete. settled: as above. against: whose run it differs from, 0 =
      * nobody's. A unit's chunks may have come first from different processes. */
-    void (*checked)(void *arg, const kd_exchange_config *cfg, uint64_t step, uint32_t slot,
-                    uint64_t process, uint64_t against, uint32_t settled);
+    void (*checked)(void *arg, const kd_exchange_config *cfg, uint64_t generation, uint64_t step,
+                    uint32_t slot, uint64_t process, uint64_t against, uint32_t settled);
     /* An owner asks for the newest checkpoint and it is not in memory: kd_exchange_set_base. */
     void (*need_base)(void *arg, const kd_exchange_config *cfg);
     /* The journal takes no more (why), so no sum leaves; why NULL: it does again. */
-    void (*blocked)(void *arg, const kd_exchange_config *cfg, const char *why);
+    void (*blocked)(void *arg, const kd_exchange_config *cfg, uint64_t generation, const char *why);
     kd_time_ms (*now)(void *arg);
     void *arg;
 } kd_exchange_events;

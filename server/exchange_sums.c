@@ -161,7 +161,7 @@ void kd_xc_release_sums(kd_exchange *x)
         kd_journal_bytes(x->journal) > x->cfg.journal_bytes / 2)
         x->checkpoint_wanted = true;
     if (x->blocked != was_blocked)
-        x->ev.blocked(x->ev.arg, &x->cfg, x->blocked ? diag.msg : NULL);
+        x->ev.blocked(x->ev.arg, &x->cfg, x->opening, x->blocked ? diag.msg : NULL);
 }
 
 /* A chunk's root has its value. */
@@ -386,7 +386,8 @@ static void count_check(kd_exchange *x, uint32_t slot, uint64_t against,
     c[i].against = against ? against : c[i].against;
     if (--c[i].left > 0)
         return;
-    x->ev.checked(x->ev.arg, &x->cfg, head->step, slot, head->process, c[i].against, x->settled);
+    x->ev.checked(x->ev.arg, &x->cfg, x->opening, head->step, slot, head->process, c[i].against,
+                  x->settled);
 }
 
 void kd_exchange_push(kd_exchange *x, kd_rpc_call *call, const Distill__V1__NodeChunk *head,
@@ -444,8 +445,8 @@ void kd_exchange_push(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Node
         kd_rpc_finish(call, rc, "no memory for a tree buffer");
     kd_xc_release_sums(x);
     if (diverged)
-        x->ev.divergence(x->ev.arg, &x->cfg, diverged, head->step, slot, first, head->process,
-                         x->settled);
+        x->ev.divergence(x->ev.arg, &x->cfg, x->opening, diverged, head->step, slot, first,
+                         head->process, x->settled);
 out:
     count_units(x, head, ended);
     pthread_mutex_unlock(&x->mu);

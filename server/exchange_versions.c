@@ -135,8 +135,9 @@ void kd_exchange_publish(kd_exchange *x, kd_rpc_call *call, const Distill__V1__S
     uint32_t crc = vectors ? kd_crc32c(0, payload, bytes) : head->crc32c;
     bool there = head->version != want || x->have[head->chunk];
     if (there && head->version == want && crc != x->slice_crc[head->chunk])
-        x->ev.divergence(x->ev.arg, &x->cfg, "two different slices for one chunk and version",
-                         want - 1, UINT32_MAX, 0, 0, x->settled);
+        x->ev.divergence(x->ev.arg, &x->cfg, x->opening,
+                         "two different slices for one chunk and version", want - 1, UINT32_MAX, 0,
+                         0, x->settled);
     reply.duplicate = there;
     reply.want_state = !there && x->checkpoint_next && !head->with_state;
     /* An owner may be ahead of a journal that lost its end: a step is committed with all of its
@@ -259,7 +260,8 @@ void kd_exchange_push_values(kd_exchange *x, kd_rpc_call *call, const Distill__V
     kd_xc_answer(call, &reply, NULL, 0);
 out:
     if (diverged)
-        x->ev.divergence(x->ev.arg, &x->cfg, diverged, x->version, UINT32_MAX, 0, 0, x->settled);
+        x->ev.divergence(x->ev.arg, &x->cfg, x->opening, diverged, x->version, UINT32_MAX, 0, 0,
+                         x->settled);
     pthread_mutex_unlock(&x->mu);
 }
 
@@ -355,7 +357,8 @@ void kd_exchange_gather(kd_exchange *x, kd_rpc_call *call, const Distill__V1__Ga
     kd_xc_answer(call, &reply, NULL, 0);
 out:
     if (diverged)
-        x->ev.divergence(x->ev.arg, &x->cfg, diverged, x->version, UINT32_MAX, 0, 0, x->settled);
+        x->ev.divergence(x->ev.arg, &x->cfg, x->opening, diverged, x->version, UINT32_MAX, 0, 0,
+                         x->settled);
     pthread_mutex_unlock(&x->mu);
     free(rows);
 }

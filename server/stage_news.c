@@ -18,11 +18,12 @@ struct news {
     kd_exchange_io io;
 };
 
-static struct news *new_news(const kd_exchange_config *cfg, uint64_t version)
+static struct news *new_news(const kd_exchange_config *cfg, uint64_t generation, uint64_t version)
 {
     struct news *n = kd_xalloc(sizeof *n);
     n->job = cfg->job;
     n->stage = cfg->stage;
+    n->generation = generation;
     n->version = version;
     return n;
 }
@@ -110,8 +111,7 @@ static void on_committed(void *arg, const kd_exchange_config *cfg, uint64_t gene
                          uint64_t version, const kd_step_totals *totals,
                          const kd_exchange_course *course)
 {
-    struct news *n = new_news(cfg, version);
-    n->generation = generation;
+    struct news *n = new_news(cfg, generation, version);
     n->totals = *totals;
     n->done_ms = kd_xalloc(cfg->slots * sizeof *n->done_ms);
     memcpy(n->done_ms, course->done_ms, cfg->slots * sizeof *n->done_ms);
@@ -133,8 +133,10 @@ static void loop_divergence(kd_daemon *d, void *arg)
 {
     struct news *n = arg;
     kd_job_record *j;
-    if (kd_stage_record_of(d, n->job, n->stage, &j)) {
-        kd_stage_fault(d, n->job);
+    const kd_stage_record *s = kd_stage_record_of(d, n->job, n->stage, &j);
+    if (s) {
+        if (n->generation == s->generation)
+            kd_stage_fault(d, n->job);
         if (n->process && n->other)
             kd_watch_event(
                 d, j, "warning", "", NULL,
@@ -147,6 +149,7 @@ static void loop_divergence(kd_daemon *d, void *arg)
         kd_daemon_event(d, &(kd_event){.kind = KD_EV_DIVERGED,
                                        .job = n->job,
                                        .stage = n->stage,
+                                       .generation = n->generation,
                                        .version = n->version,
                                        .slot = n->slot,
                                        .process = n->process,
@@ -156,10 +159,11 @@ static void loop_divergence(kd_daemon *d, void *arg)
     free_news(n);
 }
 
-static void on_divergence(void *arg, const kd_exchange_config *cfg, const char *what, uint64_t step,
-                          uint32_t slot, uint64_t first, uint64_t other, uint32_t settled)
+static void on_divergence(void *arg, const kd_exchange_config *cfg, uint64_t generation,
+                          const char *what, uint64_t step, uint32_t slot, uint64_t first,
+                          uint64_t other, uint32_t settled)
 {
-    struct news *n = new_news(cfg, step);
+    struct news *n = new_news(cfg, generation, step);
     n->what = what;
     n->slot = slot;
     n->process = first;
@@ -175,6 +179,7 @@ static void loop_checked(kd_daemon *d, void *arg)
     kd_daemon_event(d, &(kd_event){.kind = KD_EV_CHECKED,
                                    .job = n->job,
                                    .stage = n->stage,
+                                   .generation = n->generation,
                                    .version = n->version,
                                    .slot = n->slot,
                                    .process = n->process,
@@ -183,10 +188,10 @@ static void loop_checked(kd_daemon *d, void *arg)
     free_news(n);
 }
 
-static void on_checked(void *arg, const kd_exchange_config *cfg, uint64_t step, uint32_t slot,
-                       uint64_t process, uint64_t against, uint32_t settled)
+static void on_checked(void *arg, const kd_exchange_config *cfg, uint64_t generation, uint64_t step,
+                       uint32_t slot, uint64_t process, uint64_t against, uint32_t settled)
 {
-    struct news *n = new_news(cfg, step);
+    struct news *n = new_news(cfg, generation, step);
     n->slot = slot;
     n->process = process;
     n->other = against;
@@ -200,7 +205,7 @@ static void loop_blocked(kd_daemon *d, void *arg)
     struct news *n = arg;
     kd_job_record *j;
     kd_stage_record *s = kd_stage_record_of(d, n->job, n->stage, &j);
-    if (s && s->exchange) {
+    if (s && s->exchange && n->generation == s->generation) {
         memcpy(s->blocked, n->text, sizeof s->blocked);
         kd_stage_tell_blocked(d, j, n->stage);
     }
@@ -222,9 +227,10 @@ void kd_stage_tell_blocked(kd_daemon *d, kd_job_record *j, uint32_t stage)
     kd_stage_tell_waiting(d, j, stage, s->blocked[0] ? s->blocked : s->no_room);
 }
 
-static void on_blocked(void *arg, const kd_exchange_config *cfg, const char *why)
+static void on_blocked(void *arg, const kd_exchange_config *cfg, uint64_t generation,
+                       const char *why)
 {
-    struct news *n = new_news(cfg, 0);
+    struct news *n = new_news(cfg, generation, 0);
     if (why)
         snprintf(n->text, sizeof n->text, "%.390s", why);
     if (!kd_daemon_post(arg, loop_blocked, n))
@@ -252,7 +258,7 @@ static void loop_need_base(kd_daemon *d, void *arg)
 
 static void on_need_base(void *arg, const kd_exchange_config *cfg)
 {
-    struct news *n = new_news(cfg, 0);
+    struct news *n = new_news(cfg, 0, 0); /* every opening has the same newest checkpoint */
     if (!kd_daemon_post(arg, loop_need_base, n))
         free_news(n);
 }

@@ -375,11 +375,12 @@ static void test_core_who_leaves_has_units_of_the_step_that_began_meanwhile(void
     IS(a, "working", r->jobs[k].id);
 }
 
-static void two_runs(struct rig *r, int k, enum kd_event_kind kind, uint64_t process,
-                     uint64_t other, uint32_t settled)
+static void two_runs(struct rig *r, int k, uint64_t opening, enum kd_event_kind kind,
+                     uint64_t process, uint64_t other, uint32_t settled)
 {
     feed(r, &(kd_event){.kind = kind,
                         .job = r->jobs[k].id,
+                        .generation = opening,
                         .version = r->jobs[k].version,
                         .process = process,
                         .other = other,
@@ -395,14 +396,46 @@ static void test_core_news_from_before_a_settlement_are_void(void **state)
     int k = two_at_work(r, &a, &b);
     kd_member_id c = join(r);
     commit(r, k);
-    two_runs(r, k, KD_EV_DIVERGED, PROCESS + a, PROCESS + 77, 0); /* who is gone: settled */
-    two_runs(r, k, KD_EV_DIVERGED, PROCESS + a, PROCESS + b, 0);
-    two_runs(r, k, KD_EV_CHECKED, PROCESS + c, 0, 0);
+    uint64_t now = r->jobs[k].opening;
+    two_runs(r, k, now, KD_EV_DIVERGED, PROCESS + a, PROCESS + 77, 0); /* who is gone: settled */
+    two_runs(r, k, now, KD_EV_DIVERGED, PROCESS + a, PROCESS + b, 0);
+    two_runs(r, k, now, KD_EV_CHECKED, PROCESS + c, 0, 0);
     IS(b, "working", r->jobs[k].id);
-    two_runs(r, k, KD_EV_DIVERGED, PROCESS + b, PROCESS + a, 1);
-    two_runs(r, k, KD_EV_CHECKED, PROCESS + c, 0, 1);
+    two_runs(r, k, now, KD_EV_DIVERGED, PROCESS + b, PROCESS + a, 1);
+    two_runs(r, k, now, KD_EV_CHECKED, PROCESS + c, 0, 1);
     IS(a, "quarantined", 0);
     IS(b, "working", r->jobs[k].id);
+    commit(r, k);
+}
+
+/* The loop may hear of two runs when the step that they were of has been begun anew: its dispute is
+ * with nobody any more, and settlements are counted from 0 again. */
+static void test_core_news_of_an_earlier_opening_are_void(void **state)
+{
+    struct rig *r = *state;
+    kd_member_id a, b;
+    int k = two_at_work(r, &a, &b);
+    kd_member_id c = join(r);
+    commit(r, k);
+    uint64_t before = r->jobs[k].opening;
+    ask(r, KD_EV_PAUSE, k);
+    commit(r, k);
+    assert_false(r->jobs[k].open);
+    ask(r, KD_EV_RESUME, k);
+    r->now += 60000;
+    feed(r, &(kd_event){.kind = KD_EV_TICK});
+    uint64_t now = r->jobs[k].opening;
+    assert_true(now > before);
+    IS(c, "working", r->jobs[k].id);
+    two_runs(r, k, before, KD_EV_DIVERGED, PROCESS + a, PROCESS + b, 0);
+    two_runs(r, k, now, KD_EV_CHECKED, PROCESS + c, 0, 0);
+    IS(b, "working", r->jobs[k].id);
+    two_runs(r, k, now, KD_EV_DIVERGED, PROCESS + a, PROCESS + b, 0);
+    two_runs(r, k, before, KD_EV_CHECKED, PROCESS + c, PROCESS + a, 0);
+    IS(a, "working", r->jobs[k].id);
+    two_runs(r, k, now, KD_EV_CHECKED, PROCESS + c, 0, 0);
+    IS(a, "working", r->jobs[k].id);
+    IS(b, "quarantined", 0);
     commit(r, k);
 }
 
@@ -509,6 +542,7 @@ int main(void)
         CASE(test_core_scaled_job_waits_for_its_least_workers),
         CASE(test_core_drains_a_worker),
         CASE(test_core_news_from_before_a_settlement_are_void),
+        CASE(test_core_news_of_an_earlier_opening_are_void),
         CASE(test_core_who_leaves_has_units_of_the_step_that_began_meanwhile),
         CASE(test_core_lets_go_who_answers_and_does_nothing),
         CASE(test_core_stays_drained_or_quarantined_over_a_reconnect),

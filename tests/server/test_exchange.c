@@ -15,6 +15,7 @@
 #include <string.h>
 
 #define SLOTS 2
+#define OPENING 9
 
 /* ---- what the exchange thinks is gRPC */
 
@@ -75,15 +76,25 @@ void kd_rpc_shared_free(kd_rpc_shared *m)
 struct fixture {
     char *dir, prefix[4096];
     kd_exchange *x;
-    int divergences;
+    int divergences, checks;
     kd_diag diag;
 };
 
-static void on_divergence(void *arg, const kd_exchange_config *cfg, const char *what, uint64_t step,
-                          uint32_t slot, uint64_t first, uint64_t other, uint32_t settled)
+static void on_divergence(void *arg, const kd_exchange_config *cfg, uint64_t generation,
+                          const char *what, uint64_t step, uint32_t slot, uint64_t first,
+                          uint64_t other, uint32_t settled)
 {
     (void)cfg, (void)what, (void)step, (void)slot, (void)first, (void)other, (void)settled;
+    assert_int_equal(generation, OPENING);
     ((struct fixture *)arg)->divergences++;
+}
+
+static void on_checked(void *arg, const kd_exchange_config *cfg, uint64_t generation, uint64_t step,
+                       uint32_t slot, uint64_t process, uint64_t against, uint32_t settled)
+{
+    (void)cfg, (void)step, (void)slot, (void)process, (void)against, (void)settled;
+    assert_int_equal(generation, OPENING);
+    ((struct fixture *)arg)->checks++;
 }
 
 static kd_time_ms on_now(void *arg)
@@ -102,8 +113,9 @@ static void open_stage(struct fixture *f, bool bfloat16)
                               .last_version = 100,
                               .checkpoint_every = 100,
                               .bfloat16 = bfloat16};
-    kd_exchange_events ev = {.divergence = on_divergence, .now = on_now, .arg = f};
-    kd_exchange_start start = {.opening = 1, .version = 1, .manifest = 1};
+    kd_exchange_events ev = {
+        .divergence = on_divergence, .checked = on_checked, .now = on_now, .arg = f};
+    kd_exchange_start start = {.opening = OPENING, .version = 1, .manifest = 1};
     kd_digest identity = {0};
     uint64_t torn;
     kd_assert_ok(kd_journal_open(f->prefix, &identity, CHUNKS, CHUNK_FLOATS, FLOATS, 1,
@@ -154,7 +166,7 @@ static size_t sum_of(struct fixture *f, uint32_t chunk, uint8_t out[64])
     Distill__V1__SumRequest req = DISTILL__V1__SUM_REQUEST__INIT;
     req.step = 1;
     req.chunk = chunk;
-    req.generation = 1;
+    req.generation = OPENING;
     kd_exchange_await_sum(f->x, &call, &req);
     if (call.code != 0)
         return 0;
@@ -271,6 +283,31 @@ static void test_exchange_bfloat16_odd_numbers(void **state)
     }
 }
 
+/* Who hears of it late tells by that whether it is of what runs now (on_checked, on_divergence). */
+static void test_exchange_news_name_their_opening(void **state)
+{
+    struct fixture *f = *state;
+    open_stage(f, false);
+    for (int run = 0; run < 3; run++)
+        for (uint32_t k = 0; k < CHUNKS; k++) {
+            kd_rpc_call call = {.code = 1};
+            Distill__V1__NodeChunk m = DISTILL__V1__NODE_CHUNK__INIT;
+            float g[CHUNK_FLOATS];
+            gradient(0, k, g);
+            g[0] += (float)(run == 2); /* the last one is unlike the others */
+            m.step = 1;
+            m.node = SLOTS;
+            m.chunk = k;
+            m.check = run > 0;
+            m.process = 1 + (uint64_t)run;
+            m.crc32c = kd_crc32c(0, g, len_of(k) * sizeof *g);
+            kd_exchange_push(f->x, &call, &m, (uint8_t *)g, len_of(k) * sizeof *g);
+            assert_int_equal(call.code, 0);
+        }
+    assert_int_equal(f->checks, 2);
+    assert_int_equal(f->divergences, CHUNKS);
+}
+
 /* What became of each unit: with its first chunk, and with any chunk that is wrong. */
 static void test_exchange_counts_units(void **state)
 {
@@ -281,18 +318,19 @@ static void test_exchange_counts_units(void **state)
         bool check, spoilt;
         float more; /* than the unit's gradient is */
         enum kd_unit_end ends;
+        int code;
     } pushes[] = {
-        {SLOTS, 0, 1, false, false, 0, KD_UNIT_OK},
-        {SLOTS, 1, 1, false, false, 0, KD_UNIT_ENDS},
-        {SLOTS, 0, 1, false, false, 0, KD_UNIT_DUPLICATE},
-        {SLOTS, 0, 1, true, false, 0, KD_UNIT_BACKUP},
-        {SLOTS, 0, 7, false, false, 0, KD_UNIT_STALE},
-        {SLOTS, 0, 1, false, false, 1, KD_UNIT_DIVERGENT},
-        {SLOTS, 1, 1, false, false, 1, KD_UNIT_DIVERGENT},
-        {SLOTS + 1, 0, 1, false, true, 0, KD_UNIT_CORRUPT},
-        {SLOTS + 1, 1, 1, false, true, 0, KD_UNIT_CORRUPT},
-        {2 * SLOTS, 0, 1, false, false, 0, KD_UNIT_ENDS},
-        {0, 0, 1, false, false, 0, KD_UNIT_ENDS},
+        {SLOTS, 0, 1, false, false, 0, KD_UNIT_OK, 0},
+        {SLOTS, 1, 1, false, false, 0, KD_UNIT_ENDS, 0},
+        {SLOTS, 0, 1, false, false, 0, KD_UNIT_DUPLICATE, 0},
+        {SLOTS, 0, 1, true, false, 0, KD_UNIT_BACKUP, 0},
+        {SLOTS, 0, 7, false, false, 0, KD_UNIT_STALE, -KD_ESTALE},
+        {SLOTS, 0, 1, false, false, 1, KD_UNIT_DIVERGENT, 0},
+        {SLOTS, 1, 1, false, false, 1, KD_UNIT_DIVERGENT, 0},
+        {SLOTS + 1, 0, 1, false, true, 0, KD_UNIT_CORRUPT, -KD_EDATA},
+        {SLOTS + 1, 1, 1, false, true, 0, KD_UNIT_CORRUPT, -KD_EDATA},
+        {2 * SLOTS, 0, 1, false, false, 0, KD_UNIT_ENDS, -KD_EINVAL},
+        {0, 0, 1, false, false, 0, KD_UNIT_ENDS, -KD_EINVAL},
     };
     uint64_t want[KD_UNIT_ENDS + 1] = {0};
     open_stage(f, false);
@@ -308,6 +346,7 @@ static void test_exchange_counts_units(void **state)
         m.check = pushes[i].check;
         m.crc32c = kd_crc32c(0, g, sizeof g) ^ pushes[i].spoilt;
         kd_exchange_push(f->x, &call, &m, (uint8_t *)g, sizeof g);
+        assert_int_equal(call.code, pushes[i].code);
         want[pushes[i].ends]++;
         assert_memory_equal(f->x->io.units, want, KD_UNIT_ENDS * sizeof *want);
     }
@@ -328,6 +367,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_exchange_takes_halves, setup, teardown),
         cmocka_unit_test_setup_teardown(test_exchange_takes_floats, setup, teardown),
         cmocka_unit_test_setup_teardown(test_exchange_bfloat16_odd_numbers, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_exchange_news_name_their_opening, setup, teardown),
         cmocka_unit_test_setup_teardown(test_exchange_counts_units, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -113,8 +113,9 @@ static void x_evaluated(void *arg, const kd_exchange_config *cfg, uint64_t gener
     post(w, &(kd_event){.kind = KD_EV_EVALUATED, .job = JOB, .version = version});
 }
 
-static void x_divergence(void *arg, const kd_exchange_config *cfg, const char *what, uint64_t step,
-                         uint32_t slot, uint64_t first, uint64_t other, uint32_t settled)
+static void x_divergence(void *arg, const kd_exchange_config *cfg, uint64_t generation,
+                         const char *what, uint64_t step, uint32_t slot, uint64_t first,
+                         uint64_t other, uint32_t settled)
 {
     struct world *w = arg;
     (void)cfg;
@@ -124,6 +125,7 @@ static void x_divergence(void *arg, const kd_exchange_config *cfg, const char *w
         sim_broken(w, "equal units have equal bits", "%s", what);
     post(w, &(kd_event){.kind = KD_EV_DIVERGED,
                         .job = JOB,
+                        .generation = generation,
                         .version = step,
                         .slot = slot,
                         .process = first,
@@ -131,14 +133,15 @@ static void x_divergence(void *arg, const kd_exchange_config *cfg, const char *w
                         .settled = settled});
 }
 
-static void x_checked(void *arg, const kd_exchange_config *cfg, uint64_t step, uint32_t slot,
-                      uint64_t process, uint64_t against, uint32_t settled)
+static void x_checked(void *arg, const kd_exchange_config *cfg, uint64_t generation, uint64_t step,
+                      uint32_t slot, uint64_t process, uint64_t against, uint32_t settled)
 {
     (void)cfg;
     SAY((struct world *)arg, "second run of step %llu slot %u by %llu, against %llu",
         (unsigned long long)step, slot, (unsigned long long)process, (unsigned long long)against);
     post(arg, &(kd_event){.kind = KD_EV_CHECKED,
                           .job = JOB,
+                          .generation = generation,
                           .version = step,
                           .slot = slot,
                           .process = process,
@@ -173,9 +176,11 @@ static void x_need_base(void *arg, const kd_exchange_config *cfg)
     sim_at(w, w->now + 3, on_base, NULL, w->epoch);
 }
 
-static void x_blocked(void *arg, const kd_exchange_config *cfg, const char *why)
+static void x_blocked(void *arg, const kd_exchange_config *cfg, uint64_t generation,
+                      const char *why)
 {
     (void)cfg;
+    (void)generation;
     sim_broken(arg, "the journal takes sums", "%s", why ? why : "");
 }
 
