@@ -1,6 +1,8 @@
 /* What each caller uses of his quotas: calls and streams that run, requests, uploaded bytes. */
 #include "access_internal.h"
 
+#include "kd/peer.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -86,12 +88,16 @@ static void refill(kd_access *a, struct kd_user *u, double rate, kd_time_ms now)
 /* Whom a call counts for: a name, or where it comes from. */
 static void key_of(const kd_rpc_peer *peer, char key[KD_ACCESS_KEY])
 {
-    char network[KD_RPC_NETWORK];
+    kd_peer from;
+    char network[KD_PEER_NETWORK];
     if (peer->identity->role != KD_ROLE_NONE) {
         snprintf(key, KD_ACCESS_KEY, "%s", peer->identity->name);
         return;
     }
-    kd_rpc_peer_network(peer->address, network);
+    if (kd_peer_parse(peer->address, &from))
+        kd_peer_network_text(&from, network);
+    else
+        snprintf(network, sizeof network, "%s", peer->address);
     snprintf(key, KD_ACCESS_KEY, "at %s", network);
 }
 

@@ -11,23 +11,17 @@
  * takes it out of the table comes before it is closed. */
 #include "http_internal.h"
 
-#include <netinet/in.h>
-#include <string.h>
+#include "kd/peer.h"
+
 #include <sys/socket.h>
 
-/* Where a source is counted: IPv4 by address, IPv6 by the /64 that one machine has whole. */
-static uint64_t network_of(const struct sockaddr *a)
+/* Of one that is neither IPv4 nor IPv6: 0. */
+static uint64_t network_of(struct MHD_Connection *c)
 {
-    static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
-    const uint8_t *v6 = ((const struct sockaddr_in6 *)a)->sin6_addr.s6_addr;
-    uint64_t network = 0;
-    if (a->sa_family == AF_INET)
-        network = ((const struct sockaddr_in *)a)->sin_addr.s_addr;
-    else if (a->sa_family == AF_INET6 && memcmp(v6, mapped, sizeof mapped) == 0)
-        memcpy(&network, v6 + sizeof mapped, 4);
-    else if (a->sa_family == AF_INET6)
-        memcpy(&network, v6, sizeof network);
-    return network;
+    kd_peer from;
+    const struct sockaddr *a =
+        MHD_get_connection_info(c, MHD_CONNECTION_INFO_CLIENT_ADDRESS)->client_addr;
+    return kd_peer_of(a, &from) ? kd_peer_network(&from) : 0;
 }
 
 static kd_http_link *link_of(struct MHD_Connection *c)
@@ -93,8 +87,7 @@ static kd_http_link *add(kd_http_links *l, struct MHD_Connection *c)
     *k = (kd_http_link){
         .used = true,
         .fd = MHD_get_connection_info(c, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd,
-        .network =
-            network_of(MHD_get_connection_info(c, MHD_CONNECTION_INFO_CLIENT_ADDRESS)->client_addr),
+        .network = network_of(c),
         .since = kd_clock_ms(),
         .turn = l->turns++};
     if (count_strangers(l) > KD_HTTP_STRANGERS)

@@ -6,6 +6,8 @@
  * one send and one receive are outstanding: that is the back-pressure. */
 #include "internal.h"
 
+#include "kd/peer.h"
+
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,6 +42,17 @@ struct kd_rpc_call {
 };
 
 /* ---- references and plain facts */
+
+static void set_peer(kd_rpc_call *c, grpc_call *call)
+{
+    char *peer = grpc_call_get_peer(call);
+    kd_peer from;
+    if (peer && kd_peer_parse(peer, &from))
+        kd_peer_text(&from, c->peer);
+    else
+        snprintf(c->peer, sizeof c->peer, "%s", peer ? peer : "");
+    gpr_free(peer);
+}
 
 kd_rpc_call *kd_rpc_call_ref(kd_rpc_call *c)
 {
@@ -389,9 +402,7 @@ void kd_rpc_call_serve(kd_rpc_server *s, grpc_call *call, gpr_timespec deadline,
     c->close_op.done = on_closed;
     c->read_op.done = on_read;
     c->send_op.done = on_sent;
-    char *peer = grpc_call_get_peer(call);
-    snprintf(c->peer, sizeof c->peer, "%s", peer ? peer : "");
-    gpr_free(peer);
+    set_peer(c, call);
     kd_rpc_server_identify(s, call, &c->identity);
     c->live.call = c;
     kd_diag why = {0};

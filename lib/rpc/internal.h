@@ -104,8 +104,7 @@ void kd_rpc_certs_identify(kd_rpc_certs *c, grpc_call *call, kd_pki_identity *ou
 void kd_rpc_connection_listen(int port, bool on);
 /* One that was just accepted; descriptors below limit are for connections. */
 void kd_rpc_connection_add(int fd, int limit);
-/* The connection that a call came over, as gRPC calls its peer, is as good as others from now on.
- */
+/* The connection that a call of this peer came over is as good as others from now on. */
 void kd_rpc_connection_prove(const char *peer);
 
 /* ---- call.c and server.c */

@@ -41,7 +41,7 @@ typedef struct kd_rpc_call kd_rpc_call; /* one call as its server sees it; refer
 
 /* Who calls. Valid as long as the call is. */
 typedef struct kd_rpc_peer {
-    const char *address; /* e.g. ipv4:127.0.0.1:40312; not authenticated */
+    const char *address; /* as kd_peer_text spells it; not authenticated */
     /* Of the certificate that TLS has verified; role KD_ROLE_NONE and "" without one. */
     const kd_pki_identity *identity;
 } kd_rpc_peer;
@@ -121,10 +121,6 @@ void kd_rpc_server_free(kd_rpc_server *s); /* stops first if needed */
 kd_rpc_call *kd_rpc_call_ref(kd_rpc_call *call);
 void kd_rpc_call_unref(kd_rpc_call *call);
 kd_rpc_peer kd_rpc_call_peer(const kd_rpc_call *call);
-/* What all addresses of one machine have in common, of a peer's address: "10.0.0.7", and of IPv6
- * the /64, "2001:db8:1:2::/64", out of which one machine may take as many as it likes. */
-#define KD_RPC_NETWORK 64
-void kd_rpc_peer_network(const char *peer, char out[KD_RPC_NETWORK]);
 const kd_rpc_method *kd_rpc_call_method(const kd_rpc_call *call);
 /* A word on what the call is about, for the guard's `leave`; cut at KD_RPC_NOTE - 1. By the
  * handler, before it answers. */

@@ -12,11 +12,10 @@
  * shutdown on a duplicate that is still the socket which was accepted. */
 #include "internal.h"
 
-#include <arpa/inet.h>
+#include "kd/peer.h"
+
 #include <netinet/in.h>
 #include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -25,18 +24,11 @@
 #define MOST_YOUNG 2048
 #define BUCKETS 256
 
-struct address {
-    uint8_t ip[16]; /* IPv4 as ::ffff:a.b.c.d */
-    uint16_t port;  /* network order */
-};
-
 struct young {
     int fd;
     ino_t socket;
-    struct address from;
+    kd_peer from;
 };
-
-static const uint8_t g_mapped[12] = {[10] = 0xff, [11] = 0xff}; /* what IPv4 begins with there */
 
 static pthread_mutex_t g_mu = PTHREAD_MUTEX_INITIALIZER; /* guards what follows */
 static struct young g_young[MOST_YOUNG];                 /* oldest first */
@@ -50,89 +42,17 @@ uint64_t kd_rpc_cut_connections(void)
     return atomic_load(&g_cut);
 }
 
-static void map_v4(const void *v4, uint8_t ip[16])
-{
-    memcpy(ip, g_mapped, sizeof g_mapped);
-    memcpy(ip + sizeof g_mapped, v4, 4);
-}
-
-static bool peer_of(int fd, struct address *out)
+static bool peer_of(int fd, kd_peer *out)
 {
     struct sockaddr_storage a;
     socklen_t n = sizeof a;
-    if (getpeername(fd, (struct sockaddr *)&a, &n) != 0)
-        return false;
-    if (a.ss_family == AF_INET) {
-        const struct sockaddr_in *v4 = (const struct sockaddr_in *)&a;
-        map_v4(&v4->sin_addr, out->ip);
-        out->port = v4->sin_port;
-        return true;
-    }
-    const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)&a;
-    memcpy(out->ip, &v6->sin6_addr, sizeof out->ip);
-    out->port = v6->sin6_port;
-    return a.ss_family == AF_INET6;
+    return getpeername(fd, (struct sockaddr *)&a, &n) == 0 &&
+           kd_peer_of((struct sockaddr *)&a, out);
 }
 
-/* "ipv4:127.0.0.1:40312", "ipv6:%5B::1%5D:40312", "ipv6:%5Bfe80::1%25eth0%5D:40312". */
-static bool parse_peer(const char *peer, struct address *out)
+static unsigned bucket_of(const kd_peer *p)
 {
-    char host[64];
-    const char *start = strchr(peer, ':'), *colon = strrchr(peer, ':');
-    if (!start || start == colon)
-        return false;
-    start++;
-    const char *end = colon;
-    if (strncmp(start, "%5B", 3) == 0 && end - start >= 6)
-        start += 3, end -= 3;
-    size_t n = (size_t)(end - start);
-    if (n >= sizeof host)
-        return false;
-    memcpy(host, start, n);
-    host[n] = '\0';
-    host[strcspn(host, "%")] = '\0';
-    out->port = htons((uint16_t)strtoul(colon + 1, NULL, 10));
-    uint8_t v4[4];
-    if (inet_pton(AF_INET, host, v4) == 1) {
-        map_v4(v4, out->ip);
-        return true;
-    }
-    return inet_pton(AF_INET6, host, out->ip) == 1;
-}
-
-/* Where a source is counted: IPv4 by address, IPv6 by the /64 that one machine has whole. */
-static const uint8_t *network_of(const struct address *a, size_t *out_bytes)
-{
-    const bool v4 = memcmp(a->ip, g_mapped, sizeof g_mapped) == 0;
-    *out_bytes = v4 ? 4 : 8;
-    return a->ip + (v4 ? sizeof g_mapped : 0);
-}
-
-static unsigned bucket_of(const struct address *a)
-{
-    size_t n;
-    const uint8_t *network = network_of(a, &n);
-    unsigned h = 0;
-    for (size_t i = 0; i < n; i++)
-        h = h * 31 + network[i];
-    return h % BUCKETS;
-}
-
-void kd_rpc_peer_network(const char *peer, char out[KD_RPC_NETWORK])
-{
-    struct address a;
-    size_t n;
-    if (!parse_peer(peer, &a)) {
-        snprintf(out, KD_RPC_NETWORK, "%s", peer);
-        return;
-    }
-    const uint8_t *network = network_of(&a, &n);
-    const bool v6 = n == 8;
-    uint8_t whole[16] = {0};
-    memcpy(whole, network, n);
-    inet_ntop(v6 ? AF_INET6 : AF_INET, whole, out, KD_RPC_NETWORK);
-    if (v6)
-        strcat(out, "/64");
+    return (unsigned)(kd_peer_network(p) * 0x9e3779b97f4a7c15u >> 32) % BUCKETS;
 }
 
 /* ---- under the lock */
@@ -225,8 +145,8 @@ void kd_rpc_connection_add(int fd, int limit)
 
 void kd_rpc_connection_prove(const char *peer)
 {
-    struct address from;
-    if (!atomic_load(&g_any) || !parse_peer(peer, &from))
+    kd_peer from;
+    if (!atomic_load(&g_any) || !kd_peer_parse(peer, &from))
         return;
     pthread_mutex_lock(&g_mu);
     for (size_t i = g_n; i-- > 0;)

@@ -287,6 +287,27 @@ static void call_who(const struct rpc_fixture *f, char address[128])
     free(r.bytes);
 }
 
+/* Of a connection over IPv6, too, the address is spelled as everywhere (kd/peer.h). */
+static void test_rpc_peer_over_ipv6(void **state)
+{
+    struct rpc_fixture six = {.rpc = ((struct rpc_fixture *)*state)->rpc};
+    kd_diag diag = {0};
+    char address[128];
+    kd_rpc_server_config cfg = {.listen = "[::1]:0",
+                                .methods = rpc_methods,
+                                .n_methods = rpc_n_methods,
+                                .max_message = MAX_MESSAGE};
+    if (kd_rpc_server_new(six.rpc, &cfg, &six.server, &diag) != 0)
+        skip(); /* no IPv6 on this machine */
+    snprintf(six.target, sizeof six.target, "[::1]:%d", kd_rpc_server_port(six.server));
+    kd_assert_ok(kd_rpc_channel_new(six.rpc, six.target, NULL, MAX_MESSAGE, &six.channel, &diag),
+                 &diag);
+    call_who(&six, address);
+    assert_memory_equal(address, "ipv6:[::1]:", 11);
+    kd_rpc_channel_free(six.channel);
+    kd_rpc_server_free(six.server);
+}
+
 /* A new connection for calls to come, not two at once; what runs on the old one ends. */
 static void test_rpc_reconnect_on_demand(void **state)
 {
@@ -437,6 +458,7 @@ int main(void)
         RPC_TEST(test_rpc_channel_closed_with_calls_in_flight),
         RPC_TEST(test_rpc_two_stops_at_once),
         RPC_TEST(test_rpc_port_taken_and_bad_addresses),
+        RPC_TEST(test_rpc_peer_over_ipv6),
         RPC_TEST(test_rpc_client_reconnects),
         RPC_TEST(test_rpc_reconnect_on_demand),
         RPC_TEST(test_rpc_survives_noise_on_the_port),
