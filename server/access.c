@@ -178,12 +178,12 @@ int kd_access_job(const kd_access *a, const kd_rpc_call *call, const char *owner
     const kd_rule *rule = rule_of(call);
     if (!a->authority || kd_rule_allows_job(rule->scope, who, owner))
         return 0;
+    char roles[96] = "";
+    list_roles(kd_rule_roles_of_all(rule->scope), roles, sizeof roles);
     return kd_fail(diag, -KD_EPERM,
                    "the job belongs to %s, and %s is a %s: %s another's job takes the role %s",
                    owner[0] ? owner : "nobody", who->name, kd_role_name(who->role),
-                   rule->scope == KD_SCOPE_READ ? "to read" : "to change",
-                   rule->scope == KD_SCOPE_READ ? "viewer, operator or admin"
-                                                : "operator or admin");
+                   rule->scope == KD_SCOPE_READ ? "to read" : "to change", roles);
 }
 
 int kd_access_more_jobs(const kd_access *a, const kd_rpc_call *call, size_t have, size_t more,
@@ -225,9 +225,9 @@ enum kd_role kd_access_session(kd_access *a, const char *token, char out_name[KD
     return role;
 }
 
-bool kd_access_may_read_all(enum kd_role role)
+bool kd_access_may_read_all(const kd_access *a, const kd_pki_identity *who)
 {
-    return role == KD_ROLE_VIEWER || role == KD_ROLE_OPERATOR || role == KD_ROLE_ADMIN;
+    return !a->authority || 1u << who->role & kd_rule_roles_of_all(KD_SCOPE_READ);
 }
 
 bool kd_access_may_read(const kd_access *a, const kd_pki_identity *who, const char *owner)

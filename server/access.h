@@ -39,10 +39,9 @@ bool kd_access_required(const kd_access *a);
  * it is unknown, over or revoked, with its name in *out_name. Takes about a microsecond. A wrong
  * guess costs nothing here: bound how often one address may try. */
 enum kd_role kd_access_session(kd_access *a, const char *token, char out_name[KD_PKI_NAME]);
-/* Whether the role reads everybody's jobs: viewers, operators, admins. */
-bool kd_access_may_read_all(enum kd_role role);
-/* Whether who reads a job of that owner ("" = nobody's); NULL and whoever comes in plain text do.
- */
+/* Whether who reads everybody's jobs; in plain text everybody does. */
+bool kd_access_may_read_all(const kd_access *a, const kd_pki_identity *who);
+/* Whether who reads a job of that owner ("" = nobody's); NULL does, and in plain text everybody. */
 bool kd_access_may_read(const kd_access *a, const kd_pki_identity *who, const char *owner);
 /* What a TLS server of this coordinator shows: PEM copies, free with kd_access_files_clear. All
  * NULL without TLS. version goes up whenever they change. */

@@ -261,7 +261,6 @@ static bool has_body(struct MHD_Connection *c)
 
 static enum MHD_Result answer(kd_http_request *r, const char *path, const char *method)
 {
-    const char *why;
     r->head = strcmp(method, MHD_HTTP_METHOD_HEAD) == 0;
     if (!r->head && strcmp(method, MHD_HTTP_METHOD_GET) != 0)
         return refuse(r, MHD_HTTP_METHOD_NOT_ALLOWED,
@@ -273,9 +272,8 @@ static enum MHD_Result answer(kd_http_request *r, const char *path, const char *
         !find_route(r, kd_http_api, kd_http_n_api, path))
         return refuse(r, MHD_HTTP_NOT_FOUND, "there is nothing under this path");
     const enum kd_http_role role = asset ? KD_HTTP_READER : r->route->role;
-    int status = kd_http_authorise(r, role, &why);
-    if (status != 0)
-        return refuse(r, status, why);
+    if (!kd_http_authorise(r, role))
+        return send_answer(r);
     if (role != KD_HTTP_PROBE && !kd_http_link_let_in(r->http, r->connection))
         return refuse(r, MHD_HTTP_SERVICE_UNAVAILABLE, "too many connections are open");
     if (asset)

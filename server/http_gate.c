@@ -2,6 +2,7 @@
 #include "http_internal.h"
 
 #include "access.h"
+#include "kd/peer.h"
 
 #include <arpa/inet.h>
 #include <netdb.h>
@@ -47,30 +48,30 @@ static void session_of(struct MHD_Connection *c, char out[KD_TOKEN_TEXT])
     snprintf(out, KD_TOKEN_TEXT, "%s", text && strlen(text) < KD_TOKEN_TEXT ? text : "");
 }
 
-/* Enters into the audit that a request was let in or refused. */
-static void audit(const kd_http_request *r, const char *method, int code, const char *text)
+/* Enters into the audit that a request was let in, code 0, or refused. */
+static void audit(const kd_http_request *r, int code, const char *text)
 {
-    const union MHD_ConnectionInfo *peer =
+    const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(r->connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
-    char host[INET6_ADDRSTRLEN] = "", address[64] = "";
-    const struct sockaddr *a = peer ? peer->client_addr : NULL;
-    if (a && a->sa_family == AF_INET) {
-        const struct sockaddr_in *in = (const struct sockaddr_in *)a;
-        inet_ntop(AF_INET, &in->sin_addr, host, sizeof host);
-        snprintf(address, sizeof address, "ipv4:%s:%u", host, ntohs(in->sin_port));
-    } else if (a && a->sa_family == AF_INET6) {
-        const struct sockaddr_in6 *in = (const struct sockaddr_in6 *)a;
-        inet_ntop(AF_INET6, &in->sin6_addr, host, sizeof host);
-        snprintf(address, sizeof address, "ipv6:[%s]:%u", host, ntohs(in->sin6_port));
-    }
+    const bool login = r->route && r->route->here == kd_http_login;
+    const char *method = login ? "Login" : r->head ? "Head" : "Get";
+    char address[KD_PEER_TEXT] = "";
+    kd_peer from;
+    if (info && kd_peer_of(info->client_addr, &from))
+        kd_peer_text(&from, address);
     kd_access_audit_http(r->http->daemon->access,
                          &(kd_http_act){&r->who, address, method, r->path, text, code});
 }
 
+static void turn_away(kd_http_request *r, int status, int code, const char *why)
+{
+    audit(r, code, why);
+    kd_http_refuse(r, status, why);
+}
+
 void kd_http_forbid(kd_http_request *r, const char *why)
 {
-    audit(r, "Get", -KD_EPERM, why);
-    kd_http_refuse(r, MHD_HTTP_FORBIDDEN, why);
+    turn_away(r, MHD_HTTP_FORBIDDEN, -KD_EPERM, why);
 }
 
 /* Takes the token for the request's session: whether it is one that may read. */
@@ -90,7 +91,7 @@ bool kd_http_session_ok(kd_http *h, const char *token)
 
 bool kd_http_sees_all(const kd_http *h, const kd_pki_identity *who)
 {
-    return !kd_access_required(h->daemon->access) || kd_access_may_read_all(who->role);
+    return kd_access_may_read_all(h->daemon->access, who);
 }
 
 /* A secret of 192 random bits is not guessed; who tries shall not keep the processor busy either.
@@ -103,33 +104,24 @@ static bool guesses_too_much(kd_http *h)
     return atomic_fetch_add(&h->guesses, 1) >= KD_HTTP_GUESSES;
 }
 
-static int refuse_session(kd_http_request *r, int status, int code, const char *why,
-                          const char **out_why)
-{
-    audit(r, "Get", code, why);
-    *out_why = why;
-    return status;
-}
-
-static int check_session(kd_http_request *r, enum kd_http_role role, const char **out_why)
+static bool check_session(kd_http_request *r, enum kd_http_role role)
 {
     session_of(r->connection, r->token);
     if (take_session(r, r->token)) {
         if (role != KD_HTTP_ALL || kd_http_sees_all(r->http, &r->who))
-            return 0;
-        return refuse_session(r, MHD_HTTP_FORBIDDEN, -KD_EPERM,
-                              "this is of everybody's jobs: it takes the session of a viewer, "
-                              "operator or admin",
-                              out_why);
+            return true;
+        kd_http_forbid(r, "this is of everybody's jobs: it takes the session of a viewer, operator "
+                          "or admin");
+    } else if (r->token[0] && guesses_too_much(r->http)) {
+        turn_away(r, MHD_HTTP_TOO_MANY_REQUESTS, -KD_ELIMIT,
+                  "too many wrong tokens; try again in a second");
+    } else {
+        turn_away(
+            r, MHD_HTTP_UNAUTHORIZED, -KD_EAUTH,
+            "show a session: `distill token create --session --role viewer` makes one; a "
+            "browser opens /login?token=TOKEN, a program sends `Authorization: Bearer TOKEN`");
     }
-    if (r->token[0] && guesses_too_much(r->http))
-        return refuse_session(r, MHD_HTTP_TOO_MANY_REQUESTS, -KD_ELIMIT,
-                              "too many wrong tokens; try again in a second", out_why);
-    return refuse_session(
-        r, MHD_HTTP_UNAUTHORIZED, -KD_EAUTH,
-        "show a session: `distill token create --session --role viewer` makes one; a browser opens "
-        "/login?token=TOKEN, a program sends `Authorization: Bearer TOKEN`",
-        out_why);
+    return false;
 }
 
 void kd_http_login(kd_http_request *r)
@@ -139,42 +131,45 @@ void kd_http_login(kd_http_request *r)
         kd_http_say(r, MHD_HTTP_SEE_OTHER, "text/plain", "nobody has to log in here\n");
         r->location = "/";
     } else if (token && strlen(token) < KD_TOKEN_TEXT && take_session(r, token)) {
-        audit(r, "Login", 0, "");
+        audit(r, 0, "");
         kd_http_say(r, MHD_HTTP_SEE_OTHER, "text/plain", "logged in\n");
         r->location = "/";
         snprintf(r->cookie, sizeof r->cookie, "%s=%s; Path=/; HttpOnly; SameSite=Strict%s",
                  KD_HTTP_COOKIE, token, r->http->tls ? "; Secure" : "");
     } else if (token && guesses_too_much(r->http)) {
-        audit(r, "Login", -KD_ELIMIT, "too many wrong tokens");
-        kd_http_refuse(r, MHD_HTTP_TOO_MANY_REQUESTS, "too many wrong tokens");
+        turn_away(r, MHD_HTTP_TOO_MANY_REQUESTS, -KD_ELIMIT, "too many wrong tokens");
     } else {
-        audit(r, "Login", -KD_EAUTH, token ? "no such session, or it is over" : "no token");
-        kd_http_refuse(r, MHD_HTTP_UNAUTHORIZED,
-                       "no such session, or it is over: `distill token create --session --role "
-                       "viewer` makes one; open /login?token=TOKEN");
+        turn_away(r, MHD_HTTP_UNAUTHORIZED, -KD_EAUTH,
+                  "no such session, or it is over: `distill token create --session --role viewer` "
+                  "makes one; open /login?token=TOKEN");
     }
 }
 
-int kd_http_authorise(kd_http_request *r, enum kd_http_role role, const char **out_why)
+/* Where nobody has to show who he is: from this machine, unless everybody may. */
+static bool check_place(kd_http_request *r)
 {
-    if (role == KD_HTTP_PROBE)
-        return 0;
-    if (kd_access_required(r->http->daemon->access))
-        return check_session(r, role, out_why);
     if (r->http->open)
-        return 0;
-    const union MHD_ConnectionInfo *peer =
+        return true;
+    const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(r->connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
-    *out_why = "only programs on the coordinator's own machine may ask; see --http";
-    if (!peer || !kd_http_is_loopback(peer->client_addr))
-        return MHD_HTTP_FORBIDDEN;
-    *out_why =
-        "ask for localhost, 127.0.0.1 or [::1]: another Host is refused, since a foreign page "
-        "could hide behind it";
-    if (!host_is_local(
-            MHD_lookup_connection_value(r->connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_HOST)))
-        return MHD_HTTP_FORBIDDEN;
-    return 0;
+    const char *host =
+        MHD_lookup_connection_value(r->connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_HOST);
+    if (!info || !kd_http_is_loopback(info->client_addr))
+        kd_http_refuse(r, MHD_HTTP_FORBIDDEN,
+                       "only programs on the coordinator's own machine may ask; see --http");
+    else if (!host_is_local(host))
+        kd_http_refuse(r, MHD_HTTP_FORBIDDEN,
+                       "ask for localhost, 127.0.0.1 or [::1]: another Host is refused, since a "
+                       "foreign page could hide behind it");
+    else
+        return true;
+    return false;
+}
+
+bool kd_http_authorise(kd_http_request *r, enum kd_http_role role)
+{
+    return role == KD_HTTP_PROBE ||
+           (kd_access_required(r->http->daemon->access) ? check_session(r, role) : check_place(r));
 }
 
 int kd_http_resolve(const char *listen, struct sockaddr_storage *out, kd_diag *diag)

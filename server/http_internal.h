@@ -120,10 +120,10 @@ void kd_http_say(kd_http_request *r, int status, const char *type, const char *t
 void kd_http_refuse(kd_http_request *r, int status, const char *text);
 
 /* ---- http_gate.c */
-/* The one place that decides whether a request is let in with the role its route wants. Returns 0,
- * or the status that refuses it, with a sentence. */
-int kd_http_authorise(kd_http_request *r, enum kd_http_role role, const char **out_why);
-/* Refuses with 403 what the session may not see, and enters it into the audit. */
+/* The one place that decides whether a request is let in with the role its route wants; false: it
+ * is refused, which is its answer and stands in the audit. */
+bool kd_http_authorise(kd_http_request *r, enum kd_http_role role) KD_MUST_CHECK;
+/* Refuses likewise, with 403, what the session may not see. */
 void kd_http_forbid(kd_http_request *r, const char *why);
 /* Whether the token is that of a session that goes on. */
 bool kd_http_session_ok(kd_http *h, const char *token);

@@ -7,7 +7,8 @@
 #define ADMIN (1u << KD_ROLE_ADMIN)
 #define OPERATORS (ADMIN | 1u << KD_ROLE_OPERATOR)
 #define SUBMITTERS (OPERATORS | 1u << KD_ROLE_SUBMITTER)
-#define READERS (SUBMITTERS | 1u << KD_ROLE_VIEWER)
+#define VIEWER (1u << KD_ROLE_VIEWER)
+#define READERS (SUBMITTERS | VIEWER)
 #define ANYBODY_KNOWN (READERS | WORKER)
 #define ANYBODY (ANYBODY_KNOWN | NOBODY_KNOWN)
 
@@ -79,11 +80,14 @@ const kd_rule *kd_rule_of(const char *path)
     return NULL;
 }
 
+unsigned kd_rule_roles_of_all(enum kd_scope scope)
+{
+    return scope == KD_SCOPE_READ ? OPERATORS | VIEWER : OPERATORS;
+}
+
 bool kd_rule_allows_job(enum kd_scope scope, const kd_pki_identity *who, const char *owner)
 {
-    if (1u << who->role & OPERATORS)
-        return true;
-    if (scope == KD_SCOPE_READ && who->role == KD_ROLE_VIEWER)
+    if (1u << who->role & kd_rule_roles_of_all(scope))
         return true;
     return who->role == KD_ROLE_SUBMITTER && owner[0] && strcmp(owner, who->name) == 0;
 }

@@ -23,6 +23,8 @@ extern const kd_rule kd_rules[];
 extern const size_t kd_n_rules;
 /* NULL for a path that has none: nobody may call it. */
 const kd_rule *kd_rule_of(const char *path);
+/* The roles, bit by bit, that may do this to everybody's jobs. */
+unsigned kd_rule_roles_of_all(enum kd_scope scope);
 /* Whether the holder of a role may do this to a job of `owner` ("" = nobody's). */
 bool kd_rule_allows_job(enum kd_scope scope, const kd_pki_identity *who, const char *owner);
 
