@@ -6,10 +6,13 @@ static int tell(kd_cli *cli, const kd_args *args, const ProtobufCMessage *reply)
 {
     (void)args;
     const Distill__V1__RevokeReply *r = (const Distill__V1__RevokeReply *)reply;
-    int rc = kd_certificates_print(cli, r->certificates, r->n_certificates,
-                                   json_pack("{s:i}", "calls_ended", (int)r->calls_ended));
+    int rc =
+        kd_certificates_print(cli, r->certificates, r->n_certificates,
+                              json_pack("{s:I, s:I}", "calls_ended", (json_int_t)r->calls_ended,
+                                        "sessions_ended", (json_int_t)r->sessions_ended));
     if (!cli->json)
-        kd_say(cli, "%u of its calls ended", r->calls_ended);
+        kd_say(cli, "%u of its calls and %u of its sessions ended", r->calls_ended,
+               r->sessions_ended);
     return rc;
 }
 

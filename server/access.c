@@ -318,13 +318,18 @@ void kd_access_drop_session(kd_access *a, const char *hash)
     pthread_mutex_unlock(&a->mu);
 }
 
-void kd_access_drop_sessions_of(kd_access *a, const char *name)
+uint32_t kd_access_drop_sessions_of(kd_access *a, const char *name)
 {
+    int64_t now = kd_clock_wall_ms();
+    uint32_t good = 0;
     pthread_mutex_lock(&a->mu);
     for (size_t i = a->n_sessions; i-- > 0;)
-        if (strcmp(a->sessions[i].name, name) == 0)
+        if (strcmp(a->sessions[i].name, name) == 0) {
+            good += a->sessions[i].expires_ms > now;
             a->sessions[i] = a->sessions[--a->n_sessions];
+        }
     pthread_mutex_unlock(&a->mu);
+    return good;
 }
 
 /* ---- life */

@@ -132,9 +132,10 @@ int kd_access_renew(kd_access *a, const kd_pki_identity *who, const char *csr,
                     char **out_certificate, kd_pki_identity *out, kd_diag *diag) KD_MUST_CHECK;
 /* who: a name or a serial number. From now on every call with one of these certificates is refused,
  * and every request with a session of that name; who has some running is the caller's to end.
- * Returns how many certificates are in out [max], or -KD_ENOENT. */
+ * Returns how many certificates are in out [max], or -KD_ENOENT. *out_sessions: how many were good
+ * until then. */
 int kd_access_revoke(kd_access *a, const char *who, kd_certificate_row *out, int max,
-                     kd_diag *diag) KD_MUST_CHECK;
+                     uint32_t *out_sessions, kd_diag *diag) KD_MUST_CHECK;
 int kd_access_list_certificates(kd_access *a, kd_certificate_row *out, int max, kd_diag *diag);
 /* Any thread. Whether calls of this certificate are to end: revoked or over. */
 bool kd_access_is_over(kd_access *a, const kd_pki_identity *who);

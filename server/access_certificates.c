@@ -236,7 +236,8 @@ static int write_revoked(kd_access *a, const char *who, int64_t now, int *out_se
     return rc;
 }
 
-int kd_access_revoke(kd_access *a, const char *who, kd_certificate_row *out, int max, kd_diag *diag)
+int kd_access_revoke(kd_access *a, const char *who, kd_certificate_row *out, int max,
+                     uint32_t *out_sessions, kd_diag *diag)
 {
     sqlite3_stmt *st = NULL;
     int64_t now = kd_clock_wall_ms();
@@ -254,13 +255,15 @@ int kd_access_revoke(kd_access *a, const char *who, kd_certificate_row *out, int
     kd_sql_end(st);
     if (rc < 0)
         return rc;
-    if (n == 0 && serial)
+    if (n == 0 && serial) {
+        *out_sessions = 0;
         return revoke_unknown(a, who, out, diag);
+    }
     int sessions = 0;
     rc = write_revoked(a, who, now, &sessions, diag);
     if (rc != 0)
         return rc;
-    kd_access_drop_sessions_of(a, who);
+    const uint32_t good = kd_access_drop_sessions_of(a, who);
     if (n == 0 && sessions == 0)
         return kd_fail(diag, -KD_ENOENT,
                        "no certificate or session of %.64s is good; `distill certificates` and "
@@ -270,5 +273,6 @@ int kd_access_revoke(kd_access *a, const char *who, kd_certificate_row *out, int
         kd_access_add_revoked(a, out[i].who.serial);
         out[i].revoked_ms = out[i].revoked_ms ? out[i].revoked_ms : now;
     }
+    *out_sessions = good;
     return n;
 }

@@ -93,7 +93,8 @@ bool kd_access_is_revoked(const kd_access *a, const char *serial); /* under the 
 void kd_access_add_revoked(kd_access *a, const char *serial);
 void kd_access_add_session(kd_access *a, const kd_token_row *row);
 void kd_access_drop_session(kd_access *a, const char *hash);
-void kd_access_drop_sessions_of(kd_access *a, const char *name);
+/* Returns how many of them were not over yet. */
+uint32_t kd_access_drop_sessions_of(kd_access *a, const char *name);
 
 /* access_audit.c. Any thread: waits to be stored. */
 void kd_access_audit(kd_access *a, const kd_rpc_call *call, const char *result, const char *text);

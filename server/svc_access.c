@@ -128,7 +128,8 @@ static void do_revoke(kd_daemon *d, kd_loop_call *c)
     kd_diag diag = {0};
     struct certificates *l = kd_xalloc(sizeof *l);
     kd_rpc_call_set_note(c->call, r->who);
-    int n = kd_access_revoke(d->access, r->who, l->rows, KD_MAX_ACCESS_ROWS, &diag);
+    uint32_t sessions;
+    int n = kd_access_revoke(d->access, r->who, l->rows, KD_MAX_ACCESS_ROWS, &sessions, &diag);
     if (n < 0) {
         kd_rpc_finish_diag(c->call, &diag);
         free(l);
@@ -140,8 +141,9 @@ static void do_revoke(kd_daemon *d, kd_loop_call *c)
     reply.n_certificates = (size_t)n;
     reply.calls_ended = (uint32_t)kd_rpc_server_end_calls(d->server, is_over, d->access, -KD_EPERM,
                                                           "the certificate was revoked");
-    kd_info("revoked: who=%.64s certificates=%d calls_ended=%u by=%s", r->who, n, reply.calls_ended,
-            kd_access_who(c->call));
+    reply.sessions_ended = sessions;
+    kd_info("revoked: who=%.64s certificates=%d calls_ended=%u sessions_ended=%u by=%s", r->who, n,
+            reply.calls_ended, sessions, kd_access_who(c->call));
     kd_answer(c->call, &reply);
     free(l);
 }

@@ -306,20 +306,23 @@ static void test_access_session(void **state)
     snprintf(id, sizeof id, "%.12s", row.hash);
     kd_assert_ok(kd_access_revoke_token(f->access, id, &row, &f->diag), &f->diag);
     assert_int_equal(kd_access_session(f->access, text, name), KD_ROLE_NONE);
+    token(f, KD_ROLE_VIEWER, "sue", 1000, true, text, &row);
     token(f, KD_ROLE_VIEWER, "short", 1000, true, text, &row);
     usleep(1100000);
     assert_int_equal(kd_access_session(f->access, text, name), KD_ROLE_NONE);
     /* A name that is revoked has no session either; who has no certificate may be revoked as well.
      */
     kd_certificate_row rows[2];
+    uint32_t ended;
     token(f, KD_ROLE_SUBMITTER, "sue", KD_SESSION_MAX_TTL_MS, true, text, &row);
     assert_int_equal(kd_access_session(f->access, text, name), KD_ROLE_SUBMITTER);
-    assert_int_equal(kd_access_revoke(f->access, "sue", rows, 2, &f->diag), 0);
+    assert_int_equal(kd_access_revoke(f->access, "sue", rows, 2, &ended, &f->diag), 0);
+    assert_int_equal(ended, 1); /* the other one was over */
     assert_int_equal(kd_access_session(f->access, text, name), KD_ROLE_NONE);
     again(f, &quotas);
     assert_int_equal(kd_access_session(f->access, text, name), KD_ROLE_NONE);
-    kd_assert_fails(kd_access_revoke(f->access, "sue", rows, 2, &f->diag), KD_ENOENT, &f->diag,
-                    "no certificate or session");
+    kd_assert_fails(kd_access_revoke(f->access, "sue", rows, 2, &ended, &f->diag), KD_ENOENT,
+                    &f->diag, "no certificate or session");
     kd_access_files files;
     kd_access_files_get(f->access, &files);
     kd_assert_ok(kd_pki_check(files.ca, files.certificate, files.key, &f->diag), &f->diag);
@@ -379,25 +382,28 @@ static void test_access_revoke(void **state)
     kd_rpc_result r;
     kd_pki_identity one, two;
     kd_certificate_row rows[8];
+    uint32_t ended;
     char *a = member(f, KD_ROLE_VIEWER, "vera", &one), *b = member(f, KD_ROLE_VIEWER, "vera", &two),
          *c = member(f, KD_ROLE_VIEWER, "carl", NULL);
     kd_rpc_channel *first = channel_of(f, a), *second = channel_of(f, b), *other = channel_of(f, c);
     assert_int_equal(ask(first, "Jobs/Get", &r), 0);
     /* By serial number that one alone, over the connection that is there. */
-    assert_int_equal(kd_access_revoke(f->access, one.serial, rows, 8, &f->diag), 1);
+    assert_int_equal(kd_access_revoke(f->access, one.serial, rows, 8, &ended, &f->diag), 1);
     assert_true(kd_access_is_over(f->access, &one));
     assert_int_equal(ask(first, "Jobs/Get", &r), -KD_EPERM);
     assert_non_null(strstr(r.text, "was revoked"));
     assert_int_equal(ask(second, "Jobs/Get", &r), 0);
     /* By name all of them; others are not touched. */
-    assert_int_equal(kd_access_revoke(f->access, "vera", rows, 8, &f->diag), 2);
+    assert_int_equal(kd_access_revoke(f->access, "vera", rows, 8, &ended, &f->diag), 2);
+    assert_int_equal(ended, 0);
     assert_int_equal(ask(second, "Jobs/Get", &r), -KD_EPERM);
     assert_int_equal(ask(other, "Jobs/Get", &r), 0);
-    kd_assert_fails(kd_access_revoke(f->access, "nobody", rows, 8, &f->diag), KD_ENOENT, &f->diag,
-                    "no certificate");
+    kd_assert_fails(kd_access_revoke(f->access, "nobody", rows, 8, &ended, &f->diag), KD_ENOENT,
+                    &f->diag, "no certificate");
     /* A serial number that this database has never seen. */
     assert_int_equal(
-        kd_access_revoke(f->access, "4123456789abcdef0123456789abcdef", rows, 8, &f->diag), 1);
+        kd_access_revoke(f->access, "4123456789abcdef0123456789abcdef", rows, 8, &ended, &f->diag),
+        1);
     kd_rpc_channel_free(first);
     kd_rpc_channel_free(second);
     kd_rpc_channel_free(other);
@@ -576,6 +582,7 @@ static void test_authority_admin(void **state)
     const kd_quotas quotas = KD_QUOTAS_DEFAULT;
     char serial[KD_PKI_SERIAL], path[400];
     kd_certificate_row rows[8];
+    uint32_t ended;
     kd_pki_identity *admin = &f->authority->admin;
     memcpy(serial, admin->serial, sizeof serial);
     kd_assert_ok(kd_access_keep_admin(f->access, false, &f->diag), &f->diag);
@@ -599,7 +606,7 @@ static void test_authority_admin(void **state)
     kd_assert_ok(kd_access_keep_admin(f->access, true, &f->diag), &f->diag);
     memcpy(serial, admin->serial, sizeof serial);
     assert_int_equal(kd_access_was_revoked(f->dir, serial, &f->diag), 0);
-    assert_int_equal(kd_access_revoke(f->access, serial, rows, 8, &f->diag), 1);
+    assert_int_equal(kd_access_revoke(f->access, serial, rows, 8, &ended, &f->diag), 1);
     assert_int_equal(kd_access_was_revoked(f->dir, serial, &f->diag), 1);
     sleep(3);
     kd_assert_ok(kd_access_keep_admin(f->access, true, &f->diag), &f->diag);

@@ -46,13 +46,14 @@ refused=$(curl -s --max-time 20 --cacert "$DIR/state/tls/ca.pem" -H 'Authorizati
 
 note "a live stream ends with its session"
 http /api/v1/stream -N -H "Authorization: Bearer $viewer" >"$DIR/stream" &
-reader=$!
+PIDS[reader]=$!
 
 note "revoked"
 sleep 1.1 # for those guesses to be forgotten
 id=$(distill token ls -o json | pick '[t["id"] for t in d["tokens"] if t["session"]][0]')
 distill token revoke "$id" >"$DIR/body" || fail "no revocation: $(cat "$DIR/body")"
-wait $reader || fail "the stream goes on: $(cat "$DIR/stream")"
+wait "${PIDS[reader]}" || fail "the stream goes on: $(cat "$DIR/stream")"
+unset 'PIDS[reader]'
 grep -q '^event: jobs' "$DIR/stream" || fail "nothing was streamed"
 [ "$(code /metrics -H "Authorization: Bearer $viewer")" = 401 ] || fail "a revoked session is let in"
 [ "$(code /api/v1/jobs -b "$DIR/cookies")" = 401 ] || fail "a revoked cookie is let in"
@@ -88,13 +89,15 @@ await 10 grep -q '^event: workers' "$DIR/vera"
 live() { sed -n '/^event: jobs/{n; s/^data: //; p; q}' "$DIR/$1" | ids; }
 [ "$(live sue)" = "$hers" ] || fail "sue's live list: $(cat "$DIR/sue")"
 [ "$(live vera)" = "$both" ] || fail "vera's live list: $(cat "$DIR/vera")"
+[ "$(code /metrics -I "${sue[@]}")" = 403 ] || fail "HEAD /metrics is open to sue"
 distill audit -n 1000 >"$DIR/audit"
-grep -qE 'sue +submitter .*HTTP/Get +/metrics +EPERM' "$DIR/audit" || fail "sue's refusals are not in the audit"
-expect 0 'calls ended' distill revoke sue
+for method in Get Head; do
+    grep -qE "sue +submitter .*HTTP/$method +/metrics +EPERM" "$DIR/audit" || fail "sue's refusals are not in the audit"
+done
+expect 0 '0 of its calls and 1 of its sessions ended' distill revoke sue
 wait "${PIDS[sue]}" || fail "sue's stream goes on"
 [ "$(code /api/v1/jobs "${sue[@]}")" = 401 ] || fail "sue was revoked, and her session is good"
-kill "${PIDS[vera]}"
-unset 'PIDS[sue]' 'PIDS[vera]'
+unset 'PIDS[sue]'
 
 note "a new certificate"
 before=$(echo | openssl s_client -connect "127.0.0.1:$HTTP" 2>/dev/null | openssl x509 -noout -serial 2>/dev/null)
