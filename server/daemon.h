@@ -52,6 +52,7 @@ typedef struct kd_stage_record {
     uint64_t fault_redone;            /* steps computed again because of it */
     uint64_t lost;                    /* newest version whose checkpoint could not be written */
     kd_meter *meter;                  /* owned; NULL before its first step in this process */
+    double ms_per_image, ms_per_image_64; /* of what it makes, as ModelCost; 0 = not measured */
     double last_loss;
     double rate;  /* samples a second, smoothed */
     void *writes; /* checkpoints.c: those that wait for the one being written */
@@ -70,7 +71,6 @@ typedef struct kd_job_record {
     int n_stages;
     kd_epoch_row *epochs;
     int n_epochs;
-    char costs[2048]; /* JSON array of measured model costs */
     const char *phase;
     bool saving;    /* a checkpoint is being written */
     bool planned;   /* it stands still because that was wanted: going on is no fault's recovery */
@@ -382,6 +382,10 @@ int kd_choice_make(kd_daemon *d, const Distill__V1__Choice *m, Distill__V1__Choi
 /* result.c: result.json, the last artefact of a job. Where the disk is full, the tick tries again.
  */
 void kd_result_tick(kd_daemon *d);
+/* What a worker has measured of the job's networks, for that file. One of another name is left out,
+ * and an event says so. */
+void kd_result_costs(kd_daemon *d, kd_job_record *j, const char *worker,
+                     const Distill__V1__Measured *m);
 void kd_result_export(kd_daemon *d, kd_job_record *j, uint32_t stage);
 
 /* watch.c */

@@ -26,20 +26,27 @@ static json_t *accuracy_object(uint32_t correct, uint32_t samples, double loss)
                      (json_int_t)samples, "loss", loss);
 }
 
-/* What was measured of a network, 0 = nothing. */
-static double cost_of(const kd_job_record *j, const char *name, const char *key)
+void kd_result_costs(kd_daemon *d, kd_job_record *j, const char *worker,
+                     const Distill__V1__Measured *m)
 {
-    double ms = 0;
-    json_t *costs = json_loads(j->costs[0] ? j->costs : "[]", 0, NULL), *cost;
-    size_t k;
-    json_array_foreach(costs, k, cost)
-    {
-        const char *of = json_string_value(json_object_get(cost, "name"));
-        if (of && strcmp(of, name) == 0)
-            ms = json_real_value(json_object_get(cost, key));
+    size_t unknown = 0;
+    for (size_t k = 0; k < m->n_models; k++) {
+        const Distill__V1__ModelCost *cost = m->models[k];
+        kd_stage_record *s = NULL;
+        for (int i = 0; i < j->n_stages && !s; i++) {
+            const char *name = kd_stage_makes(j->stages[i].kind);
+            s = name && strcmp(name, cost->name) == 0 ? &j->stages[i] : NULL;
+        }
+        if (s) {
+            s->ms_per_image = cost->ms_per_image;
+            s->ms_per_image_64 = cost->ms_per_image_64;
+        }
+        unknown += !s;
     }
-    json_decref(costs);
-    return ms;
+    if (unknown)
+        kd_watch_event(d, j, "warning", worker, NULL,
+                       "%s measured %zu network(s) that the job does not make; that is left out",
+                       worker, unknown);
 }
 
 /* The row of evaluation.json for a network and a split, NULL = none; borrowed. */
@@ -85,10 +92,9 @@ static json_t *describe(kd_daemon *d, kd_job_record *j, uint32_t stage, const ch
     json_object_set_new(o, "best_epoch", json_integer(best ? (json_int_t)best->epoch : 0));
     json_object_set_new(o, "parameters", json_integer((json_int_t)s->info->parameters));
     json_object_set_new(o, "bytes", json_integer((json_int_t)file.size));
-    json_object_set_new(o, "ms_per_image", json_real(cost_of(j, name, "ms_per_image")));
-    const double batched = cost_of(j, name, "ms_per_image_64");
-    if (batched > 0)
-        json_object_set_new(o, "ms_per_image_64", json_real(batched));
+    json_object_set_new(o, "ms_per_image", json_real(s->ms_per_image));
+    if (s->ms_per_image_64 > 0)
+        json_object_set_new(o, "ms_per_image_64", json_real(s->ms_per_image_64));
     json_object_set_new(o, "digest", json_string(s->row.digest));
     json_object_set_new(o, "seconds", json_real(s->row.seconds));
     if (s->row.best_digest[0])

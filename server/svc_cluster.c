@@ -390,22 +390,11 @@ static void on_refused(kd_daemon *d, kd_rpc_call *call, kd_diag *why)
 static void on_measured(kd_daemon *d, kd_worker_record *w, const Distill__V1__Measured *m)
 {
     kd_job_id id;
+    const char *state;
     kd_job_record *j = kd_id_parse(m->job, &id) ? kd_daemon_job(d, id) : NULL;
-    if (!j)
+    if (!j || kd_core_member_job(d->core, w->id, &state) != id)
         return;
-    kd_buf text;
-    kd_buf_init(&text, sizeof j->costs - 1);
-    kd_buf_str(&text, "[");
-    for (size_t i = 0; i < m->n_models; i++)
-        if (name_ok(m->models[i]->name))
-            kd_buf_printf(&text,
-                          "%s{\"name\":\"%s\",\"ms_per_image\":%.9e,\"ms_per_image_64\":%.9e}",
-                          i ? "," : "", m->models[i]->name, m->models[i]->ms_per_image,
-                          m->models[i]->ms_per_image_64);
-    kd_buf_str(&text, "]");
-    if (!text.failed)
-        memcpy(j->costs, text.data, text.len + 1);
-    kd_buf_clear(&text);
+    kd_result_costs(d, j, w->name, m);
     kd_daemon_event(
         d, &(kd_event){.kind = KD_EV_MEASURED, .member = w->id, .job = id, .stage = m->stage});
 }

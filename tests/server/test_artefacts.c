@@ -1,5 +1,5 @@
 /* Files that workers send for a job: when they are taken, under which names, how many, and pieces
- * that come twice or mixed with another worker's. */
+ * that come twice or mixed with another worker's. What they measured of its networks. */
 #include "kd_test.h"
 
 #include "daemon.h"
@@ -176,6 +176,50 @@ static void test_artefacts_of_a_job_are_bounded(void **state)
     kd_assert_fails(put(f, EVALUATE, "more", "abc", 3, 0, 3), KD_ELIMIT, &f->diag, "64 files");
 }
 
+/* What a worker says it measured of so many networks, each a millisecond dearer. */
+static void measured(struct fixture *f, const char *const *names, size_t n)
+{
+    Distill__V1__Measured m = DISTILL__V1__MEASURED__INIT;
+    Distill__V1__ModelCost costs[KD_MAX_MODELS], *list[KD_MAX_MODELS];
+    for (size_t i = 0; i < n; i++) {
+        distill__v1__model_cost__init(&costs[i]);
+        costs[i].name = (char *)names[i];
+        costs[i].ms_per_image = 1 + (double)i;
+        costs[i].ms_per_image_64 = 0.5 + (double)i;
+        list[i] = &costs[i];
+    }
+    m.models = list;
+    m.n_models = n;
+    kd_result_costs(&f->d, f->d.jobs, "ann", &m);
+}
+
+static int warnings(struct fixture *f)
+{
+    char workers[2][65];
+    int n = kd_state_event_workers(&f->d.state, JOB, "warning", workers, 2, &f->diag);
+    assert_true(n <= 0 || strcmp(workers[0], "ann") == 0);
+    return n;
+}
+
+static void test_costs_of_networks_that_the_job_makes(void **state)
+{
+    struct fixture *f = *state;
+    static const char *const own[] = {"teacher", "student"};
+    const kd_stage_record *s = f->d.jobs->stages;
+    measured(f, own, 2);
+    assert_true(s[0].ms_per_image == 1 && s[0].ms_per_image_64 == 0.5);
+    assert_true(s[1].ms_per_image == 2 && s[1].ms_per_image_64 == 1.5);
+    assert_int_equal(warnings(f), 0);
+    /* As many as a message holds, with names that would break JSON, and one that is the job's. */
+    const char *many[KD_MAX_MODELS];
+    for (size_t i = 0; i < KD_MAX_MODELS; i++)
+        many[i] = i % 2 ? "\"," : "evaluate";
+    many[KD_MAX_MODELS - 1] = "student";
+    measured(f, many, KD_MAX_MODELS);
+    assert_true(s[0].ms_per_image == 1 && s[1].ms_per_image == KD_MAX_MODELS);
+    assert_int_equal(warnings(f), 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -185,6 +229,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_artefacts_pieces_come_again_and_mixed, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_artefacts_of_a_job_are_bounded, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_costs_of_networks_that_the_job_makes, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
