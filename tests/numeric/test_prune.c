@@ -183,7 +183,18 @@ static void test_prune_channels_choice(void **state)
     free(z);
     free(v);
     kd_graph_free(g);
-    kd_assert_fails(kd_prune_channels(n.g, n.vector, 1, 1, &g, &v, &diag), KD_EINVAL, &diag, "1");
+    static const struct {
+        double share;
+        int multiple;
+        const char *says;
+    } wrong[] = {{1, 1, "a share of 1 of the channels"},
+                 {-0.25, 1, "a share of -0.25 of the channels"},
+                 {NAN, 1, "nan of the channels"},
+                 {0.5, 0, "in multiples of 0"}};
+    for (size_t i = 0; i < KD_COUNT(wrong); i++)
+        kd_assert_fails(
+            kd_prune_channels(n.g, n.vector, wrong[i].share, wrong[i].multiple, &g, &v, &diag),
+            KD_EINVAL, &diag, wrong[i].says);
     net_free(&n);
 }
 
