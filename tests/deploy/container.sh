@@ -19,10 +19,15 @@ export STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot CONTAINERS_STORAGE_CONF=$DIR/
 mkdir "$DIR/store" "$DIR/run" "$DIR/context"
 printf '[storage]\ndriver = "vfs"\ngraphroot = "%s/store"\nrunroot = "%s/run"\n' "$DIR" "$DIR" >"$CONTAINERS_STORAGE_CONF"
 pids=()
+# end PID: it and all below it; what runs in an image is some way below who started it here.
+end() {
+    local below
+    for below in $(pgrep -P "$1"); do end "$below"; done
+    kill -KILL "$1" 2>/dev/null || true
+}
 tidy() {
     local p
-    for p in "${pids[@]}"; do kill "$p" 2>/dev/null || true; done
-    sleep 1
+    for p in "${pids[@]}"; do end "$p"; done
     buildah rm --all >/dev/null 2>&1 || true
 }
 quiet() { "$@" >"$DIR/said" 2>&1 || { cat "$DIR/said"; fail "$*"; }; }
@@ -53,7 +58,8 @@ in_image() { # NAME COMMAND...
 }
 [[ $(in_image distilld id -u) == 10001 ]] || fail "not the user 10001"
 ! in_image distilld test -e /usr/bin/cc || fail "a compiler is in the image"
-[[ -z $(in_image distilld ls -A /var/lib/distilld) ]] || fail "a state, maybe with a CA's key, is in the image"
+kept=$(in_image distilld ls -A /var/lib/distilld) || fail "no folder for the state"
+[[ -z $kept ]] || fail "a state, maybe with a CA's key, is in the image: $kept"
 in_image distilld distilld init --state-dir /var/lib/distilld --listen 127.0.0.1:0 >/dev/null
 in_image distilld distilld --state-dir /var/lib/distilld --listen 127.0.0.1:0 --port-file /tmp/port >"$DIR/distilld.log" 2>&1 &
 pids+=($!)

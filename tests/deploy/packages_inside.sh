@@ -112,5 +112,5 @@ left=$(find / -xdev \( -path /proc -o -path /sys -o -path /srv -o -path /var/log
 [[ -z $left ]] || fail "left behind: $left"
 [[ -z $(dpkg-query -W -f '${Package} ${db:Status-Abbrev}\n' 'distill*' 2>/dev/null | grep -v 'un $') ]] ||
     fail "$(dpkg-query -W 'distill*')"
-systemctl --failed --no-legend --plain
+[[ -z $(systemctl --failed --no-legend --plain) ]] || fail "$(systemctl --failed --no-legend --plain)"
 note "ok: installed, upgraded, removed and purged; student $digest"

@@ -18,9 +18,15 @@ done
 build=$(realpath "${KD_BUILD:-build/release}")
 PATH=$build:$PATH
 DIR=$(mktemp -d /tmp/kd-slurm-XXXXXX)
-pids=()
+pids=() serves=0
 finish() {
-    local rc=$? p
+    local rc=$? p i
+    # Jobs outlive the daemons that started them.
+    if ((serves)); then squeue -h -o %A | xargs -r scancel --full --signal=KILL || true; fi
+    for ((i = 0; serves && i < 50; i++)); do
+        [[ -n $(squeue -h) ]] || break
+        sleep 0.2
+    done
     ((rc == 0)) || tail -n 15 "$DIR"/*.log "$DIR"/*/worker*.log "$DIR"/*/distilld.log 2>/dev/null || true
     for p in "${pids[@]}"; do kill "$p" 2>/dev/null || true; done
     sleep 1
@@ -95,6 +101,7 @@ slurmd -D -f "$SLURM_CONF" -N "$host" >"$DIR/slurmd.log" 2>&1 &
 pids+=($!)
 idle() { [[ $(sinfo -h -o %t) == idle* ]]; }
 await 30 idle
+serves=1
 
 mkdir "$DIR/data"
 distill data make flowers "$DIR/data/flowers" --size 32 --train 90 --val 37 --seed 5

@@ -21,7 +21,10 @@ export ASAN_OPTIONS=exitcode=99 UBSAN_OPTIONS=print_stacktrace=1
 
 finish() {
     local rc=$?
-    for p in "${PIDS[@]}"; do kill -9 "$p" 2>/dev/null || true; done
+    for p in "${PIDS[@]}"; do
+        pkill -KILL -P "$p" || true # a function in the background is a shell with the program below it
+        kill -9 "$p" 2>/dev/null || true
+    done
     wait 2>/dev/null || true
     if grep -lE '(ERROR: (Address|Leak)|WARNING: Thread)Sanitizer|runtime error:|BUG: ' "$DIR"/*.log 2>/dev/null; then
         echo "a sanitizer or a check complained in the logs above"

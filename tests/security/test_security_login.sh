@@ -82,7 +82,8 @@ expect 0 'you are vincent' as vincent distill login "$t"
 expect 0 'you are vera (operator)' as vera distill login "$(token --role operator --name vera)"
 expect 0 'you are vera (viewer)' as vera distill login "$(token --role viewer --name vera)"
 person() { env -u DISTILL_CREDENTIALS -u DISTILL_SERVER "$BUILD/distill" "$@"; } # with a home of his own
-first=$DISTILL_SERVER firsts=${PIDS[distilld]}
+first=$DISTILL_SERVER
+PIDS[first]=${PIDS[distilld]}
 expect 0 'you are pat' person login "$(token --role viewer --name pat)" --server "$first"
 DISTILL_SERVER=
 "$BUILD/distilld" init --state-dir "$DIR/second" --listen 127.0.0.1:0 >"$DIR/init2"
@@ -97,7 +98,8 @@ expect 0 "pat (viewer) at $second" person whoami
 t=$(DISTILL_CREDENTIALS=$DIR/second/tls/admin token --role viewer --name quinn)
 expect 0 "you are quinn (viewer) at $second" person login "$t" --server "$second" --context default --replace
 stop distilld
-PIDS[distilld]=$firsts
+PIDS[distilld]=${PIDS[first]}
+unset 'PIDS[first]'
 export DISTILL_SERVER=$first
 
 note "a key that others may read is not used"
@@ -204,9 +206,10 @@ note "nobody is let in by a certificate that is over, or of another CA of the sa
 [ "$(issuer "$DIR/foreign/tls/admin")" = "$(issuer "$DIR/state/tls/admin")" ] || fail "the two CAs have other names"
 for login in "$DIR/logins/dave" "$DIR/foreign/tls/admin"; do
     probe "$login/identity.pem" "${methods[@]}" Access/WhoAmI Access/Enroll >"$DIR/refused" &
-    probing=$!
+    PIDS[probe]=$!
     for _ in 1 2 3; do expect 0 'admin (admin) at' distill whoami; done
-    wait $probing || fail "no probe"
+    wait "${PIDS[probe]}" || fail "no probe"
+    unset 'PIDS[probe]'
     [ "$(grep -c ' UNAVAILABLE ' "$DIR/refused")" -eq $((${#methods[@]} + 2)) ] || { cat "$DIR/refused"; fail "$login: not all is refused"; }
 done
 stop distilld

@@ -81,11 +81,12 @@ DISTILL_WORKER_CREDENTIALS=$DIR/logins/vera expect 78 'may not call Cluster/Cont
 
 note "revoked: a stream that is watched and a worker that trains end at once, the job goes on"
 as vera distill watch "$job" >"$DIR/watch.out" 2>&1 &
-watching=$!
+PIDS[watch]=$!
 await_workers 2
 sleep 0.5
 expect 0 'revoked' distill revoke vera
-rc=0; wait $watching || rc=$?
+rc=0; wait "${PIDS[watch]}" || rc=$?
+unset 'PIDS[watch]'
 [ $rc -eq 4 ] || { cat "$DIR/watch.out"; fail "watch ended with $rc after vera was revoked"; }
 says 'was revoked' <"$DIR/watch.out" || fail "watch does not say why"
 expect 4 'was revoked' as vera distill jobs
