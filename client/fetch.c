@@ -11,6 +11,7 @@
 #include "verbs.h"
 #include "views.h"
 
+#include "job/job.h"
 #include "kd/file.h"
 #include "kd/hash.h"
 
@@ -175,13 +176,6 @@ static int write_result(const fetcher *f, const char *text)
     return rc;
 }
 
-/* What a step of `compress` trains: floats that are not yet pruned to the end or rounded. */
-static bool is_halfway(const char *name)
-{
-    return strncmp(name, "tune", 4) == 0 && strcspn(name, ".") <= 5 &&
-           strcmp(name + strcspn(name, "."), ".safetensors") == 0;
-}
-
 static int no_such(const fetcher *f, const Distill__V1__JobDetail *d, const char *name)
 {
     const char *names[64];
@@ -223,7 +217,7 @@ static int fetch_all(fetcher *f, const kd_args *args, const Distill__V1__JobDeta
     int rc = KD_EXIT_OK;
     if (args->n_operands == 1) {
         for (size_t i = 0; rc == KD_EXIT_OK && i < d->n_artefacts; i++)
-            if (!is_halfway(d->artefacts[i]->name))
+            if (!kd_stage_name_tunes(d->artefacts[i]->name))
                 rc = fetch_one(f, d->artefacts[i]);
         if (rc == KD_EXIT_OK && text_result)
             rc = write_result(f, d->result);

@@ -272,6 +272,9 @@ int kd_stage_teacher(enum kd_stage_kind kind);
  */
 int kd_stage_tune(enum kd_stage_kind kind);
 int kd_stage_compress(enum kd_stage_kind kind);
+/* Whether a name is that of such a training, or of what it made (`tune2.safetensors`): floats that
+ * are not yet pruned to the end or rounded, and nothing to use. */
+bool kd_stage_name_tunes(const char *name);
 /* Of a step of `compress`: the one that it goes on from, -1 = the student; whether what it makes
  * has 8 bits; what else its weights are stored as. */
 int kd_compress_source(const kd_job *job, int step);
