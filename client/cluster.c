@@ -11,7 +11,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#define LOOKED_AT 1000 /* jobs, the newest: all that one answer lists */
+/* Where those that run are looked for, the newest first. */
+#define PAGE 100
+#define MOST_PAGES 10
 
 /* What somebody should look after, a sentence each. */
 #define MAX_UNSERVED 4                /* jobs that are named */
@@ -47,23 +49,39 @@ static bool is_unserved(const Distill__V1__JobSummary *s)
            s->progress && s->progress->workers == 0 && s->reason[0];
 }
 
-static void find_unserved(const Distill__V1__ListReply *jobs, alerts *out)
+/* running: as JobCounts tells it; when so many were seen no more are asked for. Returns an exit
+ * code. */
+static int find_unserved(kd_conn *c, uint32_t running, alerts *out)
 {
-    size_t n = 0;
-    for (size_t i = 0; i < jobs->n_jobs; i++) {
-        const Distill__V1__JobSummary *s = jobs->jobs[i];
-        if (is_unserved(s) && n++ < MAX_UNSERVED)
-            alert(out, "job %.12s (%.48s) runs without a worker: %.240s", s->job, s->name,
-                  s->reason);
+    Distill__V1__ListReply *list = NULL;
+    bool more = true;
+    size_t n = 0, seen = 0;
+    int rc = KD_EXIT_OK;
+    for (int p = 0; rc == KD_EXIT_OK && more && seen < running && p < MOST_PAGES; p++) {
+        Distill__V1__ListReply *behind = list;
+        list = NULL;
+        rc = kd_conn_list(c, PAGE, behind, &list, &more);
+        if (behind)
+            kd_wire_free(&behind->base);
+        for (size_t i = 0; list && i < list->n_jobs; i++) {
+            const Distill__V1__JobSummary *s = list->jobs[i];
+            seen += s->state == DISTILL__V1__JOB_STATE__JOB_STATE_RUNNING && s->children == 0;
+            if (is_unserved(s) && n++ < MAX_UNSERVED)
+                alert(out, "job %.12s (%.48s) runs without a worker: %.240s", s->job, s->name,
+                      s->reason);
+        }
     }
+    if (list)
+        kd_wire_free(&list->base);
     if (n > MAX_UNSERVED)
         alert(out, "%zu more jobs run without a worker; `distill jobs --state running` has them",
               n - MAX_UNSERVED);
+    return rc;
 }
 
-/* Those of deploy/monitoring/alerts.yml that one look can tell. */
+/* Those of deploy/monitoring/alerts.yml that one look can tell, but of single jobs. */
 static void find_alerts(const Distill__V1__InfoReply *info, const Distill__V1__WorkersReply *w,
-                        const Distill__V1__ListReply *jobs, alerts *out)
+                        alerts *out)
 {
     char a[KD_FMT], b[KD_FMT];
     size_t quarantined = in_state(w, "quarantined");
@@ -85,7 +103,6 @@ static void find_alerts(const Distill__V1__InfoReply *info, const Distill__V1__W
               quarantined);
     if (info->jobs && info->jobs->queued > 0 && w->n_workers == idle)
         alert(out, "%u job(s) wait and no worker is there to take them", info->jobs->queued);
-    find_unserved(jobs, out);
     for (size_t i = 0; i < w->n_workers; i++)
         if (w->workers[i]->version[0] && strcmp(w->workers[i]->version, info->version) != 0) {
             alert(out, "worker %.64s is of version %.32s, the coordinator of %.32s",
@@ -174,8 +191,8 @@ int kd_cluster_status(kd_cli *cli, const kd_args *args)
 {
     Distill__V1__InfoRequest ask_info = DISTILL__V1__INFO_REQUEST__INIT;
     Distill__V1__WorkersRequest ask_workers = DISTILL__V1__WORKERS_REQUEST__INIT;
-    Distill__V1__ListRequest ask_jobs = DISTILL__V1__LIST_REQUEST__INIT;
-    ProtobufCMessage *info = NULL, *workers = NULL, *jobs = NULL;
+    ProtobufCMessage *info = NULL, *workers = NULL;
+    alerts found = {0};
     kd_conn conn;
     (void)args;
     int rc = kd_conn_start(cli, NULL, &conn);
@@ -185,20 +202,16 @@ int kd_cluster_status(kd_cli *cli, const kd_args *args)
     if (rc == KD_EXIT_OK)
         rc = kd_conn_ask(&conn, "Workers", &ask_workers, NULL,
                          &distill__v1__workers_reply__descriptor, &workers);
-    ask_jobs.limit = LOOKED_AT;
-    if (rc == KD_EXIT_OK)
-        rc = kd_conn_ask(&conn, "List", &ask_jobs, NULL, &distill__v1__list_reply__descriptor,
-                         &jobs);
+    const Distill__V1__InfoReply *i = (Distill__V1__InfoReply *)info;
+    const Distill__V1__WorkersReply *w = (Distill__V1__WorkersReply *)workers;
     if (rc == KD_EXIT_OK) {
-        alerts found = {0};
-        const Distill__V1__InfoReply *i = (Distill__V1__InfoReply *)info;
-        const Distill__V1__WorkersReply *w = (Distill__V1__WorkersReply *)workers;
-        find_alerts(i, w, (Distill__V1__ListReply *)jobs, &found);
-        rc = cli->json ? print_json(cli, i, w, &found) : print_text(cli, i, w, &found);
+        find_alerts(i, w, &found);
+        rc = find_unserved(&conn, i->jobs ? i->jobs->running : UINT32_MAX, &found);
     }
+    if (rc == KD_EXIT_OK)
+        rc = cli->json ? print_json(cli, i, w, &found) : print_text(cli, i, w, &found);
     kd_wire_free(info);
     kd_wire_free(workers);
-    kd_wire_free(jobs);
     kd_conn_close(&conn);
     return rc;
 }

@@ -357,3 +357,28 @@ int kd_conn_job(kd_conn *c, const char *job, Distill__V1__JobDetail **out)
     *out = detail;
     return KD_EXIT_OK;
 }
+
+/* The last job of an answer that is of no sweep, "" = none. */
+static char *oldest_of(const Distill__V1__ListReply *list)
+{
+    for (size_t i = list->n_jobs; i-- > 0;)
+        if (!list->jobs[i]->sweep[0])
+            return list->jobs[i]->job;
+    return (char *)"";
+}
+
+int kd_conn_list(kd_conn *c, uint32_t limit, const Distill__V1__ListReply *behind,
+                 Distill__V1__ListReply **out, bool *out_more)
+{
+    Distill__V1__ListRequest request = DISTILL__V1__LIST_REQUEST__INIT;
+    ProtobufCMessage *reply = NULL;
+    request.limit = limit;
+    if (behind)
+        request.before = oldest_of(behind);
+    int rc = kd_conn_ask(c, "List", &request, NULL, &distill__v1__list_reply__descriptor, &reply);
+    if (rc != KD_EXIT_OK)
+        return rc;
+    *out = (Distill__V1__ListReply *)reply;
+    *out_more = (*out)->more && *oldest_of(*out);
+    return KD_EXIT_OK;
+}

@@ -73,6 +73,11 @@ bool kd_conn_passing(const kd_failure *why);
 
 /* Get of one job. Returns an exit code; *out with kd_wire_free. Refuses what cannot be a job. */
 int kd_conn_job(kd_conn *c, const char *job, Distill__V1__JobDetail **out) KD_MUST_CHECK;
+/* List of at most `limit` jobs, the newest, or those before the last one of the answer `behind`
+ * (NULL = none). *out_more: there are jobs before these. Returns an exit code; *out with
+ * kd_wire_free. */
+int kd_conn_list(kd_conn *c, uint32_t limit, const Distill__V1__ListReply *behind,
+                 Distill__V1__ListReply **out, bool *out_more) KD_MUST_CHECK;
 /* The id of a job, of which only so much is taken as an id has. */
 #define KD_CONN_ID 16
 const char *kd_conn_id(const Distill__V1__JobSummary *s, char out[KD_CONN_ID]);

@@ -66,26 +66,28 @@ static int make_c(const kd_predictor *p, const kd_model_file_info *info, const c
                       slash ? slash + 1 : m->header_path, &m->header, &m->file, &m->memory, diag);
 }
 
-static int make_card(kd_cli *cli, const kd_args *args, const kd_predictor *p,
-                     enum kd_model_format format, made *m)
+/* What is wanted. */
+typedef struct wish {
+    const char *path, *card; /* card NULL = none */
+    enum kd_model_format format;
+    kd_scoring_data data; /* for the card */
+} wish;
+
+static int make_card(kd_cli *cli, const wish *w, const kd_predictor *p, made *m)
 {
-    const char *data = kd_args_value(args, "data"), *file = kd_args_value(args, "output-file"),
-               *slash = strrchr(file, '/');
+    const char *data = w->data.folder, *slash = strrchr(w->path, '/');
     kd_scoring scoring;
     kd_timing timing;
     kd_diag diag = {0};
     if (data) {
-        kd_scoring_data from;
-        int code = kd_scoring_flags(cli, "export", args, data, &from);
-        if (code == KD_EXIT_OK)
-            code = kd_scoring_run(cli, p, &from, kd_lanes_cpus(), &scoring);
+        const int code = kd_scoring_run(cli, p, &w->data, kd_lanes_cpus(), &scoring);
         if (code != KD_EXIT_OK)
             return code;
     }
     kd_buf_init(&m->card, MAX_CARD);
     int rc = kd_timing_run(&p->net, CARD_SECONDS, &timing, &diag);
     if (rc == 0) {
-        const kd_card_file about = {slash ? slash + 1 : file, format, m->file.len};
+        const kd_card_file about = {slash ? slash + 1 : w->path, w->format, m->file.len};
         kd_card_write(p, &about, &timing, data ? &scoring : NULL, data, &m->card);
         if (m->card.failed)
             rc = kd_fail(&diag, -KD_ELIMIT, "the card would be larger than %zu bytes", MAX_CARD);
@@ -98,30 +100,29 @@ static int make_card(kd_cli *cli, const kd_args *args, const kd_predictor *p,
 }
 
 /* Before anything is computed. */
-static int check_paths(const kd_args *args, enum kd_model_format format, made *m, kd_diag *diag)
+static int check_paths(const wish *w, made *m, kd_diag *diag)
 {
-    const char *path = kd_args_value(args, "output-file"), *card = kd_args_value(args, "card");
-    const char *names[KD_OUT_FILES] = {path};
+    const char *names[KD_OUT_FILES] = {w->path};
     size_t n = 1;
-    const int rc = format == KD_FORMAT_C ? find_header(path, &m->header_path, diag) : 0;
+    const int rc = w->format == KD_FORMAT_C ? find_header(w->path, &m->header_path, diag) : 0;
     if (rc != 0)
         return rc;
     if (m->header_path)
         names[n++] = m->header_path;
-    if (card)
-        names[n++] = card;
+    if (w->card)
+        names[n++] = w->card;
     return kd_out_files_check(names, n, diag);
 }
 
-static int write_files(const kd_args *args, const made *m, kd_diag *diag)
+static int write_files(const wish *w, const made *m, kd_diag *diag)
 {
     kd_out_file files[KD_OUT_FILES];
     size_t n = 0;
     if (m->header_path)
         files[n++] = (kd_out_file){m->header_path, m->header.data, m->header.len};
-    if (kd_args_has(args, "card"))
-        files[n++] = (kd_out_file){kd_args_value(args, "card"), m->card.data, m->card.len};
-    files[n++] = (kd_out_file){kd_args_value(args, "output-file"), m->file.data, m->file.len};
+    if (w->card)
+        files[n++] = (kd_out_file){w->card, m->card.data, m->card.len};
+    files[n++] = (kd_out_file){w->path, m->file.data, m->file.len};
     return kd_out_files_write(files, n, diag);
 }
 
@@ -131,71 +132,79 @@ static int complain(const kd_cli *cli, int rc, const kd_diag *diag)
     return rc == -KD_EINVAL ? KD_EXIT_USAGE : KD_EXIT_FAILURE;
 }
 
-static int tell(kd_cli *cli, const kd_predictor *p, const char *path, enum kd_model_format format,
-                const made *m)
+static int tell(kd_cli *cli, const kd_predictor *p, const wish *w, const made *m)
 {
     char a[KD_FMT];
     if (cli->json) {
         json_t *said =
-            json_pack("{s:o, s:s, s:I}", "path", kd_json_text(path), "format",
-                      kd_model_format_word((int)format), "bytes", (json_int_t)m->file.len);
-        if (format == KD_FORMAT_C)
+            json_pack("{s:o, s:s, s:I}", "path", kd_json_text(w->path), "format",
+                      kd_model_format_word((int)w->format), "bytes", (json_int_t)m->file.len);
+        if (w->format == KD_FORMAT_C)
             (void)json_object_update_new(
                 said, json_pack("{s:o, s:s, s:I}", "header", kd_json_text(m->header_path), "prefix",
                                 m->prefix, "memory_bytes", (json_int_t)m->memory));
         return kd_json_print(cli, said, false);
     }
-    if (format == KD_FORMAT_C)
-        kd_out(cli, "%s and %s: %s_run%s(), %s of memory for values", path, m->header_path,
+    if (w->format == KD_FORMAT_C)
+        kd_out(cli, "%s and %s: %s_run%s(), %s of memory for values", w->path, m->header_path,
                m->prefix, p->channels == 3 ? "_rgb" : "", kd_fmt_bytes((double)m->memory, a));
     else
-        kd_out(cli, "%s: %s", path, kd_fmt_bytes((double)m->file.len, a));
+        kd_out(cli, "%s: %s", w->path, kd_fmt_bytes((double)m->file.len, a));
     return KD_EXIT_OK;
 }
 
-static int run(kd_cli *cli, const kd_args *args, const kd_predictor *p, enum kd_model_format format,
-               made *m)
+static int run(kd_cli *cli, const wish *w, const kd_predictor *p, made *m)
 {
-    const char *path = kd_args_value(args, "output-file");
     const kd_model_file_info info = kd_model_about(p);
     kd_diag diag = {0};
     kd_engine_thread();
-    int rc = check_paths(args, format, m, &diag);
+    int rc = check_paths(w, m, &diag);
     if (rc == 0)
-        rc = format == KD_FORMAT_C
-                 ? make_c(p, &info, path, m, &diag)
-                 : kd_model_pack(format, p->net.graph, p->net.vector, &info, &m->file, &diag);
+        rc = w->format == KD_FORMAT_C
+                 ? make_c(p, &info, w->path, m, &diag)
+                 : kd_model_pack(w->format, p->net.graph, p->net.vector, &info, &m->file, &diag);
     if (rc != 0)
         return complain(cli, rc, &diag);
-    if (kd_args_has(args, "card")) {
-        const int code = make_card(cli, args, p, format, m);
+    if (w->card) {
+        const int code = make_card(cli, w, p, m);
         if (code != KD_EXIT_OK)
             return code;
     }
-    rc = write_files(args, m, &diag);
+    rc = write_files(w, m, &diag);
     if (rc != 0)
         return complain(cli, rc, &diag);
-    return tell(cli, p, path, format, m);
+    return tell(cli, p, w, m);
 }
 
-static int start(kd_cli *cli, const kd_args *args)
+static int read_wish(kd_cli *cli, const kd_args *args, wish *out)
 {
-    kd_predictor p;
     const char *word = kd_args_value(args, "format");
     const int format = word ? kd_model_format_of(word) : -1;
     if (word && format < 0)
         return kd_usage(cli, "export", "--format c, onnx or safetensors", "unknown format \"%s\"",
                         word);
-    if (!word || !kd_args_value(args, "output-file"))
+    *out = (wish){.path = kd_args_value(args, "output-file"),
+                  .card = kd_args_value(args, "card"),
+                  .format = (enum kd_model_format)format};
+    if (!word || !out->path)
         return kd_usage(cli, "export", "distill export MODEL --format c|onnx|safetensors -O FILE",
                         "export needs --format and -O");
-    if (kd_args_has(args, "data") && !kd_args_has(args, "card"))
+    if (kd_args_has(args, "data") && !out->card)
         return kd_usage(cli, "export", NULL, "--data is for the card; name it with --card");
-    int rc = kd_predictor_start(cli, "export", args, &p);
+    return kd_scoring_flags(cli, "export", args, kd_args_value(args, "data"), &out->data);
+}
+
+static int start(kd_cli *cli, const kd_args *args)
+{
+    kd_predictor p;
+    wish w;
+    int rc = read_wish(cli, args, &w);
+    if (rc == KD_EXIT_OK)
+        rc = kd_predictor_start(cli, "export", args, &p);
     if (rc != KD_EXIT_OK)
         return rc;
     made m = {0};
-    rc = run(cli, args, &p, (enum kd_model_format)format, &m);
+    rc = run(cli, &w, &p, &m);
     clear(&m);
     kd_predictor_clear(&p);
     return rc;

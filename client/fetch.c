@@ -11,10 +11,10 @@
 #include "verbs.h"
 #include "views.h"
 
+#include "job/job.h"
 #include "kd/file.h"
 #include "kd/hash.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -64,21 +64,6 @@ static bool same_file(const char *path, uint64_t size, const char *digest)
     return same;
 }
 
-static bool write_all(int fd, const void *data, size_t len)
-{
-    const char *p = data;
-    while (len > 0) {
-        ssize_t n = write(fd, p, len);
-        if (n < 0 && errno == EINTR && kd_cli_signal() == 0)
-            continue;
-        if (n < 0)
-            return false;
-        p += n;
-        len -= (size_t)n;
-    }
-    return true;
-}
-
 typedef struct fetcher {
     kd_conn *c;
     const char *job, *dir;
@@ -86,32 +71,47 @@ typedef struct fetcher {
 } fetcher;
 
 typedef struct target {
-    kd_conn *c;
-    int fd;
-    const char *path;
+    const kd_cli *cli;
+    kd_file_draft draft;
 } target;
 
 static int write_piece(void *arg, const uint8_t *bytes, size_t len)
 {
-    const target *t = arg;
-    if (write_all(t->fd, bytes, len))
+    target *t = arg;
+    kd_diag diag = {0};
+    const int rc = kd_file_draft_add(&t->draft, bytes, len, &diag);
+    if (rc == 0)
         return KD_EXIT_OK;
-    int err = errno;
     if (kd_cli_signal() != 0)
         return kd_cli_signal_exit();
-    kd_error(t->c->cli, "cannot write %s: %s", t->path, strerror(err));
-    if (err == ENOSPC || err == EDQUOT)
-        kd_hint(t->c->cli, "choose another folder with -O DIR");
+    kd_error(t->cli, "%s", diag.msg);
+    if (rc == -KD_ELIMIT)
+        kd_hint(t->cli, "choose another folder with -O DIR");
     return KD_EXIT_FAILURE;
 }
 
-/* Makes what was received durable under its own name. errno on failure. */
-static bool settle(int fd, const char *temporary, const char *path)
+/* Into a file of that path, durably. */
+static int receive(const fetcher *f, const Distill__V1__Artefact *a, const char *path)
 {
-    mode_t mask = umask(0);
-    umask(mask);
-    /* A temporary file is private; the finished one is as any other. */
-    return fchmod(fd, 0666 & ~mask) == 0 && fsync(fd) == 0 && rename(temporary, path) == 0;
+    kd_diag diag = {0};
+    kd_bar bar;
+    target to = {.cli = f->c->cli, .draft = KD_FILE_DRAFT_INIT};
+    if (kd_file_draft_open(path, &to.draft, &diag) != 0) {
+        kd_error(to.cli, "%s", diag.msg);
+        return KD_EXIT_FAILURE;
+    }
+    to.draft.stop = kd_cli_signal;
+    kd_bar_start(&bar, to.cli, KD_BAR_BYTES, a->name, a->size, 0);
+    int rc = kd_artefact_receive(f->c, &(kd_artefact_source){.job = f->job}, a,
+                                 &(kd_artefact_sink){.take = write_piece, .arg = &to, .bar = &bar});
+    kd_bar_end(&bar);
+    if (rc == KD_EXIT_OK && (kd_file_draft_sync(&to.draft, kd_out_mode(), &diag) != 0 ||
+                             kd_file_draft_place(&to.draft, &diag) != 0)) {
+        kd_error(to.cli, "%s", diag.msg);
+        rc = KD_EXIT_FAILURE;
+    }
+    kd_file_draft_clear(&to.draft);
+    return rc;
 }
 
 static void report_file(const fetcher *f, const char *path, const char *name, uint64_t size,
@@ -139,41 +139,16 @@ static int fetch_one(const fetcher *f, const Distill__V1__Artefact *a)
         kd_error(cli, "%s is larger than 4 GiB", a->name);
         return KD_EXIT_FAILURE;
     }
-    char *path = NULL, *temporary = NULL;
-    if (asprintf(&path, "%s/%s", f->dir, a->name) < 0 ||
-        asprintf(&temporary, "%s/.%s.part-XXXXXX", f->dir, a->name) < 0) {
+    char *path = NULL;
+    if (asprintf(&path, "%s/%s", f->dir, a->name) < 0) {
         kd_error(cli, "no memory for a path");
-        free(path);
         return KD_EXIT_FAILURE;
     }
-    if (same_file(path, a->size, a->digest)) {
-        report_file(f, path, a->name, a->size, a->digest, "  (was here already)");
-        free(path);
-        free(temporary);
-        return KD_EXIT_OK;
-    }
-    int rc = KD_EXIT_FAILURE, fd = mkostemp(temporary, O_CLOEXEC);
-    if (fd < 0) {
-        kd_error(cli, "cannot create a file in %s: %s", f->dir, strerror(errno));
-    } else {
-        kd_bar bar;
-        kd_bar_start(&bar, cli, KD_BAR_BYTES, a->name, a->size, 0);
-        target to = {.c = f->c, .fd = fd, .path = path};
-        rc = kd_artefact_receive(f->c, &(kd_artefact_source){.job = f->job}, a,
-                                 &(kd_artefact_sink){.take = write_piece, .arg = &to, .bar = &bar});
-        kd_bar_end(&bar);
-        if (rc == KD_EXIT_OK && !settle(fd, temporary, path)) {
-            kd_error(cli, "cannot write %s: %s", path, strerror(errno));
-            rc = KD_EXIT_FAILURE;
-        }
-        close(fd);
-        if (rc != KD_EXIT_OK)
-            unlink(temporary);
-        else
-            report_file(f, path, a->name, a->size, a->digest, "");
-    }
+    const bool here = same_file(path, a->size, a->digest);
+    const int rc = here ? KD_EXIT_OK : receive(f, a, path);
+    if (rc == KD_EXIT_OK)
+        report_file(f, path, a->name, a->size, a->digest, here ? "  (was here already)" : "");
     free(path);
-    free(temporary);
     return rc;
 }
 
@@ -199,13 +174,6 @@ static int write_result(const fetcher *f, const char *text)
     }
     free(path);
     return rc;
-}
-
-/* What a step of `compress` trains: floats that are not yet pruned to the end or rounded. */
-static bool is_halfway(const char *name)
-{
-    return strncmp(name, "tune", 4) == 0 && strcspn(name, ".") <= 5 &&
-           strcmp(name + strcspn(name, "."), ".safetensors") == 0;
 }
 
 static int no_such(const fetcher *f, const Distill__V1__JobDetail *d, const char *name)
@@ -249,7 +217,7 @@ static int fetch_all(fetcher *f, const kd_args *args, const Distill__V1__JobDeta
     int rc = KD_EXIT_OK;
     if (args->n_operands == 1) {
         for (size_t i = 0; rc == KD_EXIT_OK && i < d->n_artefacts; i++)
-            if (!is_halfway(d->artefacts[i]->name))
+            if (!kd_stage_name_tunes(d->artefacts[i]->name))
                 rc = fetch_one(f, d->artefacts[i]);
         if (rc == KD_EXIT_OK && text_result)
             rc = write_result(f, d->result);

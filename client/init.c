@@ -216,10 +216,10 @@ static void add_name(init *in, const char *given, const char *dir)
 static const char *without_own(const init *in, const char *message)
 {
     for (int i = 0; i < in->n_own; i++) {
-        char place[SET_TEXT + 16];
-        const int n = snprintf(place, sizeof place, "--set %s: ", in->own[i]);
-        if (strncmp(message, place, (size_t)n) == 0)
-            return message + n;
+        char place[KD_JOB_SET];
+        const size_t n = strlen(kd_job_set_place(in->own[i], place));
+        if (strncmp(message, place, n) == 0 && strncmp(message + n, ": ", 2) == 0)
+            return message + n + 2;
     }
     return message;
 }

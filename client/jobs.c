@@ -23,15 +23,11 @@ static const kd_opt g_opts[] = {
 };
 
 typedef struct selection {
-    const char *state, *sweep; /* NULL = any */
+    const char *state; /* NULL = any */
+    const char *sweep; /* whose jobs alone; NULL = what there is */
     bool all;
     size_t limit;
 } selection;
-
-static bool starts(const char *id, const char *beginning)
-{
-    return strncasecmp(id, beginning, strlen(beginning)) == 0;
-}
 
 /* Paused jobs are queued as well. */
 static bool in_state(const selection *w, const Distill__V1__JobSummary *s)
@@ -40,26 +36,17 @@ static bool in_state(const selection *w, const Distill__V1__JobSummary *s)
            strcmp(w->state, kd_summary_word(s)) == 0;
 }
 
-/* As its own row, in its place. */
-static bool wanted(const selection *w, const Distill__V1__JobSummary *s)
-{
-    if (!in_state(w, s))
-        return false;
-    return w->sweep ? s->sweep[0] && (starts(s->sweep, w->sweep) || strcmp(s->name, w->sweep) == 0)
-                    : !s->sweep[0];
-}
-
 /* Below its sweep. */
 static bool child_wanted(const selection *w, const Distill__V1__JobSummary *s, const char *sweep)
 {
-    return w->all && !w->sweep && in_state(w, s) && strcmp(s->sweep, sweep) == 0;
+    return w->all && in_state(w, s) && strcmp(s->sweep, sweep) == 0;
 }
 
 /* What is shown, and the answers that it lies in. */
 struct rows {
     const void **of;
     size_t n, tops; /* tops: those that count */
-    ProtobufCMessage *pages[MOST_PAGES];
+    Distill__V1__ListReply *pages[MOST_PAGES];
     size_t n_pages;
 };
 
@@ -68,7 +55,7 @@ struct rows {
 static void choose(const selection *w, const Distill__V1__ListReply *list, struct rows *out)
 {
     for (size_t i = 0; i < list->n_jobs && out->tops < w->limit; i++) {
-        if (wanted(w, list->jobs[i])) {
+        if (!list->jobs[i]->sweep[0] && in_state(w, list->jobs[i])) {
             out->of[out->n++] = list->jobs[i];
             out->tops++;
         }
@@ -175,48 +162,33 @@ static const kd_list g_list = {.key = "jobs",
                                .json = to_json,
                                .row = add_row};
 
-/* The last job of an answer that is of no sweep, "" = none. */
-static char *oldest_of(const Distill__V1__ListReply *list)
-{
-    for (size_t i = list->n_jobs; i-- > 0;)
-        if (!list->jobs[i]->sweep[0])
-            return list->jobs[i]->job;
-    return (char *)"";
-}
-
 /* One answer, of what came before the last one. *out_more: there may be another. Returns an exit
  * code. */
 static int read_page(kd_conn *c, const selection *w, struct rows *rows, bool *out_more)
 {
-    Distill__V1__ListRequest request = DISTILL__V1__LIST_REQUEST__INIT;
-    ProtobufCMessage *reply = NULL;
+    Distill__V1__ListReply *list = NULL;
     /* What a filter leaves out does not count. */
-    request.limit =
-        w->sweep || w->state ? PAGE : (uint32_t)KD_MIN(w->limit - rows->tops, (size_t)PAGE);
-    if (rows->n_pages)
-        request.before = oldest_of((Distill__V1__ListReply *)rows->pages[rows->n_pages - 1]);
-    *out_more = false;
-    int rc = kd_conn_ask(c, "List", &request, NULL, &distill__v1__list_reply__descriptor, &reply);
+    const size_t limit = w->state ? PAGE : KD_MIN(w->limit - rows->tops, (size_t)PAGE);
+    int rc = kd_conn_list(c, (uint32_t)limit, rows->n_pages ? rows->pages[rows->n_pages - 1] : NULL,
+                          &list, out_more);
     if (rc != KD_EXIT_OK)
         return rc;
-    const Distill__V1__ListReply *list = (Distill__V1__ListReply *)reply;
     const void **of = realloc(rows->of, (rows->n + list->n_jobs + 1) * sizeof *of);
     rows->of = of ? of : rows->of;
-    rows->pages[rows->n_pages++] = reply;
+    rows->pages[rows->n_pages++] = list;
     if (!of) {
         kd_error(c->cli, "no memory for the list");
         return KD_EXIT_FAILURE;
     }
     choose(w, list, rows);
-    *out_more =
-        list->more && *oldest_of(list) && rows->tops < w->limit && rows->n_pages < MOST_PAGES;
+    *out_more = *out_more && rows->tops < w->limit && rows->n_pages < MOST_PAGES;
     return KD_EXIT_OK;
 }
 
-static int print(kd_cli *cli, const struct rows *rows, const selection *w)
+static int print(kd_cli *cli, const void *const *rows, size_t n, const selection *w)
 {
-    int rc = kd_list_print(cli, &g_list, rows->of, rows->n, NULL);
-    if (rows->n == 0 && !cli->json)
+    int rc = kd_list_print(cli, &g_list, rows, n, NULL);
+    if (n == 0 && !cli->json)
         kd_say(cli, "no %s%sjobs %s%s", w->state ? w->state : "", w->state ? " " : "",
                w->sweep ? "of sweep " : "at ", w->sweep ? w->sweep : cli->server);
     return rc;
@@ -230,11 +202,38 @@ static int list(kd_conn *c, const selection *w)
     while (rc == KD_EXIT_OK && more)
         rc = read_page(c, w, rows, &more);
     if (rc == KD_EXIT_OK)
-        rc = print(c->cli, rows, w);
+        rc = print(c->cli, rows->of, rows->n, w);
     for (size_t i = 0; i < rows->n_pages; i++)
-        kd_wire_free(rows->pages[i]);
+        kd_wire_free(&rows->pages[i]->base);
     free(rows->of);
     free(rows);
+    return rc;
+}
+
+static int list_sweep(kd_conn *c, const selection *w)
+{
+    Distill__V1__JobDetail *d = NULL;
+    int rc = kd_conn_job(c, w->sweep, &d);
+    if (rc != KD_EXIT_OK)
+        return rc;
+    const void **rows = calloc(d->n_jobs + 1, sizeof *rows);
+    size_t n = 0;
+    for (size_t i = 0; rows && i < d->n_jobs; i++)
+        if (in_state(w, d->jobs[i]))
+            rows[n++] = d->jobs[i];
+    if (!kd_is_sweep(d->summary)) {
+        kd_error(c->cli, "job %s is no sweep", d->summary->job);
+        kd_hint(c->cli, "`distill jobs` lists all; `distill show %s` tells what it is",
+                d->summary->job);
+        rc = KD_EXIT_CONFLICT;
+    } else if (!rows) {
+        kd_error(c->cli, "no memory for the list");
+        rc = KD_EXIT_FAILURE;
+    } else {
+        rc = print(c->cli, rows, n, w);
+    }
+    free(rows);
+    kd_wire_free(&d->base);
     return rc;
 }
 
@@ -258,12 +257,12 @@ static int run(kd_cli *cli, const kd_args *args)
         return kd_usage(cli, "jobs", NULL, "%s", diag.msg);
     if (kd_args_has(args, "quiet") && !cli->json)
         cli->format = KD_FORMAT_NAME;
-    w.limit = w.sweep ? SIZE_MAX : (size_t)limit;
+    w.limit = (size_t)limit;
     kd_conn conn;
     int rc = kd_conn_start(cli, w.sweep, &conn);
     if (rc != KD_EXIT_OK)
         return rc;
-    rc = list(&conn, &w);
+    rc = w.sweep ? list_sweep(&conn, &w) : list(&conn, &w);
     kd_conn_close(&conn);
     return rc;
 }

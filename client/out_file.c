@@ -4,7 +4,6 @@
 #include "kd/file.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,13 +15,13 @@
 typedef struct target {
     const char *name; /* as it was given */
     char *path;       /* of a file: behind all links */
-    char *temporary;  /* NULL: it is written to as it is */
-    int fd;
+    bool as_it_is;    /* a device or a pipe */
+    kd_file_draft draft;
 } target;
 
-static int fail(kd_diag *diag, const char *what, const char *path)
+static int fail(kd_diag *diag, const char *path)
 {
-    return kd_fail(diag, -KD_EIO, "cannot %s %s: %s", what, path, strerror(errno));
+    return kd_fail(diag, -KD_EIO, "cannot write %s: %s", path, strerror(errno));
 }
 
 /* A terminal may be written to by whoever likes; a file or a pipe would get two texts in one. */
@@ -49,7 +48,7 @@ static char *new_path(const char *name)
 static int find(const char *name, target *t, kd_diag *diag)
 {
     struct stat st;
-    *t = (target){.name = name, .fd = -1};
+    *t = (target){.name = name, .draft = KD_FILE_DRAFT_INIT};
     if (!*name)
         return kd_fail(diag, -KD_EINVAL, "a file's name is empty");
     const bool there = stat(name, &st) == 0;
@@ -61,34 +60,24 @@ static int find(const char *name, target *t, kd_diag *diag)
     if (!there && lstat(name, &st) == 0)
         return kd_fail(diag, -KD_EINVAL, "%s is a link to what is not there, or may not be seen",
                        name);
-    const bool as_it_is = there && !S_ISREG(st.st_mode);
-    t->path = as_it_is ? strdup(name) : there ? realpath(name, NULL) : new_path(name);
-    if (!t->path)
-        return fail(diag, "write", name);
-    if (as_it_is)
-        return 0;
-    if (asprintf(&t->temporary, "%s.tmp-XXXXXX", t->path) < 0) {
-        t->temporary = NULL;
-        return kd_fail(diag, -KD_ENOMEM, "no memory for the name %s", name);
-    }
-    return 0;
+    t->as_it_is = there && !S_ISREG(st.st_mode);
+    t->path = t->as_it_is ? strdup(name) : there ? realpath(name, NULL) : new_path(name);
+    return t->path ? 0 : fail(diag, name);
 }
 
 static void drop(target *t)
 {
-    if (t->fd >= 0)
-        close(t->fd);
+    kd_file_draft_clear(&t->draft);
     free(t->path);
-    free(t->temporary);
 }
 
 static int may_write(const target *t, kd_diag *diag)
 {
-    if (!t->temporary)
-        return access(t->path, W_OK) == 0 ? 0 : fail(diag, "write", t->name);
+    if (t->as_it_is)
+        return access(t->path, W_OK) == 0 ? 0 : fail(diag, t->name);
     char folder[PATH_MAX];
     snprintf(folder, sizeof folder, "%.*s", (int)(strrchr(t->path, '/') - t->path), t->path);
-    return access(*folder ? folder : "/", W_OK | X_OK) == 0 ? 0 : fail(diag, "write", t->name);
+    return access(*folder ? folder : "/", W_OK | X_OK) == 0 ? 0 : fail(diag, t->name);
 }
 
 /* *out_found: targets to drop, also after a failure. */
@@ -101,7 +90,7 @@ static int find_all(const char *const *names, size_t n, target *targets, size_t 
         target *t = &targets[*out_found];
         rc = find(names[*out_found], t, diag);
         for (size_t i = 0; rc == 0 && i < *out_found; i++)
-            if (t->temporary && strcmp(targets[i].path, t->path) == 0)
+            if (!t->as_it_is && strcmp(targets[i].path, t->path) == 0)
                 rc = kd_fail(diag, -KD_EINVAL, "%s would be written twice", t->name);
     }
     return rc;
@@ -120,35 +109,21 @@ int kd_out_files_check(const char *const *names, size_t n, kd_diag *diag)
     return rc;
 }
 
-static int write_all(target *t, const kd_out_file *f, kd_diag *diag)
+mode_t kd_out_mode(void)
 {
-    mode_t mask = umask(0);
+    const mode_t mask = umask(0);
     umask(mask);
-    /* A temporary file is private; the finished one is as any other. */
-    t->fd = t->temporary ? mkostemp(t->temporary, O_CLOEXEC)
-                         : open(t->path, O_WRONLY | O_CLOEXEC | O_NOCTTY);
-    if (t->fd < 0)
-        return fail(diag, "write", t->name);
-    for (size_t at = 0; at < f->len;) {
-        const ssize_t n = write(t->fd, (const char *)f->data + at, f->len - at);
-        if (n < 0 && (errno != EINTR || kd_cli_signal() != 0))
-            return fail(diag, "write", t->name);
-        at += n > 0 ? (size_t)n : 0;
-    }
-    if (t->temporary && (fchmod(t->fd, 0666 & ~mask) != 0 || fsync(t->fd) != 0))
-        return fail(diag, "write", t->name);
-    return 0;
+    return 0666 & ~mask;
 }
 
-static int publish(target *t, kd_diag *diag)
+static int write_all(target *t, const kd_out_file *f, kd_diag *diag)
 {
-    if (!t->temporary)
-        return 0;
-    if (rename(t->temporary, t->path) != 0)
-        return fail(diag, "write", t->name);
-    free(t->temporary);
-    t->temporary = NULL;
-    return kd_file_fsync_parent(t->path, diag);
+    int rc = t->as_it_is ? kd_file_draft_open_there(t->path, &t->draft, diag)
+                         : kd_file_draft_open(t->path, &t->draft, diag);
+    t->draft.stop = kd_cli_signal;
+    if (rc == 0)
+        rc = kd_file_draft_add(&t->draft, f->data, f->len, diag);
+    return rc == 0 ? kd_file_draft_sync(&t->draft, kd_out_mode(), diag) : rc;
 }
 
 int kd_out_files_write(const kd_out_file *files, size_t n, kd_diag *diag)
@@ -163,11 +138,8 @@ int kd_out_files_write(const kd_out_file *files, size_t n, kd_diag *diag)
     for (size_t i = 0; rc == 0 && i < n; i++)
         rc = write_all(&targets[i], &files[i], diag);
     for (size_t i = 0; rc == 0 && i < n; i++)
-        rc = publish(&targets[i], diag);
-    for (size_t i = 0; i < found; i++) {
-        if (rc != 0 && targets[i].temporary && targets[i].fd >= 0)
-            unlink(targets[i].temporary);
+        rc = kd_file_draft_place(&targets[i].draft, diag);
+    for (size_t i = 0; i < found; i++)
         drop(&targets[i]);
-    }
     return rc;
 }

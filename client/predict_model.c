@@ -1,5 +1,6 @@
 #include "predict_model.h"
 
+#include "data/augment.h"
 #include "data/decode.h"
 #include "data/resize.h"
 #include "data/view.h"
@@ -302,11 +303,6 @@ void kd_predict_top(const float *logits, int n, int top, kd_prediction *out)
     }
 }
 
-static uint8_t grey_of(const uint8_t *c)
-{
-    return (uint8_t)((c[0] * 19595U + c[1] * 38470U + c[2] * 7471U + 0x8000U) >> 16);
-}
-
 void kd_predict_floats(const kd_predictor *p, const uint8_t *rgb, float *input)
 {
     const size_t pixels = (size_t)p->w * (size_t)p->h;
@@ -320,7 +316,7 @@ void kd_predict_floats(const kd_predictor *p, const uint8_t *rgb, float *input)
         memset(greys[v], (int)v, sizeof greys[v]);
     kd_view_to_float(p->preprocess, greys[0], 256, table[0]);
     for (size_t i = 0; i < pixels; i++)
-        input[i] = table[grey_of(rgb + 3 * i)][0];
+        input[i] = table[kd_augment_grey(rgb + 3 * i)][0];
 }
 
 int kd_predict_bytes(const kd_predictor *p, const void *bytes, size_t len, uint8_t *rgb,
@@ -331,7 +327,7 @@ int kd_predict_bytes(const kd_predictor *p, const void *bytes, size_t len, uint8
     if (rc == 0)
         rc = kd_image_resize(&im, p->w, p->h, rgb, diag);
     kd_image_free(&im);
-    if (rc == 0)
+    if (rc == 0 && input)
         kd_predict_floats(p, rgb, input);
     return rc;
 }

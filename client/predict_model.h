@@ -54,15 +54,14 @@ typedef struct kd_predict_lane {
 int kd_predict_lane_init(kd_predict_lane *l, const kd_predictor *p, kd_diag *diag) KD_MUST_CHECK;
 void kd_predict_lane_clear(kd_predict_lane *l);
 
-/* rgb [h,w,3] as the network wants it, into input [h,w,channels]. Grey is
- * Pillow's "L" (ITU-R BT.601: 0.299 red, 0.587 green, 0.114 blue, to the nearest). */
+/* rgb [h,w,3] as the network wants it, into input [h,w,channels]. Grey is kd_augment_grey's. */
 void kd_predict_floats(const kd_predictor *p, const uint8_t *rgb, float *input);
 /* A picture file's bytes as the network wants it. rgb: room for [h,w,3]; input as in
- * kd_predict_floats. -KD_EDATA, -KD_ELIMIT as kd_image_decode. */
+ * kd_predict_floats, NULL = rgb alone. -KD_EDATA, -KD_ELIMIT as kd_image_decode. */
 int kd_predict_bytes(const kd_predictor *p, const void *bytes, size_t len, uint8_t *rgb,
                      float *input, kd_diag *diag) KD_MUST_CHECK;
 /* A picture file as the network wants it. rgb: room for [h,w,3]; input as in
- * kd_predict_floats. Errors: the file cannot be read or is no picture. */
+ * kd_predict_floats, NULL = rgb alone. Errors: the file cannot be read or is no picture. */
 int kd_predict_picture(const kd_predictor *p, const char *path, uint8_t *rgb, float *input,
                        kd_diag *diag) KD_MUST_CHECK;
 

@@ -21,6 +21,7 @@
 #include <sys/stat.h>
 
 #define PICTURES 128
+#define KEPT ((size_t)1 << 30) /* bytes of decoded pictures that are held at once */
 
 static const kd_opt g_opts[] = {
     {"data", 0, "FOLDER", "pictures to calibrate with, at any depth; the training ones are right"},
@@ -37,7 +38,8 @@ typedef struct calibration {
     kd_pictures found;
     const char **chosen; /* [n] of them */
     size_t n;
-    uint8_t *rgb;
+    size_t picture, room; /* bytes of one that is decoded; how many of them are kept */
+    uint8_t *rgb;         /* [room + 1][picture], the first ones of chosen */
 } calibration;
 
 static int picture(void *arg, size_t i, float *input, kd_diag *diag)
@@ -45,32 +47,37 @@ static int picture(void *arg, size_t i, float *input, kd_diag *diag)
     const calibration *c = arg;
     if (kd_cli_signal() != 0)
         return kd_fail(diag, -KD_ECANCELED, "interrupted");
-    const int rc = kd_predict_picture(c->p, c->chosen[i], c->rgb, input, diag);
+    if (i < c->room) {
+        kd_predict_floats(c->p, c->rgb + i * c->picture, input);
+        return 0;
+    }
+    const int rc =
+        kd_predict_picture(c->p, c->chosen[i], c->rgb + c->room * c->picture, input, diag);
     return rc == 0 ? 0 : kd_fail_at(diag, rc, "%s", c->chosen[i]);
 }
 
 /* Evenly spread over what was found, for folders go class by class; those that cannot be read are
- * passed over. */
+ * passed over. They are looked at several times and decoded once, as far as there is room. */
 static int choose(kd_cli *cli, calibration *c, size_t wanted)
 {
-    const size_t n = KD_MIN(wanted, c->found.n), picture = (size_t)c->p->w * (size_t)c->p->h * 3;
-    float *input = malloc(picture * sizeof *input);
-    c->rgb = malloc(picture);
+    const size_t n = KD_MIN(wanted, c->found.n);
+    c->picture = (size_t)c->p->w * (size_t)c->p->h * 3;
+    c->room = KD_MIN(n, KEPT / c->picture);
+    c->rgb = malloc((c->room + 1) * c->picture);
     c->chosen = malloc((n + 1) * sizeof *c->chosen);
-    if (!input || !c->rgb || !c->chosen) {
-        kd_error(cli, "no memory for a picture");
-        free(input);
+    if (!c->rgb || !c->chosen) {
+        kd_error(cli, "no memory for %zu pictures", n);
         return KD_EXIT_FAILURE;
     }
     for (size_t i = 0; i < n && kd_cli_signal() == 0; i++) {
         const char *path = c->found.paths[i * c->found.n / n];
         kd_diag diag = {0};
-        if (kd_predict_picture(c->p, path, c->rgb, input, &diag) == 0)
+        uint8_t *rgb = c->rgb + KD_MIN(c->n, c->room) * c->picture;
+        if (kd_predict_picture(c->p, path, rgb, NULL, &diag) == 0)
             c->chosen[c->n++] = path;
         else
             kd_error(cli, "%s is passed over: %s", path, diag.msg);
     }
-    free(input);
     return kd_cli_signal() != 0 ? kd_cli_signal_exit() : KD_EXIT_OK;
 }
 

@@ -167,6 +167,11 @@ static void hint_list(const kd_cli *cli, int root, const kd_scoring_data *from)
 int kd_scoring_flags(const kd_cli *cli, const char *verb, const kd_args *args, const char *folder,
                      kd_scoring_data *out)
 {
+    static const char *const flags[] = {"list", "labels", "data-format"};
+    for (size_t i = 0; i < KD_COUNT(flags) && !folder; i++)
+        if (kd_args_has(args, flags[i]))
+            return kd_usage(cli, verb, "name their folder with --data",
+                            "--%s is for labelled pictures, and none are given", flags[i]);
     static const char *const kinds[] = {"image-folder", "idx", "cifar", "npy"};
     const char *word = kd_args_value(args, "data-format");
     size_t kind = 0;

@@ -20,7 +20,7 @@ typedef struct kd_scoring {
 /* Labelled pictures, as in a job's `labelled`. */
 typedef struct kd_scoring_data {
     enum kd_data_kind kind;
-    const char *folder;
+    const char *folder; /* NULL = none */
     const char *list;   /* in it: a list, or the file of pictures; NULL = class folders, or the
                            usual test file of CIFAR */
     const char *labels; /* in it, of IDX and npy */
@@ -34,7 +34,8 @@ typedef struct kd_scoring_data {
     {                                                                                              \
         "data-format", 0, "image-folder|idx|cifar|npy", "as in a job (image-folder)"               \
     }
-/* What the flags say of `folder`. KD_EXIT_OK, or the exit code after a message. */
+/* What the flags say of `folder`; of NULL they may say nothing. KD_EXIT_OK, or the exit code after
+ * a message. */
 int kd_scoring_flags(const kd_cli *cli, const char *verb, const kd_args *args, const char *folder,
                      kd_scoring_data *out) KD_MUST_CHECK;
 

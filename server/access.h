@@ -124,8 +124,8 @@ typedef struct kd_enrolment {
     enum kd_holder holder;
 } kd_enrolment;
 /* Uses a token up. -KD_EAUTH: the token is no good; and, with the token as good as before,
- * -KD_EINVAL: it is for another kind of holder; -KD_EPERM: for another name; -KD_EEXIST: the name
- * has been somebody's. *out_certificate with kd_pki_drop. */
+ * -KD_EINVAL: it is for another kind of holder, or a session; -KD_EPERM: for another name;
+ * -KD_EEXIST: the name has been somebody's. *out_certificate with kd_pki_drop. */
 int kd_access_enroll(kd_access *a, const kd_enrolment *e, char **out_certificate,
                      kd_pki_identity *out, kd_diag *diag) KD_MUST_CHECK;
 int kd_access_renew(kd_access *a, const kd_pki_identity *who, const char *csr,

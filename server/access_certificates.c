@@ -30,16 +30,30 @@ static int issue(kd_access *a, enum kd_role role, const char *name, const char *
                         diag);
 }
 
-/* The token of this secret, if it may still be used. */
-static int usable_token(kd_access *a, const char *secret, kd_token_row *out, kd_diag *diag)
+/* Both look alike, so one is easily given for the other. */
+static int refuse_session(const kd_token_row *t, enum kd_holder holder, kd_diag *diag)
+{
+    const bool worker = holder == KD_HOLDER_WORKER;
+    return kd_fail(diag, -KD_EINVAL,
+                   "this is the session %.12s of %s, for the HTTP port; no certificate is made of "
+                   "it: `%s` takes a one-time token, which an admin makes by `distill token create "
+                   "--role %s`",
+                   t->hash, t->name, worker ? "distill-worker join" : "distill login",
+                   kd_role_name(worker ? KD_ROLE_WORKER : t->role));
+}
+
+/* The token of the secret, if it may still be used. */
+static int usable_token(kd_access *a, const kd_enrolment *e, kd_token_row *out, kd_diag *diag)
 {
     char hash[KD_PKI_SHA256];
-    kd_pki_sha256(secret, hash);
+    kd_pki_sha256(e->secret, hash);
     int rc = kd_access_find_token(a, "hash = ?", hash, out, diag);
     if (rc < 0)
         return rc;
-    if (rc == 0 || out->session)
+    if (rc == 0)
         return kd_fail(diag, -KD_EAUTH, "this coordinator knows no such token");
+    if (out->session)
+        return refuse_session(out, e->holder, diag);
     if (out->revoked)
         return kd_fail(diag, -KD_EAUTH, "the token %.12s was revoked", out->hash);
     if (out->used_ms)
@@ -117,7 +131,7 @@ int kd_access_enroll(kd_access *a, const kd_enrolment *e, char **out_certificate
     kd_pki_identity who;
     if (!a->authority)
         return kd_fail(diag, -KD_ESTATE, "this coordinator runs without certificates");
-    int rc = usable_token(a, e->secret, &t, diag);
+    int rc = usable_token(a, e, &t, diag);
     if (rc == 0)
         rc = check_holder(&t, e->holder, diag);
     if (rc == 0 && t.name[0] && e->name[0] && strcmp(t.name, e->name) != 0)

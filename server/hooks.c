@@ -119,7 +119,7 @@ static char *make_body(const kd_job_record *j, uint64_t seq, enum kd_hook_kind k
                           j->row.owner, "sweep", sweep, "state", states[j->row.state], "time",
                           kd_json_time(kd_clock_wall_ms()), "text", text, "worker", worker, "data",
                           figures ? figures : json_null());
-    char *body = o ? json_dumps(o, JSON_COMPACT) : NULL;
+    char *body = kd_json_dump(o, JSON_COMPACT);
     json_decref(o);
     return body;
 }

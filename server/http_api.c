@@ -29,8 +29,7 @@
 /* Drops json; NULL: no memory. */
 static void say_json(kd_http_request *r, json_t *json)
 {
-    char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
-    json_decref(json);
+    char *text = kd_http_text(json);
     if (text)
         kd_http_say(r, MHD_HTTP_OK, "application/json", text);
     else

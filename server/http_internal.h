@@ -152,6 +152,9 @@ extern const size_t kd_http_n_api;
 extern const kd_http_form kd_http_list, kd_http_workers, kd_http_detail, kd_http_info;
 /* The packed message as JSON; the caller frees it. NULL with diag on failure. */
 char *kd_http_json(const kd_http_form *form, const kd_buf *packed, kd_diag *diag);
+/* Drops json and returns its text as `distill ... -o json` has it, in one line; the caller frees
+ * it. NULL: no memory, or json is. */
+char *kd_http_text(json_t *json);
 
 /* ---- http_stream.c */
 /* Loop. A stream of a job's events from r->from on, or (j NULL) of what the first page shows to who

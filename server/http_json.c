@@ -39,14 +39,19 @@ const kd_http_form kd_http_workers = {&distill__v1__workers_reply__descriptor, w
 const kd_http_form kd_http_detail = {&distill__v1__job_detail__descriptor, detail_json};
 const kd_http_form kd_http_info = {&distill__v1__info_reply__descriptor, info_json};
 
+char *kd_http_text(json_t *json)
+{
+    char *text = kd_json_dump(json, JSON_COMPACT);
+    json_decref(json);
+    return text;
+}
+
 char *kd_http_json(const kd_http_form *form, const kd_buf *packed, kd_diag *diag)
 {
     ProtobufCMessage *m = NULL;
     if (kd_wire_unpack_large(form->message, packed->data, packed->len, KD_HTTP_BODY, &m, diag) != 0)
         return NULL;
-    json_t *json = form->json(m);
-    char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
-    json_decref(json);
+    char *text = kd_http_text(form->json(m));
     kd_wire_free(m);
     if (!text)
         (void)kd_fail(diag, -KD_ENOMEM, "no memory for the answer");

@@ -148,8 +148,7 @@ static int push_text(kd_http_stream *s, const char *event, uint64_t id, const ch
 /* json is dropped. */
 static int push(kd_http_stream *s, const char *event, uint64_t id, json_t *json)
 {
-    char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
-    json_decref(json);
+    char *text = kd_http_text(json);
     const int rc = text ? push_text(s, event, id, text) : -KD_ENOMEM;
     free(text);
     return rc;

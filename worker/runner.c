@@ -378,7 +378,7 @@ static bool needs(const kd_job *job, enum kd_stage_kind kind, const char *name)
     const bool teacher = strncmp(name, "teacher", 7) == 0 && !strchr(name, '.');
     const char *source = kd_stage_source(job, kind);
     if (kind == KD_STAGE_EVALUATE)
-        return strncmp(name, "tune", 4) != 0;
+        return !kd_stage_name_tunes(name);
     return (teacher && (kind == KD_STAGE_DISTILL || kd_stage_tune(kind) >= 0)) ||
            (source && strcmp(name, source) == 0);
 }

@@ -322,7 +322,7 @@ static void derive_evaluation(struct trial *t, size_t i)
     Distill__V1__TriedStage *it = &t->items[i];
     for (size_t k = 0; k < i; k++) {
         const Distill__V1__TriedStage *of = &t->items[k];
-        if (strncmp(of->stage, "tune", 4) == 0)
+        if (kd_stage_name_tunes(of->stage))
             continue; /* what it made is the next one's */
         if (t->problems[k][0]) {
             note(t, i, "without what %s makes", of->stage);

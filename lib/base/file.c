@@ -112,10 +112,10 @@ void kd_file_fsync_failed(const char *path)
     abort();
 }
 
-static void fsync_or_die(int fd, const char *path)
+/* errno on failure. */
+static bool synced(int fd)
 {
-    if (KD_FAILPOINT_FAILS("file.fsync") || fsync(fd) != 0)
-        kd_file_fsync_failed(path);
+    return !KD_FAILPOINT_FAILS("file.fsync") && fsync(fd) == 0;
 }
 
 static char *parent_of(const char *path)
@@ -134,51 +134,110 @@ int kd_file_fsync_parent(const char *path, kd_diag *diag)
     if (fd < 0) {
         rc = fail_errno(diag, "open folder of", path);
     } else {
-        fsync_or_die(fd, dir);
+        if (!synced(fd))
+            kd_file_fsync_failed(dir);
         close(fd);
     }
     free(dir);
     return rc;
 }
 
-int kd_file_write(const char *path, const void *data, size_t len, kd_diag *diag)
+/* ---- drafts */
+
+int kd_file_draft_open(const char *path, kd_file_draft *out, kd_diag *diag)
 {
-    char *tmp = NULL;
-    if (asprintf(&tmp, "%s.tmp-XXXXXX", path) < 0)
+    kd_file_draft d = KD_FILE_DRAFT_INIT;
+    d.path = strdup(path);
+    if (!d.path || asprintf(&d.temporary, "%s.tmp-XXXXXX", path) < 0) {
+        free(d.path);
         return kd_fail(diag, -KD_ENOMEM, "no memory to write %s", path);
-    int rc = 0, fd = mkostemp(tmp, O_CLOEXEC);
-    if (fd < 0) {
-        rc = fail_errno(diag, "create a temporary file for", path);
-        free(tmp);
+    }
+    d.fd = mkostemp(d.temporary, O_CLOEXEC);
+    if (d.fd < 0) {
+        const int rc = fail_errno(diag, "create a temporary file for", path);
+        free(d.temporary);
+        free(d.path);
         return rc;
     }
+    *out = d;
+    return 0;
+}
+
+int kd_file_draft_open_there(const char *path, kd_file_draft *out, kd_diag *diag)
+{
+    kd_file_draft d = KD_FILE_DRAFT_INIT;
+    d.fd = open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY);
+    if (d.fd < 0)
+        return fail_errno(diag, "write", path);
+    d.path = strdup(path);
+    if (!d.path) {
+        close(d.fd);
+        return kd_fail(diag, -KD_ENOMEM, "no memory to write %s", path);
+    }
+    *out = d;
+    return 0;
+}
+
+int kd_file_draft_add(kd_file_draft *d, const void *data, size_t len, kd_diag *diag)
+{
     const char *p = data;
     if (KD_FAILPOINT_FAILS("file.write"))
-        rc = fail_errno(diag, "write", path);
-    for (size_t left = len; left && rc == 0;) {
-        ssize_t n = write(fd, p, left);
-        if (n < 0 && errno == EINTR)
+        return fail_errno(diag, "write", d->path);
+    for (size_t left = len; left;) {
+        ssize_t n = write(d->fd, p, left);
+        if (n < 0 && errno == EINTR && !(d->stop && d->stop() != 0))
             continue;
-        if (n < 0) {
-            rc = fail_errno(diag, "write", path);
-            break;
-        }
+        if (n < 0)
+            return fail_errno(diag, "write", d->path);
         p += n;
         left -= (size_t)n;
     }
+    return 0;
+}
+
+int kd_file_draft_sync(kd_file_draft *d, mode_t mode, kd_diag *diag)
+{
+    if (d->temporary && ((mode && fchmod(d->fd, mode) != 0) || !synced(d->fd)))
+        return fail_errno(diag, "write", d->path);
+    return 0;
+}
+
+int kd_file_draft_place(kd_file_draft *d, kd_diag *diag)
+{
+    if (!d->temporary)
+        return 0;
+    if (KD_FAILPOINT_FAILS("file.rename") || rename(d->temporary, d->path) != 0)
+        return fail_errno(diag, "rename to", d->path);
+    free(d->temporary);
+    d->temporary = NULL;
+    KD_FAILPOINT("file.renamed");
+    int rc = kd_file_fsync_parent(d->path, diag);
+    KD_FAILPOINT("file.synced");
+    return rc;
+}
+
+void kd_file_draft_clear(kd_file_draft *d)
+{
+    if (d->fd >= 0)
+        close(d->fd);
+    if (d->temporary)
+        unlink(d->temporary);
+    free(d->temporary);
+    free(d->path);
+    *d = (kd_file_draft)KD_FILE_DRAFT_INIT;
+}
+
+int kd_file_write(const char *path, const void *data, size_t len, kd_diag *diag)
+{
+    kd_file_draft d = KD_FILE_DRAFT_INIT;
+    int rc = kd_file_draft_open(path, &d, diag);
     if (rc == 0)
-        fsync_or_die(fd, tmp);
-    close(fd);
-    if (rc == 0 && (KD_FAILPOINT_FAILS("file.rename") || rename(tmp, path) != 0))
-        rc = fail_errno(diag, "rename to", path);
-    if (rc != 0) {
-        unlink(tmp);
-    } else {
-        KD_FAILPOINT("file.renamed");
-        rc = kd_file_fsync_parent(path, diag);
-        KD_FAILPOINT("file.synced");
-    }
-    free(tmp);
+        rc = kd_file_draft_add(&d, data, len, diag);
+    if (rc == 0 && kd_file_draft_sync(&d, 0, NULL) != 0)
+        kd_file_fsync_failed(d.temporary);
+    if (rc == 0)
+        rc = kd_file_draft_place(&d, diag);
+    kd_file_draft_clear(&d);
     return rc;
 }
 

@@ -72,6 +72,17 @@ int kd_stage_compress(enum kd_stage_kind kind)
     return number_of(kind, KD_STAGE_COMPRESS, KD_MAX_COMPRESS);
 }
 
+bool kd_stage_name_tunes(const char *name)
+{
+    const size_t n = strcspn(name, ".");
+    for (int i = 0; i < KD_MAX_COMPRESS; i++) {
+        const char *tune = kd_stage_name((enum kd_stage_kind)(KD_STAGE_TUNE + i));
+        if (strlen(tune) == n && strncmp(name, tune, n) == 0)
+            return true;
+    }
+    return false;
+}
+
 bool kd_teacher_is_outside(const kd_teacher_spec *t)
 {
     return strcmp(t->model.model, "kserve") == 0;

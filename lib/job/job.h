@@ -272,6 +272,9 @@ int kd_stage_teacher(enum kd_stage_kind kind);
  */
 int kd_stage_tune(enum kd_stage_kind kind);
 int kd_stage_compress(enum kd_stage_kind kind);
+/* Whether a name is that of such a training, or of what it made (`tune2.safetensors`): floats that
+ * are not yet pruned to the end or rounded, and nothing to use. */
+bool kd_stage_name_tunes(const char *name);
 /* Of a step of `compress`: the one that it goes on from, -1 = the student; whether what it makes
  * has 8 bits; what else its weights are stored as. */
 int kd_compress_source(const kd_job *job, int step);
@@ -295,6 +298,10 @@ const kd_model_spec *kd_job_model(const kd_job *job, enum kd_stage_kind kind);
  * "FILE:LINE:COLUMN: data.labelled.sizee: unknown key; did you mean `size`?". */
 int kd_job_load(const char *text, size_t len, const char *file, const char *const *sets, int n_sets,
                 kd_job *out, kd_diag *diag) KD_MUST_CHECK;
+/* What stands for FILE:LINE:COLUMN in errors about an override: "--set KEY=VALUE", a long one cut.
+ * Returns out. */
+#define KD_JOB_SET 72
+const char *kd_job_set_place(const char *set, char out[KD_JOB_SET]);
 /* JSON with every default filled in; caller frees. */
 int kd_job_resolved(const kd_job *job, char **out_json, kd_diag *diag) KD_MUST_CHECK;
 /* Advice at submit, e.g. a hard weight that is not below the soft one. Returns how many notes were

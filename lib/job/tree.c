@@ -26,14 +26,21 @@ const char *kd_tree_shown(const char *text, size_t len, char out[KD_SHOWN])
     return out;
 }
 
+const char *kd_job_set_place(const char *set, char out[KD_JOB_SET])
+{
+    char shown[KD_SHOWN];
+    snprintf(out, KD_JOB_SET, "--set %s", kd_tree_shown(set, strlen(set), shown));
+    return out;
+}
+
 /* Where a text came from, for messages: a file, or override number `set` (0-based, -1 = the file).
  */
 static void place_text(const char *file, const char *const *sets, int set, const yaml_mark_t *mark,
                        char *out, size_t size)
 {
-    char shown[KD_SHOWN];
+    char own[KD_JOB_SET];
     if (set >= 0)
-        snprintf(out, size, "--set %s", kd_tree_shown(sets[set], strlen(sets[set]), shown));
+        snprintf(out, size, "%s", kd_job_set_place(sets[set], own));
     else if (mark)
         snprintf(out, size, "%.200s:%zu:%zu", file, mark->line + 1, mark->column + 1);
     else

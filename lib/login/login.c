@@ -16,6 +16,7 @@
 
 #define CALL_MS 15000
 #define TOKEN_PREFIX "distill1."
+#define TOKEN_ID 12 /* digits, as lists of tokens show it */
 
 static void path_of(const char *dir, const char *name, char out[4096])
 {
@@ -158,9 +159,27 @@ int kd_login_renew(kd_rpc_channel *ch, kd_login *l, kd_diag *diag)
 
 /* ---- joining */
 
+/* What was given may be a secret all the same: only its kind is told. */
+static int refuse_token(const char *token, enum kd_holder holder, kd_diag *diag)
+{
+    const char *given = "no token";
+    if (strncmp(token, TOKEN_PREFIX, strlen(TOKEN_PREFIX)) == 0)
+        given = "a token that is not whole";
+    else if (strlen(token) == TOKEN_ID && strspn(token, "0123456789abcdef") == TOKEN_ID)
+        given = "the id of a token";
+    else if (strstr(token, "-----BEGIN"))
+        given = "a certificate or key";
+    return kd_fail(diag, -KD_EINVAL,
+                   "this is %s; a one-time token is expected, " TOKEN_PREFIX
+                   "DIGEST.SECRET, which an admin of the coordinator makes by `distill token "
+                   "create --role %s`",
+                   given,
+                   holder == KD_HOLDER_WORKER ? "worker" : "submitter|viewer|operator|admin");
+}
+
 /* DIGEST and SECRET of `distill1.DIGEST.SECRET`. */
-static int split_token(const char *token, char digest[KD_PKI_DIGEST], const char **out_secret,
-                       kd_diag *diag)
+static int split_token(const char *token, enum kd_holder holder, char digest[KD_PKI_DIGEST],
+                       const char **out_secret, kd_diag *diag)
 {
     static const char base64url[] =
         "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -170,9 +189,7 @@ static int split_token(const char *token, char digest[KD_PKI_DIGEST], const char
         strspn(start, base64url) != KD_PKI_DIGEST - 1 || start[KD_PKI_DIGEST - 1] != '.' ||
         strspn(start + KD_PKI_DIGEST, base64url) < 16 ||
         start[KD_PKI_DIGEST + strspn(start + KD_PKI_DIGEST, base64url)] != '\0')
-        return kd_fail(diag, -KD_EINVAL,
-                       "this is no token; one looks like " TOKEN_PREFIX
-                       "DIGEST.SECRET (`distill token create` makes it)");
+        return refuse_token(token, holder, diag);
     snprintf(digest, KD_PKI_DIGEST, "%s", start);
     *out_secret = start + KD_PKI_DIGEST;
     return 0;
@@ -321,7 +338,7 @@ int kd_login_join(kd_rpc *rpc, const char *dir, const char *server, const char *
     char digest[KD_PKI_DIGEST], host[256], port[8], *ca = NULL, *identity = NULL;
     const char *secret = NULL;
     struct present present;
-    int rc = split_token(token, digest, &secret, diag);
+    int rc = split_token(token, wish->holder, digest, &secret, diag);
     if (rc == 0)
         rc = split_server(server, host, port, diag);
     if (rc == 0)

@@ -36,10 +36,10 @@ typedef struct kd_login_wish {
     const char *keep; /* how both are kept, for who is asked: "with --context NAME" */
 } kd_login_wish;
 /* Uses a token up: checks that the server has the CA that the token names, makes a key here, has it
- * certified and stores all three files. -KD_EINVAL no token, or one for another kind of holder,
- * -KD_EPERM another CA or name, -KD_EUNAVAIL, -KD_EAUTH the token is no good, -KD_EEXIST the name
- * is taken, or a login lies there that would be lost. With all of these the token is as good as
- * before, unless the coordinator is one that does not look at `holder` yet: diag tells. */
+ * certified and stores all three files. -KD_EINVAL no token, a session, or one for another kind of
+ * holder, -KD_EPERM another CA or name, -KD_EUNAVAIL, -KD_EAUTH the token is no good, -KD_EEXIST
+ * the name is taken, or a login lies there that would be lost. With all of these the token is as
+ * good as before, unless the coordinator is one that does not look at `holder` yet: diag tells. */
 int kd_login_join(kd_rpc *rpc, const char *dir, const char *server, const char *token,
                   const kd_login_wish *wish, kd_login *out, kd_diag *diag) KD_MUST_CHECK;
 /* A third of the certificate's life is left, or less. */

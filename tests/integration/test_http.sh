@@ -100,6 +100,16 @@ cmp "$DIR/evaluation.json" "$DIR/files/evaluation.json" || fail "evaluation.json
 http /api/v1/info | pick 'd["bank"]["records"] > 0 and d["free_bytes"] > 0 and d["epoch"] == 1' | says True || fail "info"
 [ "$(code /api/v1/jobs/0000ffff)" = 404 ] || fail "a job that is not there"
 
+for path in "jobs/$job" "jobs/$job/events" "jobs/$job/steps"; do
+    http "/api/v1/$path" >"$DIR/numbers.json"
+    grep -q '[0-9]\.[0-9]' "$DIR/numbers.json" || fail "$path has no numbers"
+    python3 - "$DIR/numbers.json" <<'PY' || fail "$path: numbers are longer than it takes to read them back"
+import re, sys
+for digits in re.findall(r"[:\[,](-?[0-9]+\.[0-9]+)(?=[,}\]])", open(sys.argv[1]).read()):
+    assert len(digits) <= len(repr(float(digits))), digits
+PY
+done
+
 note "hostile input"
 python3 tests/integration/http_abuse.py "$HTTP"
 

@@ -297,8 +297,20 @@ static void test_access_session(void **state)
     }
     again(f, &quotas);
     assert_int_equal(kd_access_session(f->access, text, name), KD_ROLE_VIEWER);
-    kd_assert_fails(enroll(f, strrchr(text, '.') + 1, "", &login, &who), KD_EAUTH, &f->diag,
-                    "no such token");
+    static const struct {
+        enum kd_holder holder;
+        const char *told;
+    } takers[] = {{KD_HOLDER_PERSON,
+                   "`distill login` takes a one-time token, which an admin makes by "
+                   "`distill token create --role viewer`"},
+                  {KD_HOLDER_WORKER, "`distill-worker join` takes a one-time token, which an admin "
+                                     "makes by `distill token create --role worker`"}};
+    for (size_t i = 0; i < KD_COUNT(takers); i++) {
+        kd_assert_fails(enroll_as(f, takers[i].holder, strrchr(text, '.') + 1, "", &login, &who),
+                        KD_EINVAL, &f->diag,
+                        "of browser, for the HTTP port; no certificate is made of it");
+        assert_non_null(strstr(f->diag.msg, takers[i].told));
+    }
     text[strlen(text) - 1] ^= 1;
     assert_int_equal(kd_access_session(f->access, text, name), KD_ROLE_NONE);
     text[strlen(text) - 1] ^= 1;

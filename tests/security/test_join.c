@@ -145,6 +145,31 @@ static void test_join_wrong_kind(void **state)
     assert_there(f, KD_ROLE_SUBMITTER, "bob");
 }
 
+/* What is no token is told apart before anybody is asked, and never repeated. */
+static void test_join_no_token(void **state)
+{
+    struct fixture *f = *state;
+    static const struct {
+        const char *given, *told;
+    } cases[] = {
+        {"distill1.QUJD", "this is a token that is not whole; a one-time token is expected"},
+        {"0123456789ab", "this is the id of a token; "},
+        {"-----BEGIN CERTIFICATE-----\nQUJD\n", "this is a certificate or key; "},
+        {"QUJD", "this is no token; "},
+        {"", "this is no token; "}};
+    for (size_t i = 0; i < KD_COUNT(cases); i++)
+        for (enum kd_holder h = KD_HOLDER_WORKER; h <= KD_HOLDER_PERSON; h++) {
+            const kd_login_wish w = wish_of(h, "", false);
+            snprintf(f->token, sizeof f->token, "%s", cases[i].given);
+            kd_assert_fails(join(f, KD_ROLE_VIEWER, "", &w), KD_EINVAL, &f->diag, cases[i].told);
+            assert_non_null(strstr(f->diag.msg, h == KD_HOLDER_WORKER
+                                                    ? "`distill token create --role worker`"
+                                                    : "`distill token create --role submitter|"));
+            assert_null(strstr(f->diag.msg, "QUJD"));
+        }
+    assert_int_equal(atomic_load(&g_there.used), 0);
+}
+
 static void test_join_other_name(void **state)
 {
     struct fixture *f = *state;
@@ -215,8 +240,8 @@ static void test_join_over_and_damaged(void **state)
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
-    const struct CMUnitTest tests[] = {TEST(test_join_wrong_kind), TEST(test_join_other_name),
-                                       TEST(test_join_other_coordinator),
-                                       TEST(test_join_over_and_damaged)};
+    const struct CMUnitTest tests[] = {
+        TEST(test_join_wrong_kind), TEST(test_join_no_token), TEST(test_join_other_name),
+        TEST(test_join_other_coordinator), TEST(test_join_over_and_damaged)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

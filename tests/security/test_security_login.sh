@@ -54,11 +54,12 @@ t=$(token --role viewer --name wanda)
 expect 4 'the token is for wanda' as mallory distill login "$t" --name mallory
 expect 4 'another CA' as mallory distill login "distill1.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA.${t##*.}"
 expect 0 'you are wanda' as wanda distill login "$t" # nobody has got that secret: the token is still good
-expect 2 'this is no token' as mallory distill login distill1.x.y
+expect 2 'this is a token that is not whole; a one-time token is expected' as mallory distill login distill1.x.y
 t=$(token --role viewer --ttl 1s)
 sleep 1.2
 expect 4 'is over' as mallory distill login "$t" --name mallory
 id=$(distill token create --role viewer -o json | tee "$DIR/token.json" | pick 'd["id"]')
+expect 2 'this is the id of a token; a one-time token is expected' as mallory distill login "$id"
 expect 0 'is revoked' distill token revoke "$id"
 expect 4 'was revoked' as mallory distill login "$(pick 'd["token"]' <"$DIR/token.json")" --name mallory
 expect 0 'revoked' distill token ls
@@ -72,6 +73,9 @@ expect 0 'w1 may work for' "$BUILD/distill-worker" join "$t" --credentials "$DIR
 t=$(token --role viewer --name vincent)
 expect 2 'for a viewer, not for a worker: `distill login TOKEN`' "$BUILD/distill-worker" join "$t" --credentials "$DIR/logins/w2"
 [ ! -e "$DIR/logins/w2/identity.pem" ] || fail "a viewer's certificate lies where a worker's is looked for"
+session=$(token --session --role viewer --name screen)
+expect 2 'of screen, for the HTTP port; no certificate is made of it: `distill login` takes a one-time token' as screen distill login "$session"
+expect 2 'makes by `distill token create --role worker`' "$BUILD/distill-worker" join "$session" --credentials "$DIR/logins/w2"
 
 note "a login that is there is not lost to another one unasked"
 expect 4 'has the login of vera (viewer)' as vera distill login "$t"

@@ -88,4 +88,20 @@ static inline void kd_client_draw(const char *path, int side, int label, int i)
     free(rgb);
 }
 
+/* Class folders of `each` pictures in a folder. */
+static inline void kd_client_draw_classes(const char *folder, int side, const char *const *classes,
+                                          int n_classes, int each)
+{
+    kd_diag diag = {0};
+    char path[600];
+    for (int c = 0; c < n_classes; c++) {
+        snprintf(path, sizeof path, "%s/%s", folder, classes[c]);
+        kd_assert_ok(kd_file_mkdirs(path, &diag), &diag);
+        for (int i = 0; i < each; i++) {
+            snprintf(path, sizeof path, "%s/%s/p%d.png", folder, classes[c], i);
+            kd_client_draw(path, side, c, i);
+        }
+    }
+}
+
 #endif

@@ -7,6 +7,7 @@
 #include "cli.h"
 #include "kd/file.h"
 
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,6 +64,23 @@ static inline void kd_run_expect(const char *dir, char **out, char **err, int co
     const int rc = kd_run_distill(dir, out, err, words);
     if (rc != code)
         fail_msg("%s %s: exit code %d: %s%s", words[0], words[1], rc, *out, *err);
+}
+
+/* What it printed as JSON; the caller drops it. */
+static inline json_t *kd_run_json(const char *out, const char *err)
+{
+    json_t *o = json_loads(out, 0, NULL);
+    if (!o)
+        fail_msg("no JSON: %s%s", out, err);
+    return o;
+}
+
+static inline double kd_run_number(const json_t *o, const char *key)
+{
+    const json_t *v = json_object_get(o, key);
+    if (!json_is_number(v))
+        fail_msg("no number %s", key);
+    return json_number_value(v);
 }
 
 static inline void kd_assert_has(const char *text, const char *part)

@@ -1,4 +1,4 @@
-/* What `distill` does with models' files: inspect, evaluate, bench, quantize, export. */
+/* What `distill` does with models' files: inspect, evaluate, bench, export. */
 #include "client_run.h"
 
 #include "client_nets.h"
@@ -6,7 +6,6 @@
 #include "data/flowers.h"
 #include "engine/plan.h"
 
-#include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,18 +28,9 @@ static int set_up(void **state)
     strcpy(info.job, "0123456789ab");
     strcpy(info.data, "00112233445566778899aabbccddeeff");
     strcpy(info.teacher, "mobilenet_v2 0011223344556677");
-    kd_diag diag = {0};
-    char path[400];
     kd_client_nets_make(&g_nets, SIZE, &info);
     snprintf(g_data, sizeof g_data, "%s/data", g_nets.dir);
-    for (int c = 0; c < CLASSES; c++) {
-        snprintf(path, sizeof path, "%s/%s", g_data, g_classes[c]);
-        kd_assert_ok(kd_file_mkdirs(path, &diag), &diag);
-        for (int i = 0; i < EACH; i++) {
-            snprintf(path, sizeof path, "%s/%s/p%d.png", g_data, g_classes[c], i);
-            kd_client_draw(path, SIZE, c, i);
-        }
-    }
+    kd_client_draw_classes(g_data, SIZE, g_classes, CLASSES, EACH);
     return 0;
 }
 
@@ -54,20 +44,6 @@ static int tear_down(void **state)
 /* Runs the command, which must end with that exit code. */
 #define EXPECT(code, ...)                                                                          \
     kd_run_expect(g_nets.dir, &g_out, &g_err, code, (const char *[]){__VA_ARGS__, NULL})
-static json_t *parsed(void)
-{
-    json_t *o = json_loads(g_out, 0, NULL);
-    if (!o)
-        fail_msg("no JSON: %s%s", g_out, g_err);
-    return o;
-}
-static double number(const json_t *o, const char *key)
-{
-    const json_t *v = json_object_get(o, key);
-    if (!json_is_number(v))
-        fail_msg("no number %s", key);
-    return json_number_value(v);
-}
 
 /* ---- inspect */
 
@@ -77,12 +53,13 @@ static void test_models_inspect(void **state)
     const char *const files[] = {g_nets.ours, g_nets.onnx};
     for (size_t i = 0; i < KD_COUNT(files); i++) {
         EXPECT(0, "inspect", files[i], "-o", "json");
-        json_t *o = parsed();
+        json_t *o = kd_run_json(g_out, g_err);
         const json_t *meta = json_object_get(o, "metadata");
-        assert_int_equal((int)number(o, "macs"), (int)kd_graph_macs(g_nets.graph));
-        assert_int_equal((int)number(o, "trained"), (int)g_nets.graph->trained_len);
-        assert_int_equal((int)number(o, "parameter_bytes"), 4 * (int)g_nets.graph->vector_len);
-        assert_int_equal((int)number(o, "classes"), CLASSES);
+        assert_int_equal((int)kd_run_number(o, "macs"), (int)kd_graph_macs(g_nets.graph));
+        assert_int_equal((int)kd_run_number(o, "trained"), (int)g_nets.graph->trained_len);
+        assert_int_equal((int)kd_run_number(o, "parameter_bytes"),
+                         4 * (int)g_nets.graph->vector_len);
+        assert_int_equal((int)kd_run_number(o, "classes"), CLASSES);
         assert_true(json_is_true(json_object_get(o, "distilld")));
         assert_false(json_is_true(json_object_get(o, "int8")));
         assert_int_equal(json_array_size(json_object_get(o, "layers")), g_nets.graph->n_nodes);
@@ -191,12 +168,12 @@ static void check_evaluation(void)
     double loss;
     int matrix[CLASSES][CLASSES];
     expected(&correct, &loss, matrix);
-    json_t *o = parsed();
-    assert_int_equal((int)number(o, "samples"), CLASSES * EACH);
-    assert_int_equal((size_t)number(o, "correct"), correct);
-    assert_int_equal((int)number(o, "top5"), CLASSES * EACH);
-    kd_assert_close(number(o, "loss"), loss, 1e-6, 0);
-    assert_true(number(o, "ece") >= 0 && number(o, "ece") <= 1);
+    json_t *o = kd_run_json(g_out, g_err);
+    assert_int_equal((int)kd_run_number(o, "samples"), CLASSES * EACH);
+    assert_int_equal((size_t)kd_run_number(o, "correct"), correct);
+    assert_int_equal((int)kd_run_number(o, "top5"), CLASSES * EACH);
+    kd_assert_close(kd_run_number(o, "loss"), loss, 1e-6, 0);
+    assert_true(kd_run_number(o, "ece") >= 0 && kd_run_number(o, "ece") <= 1);
     for (size_t y = 0; y < CLASSES; y++) {
         const json_t *row = json_array_get(json_object_get(o, "confusion"), y);
         const json_t *c = json_array_get(json_object_get(o, "per_class"), y);
@@ -206,10 +183,10 @@ static void check_evaluation(void)
             guessed += matrix[x][y];
         }
         assert_string_equal(json_string_value(json_object_get(c, "class")), g_classes[y]);
-        kd_assert_close(number(c, "recall"), matrix[y][y] / (double)EACH, 1e-12, 0);
-        kd_assert_close(number(c, "precision"), guessed ? matrix[y][y] / (double)guessed : 0, 1e-12,
-                        0);
-        kd_assert_close(number(c, "f1"), 2.0 * matrix[y][y] / (EACH + guessed), 1e-12, 0);
+        kd_assert_close(kd_run_number(c, "recall"), matrix[y][y] / (double)EACH, 1e-12, 0);
+        kd_assert_close(kd_run_number(c, "precision"), guessed ? matrix[y][y] / (double)guessed : 0,
+                        1e-12, 0);
+        kd_assert_close(kd_run_number(c, "f1"), 2.0 * matrix[y][y] / (EACH + guessed), 1e-12, 0);
     }
     json_decref(o);
 }
@@ -259,9 +236,9 @@ static void test_models_evaluate(void **state)
                  &diag);
     EXPECT(1, "evaluate", g_nets.ours, g_data, "--list", "val.txt", "-o", "json");
     kd_assert_has(g_err, "none.png is passed over");
-    json_t *o = parsed();
-    assert_int_equal((int)number(o, "samples"), 2);
-    assert_int_equal((int)number(o, "skipped"), 1);
+    json_t *o = kd_run_json(g_out, g_err);
+    assert_int_equal((int)kd_run_number(o, "samples"), 2);
+    assert_int_equal((int)kd_run_number(o, "skipped"), 1);
     json_decref(o);
     kd_run_drop(&g_out, &g_err);
     kd_assert_ok(kd_file_write(names, "tulips\ndaisy\nfuchsia\n", 21, &diag), &diag);
@@ -277,12 +254,13 @@ static void test_models_bench(void **state)
 {
     (void)state;
     EXPECT(0, "bench", g_nets.onnx, "--seconds", "1", "-o", "json");
-    json_t *o = parsed();
+    json_t *o = kd_run_json(g_out, g_err);
     const json_t *ms = json_object_get(o, "latency_ms");
-    assert_true(number(ms, "p50") > 0 && number(ms, "p50") <= number(ms, "p90"));
-    assert_true(number(ms, "p90") <= number(ms, "p99"));
-    assert_true(number(o, "throughput") > 0 && number(o, "runs") >= 20);
-    assert_int_equal((int)number(o, "batch"), 64);
+    assert_true(kd_run_number(ms, "p50") > 0 &&
+                kd_run_number(ms, "p50") <= kd_run_number(ms, "p90"));
+    assert_true(kd_run_number(ms, "p90") <= kd_run_number(ms, "p99"));
+    assert_true(kd_run_number(o, "throughput") > 0 && kd_run_number(o, "runs") >= 20);
+    assert_int_equal((int)kd_run_number(o, "batch"), 64);
     json_decref(o);
     kd_run_drop(&g_out, &g_err);
     EXPECT(0, "bench", g_nets.ours, "--seconds", "1");
@@ -293,77 +271,7 @@ static void test_models_bench(void **state)
     kd_run_drop(&g_out, &g_err);
 }
 
-/* ---- quantize, export */
-
-static void test_models_quantize(void **state)
-{
-    (void)state;
-    char ours[400], onnx[400], few[400];
-    snprintf(ours, sizeof ours, "%s/q.safetensors", g_nets.dir);
-    snprintf(onnx, sizeof onnx, "%s/q.onnx", g_nets.dir);
-    EXPECT(0, "quantize", g_nets.ours, "--data", g_data, "-O", ours);
-    kd_assert_has(g_out, "of 2 convolutions in 8 bits");
-    kd_run_drop(&g_out, &g_err);
-    EXPECT(0, "quantize", g_nets.onnx, "--data", g_data, "--method", "kl", "-O", onnx, "-o",
-           "json");
-    json_t *said = parsed();
-    assert_string_equal(json_string_value(json_object_get(said, "path")), onnx);
-    assert_string_equal(json_string_value(json_object_get(said, "method")), "kl");
-    assert_true(number(said, "convolutions") == 2 && number(said, "bytes") > 0);
-    json_decref(said);
-    kd_run_drop(&g_out, &g_err);
-    const char *const files[] = {ours, onnx};
-    double accuracy = -1;
-    for (size_t i = 0; i < KD_COUNT(files); i++) {
-        EXPECT(0, "inspect", files[i], "-o", "json");
-        json_t *o = parsed();
-        assert_true(json_is_true(json_object_get(o, "int8")));
-        assert_true(number(o, "parameter_bytes") < 1.2 * (double)g_nets.graph->vector_len);
-        const json_t *meta = json_object_get(o, "metadata");
-        assert_string_equal(json_string_value(json_object_get(meta, "distilld.job")),
-                            "0123456789ab");
-        json_decref(o);
-        kd_run_drop(&g_out, &g_err);
-        EXPECT(0, "evaluate", files[i], g_data, "-o", "json");
-        o = parsed();
-        accuracy = number(o, "accuracy");
-        json_decref(o);
-        kd_run_drop(&g_out, &g_err);
-    }
-    assert_true(accuracy >= 0);
-    snprintf(few, sizeof few, "%s/daisy", g_data);
-    EXPECT(2, "quantize", g_nets.ours, "--data", few, "-O", ours);
-    kd_assert_has(g_err, "14 pictures to calibrate with");
-    kd_run_drop(&g_out, &g_err);
-    EXPECT(2, "quantize", g_nets.ours, "--data", g_data, "-O", ours, "--method", "magic");
-    kd_run_drop(&g_out, &g_err);
-    snprintf(few, sizeof few, "%s/torn.png", g_data);
-    kd_assert_ok(kd_file_write(few, "\x89PNG", 4, &(kd_diag){0}), &(kd_diag){0});
-    EXPECT(0, "quantize", g_nets.ours, "--data", g_data, "--pictures", "43", "-O", onnx);
-    kd_assert_has(g_err, "torn.png is passed over");
-    kd_assert_has(g_out, "on 42 pictures");
-    kd_run_drop(&g_out, &g_err);
-    assert_int_equal(unlink(few), 0);
-    EXPECT(2, "quantize", g_nets.ours, "--data", g_data);
-    kd_assert_has(g_err, "needs --data and -O");
-    kd_run_drop(&g_out, &g_err);
-    EXPECT(2, "quantize", g_nets.ours, "--data", g_data, "-O", ours, "--method", "percentile",
-           "--percentile", "101");
-    kd_run_drop(&g_out, &g_err);
-    EXPECT(2, "quantize", g_nets.ours, "--data", g_data, "-O", ours, "--method", "mse",
-           "--percentile", "99");
-    kd_assert_has(g_err, "--percentile says nothing to --method mse");
-    kd_run_drop(&g_out, &g_err);
-    EXPECT(2, "quantize", g_nets.ours, "--data", g_data, "-O", "q.c");
-    kd_assert_has(g_err, "ends in .safetensors or .onnx");
-    kd_run_drop(&g_out, &g_err);
-    EXPECT(1, "quantize", g_nets.ours, "--data", "/nowhere", "-O", ours);
-    kd_assert_has(g_err, "--data /nowhere: No such file");
-    kd_run_drop(&g_out, &g_err);
-    EXPECT(1, "quantize", ours, "--data", g_data, "-O", onnx);
-    kd_assert_has(g_err, "is in 8 bits already");
-    kd_run_drop(&g_out, &g_err);
-}
+/* ---- export */
 
 static void test_models_export(void **state)
 {
@@ -416,8 +324,29 @@ static void test_models_export(void **state)
     EXPECT(2, "export", g_nets.ours, "-f", "c", "-O", c);
     kd_assert_has(g_err, "its header");
     kd_run_drop(&g_out, &g_err);
-    EXPECT(2, "export", g_nets.ours, "-f", "onnx", "-O", onnx, "--data", g_data);
-    kd_run_drop(&g_out, &g_err);
+}
+
+/* What the flags say is looked at before the network is: here there is none. */
+static void test_models_export_flags(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *flags[5], *told;
+    } cases[] = {
+        {{"--data", "d"}, "--data is for the card"},
+        {{"--list", "val.txt"}, "--list is for labelled pictures, and none are given"},
+        {{"--card", "c.md", "--labels", "y"}, "--labels is for labelled pictures"},
+        {{"--data-format", "idx"}, "--data-format is for labelled pictures"},
+        {{"--card", "c.md", "--data=d", "--data-format", "tar"}, "unknown format of data"},
+        {{"--card", "c.md", "--data=d", "--data-format=npy"}, "needs --list and --labels"},
+        {{"--card", "c.md", "--data=d", "--labels", "y"}, "for --data-format idx and npy"}};
+    for (size_t i = 0; i < KD_COUNT(cases); i++) {
+        const char *words[12] = {"export", "/no/such/network.onnx", "-f", "c", "-O", "x.c"};
+        memcpy(words + 6, cases[i].flags, sizeof cases[i].flags);
+        kd_run_expect(g_nets.dir, &g_out, &g_err, 2, words);
+        kd_assert_has(g_err, cases[i].told);
+        kd_run_drop(&g_out, &g_err);
+    }
 }
 
 int main(int argc, char **argv)
@@ -427,7 +356,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_models_inspect),  cmocka_unit_test(test_models_hostile),
         cmocka_unit_test(test_models_evaluate), cmocka_unit_test(test_models_bench),
-        cmocka_unit_test(test_models_quantize), cmocka_unit_test(test_models_export),
+        cmocka_unit_test(test_models_export),   cmocka_unit_test(test_models_export_flags),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -169,7 +169,7 @@ static void test_out_all_or_nothing(void **state)
     size_t len;
     kd_assert_ok(kd_file_write(at("pair.h"), "old", 3, &diag), &diag);
     const kd_out_file files[] = {{at("pair.h"), "new", 3}, {"/dev/full", "new", 3}};
-    kd_assert_fails(kd_out_files_write(files, 2, &diag), KD_EIO, &diag, "No space left");
+    kd_assert_fails(kd_out_files_write(files, 2, &diag), KD_ELIMIT, &diag, "No space left");
     kd_assert_ok(kd_file_read(at("pair.h"), 10, &text, &len, &diag), &diag);
     assert_string_equal(text, "old");
     free(text);

@@ -16,6 +16,7 @@ static struct {
     int over;    /* children that have ended; one more at each look at the sweep */
     bool differ; /* the replayed job comes out otherwise */
     int failed;  /* number of the child that fails, -1 = none */
+    int lists;   /* calls of List */
     char continued[16], replayed[16], key[80];
     unsigned epochs;
 } g;
@@ -147,7 +148,7 @@ static void on_get(kd_rpc_call *call, const void *request)
     const char *job = ((const Distill__V1__JobRequest *)request)->job;
     Distill__V1__JobSummary s = DISTILL__V1__JOB_SUMMARY__INIT;
     Distill__V1__Progress p;
-    bool found = strcmp(job, SWEEP) == 0;
+    bool found = strlen(job) >= 4 && strncmp(job, SWEEP, strlen(job)) == 0;
     if (found)
         send_sweep(call);
     for (int i = 0; !found && i < CHILDREN; i++)
@@ -171,6 +172,7 @@ static void on_get(kd_rpc_call *call, const void *request)
 static void on_list(kd_rpc_call *call, const void *request)
 {
     (void)request;
+    g.lists++;
     Distill__V1__ListReply r = DISTILL__V1__LIST_REPLY__INIT;
     Distill__V1__JobSummary rows[CHILDREN + 2], *list[CHILDREN + 2];
     Distill__V1__Progress progress[CHILDREN];
@@ -234,6 +236,7 @@ static int fresh(void **state)
     g.over = CHILDREN;
     g.differ = false;
     g.failed = -1;
+    g.lists = 0;
     pthread_mutex_unlock(&g_mu);
     return 0;
 }
@@ -258,12 +261,26 @@ static void test_sweeps_jobs(void **state)
         at = next;
     }
     HAS(g_out, "  distill.loss.temperature=5 seed=1");
-    assert_int_equal(DISTILL("jobs", "--sweep", "aaaa", "-q"), 0);
-    HAS(g_out, "b00000000003");
-    LACKS(g_out, OLD);
-    LACKS(g_out, SWEEP);
     assert_int_equal(DISTILL("jobs", "-n", "1", "-q"), 0);
     assert_string_equal(g_out, SWEEP "\n");
+}
+
+/* Those of one sweep come with the sweep, however long ago it was. */
+static void test_sweeps_jobs_of_one(void **state)
+{
+    (void)state;
+    assert_int_equal(DISTILL("jobs", "--sweep", "aaaa", "-q", "-n", "1"), 0);
+    assert_string_equal(g_out, "b00000000001\nb00000000002\nb00000000003\nb00000000004\n");
+    g.failed = 2;
+    assert_int_equal(DISTILL("jobs", "--sweep", SWEEP, "--state", "failed"), 0);
+    HAS(g_out, "  distill.loss.temperature=5 seed=1");
+    LACKS(g_out, "b00000000002");
+    assert_int_equal(DISTILL("jobs", "--sweep", SWEEP, "--state", "queued"), 0);
+    HAS(g_err, "no queued jobs of sweep " SWEEP);
+    assert_int_equal(DISTILL("jobs", "--sweep", OLD), KD_EXIT_CONFLICT);
+    HAS(g_err, "error: job " OLD " is no sweep\nhint: ");
+    assert_int_equal(DISTILL("jobs", "--sweep", "no job"), KD_EXIT_NO_JOB);
+    assert_int_equal(g.lists, 0);
 }
 
 static void test_sweeps_show(void **state)
@@ -448,6 +465,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_sweeps_jobs, fresh),
+        cmocka_unit_test_setup(test_sweeps_jobs_of_one, fresh),
         cmocka_unit_test_setup(test_sweeps_show, fresh),
         cmocka_unit_test_setup(test_sweeps_show_job, fresh),
         cmocka_unit_test_setup(test_sweeps_wait_and_watch, fresh),

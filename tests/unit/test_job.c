@@ -490,6 +490,10 @@ static void test_job_overrides(void **state)
     refuse_set(PLAIN, "seed=",
                "--set seed=: seed: expected a whole number from 0 to 2^63-1, found nothing");
     refuse_set(PLAIN, "seed", "--set seed: expected key=value");
+    char eighty[81] = "seed=", place[KD_JOB_SET];
+    memset(eighty + 5, 'a', 75);
+    assert_int_equal(strlen(kd_job_set_place(eighty, place)), 6 + 63);
+    refuse_set(PLAIN, eighty, place);
     refuse_set(PLAIN, "=1", "expected key=value");
     refuse_set(PLAIN, "a..b=1", "expected key=value");
     refuse_set(PLAIN, ".a=1", "expected key=value");

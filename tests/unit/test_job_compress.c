@@ -1,6 +1,8 @@
 /* The list `compress` of a job file. */
 #include "job_case.h"
 
+#include <stdio.h>
+
 #define STEPS(list) TEACHER "distill: {optimizer: {lr: 1e-2}, epochs: 3}\ncompress: " list "\n"
 
 static void test_compress_steps(void **state)
@@ -51,8 +53,17 @@ static void test_compress_steps(void **state)
                                         "compress5", "compress6", "evaluate",  "export"};
     enum kd_stage_kind kinds[KD_MAX_STAGES];
     assert_int_equal(kd_job_stages(&j, kinds), KD_COUNT(names));
-    for (size_t i = 0; i < KD_COUNT(names); i++)
+    for (size_t i = 0; i < KD_COUNT(names); i++) {
+        char made[40];
         assert_string_equal(kd_stage_name(kinds[i]), names[i]);
+        snprintf(made, sizeof made, "%s.safetensors", names[i]);
+        assert_int_equal(kd_stage_name_tunes(names[i]), kd_stage_tune(kinds[i]) >= 0);
+        assert_int_equal(kd_stage_name_tunes(made), kd_stage_tune(kinds[i]) >= 0);
+    }
+    static const char *const others[] = {"",       "tun",  "tune9", "tunes.safetensors",
+                                         "tune22", ".tune"};
+    for (size_t i = 0; i < KD_COUNT(others); i++)
+        assert_false(kd_stage_name_tunes(others[i]));
     assert_ptr_equal(kd_job_train(&j, kinds[4]), &j.compress[1].tune);
     assert_ptr_equal(kd_job_train(&j, kinds[5]), &j.compress[1].made);
     assert_ptr_equal(kd_job_model(&j, kinds[5]), &j.student);

@@ -36,11 +36,6 @@ int32_t kd_augment_factor(double factor)
     return (int32_t)floor(factor * KD_FACTOR_ONE + 0.5);
 }
 
-static int32_t grey_of(const uint8_t *p)
-{
-    return (19595 * p[0] + 38470 * p[1] + 7471 * p[2] + 32768) >> 16;
-}
-
 /* factor * x + (1 - factor) * other / 65536, rounded down as torchvision's conversion to uint8
  * does; other is in 1/65536. */
 static uint8_t blend(int32_t factor, int32_t x, int64_t other)
@@ -63,7 +58,7 @@ void kd_augment_contrast(kd_canvas *c, int32_t factor)
     size_t n = pixels_of(c);
     int64_t sum = 0;
     for (size_t i = 0; i < n; i++)
-        sum += grey_of(c->now + 3 * i);
+        sum += kd_augment_grey(c->now + 3 * i);
     int64_t mean = (sum * KD_FACTOR_ONE + (int64_t)n / 2) / (int64_t)n;
     for (int v = 0; v < 256; v++)
         table[v] = blend(factor, v, mean);
@@ -75,7 +70,7 @@ void kd_augment_saturation(kd_canvas *c, int32_t factor)
     size_t n = pixels_of(c);
     for (size_t i = 0; i < n; i++) {
         uint8_t *p = c->now + 3 * i;
-        int32_t rest = (KD_FACTOR_ONE - factor) * grey_of(p); /* |rest| < 2^24 */
+        int32_t rest = (KD_FACTOR_ONE - factor) * kd_augment_grey(p); /* |rest| < 2^24 */
         for (int k = 0; k < 3; k++)
             p[k] = cut((factor * p[k] + rest) >> 16);
     }

@@ -8,6 +8,12 @@
 
 #include "kd/err.h"
 
+/* The grey of a pixel's R, G and B: ITU-R BT.601, to the nearest. */
+static inline uint8_t kd_augment_grey(const uint8_t *p)
+{
+    return (uint8_t)((19595 * p[0] + 38470 * p[1] + 7471 * p[2] + 32768) >> 16);
+}
+
 /* A picture that is worked on, [size,size,3], and room for another. */
 typedef struct kd_canvas {
     int size;

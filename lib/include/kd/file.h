@@ -5,6 +5,8 @@
 
 #include "kd/err.h"
 
+#include <sys/types.h>
+
 /* Whole file into fresh memory (caller frees; one NUL added after len). -KD_ENOENT, -KD_ELIMIT when
  * larger than max, -KD_EIO. */
 int kd_file_read(const char *path, size_t max, char **out_data, size_t *out_len,
@@ -13,8 +15,8 @@ int kd_file_read(const char *path, size_t max, char **out_data, size_t *out_len,
  * Either the old or the new content is there after a crash. An fsync error aborts the process: the
  * page cache can no longer be trusted. */
 int kd_file_write(const char *path, const void *data, size_t len, kd_diag *diag) KD_MUST_CHECK;
-/* Removes what kd_file_write left in a folder when its process was killed; nobody may be writing
- * there. */
+/* Removes what kd_file_write and drafts left in a folder when their process was killed; nobody may
+ * be writing there. */
 void kd_file_drop_temporaries(const char *path);
 int kd_file_fsync_parent(const char *path, kd_diag *diag) KD_MUST_CHECK;
 /* mkdir -p with mode 0700. */
@@ -36,5 +38,34 @@ int kd_file_need_room(const char *path, uint64_t keep, uint64_t bytes, kd_diag *
 __attribute__((noreturn)) void kd_file_fsync_failed(const char *path);
 /* Free bytes for us on the file system of path; -1 if unknown. */
 int64_t kd_file_free_bytes(const char *path);
+
+/* ---- drafts: what kd_file_write does, for content that comes in pieces and for several files that
+ * get their names together
+ *
+ * Opened, added to, synced, placed; cleared in any case. Until it is placed what was there before
+ * stays, and clearing it removes all that was written. A draft is one thread's. */
+typedef struct kd_file_draft {
+    char *path;
+    char *temporary; /* beside it; NULL = placed, or path itself is written to */
+    int fd;
+    /* Asked when a signal interrupts a write: not 0 = give up. NULL = go on. */
+    int (*stop)(void);
+} kd_file_draft;
+#define KD_FILE_DRAFT_INIT                                                                         \
+    {                                                                                              \
+        .fd = -1                                                                                   \
+    }
+/* An empty file of mode 0600. */
+int kd_file_draft_open(const char *path, kd_file_draft *out, kd_diag *diag) KD_MUST_CHECK;
+/* For a device or a pipe, which is there: it is written to as it is, and neither synced nor placed.
+ */
+int kd_file_draft_open_there(const char *path, kd_file_draft *out, kd_diag *diag) KD_MUST_CHECK;
+int kd_file_draft_add(kd_file_draft *d, const void *data, size_t len, kd_diag *diag) KD_MUST_CHECK;
+/* Mode (0 = it stays 0600) and fsync. On failure errno is that of it; whoever keeps state goes on
+ * with kd_file_fsync_failed. */
+int kd_file_draft_sync(kd_file_draft *d, mode_t mode, kd_diag *diag) KD_MUST_CHECK;
+/* Rename, and fsync of the folder, whose failure ends the process. */
+int kd_file_draft_place(kd_file_draft *d, kd_diag *diag) KD_MUST_CHECK;
+void kd_file_draft_clear(kd_file_draft *d);
 
 #endif
