@@ -240,8 +240,6 @@ int kd_loaded_open_file(const char *path, int size, kd_loaded *out, kd_diag *dia
     char *bytes = NULL;
     size_t len;
     int rc = kd_file_read(path, KD_LOADED_MAX, &bytes, &len, diag);
-    if (rc == -KD_EINVAL)
-        return kd_fail(diag, -KD_ENOENT, "%s is a folder, a model's file was expected", path);
     if (rc)
         return rc;
     const kd_onnx_read_options opt = {.size = size, .folder_fd = open_folder_of(path)};

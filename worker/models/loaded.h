@@ -32,7 +32,8 @@ typedef struct kd_loaded {
 int kd_loaded_open(const uint8_t *bytes, size_t len, const char *name, kd_loaded *out,
                    kd_diag *diag) KD_MUST_CHECK;
 /* The same of a file of at most KD_LOADED_MAX bytes; an ONNX model's external data is read beneath
- * its folder. size: pixels a side where it leaves them open, 0 = its own. */
+ * its folder. size: pixels a side where it leaves them open, 0 = its own. Errors besides: those of
+ * kd_file_read. */
 #define KD_LOADED_MAX ((size_t)2 << 30)
 int kd_loaded_open_file(const char *path, int size, kd_loaded *out, kd_diag *diag) KD_MUST_CHECK;
 void kd_loaded_clear(kd_loaded *l);

@@ -5,8 +5,8 @@
 
 #include "kd/err.h"
 
-/* Whole file into fresh memory (caller frees; one NUL added after len). -KD_ENOENT, -KD_ELIMIT when
- * larger than max, -KD_EIO. */
+/* Whole file into fresh memory (caller frees; one NUL added after len). -KD_ENOENT, -KD_EINVAL for a
+ * folder, -KD_ELIMIT when larger than max, -KD_EIO. */
 int kd_file_read(const char *path, size_t max, char **out_data, size_t *out_len,
                  kd_diag *diag) KD_MUST_CHECK;
 /* Durable replace: temporary name in the same folder, write, fsync, rename, fsync of the folder.
