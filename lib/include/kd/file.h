@@ -25,6 +25,8 @@ int kd_file_remove_tree(const char *path, kd_diag *diag) KD_MUST_CHECK;
  * absolute path or link leads out. Returns a descriptor (O_CLOEXEC) or -KD_E.... */
 int kd_file_open_beneath(int root_fd, const char *path, int extra_flags,
                          kd_diag *diag) KD_MUST_CHECK;
+/* The same wherever the path or a link in it leads: for paths of the person who runs the program. */
+int kd_file_open_at(int root_fd, const char *path, int extra_flags, kd_diag *diag) KD_MUST_CHECK;
 /* All of the file behind fd (caller still owns fd), as kd_file_read. `name` for messages. */
 int kd_file_read_fd(int fd, const char *name, size_t max, char **out_data, size_t *out_len,
                     kd_diag *diag) KD_MUST_CHECK;
