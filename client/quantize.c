@@ -90,6 +90,7 @@ static int read_options(kd_cli *cli, const kd_args *args, kd_quantise_options *q
     *q = (kd_quantise_options){.method = (enum kd_calibrate)which,
                                .percentile = share ? strtod(share, &end) : 99.99,
                                .n = n,
+                               .keep_bytes = KD_QUANTISE_KEEP,
                                .picture = picture};
     if (!(q->percentile > 0 && q->percentile <= 100) || (end && (end == share || *end)))
         return kd_usage(cli, "quantize", "a number above 0 and up to 100, for example 99.9",
