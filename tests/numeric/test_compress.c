@@ -317,6 +317,8 @@ static void test_quantised_files(void **state)
             for (int k = 0; k < q.graph->n_nodes; k++)
                 assert_true(l.graph->nodes[k].range == q.graph->nodes[k].range);
             assert_memory_equal(l.vector, q.vector, floats);
+            for (int k = 0; k < l.graph->n_params; k++)
+                assert_int_equal(l.types[k], l.graph->params[k].ndim > 1 ? KD_ST_I8 : KD_ST_F32);
             float *z = net_logits(&n, l.graph, l.vector, PICTURES);
             assert_memory_equal(z, want, PICTURES * NET_CLASSES * sizeof *z);
             free(z);

@@ -21,7 +21,7 @@ typedef struct kd_loaded {
     bool softmax;            /* one at its end was left out (ONNX) */
     int size;                /* pixels a side */
     int n_classes;           /* of the network, names or not */
-    enum kd_st_type *types;  /* [graph->n_params] that the file holds them as */
+    enum kd_st_type *types;  /* [graph->n_params] that the file holds them as (kd_onnx_info) */
 } kd_loaded;
 
 /* bytes are borrowed during the call; `name` is for messages. Which kind of file it is shows in its
