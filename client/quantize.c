@@ -55,7 +55,7 @@ static int choose(kd_cli *cli, calibration *c, size_t wanted)
 {
     const size_t n = KD_MIN(wanted, c->found.n), picture = (size_t)c->p->w * (size_t)c->p->h * 3;
     float *input = malloc(picture * sizeof *input);
-    c->rgb = malloc(picture);
+    c->rgb = malloc(kd_predict_room(c->p));
     c->chosen = malloc((n + 1) * sizeof *c->chosen);
     if (!input || !c->rgb || !c->chosen) {
         kd_error(cli, "no memory for a picture");

@@ -742,6 +742,7 @@ static onnx_read write_and_read(const kd_graph *g, const float *vector, int opse
                                      .has_padding = true,
                                      .pad_tf = true,
                                      .label_smoothing = 0.1,
+                                     .resized_from = 777,
                                      .job = "0123456789ab",
                                      .data = "ffeeddccbbaa99887766554433221100",
                                      .teacher = "resnet18 0011223344556677",
@@ -762,6 +763,7 @@ static onnx_read write_and_read(const kd_graph *g, const float *vector, int opse
     assert_int_equal(got->preprocess, KD_PRE_IMAGENET);
     assert_int_equal(got->size, square ? g->nodes[0].h : 0);
     assert_true(got->label_smoothing == 0.1);
+    assert_int_equal(got->resized_from, 777);
     assert_string_equal(got->model, "test");
     assert_string_equal(got->job, info.job);
     assert_string_equal(got->data, info.data);

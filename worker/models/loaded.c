@@ -288,9 +288,12 @@ int kd_loaded_describe(const kd_graph *g, const kd_model_file_info *info, kd_loa
     }
     if (info->size)
         snprintf(out->size, sizeof out->size, "%d", info->size);
+    if (info->resized_from && info->resized_from != info->size)
+        snprintf(out->resized_from, sizeof out->resized_from, "%d", info->resized_from);
     if (info->label_smoothing > 0)
         snprintf(out->smoothing, sizeof out->smoothing, "%.9g", info->label_smoothing);
     say(out, "size", out->size);
+    say(out, "resized_from", out->resized_from);
     say(out, "mean", mean);
     say(out, "std", std);
     say(out, "channels", !mean ? NULL : info->grey ? "grey" : "rgb");

@@ -44,7 +44,7 @@ void kd_loaded_clear(kd_loaded *l);
 typedef struct kd_loaded_meta {
     kd_st_pair pairs[KD_LOADED_PAIRS];
     size_t n_pairs;
-    char *graph, *classes, size[16], smoothing[32];
+    char *graph, *classes, size[16], resized_from[16], smoothing[32];
 } kd_loaded_meta;
 int kd_loaded_describe(const kd_graph *g, const kd_model_file_info *info, kd_loaded_meta *out,
                        kd_diag *diag) KD_MUST_CHECK;
