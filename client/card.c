@@ -61,7 +61,10 @@ static void network(const kd_predictor *p, const kd_card_file *file, kd_buf *b)
         kd_fmt_bytes((double)file->bytes, a));
     snprintf(text, sizeof text, "%d x %d pixels, %s, `%s`", p->w, p->h,
              p->channels == 1 ? "grey" : "red, green, blue", kd_preprocess_word(p->preprocess));
-    kd_buf_printf(b, "| input | %s |\n", text);
+    kd_buf_printf(b, "| input | %s", text);
+    if (p->from != p->w)
+        kd_buf_printf(b, "; of pictures squeezed into %d x %d first", p->from, p->from);
+    kd_buf_str(b, " |\n");
     kd_buf_printf(b, "| classes | %d", p->net.n_classes);
     for (int c = 0; c < p->net.n_classes && info->classes && c < 100; c++) {
         kd_buf_str(b, c ? ", " : ": ");

@@ -124,7 +124,7 @@ static int write_network(const char *job, const Distill__V1__ListCheckpointsRepl
                          const char *path, char digest[KD_DIGEST_HEX], kd_diag *diag)
 {
     kd_st_file *f = NULL;
-    char step[24];
+    char step[24], side[16];
     int rc = kd_st_open_memory(data, len, "the checkpoint", &f, diag);
     const float *lies = rc == 0 ? parameters(f, r, diag) : NULL;
     /* It may lie at any address; floats must not. */
@@ -139,13 +139,15 @@ static int write_network(const char *job, const Distill__V1__ListCheckpointsRepl
         kd_digest d = kd_digest_of(vector, (size_t)r->floats * sizeof *vector);
         kd_digest_hex(&d, digest);
         snprintf(step, sizeof step, "%llu", (unsigned long long)m->step);
+        snprintf(side, sizeof side, "%u", r->resized_from);
         const kd_st_pair first[] = {{"format", "pt"},
                                     {"distilld.job", job},
                                     {"distilld.digest", digest},
                                     {"distilld.stage", m->stage},
-                                    {"distilld.step", step}};
-        rc = kd_network_pack(r->table, r->metadata, vector, r->floats, first, KD_COUNT(first), &out,
-                             diag);
+                                    {"distilld.step", step},
+                                    {"resized_from", side}};
+        rc = kd_network_pack(r->table, r->metadata, vector, r->floats, first,
+                             KD_COUNT(first) - (r->resized_from == 0), &out, diag);
     }
     if (rc == 0)
         rc = kd_out_files_write(&(kd_out_file){path, out.data, out.len}, 1, diag);

@@ -142,7 +142,7 @@ const kd_verb kd_verb_estimate = {
         "Has an idle worker try FILE for some seconds, a minute at most: it opens the data, makes\n"
         "each stage's networks and measures what units, teachers and evaluations take. The time\n"
         "is that on the workers which are connected and which the job would have, with a logit\n"
-        "bank that is empty; gradients on their way come besides, which counts for small steps.\n"
+        "bank that is empty; what a slow line between machines adds comes besides.\n"
         "TAUGHT: views that teachers are shown. MEMORY: of a worker that has the job alone.\n"
         "Nothing is stored or uploaded, and a job that comes takes the worker at once. Exit code\n"
         "75 if nobody could try it, 78 if the worker found something wrong with job or data.",

@@ -142,6 +142,7 @@ static int settle(const char *path, const kd_predict_options *opt, kd_predictor 
     p->w = in->w;
     p->h = in->h;
     p->channels = in->c;
+    p->from = p->net.info.resized_from ? p->net.info.resized_from : in->w;
     if (in->c != 3 && in->c != 1)
         return kd_fail(diag, -KD_EUNSUP, "%s wants pictures of %d channels; 3 or 1 can be given",
                        path, in->c);
@@ -253,7 +254,7 @@ int kd_predict_lane_init(kd_predict_lane *l, const kd_predictor *p, kd_diag *dia
     *l = (kd_predict_lane){.p = p};
     /* One picture at a time: its answer cannot depend on others, and memory stays small. */
     int rc = kd_plan_new_infer(p->net.graph, 1, p->net.vector, &l->plan, diag);
-    l->rgb = malloc(pixels * 3);
+    l->rgb = malloc(kd_predict_room(p));
     l->input = aligned_alloc(64, (pixels * 3 * sizeof(float) + 63) / 64 * 64);
     l->logits = aligned_alloc(64, ((size_t)p->net.n_classes * sizeof(float) + 63) / 64 * 64);
     if (rc == 0 && (!l->rgb || !l->input || !l->logits))
@@ -303,36 +304,53 @@ void kd_predict_top(const float *logits, int n, int top, kd_prediction *out)
     }
 }
 
-void kd_predict_floats(const kd_predictor *p, const uint8_t *rgb, float *input)
+static size_t first_bytes(const kd_predictor *p)
+{
+    return (size_t)p->from * (size_t)p->from * 3;
+}
+
+size_t kd_predict_room(const kd_predictor *p)
+{
+    return first_bytes(p) + (p->from != p->w ? (size_t)p->w * (size_t)p->h * 3 : 0);
+}
+
+int kd_predict_floats(const kd_predictor *p, uint8_t *room, float *input, kd_diag *diag)
 {
     const size_t pixels = (size_t)p->w * (size_t)p->h;
+    const uint8_t *rgb = room;
     uint8_t greys[256][3];
     float table[256][3];
+    if (p->from != p->w) {
+        const kd_image first = {.w = p->from, .h = p->from, .rgb = room};
+        int rc = kd_image_resize(&first, p->w, p->h, room + first_bytes(p), diag);
+        if (rc != 0)
+            return rc;
+        rgb = room + first_bytes(p);
+    }
     if (p->channels == 3) {
         kd_view_to_float(p->preprocess, rgb, pixels, input);
-        return;
+        return 0;
     }
     for (size_t v = 0; v < 256; v++)
         memset(greys[v], (int)v, sizeof greys[v]);
     kd_view_to_float(p->preprocess, greys[0], 256, table[0]);
     for (size_t i = 0; i < pixels; i++)
         input[i] = table[kd_augment_grey(rgb + 3 * i)][0];
+    return 0;
 }
 
-int kd_predict_bytes(const kd_predictor *p, const void *bytes, size_t len, uint8_t *rgb,
+int kd_predict_bytes(const kd_predictor *p, const void *bytes, size_t len, uint8_t *room,
                      float *input, kd_diag *diag)
 {
     kd_image im = {0};
     int rc = kd_image_decode(bytes, len, &im, diag);
     if (rc == 0)
-        rc = kd_image_resize(&im, p->w, p->h, rgb, diag);
+        rc = kd_image_resize(&im, p->from, p->from, room, diag);
     kd_image_free(&im);
-    if (rc == 0 && input)
-        kd_predict_floats(p, rgb, input);
-    return rc;
+    return rc == 0 && input ? kd_predict_floats(p, room, input, diag) : rc;
 }
 
-int kd_predict_picture(const kd_predictor *p, const char *path, uint8_t *rgb, float *input,
+int kd_predict_picture(const kd_predictor *p, const char *path, uint8_t *room, float *input,
                        kd_diag *diag)
 {
     char *bytes = NULL;
@@ -340,7 +358,7 @@ int kd_predict_picture(const kd_predictor *p, const char *path, uint8_t *rgb, fl
     int rc = kd_file_read(path, KD_IMAGE_MAX_FILE, &bytes, &len, diag);
     if (rc != 0)
         return rc;
-    rc = kd_predict_bytes(p, bytes, len, rgb, input, diag);
+    rc = kd_predict_bytes(p, bytes, len, room, input, diag);
     free(bytes);
     return rc;
 }

@@ -18,6 +18,8 @@ typedef struct kd_predictor {
     kd_loaded net;      /* info.classes: as the file or the options name them, NULL = numbers */
     int preprocess;     /* enum kd_preprocess */
     int w, h, channels; /* 3, or 1: pictures are made grey */
+    int from; /* pixels a side of the square that a picture is squeezed into first; w where
+                 there is nothing between */
 } kd_predictor;
 
 /* The flags of every verb that runs a network. */
@@ -47,22 +49,27 @@ const char *kd_predictor_class(const kd_predictor *p, int c, char number[16]);
 typedef struct kd_predict_lane {
     const kd_predictor *p; /* borrowed */
     kd_plan *plan;
-    uint8_t *rgb;
+    uint8_t *rgb; /* kd_predict_room */
     float *input, *logits;
 } kd_predict_lane;
 /* On the thread that uses it, which has called kd_engine_thread. */
 int kd_predict_lane_init(kd_predict_lane *l, const kd_predictor *p, kd_diag *diag) KD_MUST_CHECK;
 void kd_predict_lane_clear(kd_predict_lane *l);
 
-/* rgb [h,w,3] as the network wants it, into input [h,w,channels]. Grey is kd_augment_grey's. */
-void kd_predict_floats(const kd_predictor *p, const uint8_t *rgb, float *input);
-/* A picture file's bytes as the network wants it. rgb: room for [h,w,3]; input as in
- * kd_predict_floats, NULL = rgb alone. -KD_EDATA, -KD_ELIMIT as kd_image_decode. */
-int kd_predict_bytes(const kd_predictor *p, const void *bytes, size_t len, uint8_t *rgb,
+/* Bytes that a picture needs on its way to a network. */
+size_t kd_predict_room(const kd_predictor *p);
+/* A picture, which stands at the beginning of its room as [from,from,3], as the network wants it:
+ * into input [h,w,channels]. What it is squeezed into comes behind it. Grey is kd_augment_grey's.
+ * -KD_ENOMEM. */
+int kd_predict_floats(const kd_predictor *p, uint8_t *room, float *input,
+                      kd_diag *diag) KD_MUST_CHECK;
+/* A picture file's bytes as the network wants it: room and input as in kd_predict_floats; input
+ * NULL = into its room alone. -KD_EDATA, -KD_ELIMIT as kd_image_decode. */
+int kd_predict_bytes(const kd_predictor *p, const void *bytes, size_t len, uint8_t *room,
                      float *input, kd_diag *diag) KD_MUST_CHECK;
-/* A picture file as the network wants it. rgb: room for [h,w,3]; input as in
- * kd_predict_floats, NULL = rgb alone. Errors: the file cannot be read or is no picture. */
-int kd_predict_picture(const kd_predictor *p, const char *path, uint8_t *rgb, float *input,
+/* A picture file as the network wants it: room and input as in kd_predict_bytes. Errors: the file
+ * cannot be read or is no picture. */
+int kd_predict_picture(const kd_predictor *p, const char *path, uint8_t *room, float *input,
                        kd_diag *diag) KD_MUST_CHECK;
 
 typedef struct kd_prediction {

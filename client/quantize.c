@@ -47,10 +47,8 @@ static int picture(void *arg, size_t i, float *input, kd_diag *diag)
     const calibration *c = arg;
     if (kd_cli_signal() != 0)
         return kd_fail(diag, -KD_ECANCELED, "interrupted");
-    if (i < c->room) {
-        kd_predict_floats(c->p, c->rgb + i * c->picture, input);
-        return 0;
-    }
+    if (i < c->room)
+        return kd_predict_floats(c->p, c->rgb + i * c->picture, input, diag);
     const int rc =
         kd_predict_picture(c->p, c->chosen[i], c->rgb + c->room * c->picture, input, diag);
     return rc == 0 ? 0 : kd_fail_at(diag, rc, "%s", c->chosen[i]);
@@ -61,7 +59,7 @@ static int picture(void *arg, size_t i, float *input, kd_diag *diag)
 static int choose(kd_cli *cli, calibration *c, size_t wanted)
 {
     const size_t n = KD_MIN(wanted, c->found.n);
-    c->picture = (size_t)c->p->w * (size_t)c->p->h * 3;
+    c->picture = kd_predict_room(c->p);
     c->room = KD_MIN(n, KEPT / c->picture);
     c->rgb = malloc((c->room + 1) * c->picture);
     c->chosen = malloc((n + 1) * sizeof *c->chosen);
@@ -97,6 +95,7 @@ static int read_options(kd_cli *cli, const kd_args *args, kd_quantise_options *q
     *q = (kd_quantise_options){.method = (enum kd_calibrate)which,
                                .percentile = share ? strtod(share, &end) : 99.99,
                                .n = n,
+                               .keep_bytes = KD_QUANTISE_KEEP,
                                .picture = picture};
     if (!(q->percentile > 0 && q->percentile <= 100) || (end && (end == share || *end)))
         return kd_usage(cli, "quantize", "a number above 0 and up to 100, for example 99.9",

@@ -34,7 +34,7 @@ static int open_data(work *w, int root, const kd_scoring_data *from, kd_diag *di
                                 .one_split = true,
                                 .links = true,
                                 .leakage = KD_DATA_ALLOW,
-                                .size = w->p->w};
+                                .size = w->p->from};
     int rc = w->p->w != w->p->h ? kd_fail(diag, -KD_EUNSUP, "the network's pictures are not square")
                                 : kd_data_open(&cfg, root, NULL, NULL, &w->data, diag);
     if (rc != 0)
@@ -109,7 +109,9 @@ static int answer(void *arg, kd_predict_lane *lane, size_t item, kd_diag *diag)
     }
     if (rc != 0)
         return rc;
-    kd_predict_floats(w->p, lane->rgb, lane->input);
+    rc = kd_predict_floats(w->p, lane->rgb, lane->input, diag);
+    if (rc != 0)
+        return rc;
     w->labels[item] = w->class_of[kd_data_label(w->data, item)];
     return kd_plan_forward(lane->plan, lane->input, w->logits + item * classes, diag);
 }

@@ -76,15 +76,20 @@ int kd_artefact_write_network(kd_daemon *d, kd_job_record *j, uint32_t stage, bo
                               const float *vector, const char *digest, kd_diag *diag)
 {
     const kd_stage_record *s = &j->stages[stage];
-    char id[KD_ID_TEXT], name[KD_NETWORK_FILE];
+    const int from = kd_job_squeezed_from(&j->spec, s->kind);
+    char id[KD_ID_TEXT], name[KD_NETWORK_FILE], side[16];
     kd_id_text(j->row.id, id);
-    const kd_st_pair first[] = {
-        {"format", "pt"}, {"distilld.job", id}, {"distilld.digest", digest}};
+    snprintf(side, sizeof side, "%d", from);
+    const kd_st_pair first[] = {{"format", "pt"},
+                                {"distilld.job", id},
+                                {"distilld.digest", digest},
+                                {"resized_from", side}};
     kd_buf buf;
     kd_buf_init(&buf, (size_t)1 << 33);
     kd_stage_network_file(s->kind, best, name);
-    int rc = kd_network_pack(s->info->table, s->info->metadata, vector,
-                             kd_stage_vector_floats(s->info), first, KD_COUNT(first), &buf, diag);
+    int rc =
+        kd_network_pack(s->info->table, s->info->metadata, vector, kd_stage_vector_floats(s->info),
+                        first, KD_COUNT(first) - (from == 0), &buf, diag);
     if (rc == 0)
         rc = kd_artefact_write(d, j, stage, name, buf.data, buf.len, diag);
     kd_buf_clear(&buf);

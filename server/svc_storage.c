@@ -132,6 +132,7 @@ static void describe_network(const kd_job_record *j, int stage,
     m->floats = kd_stage_vector_floats(i);
     m->vectors = i->optimizer_vectors;
     m->average = i->average;
+    m->resized_from = (uint32_t)kd_job_squeezed_from(&j->spec, j->stages[stage].kind);
 }
 
 static void do_list_checkpoints(kd_daemon *d, kd_loop_call *c)

@@ -8,14 +8,35 @@
 #define ROUNDS 3         /* in which each network has a turn; the middle one counts */
 #define TURN_S 0.1       /* of a turn, at least */
 #define BATCH 64         /* pictures */
-#define MOST_BYTES 512e6 /* that a batch may take; a larger network's is not measured */
+#define MOST_BYTES 512e6 /* that a batch, or its pictures, may take; a larger one is not measured  \
+                          */
+#define KEPT_BYTES 256e6 /* of plans that are kept between turns; others are made for each */
 
-/* The same pictures for every network, each as it wants them. */
-struct pictures {
-    const kd_session *ss;
-    uint8_t *rgb, *small; /* [size, size, 3] */
-    float *input;         /* [BATCH][size, size, 3] of the network */
-    float *logits;        /* [BATCH][classes] */
+enum { SINGLE, BATCHED, WAYS };
+
+/* Pictures as networks of one size and preprocessing want them, the same for all. */
+struct feed {
+    const kd_net *like;
+    size_t floats; /* of a picture */
+    int n;
+    float *input; /* [n][size, size, 3] */
+};
+
+struct entrant {
+    const kd_net *net;
+    const struct feed *feed;
+    kd_plan *plans[WAYS]; /* that are kept, else NULL */
+    double bytes;         /* of the plan for one picture */
+    double ms[WAYS][ROUNDS];
+};
+
+struct contest {
+    kd_runner *r;
+    struct entrant nets[KD_MAX_FINISHED];
+    struct feed feeds[KD_MAX_FINISHED];
+    size_t n, n_feeds;
+    double kept_bytes;
+    float *logits; /* [BATCH][classes] */
 };
 
 static int by_size(const void *a, const void *b)
@@ -24,32 +45,79 @@ static int by_size(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-static int make_room(struct pictures *p, const kd_net *net, int batch, kd_diag *diag)
+/* ---- who takes part, and with what pictures */
+
+static int add_feed(struct contest *c, const kd_net *net, const struct feed **out, kd_diag *diag)
 {
+    for (size_t i = 0; i < c->n_feeds; i++)
+        if (c->feeds[i].like->size == net->size &&
+            c->feeds[i].like->preprocess == net->preprocess) {
+            *out = &c->feeds[i];
+            return 0;
+        }
+    struct feed *f = &c->feeds[c->n_feeds];
     const size_t floats = (size_t)net->size * (size_t)net->size * 3;
-    const kd_session *ss = p->ss;
-    const size_t first = ss->n_val ? kd_data_first(ss->data, KD_SPLIT_VAL) : 0;
-    const size_t n = ss->n_val ? ss->n_val : ss->n_train;
-    free(p->input);
-    p->input = malloc(floats * (size_t)batch * sizeof *p->input);
-    if (!p->input)
+    const bool all = (double)(floats * sizeof(float)) * BATCH <= MOST_BYTES;
+    *f = (struct feed){.like = net, .floats = floats, .n = all ? BATCH : 1};
+    f->input = malloc((size_t)f->n * floats * sizeof *f->input);
+    if (!f->input)
         return kd_fail(diag, -KD_ENOMEM, "no memory to measure with");
-    for (size_t i = 0; i < (size_t)batch; i++)
-        kd_stage_feed(ss, net, (uint32_t)(first + i % n), p->rgb, p->small, p->input + i * floats);
+    c->n_feeds++;
+    *out = f;
     return 0;
 }
 
+static int add_nets(struct contest *c, Distill__V1__ModelCost *costs, kd_diag *diag)
+{
+    int rc = 0;
+    for (int i = 0; i < kd_stage_n_finished(c->r->stage) && rc == 0; i++) {
+        const char *name;
+        const kd_net *net = kd_stage_finished_net(c->r->stage, i, &name);
+        if (strchr(name, '.')) /* the best version costs what the last one does */
+            continue;
+        Distill__V1__ModelCost *cost = &costs[c->n];
+        distill__v1__model_cost__init(cost);
+        cost->name = (char *)name;
+        cost->parameters = net->graph->trained_len;
+        cost->bytes = net->graph->vector_len * sizeof(float);
+        c->nets[c->n].net = net;
+        rc = add_feed(c, net, &c->nets[c->n++].feed, diag);
+    }
+    return rc;
+}
+
+/* Each picture is decoded once. rgb, small: room for one of the data's size. */
+static int fill_feeds(struct contest *c, uint8_t *rgb, uint8_t *small, kd_diag *diag)
+{
+    const kd_session *ss = c->r->session;
+    const size_t first = ss->n_val ? kd_data_first(ss->data, KD_SPLIT_VAL) : 0;
+    const size_t n = ss->n_val ? ss->n_val : ss->n_train;
+    int rc = 0;
+    for (size_t i = 0; i < BATCH && rc == 0; i++) {
+        (void)kd_cache_get(ss->cache, first + i % n, rgb); /* one that cannot be read is grey */
+        for (size_t k = 0; k < c->n_feeds && rc == 0; k++) {
+            const struct feed *f = &c->feeds[k];
+            if (i < (size_t)f->n)
+                rc = kd_stage_to_input(ss, f->like, rgb, small, f->input + i * f->floats, diag);
+        }
+    }
+    return rc;
+}
+
+/* ---- turns */
+
 /* One turn: milliseconds a picture. */
-static int turn(kd_runner *r, const struct pictures *p, kd_plan *plan, int batch, double *out_ms,
-                kd_diag *diag)
+static int turn(const struct contest *c, const struct entrant *e, kd_plan *plan, int batch,
+                double *out_ms, kd_diag *diag)
 {
     double spent = 0;
     int n = 0;
-    int rc = kd_plan_forward(plan, p->input, p->logits, diag); /* what it needs comes into caches */
+    /* What it needs comes into caches. */
+    int rc = kd_plan_forward(plan, e->feed->input, c->logits, diag);
     while (rc == 0 && (n == 0 || spent < TURN_S)) {
         const double begin = kd_clock_thread_s();
-        rc =
-            kd_runner_stopped(r) ? -KD_ECANCELED : kd_plan_forward(plan, p->input, p->logits, diag);
+        rc = kd_runner_stopped(c->r) ? -KD_ECANCELED
+                                     : kd_plan_forward(plan, e->feed->input, c->logits, diag);
         spent += kd_clock_thread_s() - begin;
         n++;
     }
@@ -57,78 +125,78 @@ static int turn(kd_runner *r, const struct pictures *p, kd_plan *plan, int batch
     return rc;
 }
 
-/* A network's turn in one batch size; 0 where it is too large. */
-static int measure(kd_runner *r, struct pictures *p, const kd_net *net, int batch, double *out_ms,
-                   kd_diag *diag)
+/* A network's turn in one way; 0 where it is too large for it. */
+static int measure(struct contest *c, struct entrant *e, int way, double *out_ms, kd_diag *diag)
 {
-    kd_plan *plan = NULL;
-    int rc = kd_plan_new_infer(net->graph, 1, net->vector, &plan, diag);
+    const int batch = way == BATCHED ? BATCH : 1;
+    kd_plan *plan = e->plans[way];
     *out_ms = 0;
-    if (rc == 0 && batch > 1) {
-        const bool fits = (double)kd_plan_arena_bytes(plan) * batch <= MOST_BYTES;
-        kd_plan_free(plan);
-        plan = NULL;
-        if (!fits)
-            return 0;
-        rc = kd_plan_new_infer(net->graph, batch, net->vector, &plan, diag);
+    if (way == BATCHED && (e->feed->n < BATCH || e->bytes * BATCH > MOST_BYTES))
+        return 0;
+    int rc = plan ? 0 : kd_plan_new_infer(e->net->graph, batch, e->net->vector, &plan, diag);
+    if (rc != 0)
+        return rc;
+    const double bytes = (double)kd_plan_arena_bytes(plan);
+    if (way == SINGLE)
+        e->bytes = bytes;
+    if (!e->plans[way] && c->kept_bytes + bytes <= KEPT_BYTES) {
+        e->plans[way] = plan;
+        c->kept_bytes += bytes;
     }
-    if (rc == 0)
-        rc = make_room(p, net, batch, diag);
-    if (rc == 0)
-        rc = turn(r, p, plan, batch, out_ms, diag);
-    kd_plan_free(plan);
+    rc = turn(c, e, plan, batch, out_ms, diag);
+    if (plan != e->plans[way])
+        kd_plan_free(plan);
     return rc;
 }
 
-static int measure_all(kd_runner *r, struct pictures *p, Distill__V1__ModelCost *costs,
-                       size_t *out_n, kd_diag *diag)
+static int measure_all(struct contest *c, kd_diag *diag)
 {
-    const kd_net *nets[KD_MAX_FINISHED];
-    double ms[KD_MAX_FINISHED][2][ROUNDS];
-    size_t n = 0;
     int rc = 0;
-    for (int i = 0; i < kd_stage_n_finished(r->stage); i++) {
-        const char *name;
-        nets[n] = kd_stage_finished_net(r->stage, i, &name);
-        if (strchr(name, '.')) /* the best version costs what the last one does */
-            continue;
-        Distill__V1__ModelCost *c = &costs[n];
-        distill__v1__model_cost__init(c);
-        c->name = (char *)name;
-        c->parameters = nets[n]->graph->trained_len;
-        c->bytes = nets[n]->graph->vector_len * sizeof(float);
-        n++;
-    }
     for (int k = 0; k < ROUNDS; k++)
-        for (size_t i = 0; i < n && rc == 0; i++) {
-            rc = measure(r, p, nets[i], 1, &ms[i][0][k], diag);
-            if (rc == 0)
-                rc = measure(r, p, nets[i], BATCH, &ms[i][1][k], diag);
-        }
-    for (size_t i = 0; i < n && rc == 0; i++) {
-        for (int b = 0; b < 2; b++)
-            qsort(ms[i][b], ROUNDS, sizeof(double), by_size);
-        costs[i].ms_per_image = ms[i][0][ROUNDS / 2];
-        costs[i].ms_per_image_64 = ms[i][1][ROUNDS / 2];
-    }
-    *out_n = rc == 0 ? n : 0;
+        for (size_t i = 0; i < c->n; i++)
+            for (int way = 0; way < WAYS && rc == 0; way++)
+                rc = measure(c, &c->nets[i], way, &c->nets[i].ms[way][k], diag);
     return rc;
+}
+
+static double middle(double ms[ROUNDS])
+{
+    qsort(ms, ROUNDS, sizeof *ms, by_size);
+    return ms[ROUNDS / 2];
+}
+
+static void clear(struct contest *c)
+{
+    for (size_t i = 0; i < c->n; i++)
+        for (int way = 0; way < WAYS; way++)
+            kd_plan_free(c->nets[i].plans[way]);
+    for (size_t i = 0; i < c->n_feeds; i++)
+        free(c->feeds[i].input);
+    free(c->logits);
+    free(c);
 }
 
 int kd_runner_costs(kd_runner *r, Distill__V1__ModelCost *costs, size_t *out_n, kd_diag *diag)
 {
     const kd_session *ss = r->session;
     const size_t picture = (size_t)ss->size * (size_t)ss->size * 3;
-    struct pictures p = {.ss = ss,
-                         .rgb = malloc(picture),
-                         .small = malloc(picture),
-                         .logits = malloc(BATCH * (size_t)ss->classes * sizeof(float))};
-    const int rc = p.rgb && p.small && p.logits
-                       ? measure_all(r, &p, costs, out_n, diag)
-                       : kd_fail(diag, -KD_ENOMEM, "no memory to measure with");
-    free(p.rgb);
-    free(p.small);
-    free(p.input);
-    free(p.logits);
+    struct contest *c = kd_xalloc(sizeof *c);
+    uint8_t *rgb = malloc(picture), *small = malloc(picture);
+    c->r = r;
+    c->logits = malloc(BATCH * (size_t)ss->classes * sizeof *c->logits);
+    int rc = rgb && small && c->logits ? add_nets(c, costs, diag)
+                                       : kd_fail(diag, -KD_ENOMEM, "no memory to measure with");
+    if (rc == 0)
+        rc = fill_feeds(c, rgb, small, diag);
+    if (rc == 0)
+        rc = measure_all(c, diag);
+    for (size_t i = 0; i < c->n && rc == 0; i++) {
+        costs[i].ms_per_image = middle(c->nets[i].ms[SINGLE]);
+        costs[i].ms_per_image_64 = middle(c->nets[i].ms[BATCHED]);
+    }
+    *out_n = rc == 0 ? c->n : 0;
+    free(rgb);
+    free(small);
+    clear(c);
     return rc;
 }

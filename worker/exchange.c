@@ -11,12 +11,13 @@
 #include <string.h>
 #include <unistd.h>
 
-#define QUICK_MS 20000 /* calls that are answered at once */
-#define POLL_MS                                                                                    \
-    10000 /* calls that wait for others; repeated by the caller, so that a lost one costs no more  \
-           */
 #define MAX_BLOB ((size_t)4 << 30)
 #define DAMAGED_TRIES 8 /* of a blocking call; as many in a row are no accident */
+
+/* Whom a call waits for at the coordinator. One that waits for others is repeated by the caller, so
+ * that a lost one costs no more than its time. */
+enum awaits { AWAITS_NOBODY, AWAITS_OTHERS };
+static const int g_wait_ms[] = {[AWAITS_NOBODY] = 20000, [AWAITS_OTHERS] = 10000};
 
 enum answer { ANSWER_PLAIN, ANSWER_PUBLISH, ANSWER_SUM, ANSWER_SLICE, ANSWER_VALUES };
 
@@ -104,16 +105,18 @@ static int pack(const void *message, const void *payload, size_t len, kd_buf *he
 }
 
 static int begin(kd_rpc_channel *ch, const char *path, const void *message, const void *payload,
-                 size_t len, int timeout_ms, enum answer answer, kd_exchange_done done, void *arg)
+                 size_t len, enum awaits awaits, enum answer answer, kd_exchange_done done,
+                 void *arg)
 {
     struct pending *p = malloc(sizeof *p);
     if (!p)
         return -KD_ENOMEM;
-    *p = (struct pending){answer, timeout_ms == QUICK_MS ? ch : NULL, done, arg};
+    *p = (struct pending){answer, awaits == AWAITS_NOBODY ? ch : NULL, done, arg};
     kd_buf head;
     struct iovec parts[2];
     int n = pack(message, payload, len, &head, parts);
-    int rc = n < 0 ? n : kd_rpc_unary_start(ch, path, parts, n, timeout_ms, false, on_done, p);
+    int rc =
+        n < 0 ? n : kd_rpc_unary_start(ch, path, parts, n, g_wait_ms[awaits], false, on_done, p);
     kd_buf_clear(&head);
     if (rc != 0)
         free(p);
@@ -153,8 +156,8 @@ int kd_exchange_push(kd_rpc_channel *ch, const kd_stage_ref *ref, const kd_todo 
         m.terms = (double *)push->sums->terms;
         m.n_terms = (size_t)n_terms;
     }
-    int rc = begin(ch, "/distill.v1.Exchange/PushNode", &m, payload, len, QUICK_MS, ANSWER_PLAIN,
-                   done, arg);
+    int rc = begin(ch, "/distill.v1.Exchange/PushNode", &m, payload, len, AWAITS_NOBODY,
+                   ANSWER_PLAIN, done, arg);
     free(halves);
     return rc;
 }
@@ -166,7 +169,8 @@ int kd_exchange_await_sum(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t 
     SET_STAGE(&m, ref);
     m.step = step;
     m.chunk = chunk;
-    return begin(ch, "/distill.v1.Exchange/AwaitSum", &m, NULL, 0, POLL_MS, ANSWER_SUM, done, arg);
+    return begin(ch, "/distill.v1.Exchange/AwaitSum", &m, NULL, 0, AWAITS_OTHERS, ANSWER_SUM, done,
+                 arg);
 }
 
 static Distill__V1__SliceRequest slice_request(const kd_stage_ref *ref, uint64_t version,
@@ -183,7 +187,7 @@ static int slice_call(kd_rpc_channel *ch, const char *path, const kd_stage_ref *
                       uint64_t version, uint32_t chunk, kd_exchange_done done, void *arg)
 {
     Distill__V1__SliceRequest m = slice_request(ref, version, chunk);
-    return begin(ch, path, &m, NULL, 0, POLL_MS, ANSWER_SLICE, done, arg);
+    return begin(ch, path, &m, NULL, 0, AWAITS_OTHERS, ANSWER_SLICE, done, arg);
 }
 
 int kd_exchange_await_slice(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t version,
@@ -208,8 +212,8 @@ int kd_exchange_publish(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t ve
     m.chunk = chunk;
     m.with_state = with_state;
     m.crc32c = kd_crc32c(0, data, floats * sizeof(float));
-    return begin(ch, "/distill.v1.Exchange/Publish", &m, data, floats * sizeof(float), QUICK_MS,
-                 ANSWER_PUBLISH, done, arg);
+    return begin(ch, "/distill.v1.Exchange/Publish", &m, data, floats * sizeof(float),
+                 AWAITS_NOBODY, ANSWER_PUBLISH, done, arg);
 }
 
 /* ---- blocking calls */
@@ -244,7 +248,7 @@ static int call_once(kd_rpc_channel *ch, const char *path, const struct iovec *p
                      const ProtobufCMessageDescriptor *desc, crc_of *crc, struct reply *a,
                      kd_diag *diag)
 {
-    int rc = kd_rpc_unary(ch, path, parts, n, QUICK_MS, false, &a->r);
+    int rc = kd_rpc_unary(ch, path, parts, n, g_wait_ms[AWAITS_NOBODY], false, &a->r);
     judge(ch, rc);
     if (rc != 0)
         return kd_fail(diag, rc, "%s", a->r.text);
@@ -320,8 +324,8 @@ int kd_exchange_await_values(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64
     Distill__V1__ValueRequest m = DISTILL__V1__VALUE_REQUEST__INIT;
     SET_STAGE(&m, ref);
     m.step = step;
-    return begin(ch, "/distill.v1.Exchange/AwaitValues", &m, NULL, 0, POLL_MS, ANSWER_VALUES, done,
-                 arg);
+    return begin(ch, "/distill.v1.Exchange/AwaitValues", &m, NULL, 0, AWAITS_OTHERS, ANSWER_VALUES,
+                 done, arg);
 }
 
 int kd_exchange_get_average(kd_rpc_channel *ch, const kd_stage_ref *ref, uint64_t version,

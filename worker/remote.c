@@ -1,19 +1,12 @@
 #include "remote.h"
 
-#include "kd/clock.h"
-#include "kd/log.h"
 #include "kserve/kserve.h"
-#include "pace.h"
+#include "patience.h"
 
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#define SLICE_MS 50
-#define FAILURES 8   /* of its own, one after another, that end a request */
-#define TOLD_MS 1000 /* less of a server that is full or fails is no news */
 #define MAX_REQUEST ((size_t)1 << 30)
 #define MAX_METADATA ((size_t)1 << 20)
 /* An answer may have other tensors, and texts, beside the one that was asked for. */
@@ -26,8 +19,7 @@ struct kd_remote {
     char input[KD_MAX_TENSOR_NAME + 1], output[KD_MAX_TENSOR_NAME + 1];
     bool nchw; /* pictures go as [3,h,w] */
     size_t floats, max_answer;
-    kd_pace pace;
-    atomic_int waiting; /* callers */
+    kd_patience patience;
 };
 
 int kd_remote_new(const kd_remote_config *cfg, kd_remote **out, kd_diag *diag)
@@ -51,7 +43,13 @@ int kd_remote_new(const kd_remote_config *cfg, kd_remote **out, kd_diag *diag)
         free(r);
         return rc;
     }
-    kd_pace_init(&r->pace);
+    kd_patience_init(&r->patience,
+                     &(kd_patience_config){.timeout_ms = cfg->timeout_ms,
+                                           .patience_ms = cfg->patience_ms,
+                                           .stopped = cfg->stopped,
+                                           .waits = cfg->waits,
+                                           .arg = cfg->arg},
+                     r->channel);
     *out = r;
     return 0;
 }
@@ -61,70 +59,13 @@ void kd_remote_free(kd_remote *r)
     if (!r)
         return;
     kd_rpc_channel_free(r->channel);
-    kd_pace_clear(&r->pace);
+    kd_patience_clear(&r->patience);
     free(r);
 }
 
 /* ---- calls */
 
-static bool stopped(const kd_remote *r)
-{
-    return r->cfg.stopped(r->cfg.arg);
-}
-
-static void wait_begins(kd_remote *r, const char *why)
-{
-    if (atomic_fetch_add(&r->waiting, 1) != 0)
-        return;
-    kd_warn("waiting for the teacher: %.200s", why);
-    r->cfg.waits(r->cfg.arg, true);
-}
-
-static void wait_ends(kd_remote *r)
-{
-    if (atomic_fetch_sub(&r->waiting, 1) == 1)
-        r->cfg.waits(r->cfg.arg, false);
-}
-
-static void pause_for(const kd_remote *r, int ms)
-{
-    const kd_time_ms until = kd_clock_ms() + ms;
-    for (kd_time_ms now; (now = kd_clock_ms()) < until && !stopped(r);)
-        usleep((useconds_t)KD_MIN(until - now, SLICE_MS) * 1000);
-}
-
-/* What is wrong with a server that may answer later, NULL for what will not pass. Failures of its
- * own (INTERNAL, UNKNOWN, CANCELLED) may, as when its device has no memory left for a moment. */
-static const char *may_pass(const kd_rpc_result *result)
-{
-    switch (-result->code) {
-    case KD_EUNAVAIL:
-        return "away";
-    case KD_ETIMEOUT:
-        return "too slow";
-    case KD_ELIMIT:
-        return result->oversize == KD_RPC_FITS ? "full" : NULL;
-    case KD_EIO:
-    case KD_EINTERNAL:
-    case KD_ECANCELED:
-        return "failing";
-    default:
-        return NULL;
-    }
-}
-
-static int send_one(kd_remote *r, const char *path, const struct iovec *parts, int n_parts,
-                    kd_rpc_result *result)
-{
-    const int rc = kd_rpc_unary_until(r->channel, path, parts, n_parts, r->cfg.timeout_ms, false,
-                                      r->cfg.stopped, r->cfg.arg, result);
-    kd_pace_leave(&r->pace, rc == 0                                  ? KD_PACE_ANSWERED
-                            : may_pass(result) && rc != -KD_EUNAVAIL ? KD_PACE_CROWDED
-                                                                     : KD_PACE_LOST);
-    return rc;
-}
-
-static int refused(const kd_remote *r, const kd_rpc_result *result, kd_diag *diag)
+static int refused(const kd_remote *r, const kd_rpc_result *result, int rc, kd_diag *diag)
 {
     switch (result->oversize) {
     case KD_RPC_REPLY_TOO_LARGE:
@@ -139,70 +80,15 @@ static int refused(const kd_remote *r, const kd_rpc_result *result, kd_diag *dia
     case KD_RPC_FITS:
         break;
     }
-    return kd_fail(diag, result->code, "%.900s", result->text);
+    return rc;
 }
 
-/* What has become of a request so far. */
-struct tries {
-    int n, failures;  /* of the kind of the last one; of the server itself, the last ones */
-    bool crowded;     /* the last one met a full server */
-    kd_time_ms begin; /* of the first */
-    const char *why;  /* there is no answer; NULL = there is, or it will not pass */
-    bool over;        /* patience is */
-    bool waits;
-};
-
-/* After one that has ended: whether there is to be another one. */
-static bool goes_on(kd_remote *r, const kd_rpc_result *result, bool first, struct tries *t)
-{
-    const kd_time_ms since = kd_clock_ms() - t->begin;
-    const bool crowded = result->code == -KD_ELIMIT;
-    t->n = crowded == t->crowded ? t->n + 1 : 1;
-    t->crowded = crowded;
-    t->why = may_pass(result);
-    if (!t->why || stopped(r) || (first && result->untrusted))
-        return false;
-    t->failures = strcmp(t->why, "failing") == 0 ? t->failures + 1 : 0;
-    t->over = since >= r->cfg.patience_ms;
-    if (t->over || t->failures == FAILURES)
-        return false;
-    if (!t->waits && ((!crowded && t->failures == 0) || since >= TOLD_MS)) {
-        wait_begins(r, result->text);
-        t->waits = true;
-    }
-    pause_for(r, kd_pace_pause(t->n, crowded));
-    return true;
-}
-
-/* Until there is an answer, or a refusal that will not pass. first: nothing depends on it yet, so
- * that a server that is not trusted is no matter of patience. result->bytes: caller frees. */
+/* As kd_patience_call, with what is wrong with a message that is too large. */
 static int call(kd_remote *r, const char *path, const struct iovec *parts, int n_parts, bool first,
                 kd_rpc_result *result, kd_diag *diag)
 {
-    struct tries t = {0};
-    int rc = -KD_ECANCELED;
-    bool sent;
-    do {
-        sent = kd_pace_enter(&r->pace, r->cfg.stopped, r->cfg.arg);
-        if (!sent)
-            break;
-        t.begin = t.begin ? t.begin : kd_clock_ms();
-        rc = send_one(r, path, parts, n_parts, result);
-    } while (rc != 0 && goes_on(r, result, first, &t));
-    if (t.waits)
-        wait_ends(r);
-    if (rc == 0)
-        return 0;
-    if (!sent || stopped(r))
-        return -KD_ECANCELED;
-    if (t.over)
-        return kd_fail(diag, -KD_ETIMEOUT,
-                       "it is %s for longer than teacher.patience allows (%d s): %.700s", t.why,
-                       r->cfg.patience_ms / 1000, result->text);
-    if (t.failures == FAILURES)
-        return kd_fail(diag, -KD_EINTERNAL, "it has failed %d times, one after another: %.700s",
-                       t.failures, result->text);
-    return refused(r, result, diag);
+    const int rc = kd_patience_call(&r->patience, path, parts, n_parts, first, result, diag);
+    return rc == 0 || rc == -KD_ECANCELED ? rc : refused(r, result, rc, diag);
 }
 
 /* ---- what it is */

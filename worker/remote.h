@@ -1,6 +1,5 @@
 /* A model that somebody else's server runs, asked over the Open Inference Protocol (lib/kserve):
- * pixels there, logits back. A server that is away, slow or full is asked again, ever less often
- * (pace.h), until its patience is over; one that fails by itself a few times.
+ * pixels there, logits back, with patience (patience.h).
  *
  * Threads: kd_remote_ask may be called by several at once, everything else by one. */
 #ifndef KD_WORKER_REMOTE_H

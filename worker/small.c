@@ -99,6 +99,7 @@ static int calibrate(kd_stage *s, const kd_compress_spec *spec, kd_diag *diag)
     const kd_quantise_options opt = {.method = methods[spec->method],
                                      .percentile = spec->percentile,
                                      .n = c.n,
+                                     .keep_bytes = KD_QUANTISE_KEEP,
                                      .picture = calibration_picture,
                                      .arg = &c};
     kd_quantised q;

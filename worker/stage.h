@@ -144,10 +144,14 @@ int kd_stage_show(kd_stage *s, int thread, int teacher, uint32_t sample, uint32_
 int kd_stage_teach(kd_stage *s, int thread, int teacher, uint32_t sample, uint32_t view,
                    float *logits, kd_diag *diag) KD_MUST_CHECK;
 
-/* ---- for evaluate.c: networks that earlier stages made */
+/* ---- for evaluate.c and costs.c: networks that earlier stages made */
 int kd_stage_n_finished(const kd_stage *s);
 const kd_net *kd_stage_finished_net(const kd_stage *s, int i, const char **out_name);
 const kd_model_file_info *kd_stage_finished_info(const kd_stage *s, int i); /* of its file */
+/* A picture of the session's size, rgb [size,size,3], as the network wants it. small: room for one
+ * of its size; input [net->size, net->size, 3]. -KD_ENOMEM. */
+int kd_stage_to_input(const kd_session *ss, const kd_net *net, const uint8_t *rgb, uint8_t *small,
+                      float *input, kd_diag *diag) KD_MUST_CHECK;
 /* A clean picture of a sample as a network is fed it. rgb [size,size,3] and small are the caller's
  * room; input [net->size, net->size, 3]. False for a picture that cannot be read. */
 bool kd_stage_feed(const kd_session *ss, const kd_net *net, uint32_t sample, uint8_t *rgb,

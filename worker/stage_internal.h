@@ -82,9 +82,6 @@ const kd_net *kd_stage_find_finished(const kd_stage *s, const char *name); /* NU
 /* stage.c: makes a view in c->view; false when one of its pictures cannot be read. */
 bool kd_stage_make_view(const kd_stage *s, struct context *c, uint32_t sample, uint32_t view,
                         kd_view_mix *mix);
-/* A picture of the session's size as the network wants it. small: room for one of its size. */
-int kd_stage_to_input(const kd_session *ss, const kd_net *net, const uint8_t *rgb, uint8_t *small,
-                      float *input, kd_diag *diag);
 
 /* small.c: the network of a stage of `compress`, from the finished ones; and what depends on how
  * many steps it has. */

@@ -148,6 +148,8 @@ static void fill(struct trial *t, size_t i, const kd_stage *s, const kd_train_sp
     it->slots = h->slots;
     it->unit_seconds = times->unit;
     it->update_seconds = times->update;
+    it->vector_bytes = h->steps > 0 ? h->floats * sizeof(float) : 0;
+    it->chunks = h->steps > 0 ? h->chunks : 0;
     it->evaluations =
         (uint32_t)KD_MIN(KD_MAX((h->steps + h->eval_steps - 1) / h->eval_steps, 1u), UINT32_MAX);
     it->eval_units = h->eval_units;
@@ -300,6 +302,8 @@ static void derive_small(struct trial *t, size_t i, enum kd_stage_kind kind)
     it->slots = (uint32_t)train->slots;
     it->unit_seconds = student->unit_seconds * unit / student_unit;
     it->update_seconds = student->update_seconds;
+    it->vector_bytes = student->vector_bytes;
+    it->chunks = student->chunks;
     const uint64_t border = train->eval_every ? (uint64_t)train->eval_every : epoch_steps;
     it->evaluations = (uint32_t)KD_MIN(KD_MAX((it->steps + border - 1) / border, 1u), UINT32_MAX);
     it->eval_units = student->eval_units;

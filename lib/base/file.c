@@ -310,16 +310,27 @@ int kd_file_remove_tree(const char *path, kd_diag *diag)
     return remove_at(AT_FDCWD, path, 0, diag);
 }
 
-int kd_file_open_beneath(int root_fd, const char *path, int extra_flags, kd_diag *diag)
+static int open_resolved(int root_fd, const char *path, int extra_flags, uint64_t resolve,
+                         kd_diag *diag)
 {
     struct open_how how = {.flags = (uint64_t)(O_RDONLY | O_CLOEXEC | extra_flags),
-                           .resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS};
+                           .resolve = resolve};
     long fd = syscall(SYS_openat2, root_fd, path, &how, sizeof how);
     if (fd >= 0)
         return (int)fd;
     if (errno == EXDEV)
         return kd_fail(diag, -KD_EPERM, "the path %s leads out of the data root", path);
     return fail_errno(diag, "open", path);
+}
+
+int kd_file_open_beneath(int root_fd, const char *path, int extra_flags, kd_diag *diag)
+{
+    return open_resolved(root_fd, path, extra_flags, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS, diag);
+}
+
+int kd_file_open_at(int root_fd, const char *path, int extra_flags, kd_diag *diag)
+{
+    return open_resolved(root_fd, path, extra_flags, 0, diag);
 }
 
 int kd_file_need_room(const char *path, uint64_t keep, uint64_t bytes, kd_diag *diag)

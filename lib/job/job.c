@@ -137,6 +137,12 @@ const kd_model_spec *kd_job_model(const kd_job *job, enum kd_stage_kind kind)
     return step || kind == KD_STAGE_DISTILL || kind == KD_STAGE_SCRATCH ? &job->student : NULL;
 }
 
+int kd_job_squeezed_from(const kd_job *job, enum kd_stage_kind kind)
+{
+    const kd_model_spec *m = kd_job_model(job, kind);
+    return m && m->size && m->size != job->data.size ? job->data.size : 0;
+}
+
 bool kd_job_is_ref(const char *weights)
 {
     return strncmp(weights, KD_JOB_REF, strlen(KD_JOB_REF)) == 0;

@@ -292,6 +292,9 @@ const kd_train_spec *kd_job_train(const kd_job *job, enum kd_stage_kind kind);
 double kd_loss_spec_temperature(const kd_loss_spec *loss);
 /* The network that a stage trains; NULL for evaluate and export. */
 const kd_model_spec *kd_job_model(const kd_job *job, enum kd_stage_kind kind);
+/* Pixels a side of the views that are squeezed into the pictures which that network sees; 0 = it
+ * sees views as they are. */
+int kd_job_squeezed_from(const kd_job *job, enum kd_stage_kind kind);
 
 /* text: YAML or resolved JSON, len bytes. file: name for messages. sets: `dotted.key=value`
  * overrides, value read as YAML scalar or flow; applied before validation. Errors read

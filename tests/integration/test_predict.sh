@@ -39,13 +39,13 @@ rc=0; distill predict "$DIR/got/student.safetensors" "$DIR/torn.jpg" "${pictures
 grep -qF torn.jpg "$DIR/err" || fail "the torn picture is not named"
 grep -qF "$(basename "${pictures[1]}")" "$DIR/out" || fail "the good picture was left out"
 
-note "evaluate: the figures of the job's evaluate stage"
-for model in student.safetensors student.onnx; do
-    distill evaluate "$DIR/got/$model" "$DIR/data/flowers" --list val.txt -o json >"$DIR/evaluate.json"
-    python3 - "$DIR/evaluate.json" "$DIR/got/evaluation.json" <<'PY' || fail "$model: other figures than the job's"
+# job_figures MODEL GOT NETWORK: `distill evaluate` says what the job's evaluate stage does, in the folder GOT.
+job_figures() {
+    distill evaluate "$1" "$DIR/data/flowers" --list val.txt -o json >"$DIR/evaluate.json"
+    python3 - "$DIR/evaluate.json" "$2/evaluation.json" "$3" <<'PY' || fail "$1: other figures than the job's"
 import json, sys
 have, job = (json.load(open(p)) for p in sys.argv[1:3])
-want = next(n for n in job["networks"] if n["name"] == "student" and n["split"] == "val")
+want = next(n for n in job["networks"] if n["name"] == sys.argv[3] and n["split"] == "val")
 for key in ("samples", "correct", "top5", "confusion"):
     assert have[key] == want[key], (key, have[key], want[key])
 for key in ("loss", "ece"):
@@ -54,6 +54,10 @@ assert [c["class"] for c in have["per_class"]] == job["classes"]
 assert [(c["correct"], c["samples"]) for c in have["per_class"]] == [
     (c["correct"], c["samples"]) for c in want["per_class"]]
 PY
+}
+note "evaluate: the figures of the job's evaluate stage"
+for model in student.safetensors student.onnx; do
+    job_figures "$DIR/got/$model" "$DIR/got" student
 done
 
 note "inspect: where the file comes from"
@@ -89,3 +93,16 @@ distill export "$DIR/q.safetensors" --format c -O "$DIR/student.c" --card "$DIR/
 gcc -std=c99 -pedantic -Wall -Werror -c "$DIR/student.c" -o "$DIR/student.o" || fail "the C file does not compile"
 grep -qF "$job" "$DIR/card.md" || fail "the card does not name the job"
 grep -qF "| top-1 |" "$DIR/card.md" || fail "the card has no accuracy"
+
+note "the job's figures of networks that see less than the job's views, which are smaller than the pictures"
+less=$(distill submit "$DIR/job.yaml" -q --set data.labelled.size=28 --set teacher.size=24 --set student.size=20 \
+    --set "compress=[{quantize: int8}]" --set "export=[safetensors, onnx]")
+distill wait "$less" --timeout 10m
+distill fetch "$less" -O "$DIR/less"
+distill checkpoint get "$less" --step last -O "$DIR/less/last.safetensors"
+for model in teacher.safetensors student.safetensors student.onnx compress.safetensors compress.onnx; do
+    job_figures "$DIR/less/$model" "$DIR/less" "${model%%.*}"
+done
+job_figures "$DIR/less/last.safetensors" "$DIR/less" student
+distill export "$DIR/less/student.safetensors" -f c -O "$DIR/less.c"
+grep -qF 'each is squeezed into 28 x 28 pixels first' "$DIR/less.h" || fail "the header does not say what was squeezed"

@@ -226,6 +226,8 @@ static void test_quantise_auto(void **state)
         kd_assert_ok(kd_quantise_calibrate(n.g, n.vector, &opt, &half, &diag), &diag);
         assert_int_equal(half.method, best.method);
         assert_true(half.kl == best.kl);
+        kd_assert_ok(kd_quantise_round(half.graph, half.vector, &diag), &diag);
+        assert_memory_equal(half.vector, best.vector, best.graph->vector_len * sizeof *half.vector);
         kd_quantised_clear(&half);
         kd_quantised_clear(&best);
         kd_quantised_clear(&chosen);
@@ -233,6 +235,55 @@ static void test_quantise_auto(void **state)
     }
     const kd_quantised few = {.agree = 37}, enough = {.agree = 38};
     assert_true(kd_quantised_doubtful(&few, 40) && !kd_quantised_doubtful(&enough, 40));
+}
+
+struct asked {
+    zoo_net *net;
+    size_t n;
+};
+
+static int give_counted(void *arg, size_t i, float *input, kd_diag *diag)
+{
+    struct asked *a = arg;
+    a->n++;
+    return zoo_give(a->net, i, input, diag);
+}
+
+/* As far as there is room pictures are asked for once, and what comes out is the same. */
+static void test_quantise_keeps_pictures(void **state)
+{
+    (void)state;
+    zoo_net n = net_zoo("cheap_cnn", 32);
+    kd_quantised want = quantised(&n, KD_CALIBRATE_AUTO);
+    const size_t bytes = n.picture * sizeof(float);
+    const struct {
+        enum kd_calibrate method;
+        size_t keep_bytes, asked;
+    } cases[] = {{KD_CALIBRATE_AUTO, CALIBRATION * bytes, CALIBRATION},
+                 {KD_CALIBRATE_AUTO, 15 * bytes + 1, 15 + 6 * (CALIBRATION - 15)},
+                 {KD_CALIBRATE_AUTO, 0, 1 + 6 * (CALIBRATION - 1)}, /* the first is always kept */
+                 {KD_CALIBRATE_KL, 0, 1 + 3 * (CALIBRATION - 1)},
+                 {KD_CALIBRATE_MINMAX, 0, 1 + 2 * (CALIBRATION - 1)}};
+    for (size_t i = 0; i < KD_COUNT(cases); i++) {
+        struct asked asked = {.net = &n};
+        const kd_quantise_options opt = {.method = cases[i].method,
+                                         .percentile = 99.9,
+                                         .n = CALIBRATION,
+                                         .keep_bytes = cases[i].keep_bytes,
+                                         .picture = give_counted,
+                                         .arg = &asked};
+        kd_quantised q;
+        kd_diag diag = {0};
+        kd_assert_ok(kd_quantise(n.g, n.vector, &opt, &q, &diag), &diag);
+        assert_int_equal(asked.n, cases[i].asked);
+        if (cases[i].method == KD_CALIBRATE_AUTO) {
+            assert_true(q.method == want.method && q.kl == want.kl);
+            assert_memory_equal(q.vector, want.vector, q.graph->vector_len * sizeof *q.vector);
+        }
+        kd_quantised_clear(&q);
+    }
+    kd_quantised_clear(&want);
+    net_free(&n);
 }
 
 /* Written and read again, as either kind of file, it is the same network, bit for bit. */
@@ -266,6 +317,8 @@ static void test_quantised_files(void **state)
             for (int k = 0; k < q.graph->n_nodes; k++)
                 assert_true(l.graph->nodes[k].range == q.graph->nodes[k].range);
             assert_memory_equal(l.vector, q.vector, floats);
+            for (int k = 0; k < l.graph->n_params; k++)
+                assert_int_equal(l.types[k], l.graph->params[k].ndim > 1 ? KD_ST_I8 : KD_ST_F32);
             float *z = net_logits(&n, l.graph, l.vector, PICTURES);
             assert_memory_equal(z, want, PICTURES * NET_CLASSES * sizeof *z);
             free(z);
@@ -365,6 +418,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_thresholds),
         cmocka_unit_test(test_quantise_zoo),
         cmocka_unit_test(test_quantise_auto),
+        cmocka_unit_test(test_quantise_keeps_pictures),
         cmocka_unit_test(test_quantised_files),
         cmocka_unit_test(test_quantise_refuses),
         cmocka_unit_test(test_possible),

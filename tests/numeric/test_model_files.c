@@ -204,7 +204,7 @@ static void test_model_files_info(void **state)
     kd_diag diag = {0};
     kd_assert_ok(read_info(NULL, NULL, NULL, NULL, &info, &diag), &diag);
     assert_false(info.has_padding || info.has_preprocess);
-    assert_true(info.label_smoothing == 0 && info.size == 0);
+    assert_true(info.label_smoothing == 0 && info.size == 0 && info.resized_from == 0);
     assert_null(info.classes);
     kd_model_file_info_clear(&info);
 
@@ -227,6 +227,9 @@ static void test_model_files_info(void **state)
     kd_assert_ok(read_info("label_smoothing", "0.1", "size", "224", &info, &diag), &diag);
     assert_true(info.label_smoothing == 0.1);
     assert_int_equal(info.size, 224);
+    kd_model_file_info_clear(&info);
+    kd_assert_ok(read_info("size", "64", "resized_from", "224", &info, &diag), &diag);
+    assert_true(info.size == 64 && info.resized_from == 224);
     kd_model_file_info_clear(&info);
 
     kd_assert_ok(read_info("classes", "daisy,a rose,tulips", NULL, NULL, &info, &diag), &diag);
@@ -256,6 +259,9 @@ static void test_model_files_info_refused(void **state)
         {"size", "0", "a whole number in 1..4096"},
         {"size", "22.5", "size '22.5'"},
         {"size", "1e9", "size"},
+        {"resized_from", "0", "resized_from '0', a whole number in 1..4096"},
+        {"resized_from", "4097", "resized_from"},
+        {"resized_from", "", "resized_from"},
         {"mean", "0,0,0", "std '', three numbers with commas between was expected"},
         {"mean", "0,0", "mean '0,0'"},
         {"channels", "bgr", "channels 'bgr', rgb or grey was expected"},

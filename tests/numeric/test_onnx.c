@@ -631,6 +631,66 @@ static void test_onnx_quantised(void **state)
     assert_refused(quantised_model(0.25F, KD_ONNX_INT8, 0, 7), KD_EDATA, "axis");
 }
 
+/* What a model holds its parameters as, also where it turns or casts them first. */
+static void test_onnx_types(void **state)
+{
+    (void)state;
+    uint16_t ones[16], brains[16];
+    int8_t codes[8] = {127, 1, 2, 3, 4, 5, 6, 7};
+    for (size_t i = 0; i < KD_COUNT(ones); i++) {
+        ones[i] = 0x3c00;
+        brains[i] = 0x3f80;
+    }
+    const float unit = 0.5F;
+    onnx_made *m = image_model(13);
+    made_tensor(m, "w16", KD_ONNX_FLOAT16, 4, (const int64_t[]){4, 3, 1, 1}, ones, 24);
+    made_weight(m, "b", 1, (const int64_t[]){4});
+    made_tensor(m, "wb", KD_ONNX_BFLOAT16, 4, (const int64_t[]){1, 1, 4, 4}, brains, 32);
+    made_tensor(m, "added", KD_ONNX_FLOAT16, 3, (const int64_t[]){4, 1, 1}, ones, 8);
+    made_tensor(m, "w8", KD_ONNX_INT8, 4, (const int64_t[]){2, 4, 1, 1}, codes, sizeof codes);
+    made_tensor(m, "unit", KD_ONNX_FLOAT, 0, NULL, &unit, sizeof unit);
+    made_weight(m, "w32", 4, (const int64_t[]){3, 2, 1, 1});
+    made_node(m, "Conv", "input w16 b", "c1");
+    made_int(m, made_node(m, "Cast", "wb", "cast"), "to", KD_ONNX_FLOAT);
+    made_ints(m, made_node(m, "Transpose", "cast", "turned"), "perm", 4,
+              (const int64_t[]){2, 3, 0, 1});
+    made_node(m, "Conv", "c1 turned", "c2");
+    made_node(m, "Add", "c2 added", "a2");
+    made_node(m, "DequantizeLinear", "w8 unit", "wf");
+    made_node(m, "Conv", "a2 wf", "c3");
+    made_node(m, "Conv", "c3 w32", "c4");
+    made_node(m, "GlobalAveragePool", "c4", "g");
+    made_node(m, "Flatten", "g", "out");
+    static const struct {
+        const char *name;
+        enum kd_st_type type;
+    } want[] = {{"w16.weight", KD_ST_F16}, {"w16.bias", KD_ST_F32}, {"c2.weight", KD_ST_BF16},
+                {"c2.bias", KD_ST_F16},    {"w8.weight", KD_ST_I8}, {"w32.weight", KD_ST_F32}};
+    kd_buf b = made_bytes(m);
+    onnx_read r;
+    kd_assert_ok(onnx_read_bytes(b.data, b.len, &as_it_is, &r), &r.diag);
+    assert_int_equal(r.g->n_params, KD_COUNT(want));
+    for (size_t i = 0; i < KD_COUNT(want); i++) {
+        const kd_param *p = kd_graph_param(r.g, want[i].name);
+        assert_non_null(p);
+        assert_int_equal(r.info.types[p - r.g->params], want[i].type);
+    }
+    onnx_read_clear(&r);
+    /* A head for other classes is nobody's. */
+    const kd_onnx_read_options other = {.folder_fd = -1, .classes = 5};
+    m->tensors[m->graph.n_initializer - 1]->data_type = KD_ONNX_FLOAT16;
+    m->tensors[m->graph.n_initializer - 1]->raw_data.len /= 2;
+    kd_buf_clear(&b);
+    b = made_bytes(m);
+    kd_assert_ok(onnx_read_bytes(b.data, b.len, &other, &r), &r.diag);
+    assert_true(r.new_head);
+    const kd_param *head = kd_graph_param(r.g, "w32.weight");
+    assert_int_equal(r.info.types[head - r.g->params], KD_ST_F32);
+    onnx_read_clear(&r);
+    kd_buf_clear(&b);
+    made_free(m);
+}
+
 /* In files of others the words of our metadata may mean something else. */
 static void test_onnx_foreign_metadata(void **state)
 {
@@ -682,6 +742,7 @@ static onnx_read write_and_read(const kd_graph *g, const float *vector, int opse
                                      .has_padding = true,
                                      .pad_tf = true,
                                      .label_smoothing = 0.1,
+                                     .resized_from = 777,
                                      .job = "0123456789ab",
                                      .data = "ffeeddccbbaa99887766554433221100",
                                      .teacher = "resnet18 0011223344556677",
@@ -702,6 +763,7 @@ static onnx_read write_and_read(const kd_graph *g, const float *vector, int opse
     assert_int_equal(got->preprocess, KD_PRE_IMAGENET);
     assert_int_equal(got->size, square ? g->nodes[0].h : 0);
     assert_true(got->label_smoothing == 0.1);
+    assert_int_equal(got->resized_from, 777);
     assert_string_equal(got->model, "test");
     assert_string_equal(got->job, info.job);
     assert_string_equal(got->data, info.data);
@@ -848,6 +910,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_onnx_new_head_convolution),
         cmocka_unit_test(test_onnx_shared),
         cmocka_unit_test(test_onnx_quantised),
+        cmocka_unit_test(test_onnx_types),
         cmocka_unit_test(test_onnx_foreign_metadata),
         cmocka_unit_test(test_onnx_round_trip_zoo),
         cmocka_unit_test(test_onnx_round_trip_operators),

@@ -57,6 +57,10 @@ static void test_seconds_all_parts(void **state)
     assert_seconds(&t, 2, 2, 100 + 5 + 2.5 + 1 + 4);
     t.alone_seconds = 7;
     assert_seconds(&t, 2, 2, 100 + 5 + 2.5 + 1 + 4 + 7);
+    t.vector_bytes = 4000000; /* two gradients, sums, slices, and those to the other one */
+    t.chunks = 10;
+    assert_seconds(&t, 2, 2, 100 + 5 + 2.5 + 1 + 4 + 7 + 100 * 5 * (10 * 90e-6 + 6e-3) / 2);
+    assert_seconds(&t, 1, 1, 400 + 10 + 10 + 4 + 10 + 7 + 100 * 3 * (10 * 90e-6 + 6e-3) / 2);
     /* More workers than slots help a stage in nothing. */
     assert_seconds(&t, 800, 2, kd_estimate_seconds(&t, 8, 2));
 }
@@ -85,6 +89,8 @@ static void test_seconds_bounded(void **state)
         t.evaluations = t.eval_units = t.slots = UINT32_MAX;
         t.unit_seconds = t.update_seconds = t.teacher_seconds = most[i];
         t.picture_seconds = t.eval_seconds = t.alone_seconds = most[i];
+        t.vector_bytes = most[i] > 0 ? UINT64_MAX : 0;
+        t.chunks = most[i] > 0 ? UINT32_MAX : 0;
         assert_seconds(&t, 1, 1, most[i] > 0 ? KD_ESTIMATE_MOST : 0);
         assert_seconds(&t, UINT32_MAX, UINT32_MAX, most[i] > 0 ? KD_ESTIMATE_MOST : 0);
         assert_seconds(&t, 0, 0, most[i] > 0 ? KD_ESTIMATE_MOST : 0);

@@ -452,6 +452,19 @@ static void test_file_beneath(void **state)
                         "leads out of the data root");
     kd_assert_fails(kd_file_open_beneath(root, "sub/none", 0, &f->diag), KD_ENOENT, &f->diag,
                     "sub/none");
+    /* kd_file_open_at goes wherever a path leads, and is told of the rest alike. */
+    static const char *const outside[] = {"../secret", "absolute", "up"};
+    for (size_t i = 0; i < KD_COUNT(outside); i++) {
+        int fd = kd_file_open_at(root, outside[i], 0, &f->diag);
+        kd_assert_ok(fd, &f->diag);
+        assert_true(fcntl(fd, F_GETFD) & FD_CLOEXEC);
+        close(fd);
+    }
+    kd_assert_fails(kd_file_open_at(root, "sub/none", 0, &f->diag), KD_ENOENT, &f->diag,
+                    "sub/none");
+    char longer[300] = "";
+    memset(longer, 'x', sizeof longer - 1);
+    kd_assert_fails(kd_file_open_at(root, longer, 0, &f->diag), KD_EIO, &f->diag, "too long");
     close(root);
 }
 

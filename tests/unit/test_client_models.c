@@ -4,6 +4,7 @@
 #include "client_nets.h"
 
 #include "data/flowers.h"
+#include "data/resize.h"
 #include "engine/plan.h"
 
 #include <math.h>
@@ -250,6 +251,80 @@ static void test_models_evaluate(void **state)
     assert_int_equal(unlink(list), 0);
 }
 
+/* A file that says by way of which square its pictures come: the answers are those to pictures that
+ * have been squeezed into it already. */
+static void test_models_resized_from(void **state)
+{
+    (void)state;
+    enum { WIDE = 71, FROM = 45 };
+    char path[2][480], whole[400], squeezed[400], ours[400], c[400], *answers[3], *text;
+    uint8_t *rgb = malloc(WIDE * WIDE * 3), *small = malloc(FROM * FROM * 3);
+    kd_diag diag = {0};
+    kd_model_file_info info = kd_client_nets_info(SIZE, g_classes, CLASSES);
+    info.resized_from = FROM;
+    snprintf(ours, sizeof ours, "%s/from.safetensors", g_nets.dir);
+    kd_write_safetensors(ours, g_nets.graph, g_nets.vector, &info);
+    snprintf(whole, sizeof whole, "%s/whole", g_nets.dir);
+    snprintf(squeezed, sizeof squeezed, "%s/small", g_nets.dir);
+    for (int k = 0; k < CLASSES * EACH; k++) {
+        const kd_image im = {.w = WIDE, .h = WIDE, .rgb = rgb};
+        for (int i = 0; i < 2; i++) {
+            snprintf(path[i], sizeof path[i], "%s/%s", i ? squeezed : whole,
+                     g_classes[k % CLASSES]);
+            kd_assert_ok(kd_file_mkdirs(path[i], &diag), &diag);
+            snprintf(path[i] + strlen(path[i]), 32, "/p%d.png", k);
+        }
+        kd_flowers_draw(3, WIDE, k % CLASSES, (uint32_t)k, rgb);
+        kd_assert_ok(kd_image_write_png(path[0], rgb, WIDE, WIDE, &diag), &diag);
+        kd_assert_ok(kd_image_resize(&im, FROM, FROM, small, &diag), &diag);
+        kd_assert_ok(kd_image_write_png(path[1], small, FROM, FROM, &diag), &diag);
+    }
+    free(rgb);
+    free(small);
+    const struct {
+        const char *model, *data;
+    } runs[] = {{ours, whole}, {g_nets.ours, squeezed}, {g_nets.ours, whole}};
+    double loss[KD_COUNT(runs)];
+    for (size_t i = 0; i < KD_COUNT(runs); i++) {
+        EXPECT(0, "evaluate", runs[i].model, runs[i].data, "-o", "json");
+        json_t *o = parsed();
+        loss[i] = number(o, "loss");
+        json_decref(o);
+        kd_run_drop(&g_out, &g_err);
+        EXPECT(0, "predict", runs[i].model, runs[i].data, "-o", "csv", "--top", "3");
+        /* But for the folder's name. */
+        answers[i] = strdup(g_out);
+        for (char *p = answers[i]; (p = strstr(p, "/small/"));)
+            memcpy(p, "/whole/", 7);
+        kd_run_drop(&g_out, &g_err);
+    }
+    assert_true(loss[0] == loss[1] && loss[0] != loss[2]);
+    assert_string_equal(answers[0], answers[1]);
+    assert_string_not_equal(answers[0], answers[2]);
+    for (size_t i = 0; i < KD_COUNT(runs); i++)
+        free(answers[i]);
+    /* It stays with what is made of the file. */
+    snprintf(c, sizeof c, "%s/from.onnx", g_nets.dir);
+    EXPECT(0, "export", ours, "-f", "onnx", "-O", c);
+    kd_run_drop(&g_out, &g_err);
+    EXPECT(0, "evaluate", c, whole, "-o", "json");
+    json_t *o = parsed();
+    assert_true(number(o, "loss") == loss[0]);
+    json_decref(o);
+    kd_run_drop(&g_out, &g_err);
+    snprintf(path[0], sizeof path[0], "%s/from.md", g_nets.dir);
+    snprintf(c, sizeof c, "%s/from.c", g_nets.dir);
+    EXPECT(0, "export", ours, "-f", "c", "-O", c, "--card", path[0], "--data", whole);
+    kd_run_drop(&g_out, &g_err);
+    text = kd_run_slurp(path[0]);
+    kd_assert_has(text, "; of pictures squeezed into 45 x 45 first |");
+    free(text);
+    snprintf(c, sizeof c, "%s/from.h", g_nets.dir);
+    text = kd_run_slurp(c);
+    kd_assert_has(text, "each is squeezed into 45 x 45 pixels first");
+    free(text);
+}
+
 static void test_models_bench(void **state)
 {
     (void)state;
@@ -354,9 +429,10 @@ int main(int argc, char **argv)
     (void)argc;
     kd_engine_mend_blas(argv);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_models_inspect),  cmocka_unit_test(test_models_hostile),
-        cmocka_unit_test(test_models_evaluate), cmocka_unit_test(test_models_bench),
-        cmocka_unit_test(test_models_export),   cmocka_unit_test(test_models_export_flags),
+        cmocka_unit_test(test_models_inspect),      cmocka_unit_test(test_models_hostile),
+        cmocka_unit_test(test_models_evaluate),     cmocka_unit_test(test_models_resized_from),
+        cmocka_unit_test(test_models_bench),        cmocka_unit_test(test_models_export),
+        cmocka_unit_test(test_models_export_flags),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -91,6 +91,15 @@ static void test_out_modes_follow_the_umask(void **state)
     kd_assert_has(text, "| numbers | weights in float16, computed in float32 |");
     kd_assert_has(text, "| size of the file |");
     free(text);
+    EXPECT(0, "inspect", at("mode.safetensors"));
+    kd_assert_has(g_out, "of them are held in 16 bits");
+    kd_run_drop(&g_out, &g_err);
+    /* ONNX has them as float32. */
+    EXPECT(0, "export", at("half.safetensors"), "-f", "onnx", "-O", at("half.onnx"));
+    kd_run_drop(&g_out, &g_err);
+    EXPECT(0, "inspect", at("half.onnx"));
+    assert_null(strstr(g_out, "16 bits"));
+    kd_run_drop(&g_out, &g_err);
     umask(022);
     EXPECT(0, "export", at("half.safetensors"), "-f", "c", "-O", at("mode.c"), "--card",
            at("mode.md"));

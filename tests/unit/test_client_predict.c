@@ -240,7 +240,7 @@ static void test_predict_no_network(void **state)
     name_picture(0, picture);
     assert_int_equal(DISTILL("/no/such.safetensors", picture), 1);
     kd_run_drop(&g_out, &g_err);
-    assert_int_equal(DISTILL(g_nets.dir, picture), 1);
+    assert_int_equal(DISTILL(g_nets.dir, picture), 2);
     kd_assert_has(g_err, "is a folder");
     kd_run_drop(&g_out, &g_err);
     assert_int_equal(DISTILL(picture, picture), 1);

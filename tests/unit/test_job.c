@@ -143,6 +143,14 @@ static void test_job_report(void **state)
     assert_ptr_equal(kd_job_model(&j, KD_STAGE_SCRATCH), &j.student);
     assert_null(kd_job_train(&j, KD_STAGE_EXPORT));
     assert_null(kd_job_model(&j, KD_STAGE_EVALUATE));
+    assert_int_equal(kd_job_squeezed_from(&j, KD_STAGE_DISTILL), 0);
+    j.student.size = 64;
+    static const enum kd_stage_kind students[] = {KD_STAGE_DISTILL, KD_STAGE_SCRATCH, KD_STAGE_TUNE,
+                                                  KD_STAGE_COMPRESS};
+    for (size_t i = 0; i < KD_COUNT(students); i++)
+        assert_int_equal(kd_job_squeezed_from(&j, students[i]), 224);
+    assert_int_equal(kd_job_squeezed_from(&j, KD_STAGE_TEACHER), 0);
+    assert_int_equal(kd_job_squeezed_from(&j, KD_STAGE_EVALUATE), 0);
 }
 
 /* A value for each field that differs from its default, so that a row that is not printed, or is

@@ -66,6 +66,13 @@ static void write_header(const c_writer *w, const char *prefix, bool rgb, kd_buf
     remark(b, "teacher:", info->teacher);
     remark(b, "data:", info->data);
     remark(b, "digest:", info->digest);
+    if (info->resized_from && info->resized_from != in->w)
+        kd_buf_printf(
+            b,
+            " * pictures:  as in training, each is squeezed into %d x %d pixels first, and "
+            "from there into\n *            %d x %d (triangle filter, as Pillow's "
+            "BILINEAR)\n",
+            info->resized_from, info->resized_from, in->w, in->h);
     kd_buf_printf(b,
                   " * One picture at a time; not reentrant. */\n#ifndef %s_H\n#define %s_H\n\n"
                   "#ifdef __cplusplus\nextern \"C\" {\n#endif\n\n"

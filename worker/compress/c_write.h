@@ -3,6 +3,8 @@
  *   PREFIX_run(input, logits)      input [height][width][channels], preprocessed
  *   PREFIX_run_rgb(rgb, logits)    input [height][width][3] bytes, where the preprocessing is known
  *
+ * The header says what a picture is squeezed into before (kd_model_file_info.resized_from).
+ *
  * Values live in one static array, laid out by lifetime, so a picture at a time and not reentrant.
  * A convolution and the max pool behind it run place by place: what stands between, the largest of
  * all, is never kept. Weights are float32; of 8 bits with a unit an output channel where the

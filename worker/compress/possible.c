@@ -2,7 +2,7 @@
 
 #include "compress/fold.h"
 #include "compress/prune.h"
-#include "engine/plan.h"
+#include "compress/quantise.h"
 #include "models/models.h"
 
 #include <stdlib.h>
@@ -39,26 +39,15 @@ static network student_of(const kd_job *job)
     return n;
 }
 
-/* In 8 bits: what runs so if every value has a range. */
+/* In 8 bits: what runs so if every value has a range. Where no plan can be made this machine's
+ * oneDNN lacks one, and others may not. */
 static int try_int8(const network *from, network *out, kd_diag *diag)
 {
-    kd_plan *p;
     kd_diag why = {0};
-    int convolutions = 0;
     if (kd_fold(from->graph, from->vector, &out->graph, &out->vector, &why) != 0)
         return 0;
-    for (int i = 0; i < out->graph->n_nodes; i++) {
-        out->graph->nodes[i].range = 1;
-        convolutions += out->graph->nodes[i].op == KD_OP_CONV;
-    }
-    if (kd_plan_new_ranged(out->graph, 1, out->vector, &p, &why) != 0)
-        return 0; /* this machine's oneDNN lacks one, others may not */
-    const int int8 = kd_plan_int8_tasks(p);
-    kd_plan_free(p);
-    return int8 > 0
-               ? 0
-               : kd_fail(diag, -KD_EINVAL,
-                         "none of the network's %d convolutions can run in 8 bits", convolutions);
+    const int n = kd_quantise_choose(out->graph, out->vector, NULL, NULL, NULL, &why);
+    return n == 0 ? kd_fail(diag, -KD_EINVAL, "%s", why.msg) : 0;
 }
 
 static int try_channels(const kd_compress_spec *c, const network *from, network *out, kd_diag *diag)

@@ -1,22 +1,20 @@
 #include "compress/quantise.h"
 
 #include "compress/fold.h"
-#include "engine/plan.h"
 #include "models/int8.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define ALIKE 0.01        /* mean distance from the first picture, of the largest value */
-#define BIAS_MOST 8388608 /* units of a product, exact in float32 */
-#define BIAS_OFF 0.004    /* relative error of a bias that is put up with */
+#define ALIKE 0.01 /* mean distance from the first picture, of the largest value */
 
 typedef struct work {
     const kd_quantise_options *opt;
     kd_quantised q;
-    float *input, *first; /* [picture] */
-    size_t picture;       /* floats */
+    float *input;                   /* [picture] */
+    float *kept;                    /* [n_kept][picture], the first ones: at least one */
+    size_t picture, n_kept, n_seen; /* floats; pictures; of the kept ones those that are there */
     size_t classes;
     float *exact;        /* [n][classes] of the float32 network */
     float *largest;      /* [n_nodes] */
@@ -37,13 +35,14 @@ static int make_room(work *w, kd_diag *diag)
     w->picture = (size_t)in->h * (size_t)in->w * (size_t)in->c;
     w->classes = (size_t)w->q.graph->nodes[w->q.graph->output].c;
     w->input = aligned_alloc(64, (w->picture * sizeof(float) + 63) / 64 * 64);
-    w->first = malloc(w->picture * sizeof *w->first);
+    w->n_kept = KD_MIN(n, KD_MAX(w->opt->keep_bytes / (w->picture * sizeof *w->kept), 1u));
+    w->kept = malloc(w->n_kept * w->picture * sizeof *w->kept);
     w->exact = malloc((n + 1) * w->classes * sizeof *w->exact);
     w->largest = calloc(nodes, sizeof *w->largest);
     w->digests = calloc(n, sizeof *w->digests);
     w->nodes = calloc(nodes, sizeof *w->nodes);
     w->seen = calloc(nodes, sizeof *w->seen);
-    return w->input && w->first && w->exact && w->largest && w->digests && w->nodes && w->seen
+    return w->input && w->kept && w->exact && w->largest && w->digests && w->nodes && w->seen
                ? 0
                : no_memory(diag);
 }
@@ -54,7 +53,7 @@ static void clear(work *w)
         free(w->seen[i]);
     free(w->seen);
     free(w->input);
-    free(w->first);
+    free(w->kept);
     free(w->exact);
     free(w->largest);
     free(w->digests);
@@ -95,6 +94,19 @@ static int check_pictures(work *w, double farthest, kd_diag *diag)
     return 0;
 }
 
+/* Picture i, borrowed until the next one; the first time in order. */
+static int picture_of(work *w, size_t i, const float **out, kd_diag *diag)
+{
+    float *to = i < w->n_kept ? w->kept + i * w->picture : w->input;
+    const int rc = i < w->n_seen ? 0 : w->opt->picture(w->opt->arg, i, to, diag);
+    if (rc)
+        return rc;
+    if (i < w->n_kept)
+        w->n_seen = KD_MAX(w->n_seen, i + 1);
+    *out = to;
+    return 0;
+}
+
 /* The largest values and the float32 answers. */
 static int look(work *w, kd_plan *p, kd_diag *diag)
 {
@@ -102,14 +114,13 @@ static int look(work *w, kd_plan *p, kd_diag *diag)
     int rc = 0;
     kd_plan_watch(p, w->largest);
     for (size_t i = 0; i < w->opt->n && !rc; i++) {
-        rc = w->opt->picture(w->opt->arg, i, w->input, diag);
+        const float *input;
+        rc = picture_of(w, i, &input, diag);
         if (rc)
             break;
-        if (i == 0)
-            memcpy(w->first, w->input, w->picture * sizeof *w->first);
-        farthest = fmax(farthest, distance(w->input, w->first, w->picture));
-        w->digests[i] = kd_digest_of(w->input, w->picture * sizeof *w->input);
-        rc = kd_plan_forward(p, w->input, w->exact + i * w->classes, diag);
+        farthest = fmax(farthest, distance(input, w->kept, w->picture));
+        w->digests[i] = kd_digest_of(input, w->picture * sizeof *input);
+        rc = kd_plan_forward(p, input, w->exact + i * w->classes, diag);
     }
     kd_plan_watch(p, NULL);
     return rc ? rc : check_pictures(w, farthest, diag);
@@ -133,9 +144,10 @@ static int count_values(work *w, kd_plan *p, kd_diag *diag)
         }
     kd_plan_observe(p, see, w);
     for (size_t i = 0; i < w->opt->n && !rc; i++) {
-        rc = w->opt->picture(w->opt->arg, i, w->input, diag);
+        const float *input;
+        rc = picture_of(w, i, &input, diag);
         if (!rc)
-            rc = kd_plan_forward(p, w->input, w->exact + i * w->classes, diag);
+            rc = kd_plan_forward(p, input, w->exact + i * w->classes, diag);
     }
     kd_plan_observe(p, NULL, NULL);
     return rc;
@@ -146,21 +158,10 @@ static int count_values(work *w, kd_plan *p, kd_diag *diag)
 /* What runs in 8 bits if every value had a range. */
 static int choose(work *w, kd_diag *diag)
 {
-    kd_plan *p;
-    for (int i = 0; i < w->q.graph->n_nodes; i++)
-        w->q.graph->nodes[i].range = w->largest[i];
-    const int rc = kd_plan_new_ranged(w->q.graph, 1, w->q.vector, &p, diag);
-    if (rc)
-        return rc;
-    kd_plan_int8_nodes(p, w->nodes);
-    w->q.int8 = kd_plan_int8_tasks(p);
-    kd_plan_free(p);
-    for (int i = 0; i < w->q.graph->n_nodes; i++)
-        w->q.convolutions += w->q.graph->nodes[i].op == KD_OP_CONV;
-    return w->q.int8 > 0 ? 0
-                         : kd_fail(diag, -KD_EUNSUP,
-                                   "none of the network's %d convolutions can run in 8 bits",
-                                   w->q.convolutions);
+    const int n =
+        kd_quantise_choose(w->q.graph, w->q.vector, w->largest, w->nodes, &w->q.convolutions, diag);
+    w->q.int8 = n;
+    return n > 0 ? 0 : n ? n : -KD_EUNSUP;
 }
 
 static void set_ranges(work *w, enum kd_calibrate method)
@@ -178,67 +179,6 @@ static void set_ranges(work *w, enum kd_calibrate method)
         k->unit = kd_int8_unit_for(cut, levels);
         n->range = k->unit * (float)levels;
     }
-}
-
-/* ---- rounding the parameters */
-
-/* In units of a product of an input and a weight, where all of them fit. weights: [c][row]. */
-static void round_bias(const kd_node *n, float in_unit, const float *weights, size_t row,
-                       float *bias)
-{
-    bool fits = true;
-    for (int o = 0; o < n->c && fits; o++) {
-        const float unit = in_unit * kd_int8_row_unit(weights + (size_t)o * row, row),
-                    codes = nearbyintf(bias[o] / unit);
-        fits = fabsf(codes) <= BIAS_MOST &&
-               fabsf(codes * unit - bias[o]) <= BIAS_OFF * fabsf(bias[o]) + 1e-7F;
-    }
-    for (int o = 0; o < n->c && fits; o++) {
-        const float unit = in_unit * kd_int8_row_unit(weights + (size_t)o * row, row);
-        bias[o] = nearbyintf(bias[o] / unit) * unit + 0.0F; /* codes have no -0 */
-    }
-}
-
-void kd_quantise_weights(const kd_graph *g, float *vector)
-{
-    for (int i = 0; i < g->n_nodes; i++) {
-        const kd_node *n = &g->nodes[i];
-        if (!kd_node_has_weights(n))
-            continue;
-        const kd_param *p = &g->params[n->weight];
-        kd_int8_round(vector + p->offset, n->c, p->count / (size_t)n->c);
-    }
-}
-
-/* Of convolutions that run in 8 bits. */
-static void round_biases(const kd_graph *g, const kd_int8_node *nodes, float *vector)
-{
-    for (int i = 0; i < g->n_nodes; i++) {
-        const kd_node *n = &g->nodes[i];
-        if (n->op != KD_OP_CONV || !nodes[i].conv || n->bias < 0)
-            continue;
-        const kd_param *p = &g->params[n->weight];
-        round_bias(n, nodes[n->in[0]].unit, vector + p->offset, p->count / (size_t)n->c,
-                   vector + g->params[n->bias].offset);
-    }
-}
-
-int kd_quantise_round(const kd_graph *g, float *vector, kd_diag *diag)
-{
-    kd_plan *p = NULL;
-    kd_int8_node *nodes = calloc((size_t)g->n_nodes, sizeof *nodes);
-    int rc = nodes ? 0 : no_memory(diag);
-    if (!rc) {
-        kd_quantise_weights(g, vector);
-        rc = kd_plan_new_ranged(g, 1, vector, &p, diag);
-    }
-    if (!rc) {
-        kd_plan_int8_nodes(p, nodes);
-        round_biases(g, nodes, vector);
-    }
-    kd_plan_free(p);
-    free(nodes);
-    return rc;
 }
 
 /* ---- what it costs */
@@ -277,7 +217,7 @@ static void compare(const work *w, const float *exact, const float *rounded, cos
     c->kl += kl / (double)w->opt->n;
 }
 
-/* Of the ranges that the graph has. vector: room for the rounded parameters. */
+/* Of the ranges that the graph has and nodes knows. vector: room for the rounded parameters. */
 static int account(work *w, float *vector, cost *out, kd_diag *diag)
 {
     kd_plan *p;
@@ -285,8 +225,7 @@ static int account(work *w, float *vector, cost *out, kd_diag *diag)
     int rc = z ? 0 : no_memory(diag);
     *out = (cost){0};
     memcpy(vector, w->q.vector, w->q.graph->vector_len * sizeof *vector);
-    if (!rc)
-        rc = kd_quantise_round(w->q.graph, vector, diag);
+    kd_quantise_round_as(w->q.graph, w->nodes, vector);
     if (!rc)
         rc = kd_plan_new_ranged(w->q.graph, 1, vector, &p, diag);
     if (rc) {
@@ -294,9 +233,10 @@ static int account(work *w, float *vector, cost *out, kd_diag *diag)
         return rc;
     }
     for (size_t i = 0; i < w->opt->n && !rc; i++) {
-        rc = w->opt->picture(w->opt->arg, i, w->input, diag);
+        const float *input;
+        rc = picture_of(w, i, &input, diag);
         if (!rc)
-            rc = kd_plan_forward(p, w->input, z, diag);
+            rc = kd_plan_forward(p, input, z, diag);
         if (!rc)
             compare(w, w->exact + i * w->classes, z, out);
     }
@@ -363,7 +303,7 @@ static int quantise(const kd_graph *g, const float *vector, const kd_quantise_op
     if (!rc)
         rc = calibrate(&w, diag);
     if (!rc && round)
-        rc = kd_quantise_round(w.q.graph, w.q.vector, diag);
+        kd_quantise_round_as(w.q.graph, w.nodes, w.q.vector);
     clear(&w);
     if (rc)
         kd_quantised_clear(&w.q);

@@ -17,17 +17,21 @@
 #define KD_COMPRESS_QUANTISE_H
 
 #include "compress/threshold.h"
-#include "engine/graph.h"
+#include "engine/plan.h"
 
 #define KD_QUANTISE_LEAST 32 /* different pictures, at least */
 #define KD_QUANTISE_MOST 4096
+#define KD_QUANTISE_KEEP ((size_t)128 << 20) /* bytes: 222 pictures of 224 pixels */
 #define KD_QUANTISE_AGREE 0.95 /* share of the pictures below which something is wrong */
 
 typedef struct kd_quantise_options {
     enum kd_calibrate method;
     double percentile; /* (0, 100], of KD_CALIBRATE_PERCENTILE */
     size_t n;          /* pictures */
-    /* Picture i, preprocessed, into input [h, w, c]; called more than once for each. */
+    size_t keep_bytes; /* of pictures that may be kept: they are asked for once */
+    /* Picture i, preprocessed, into input [h, w, c]. The first are kept; others are asked for in
+     * every pass, of which there are two with KD_CALIBRATE_MINMAX and three with the other methods,
+     * six with KD_CALIBRATE_AUTO. */
     int (*picture)(void *arg, size_t i, float *input, kd_diag *diag);
     void *arg;
 } kd_quantise_options;
@@ -57,7 +61,16 @@ int kd_quantise_calibrate(const kd_graph *g, const float *vector, const kd_quant
 /* and the parameters of such a graph rounded in place. What is rounded already stays. -KD_ENOMEM.
  */
 int kd_quantise_round(const kd_graph *g, float *vector, kd_diag *diag) KD_MUST_CHECK;
+/* The same where it is known what the plan does with each node. */
+void kd_quantise_round_as(const kd_graph *g, const kd_int8_node *nodes, float *vector);
 /* The weights alone, as training sees them. */
 void kd_quantise_weights(const kd_graph *g, float *vector);
+
+/* What would run in 8 bits: g gets the ranges largest [n_nodes] (NULL: 1 each), and a plan by them
+ * tells. Returns how many of its convolutions would; 0, with the sentence in diag, if none; else
+ * what kd_plan_new_ranged fails with. out_nodes [n_nodes] as of kd_plan_int8_nodes, and the number
+ * of all convolutions: NULL allowed. */
+int kd_quantise_choose(kd_graph *g, const float *vector, const float *largest,
+                       kd_int8_node *out_nodes, int *out_convolutions, kd_diag *diag) KD_MUST_CHECK;
 
 #endif

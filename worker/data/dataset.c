@@ -4,7 +4,6 @@
 #include "data/resize.h"
 #include "kd/file.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,13 +26,8 @@ int kd_data_path(const char *folder, const char *name, char out[KD_DATA_PATH_ROO
 
 int kd_data_open_path(const kd_data *d, const char *path, int extra_flags, kd_diag *diag)
 {
-    if (!d->links)
-        return kd_file_open_beneath(d->root_fd, path, extra_flags, diag);
-    const int fd = openat(d->root_fd, path, O_RDONLY | O_CLOEXEC | extra_flags);
-    if (fd >= 0)
-        return fd;
-    return kd_fail(diag, errno == ENOENT || errno == ENOTDIR ? -KD_ENOENT : -KD_EPERM,
-                   "cannot open %s: %s", path, strerror(errno));
+    return d->links ? kd_file_open_at(d->root_fd, path, extra_flags, diag)
+                    : kd_file_open_beneath(d->root_fd, path, extra_flags, diag);
 }
 
 int kd_data_read(const kd_data *d, const char *folder, const char *name, size_t max,

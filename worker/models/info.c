@@ -109,12 +109,23 @@ static int read_scaling(const char *mean, const char *std, const char *name,
                    std, word ? word : "unit, symmetric or imagenet");
 }
 
+/* Pixels a side, 0 where they are not named. */
+static int read_side(kd_info_find *find, const void *arg, const char *key, const char *name,
+                     int *out, kd_diag *diag)
+{
+    double value = 0;
+    const char *text = find(arg, key);
+    if (text && (!number(text, 1, 4096, &value) || value != floor(value)))
+        return refuse(name, key, text, "a whole number in 1..4096", diag);
+    *out = (int)value;
+    return 0;
+}
+
 static int read_picture(kd_info_find *find, const void *arg, const char *name,
                         kd_model_file_info *info, kd_diag *diag)
 {
     const char *text, *mean = find(arg, "mean"), *std = find(arg, "std");
     int at;
-    double value;
     if ((text = find(arg, "padding"))) {
         if ((at = word(text, paddings, KD_COUNT(paddings))) < 0)
             return refuse(name, "padding", text, "tf or torch", diag);
@@ -132,12 +143,10 @@ static int read_picture(kd_info_find *find, const void *arg, const char *name,
         if (!info->grey && strcmp(text, "rgb") != 0)
             return refuse(name, "channels", text, "rgb or grey", diag);
     }
-    if ((text = find(arg, "size"))) {
-        if (!number(text, 1, 4096, &value) || value != floor(value))
-            return refuse(name, "size", text, "a whole number in 1..4096", diag);
-        info->size = (int)value;
-    }
-    return mean || std ? read_scaling(mean, std, name, info, diag) : 0;
+    int rc = read_side(find, arg, "size", name, &info->size, diag);
+    if (!rc)
+        rc = read_side(find, arg, "resized_from", name, &info->resized_from, diag);
+    return rc || (!mean && !std) ? rc : read_scaling(mean, std, name, info, diag);
 }
 
 /* Text without control characters that fits out. */

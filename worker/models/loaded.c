@@ -127,8 +127,7 @@ static int note_types(const kd_st_file *f, kd_loaded *out, kd_diag *diag)
     out->types = malloc(((size_t)g->n_params + 1) * sizeof *out->types);
     if (!out->types)
         return kd_fail(diag, -KD_ENOMEM, "no memory for the types of %d tensors", g->n_params);
-    kd_param_types(g, out->info.half, out->types);
-    for (int i = 0; f && i < g->n_params; i++) {
+    for (int i = 0; i < g->n_params; i++) {
         const kd_st_tensor *t = kd_st_find(f, g->params[i].name);
         const int type = t ? kd_st_type_of(t->dtype) : -1;
         out->types[i] = type < 0 ? KD_ST_F32 : (enum kd_st_type)type;
@@ -186,6 +185,8 @@ static int open_onnx(const uint8_t *bytes, size_t len, const char *name,
         return rc;
     out->info = info.file;
     info.file = (kd_model_file_info){0};
+    out->types = info.types;
+    info.types = NULL;
     out->softmax = info.softmax;
     out->ours = info.ours;
     /* Others may mean something else by these words. */
@@ -197,8 +198,7 @@ static int open_onnx(const uint8_t *bytes, size_t len, const char *name,
     if (!info.ours)
         out->info.size = 0;
     kd_onnx_info_clear(&info);
-    rc = note_types(NULL, out, diag);
-    return rc ? rc : settle_info(name, true, out, diag);
+    return settle_info(name, true, out, diag);
 }
 
 static int open_bytes(const uint8_t *bytes, size_t len, const char *name,
@@ -240,8 +240,6 @@ int kd_loaded_open_file(const char *path, int size, kd_loaded *out, kd_diag *dia
     char *bytes = NULL;
     size_t len;
     int rc = kd_file_read(path, KD_LOADED_MAX, &bytes, &len, diag);
-    if (rc == -KD_EINVAL)
-        return kd_fail(diag, -KD_ENOENT, "%s is a folder, a model's file was expected", path);
     if (rc)
         return rc;
     const kd_onnx_read_options opt = {.size = size, .folder_fd = open_folder_of(path)};
@@ -290,9 +288,12 @@ int kd_loaded_describe(const kd_graph *g, const kd_model_file_info *info, kd_loa
     }
     if (info->size)
         snprintf(out->size, sizeof out->size, "%d", info->size);
+    if (info->resized_from && info->resized_from != info->size)
+        snprintf(out->resized_from, sizeof out->resized_from, "%d", info->resized_from);
     if (info->label_smoothing > 0)
         snprintf(out->smoothing, sizeof out->smoothing, "%.9g", info->label_smoothing);
     say(out, "size", out->size);
+    say(out, "resized_from", out->resized_from);
     say(out, "mean", mean);
     say(out, "std", std);
     say(out, "channels", !mean ? NULL : info->grey ? "grey" : "rgb");

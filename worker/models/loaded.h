@@ -21,7 +21,7 @@ typedef struct kd_loaded {
     bool softmax;            /* one at its end was left out (ONNX) */
     int size;                /* pixels a side */
     int n_classes;           /* of the network, names or not */
-    enum kd_st_type *types;  /* [graph->n_params] that the file holds them as */
+    enum kd_st_type *types;  /* [graph->n_params] that the file holds them as (kd_onnx_info) */
 } kd_loaded;
 
 /* bytes are borrowed during the call; `name` is for messages. Which kind of file it is shows in its
@@ -32,7 +32,8 @@ typedef struct kd_loaded {
 int kd_loaded_open(const uint8_t *bytes, size_t len, const char *name, kd_loaded *out,
                    kd_diag *diag) KD_MUST_CHECK;
 /* The same of a file of at most KD_LOADED_MAX bytes; an ONNX model's external data is read beneath
- * its folder. size: pixels a side where it leaves them open, 0 = its own. */
+ * its folder. size: pixels a side where it leaves them open, 0 = its own. Errors besides: those of
+ * kd_file_read. */
 #define KD_LOADED_MAX ((size_t)2 << 30)
 int kd_loaded_open_file(const char *path, int size, kd_loaded *out, kd_diag *diag) KD_MUST_CHECK;
 void kd_loaded_clear(kd_loaded *l);
@@ -43,7 +44,7 @@ void kd_loaded_clear(kd_loaded *l);
 typedef struct kd_loaded_meta {
     kd_st_pair pairs[KD_LOADED_PAIRS];
     size_t n_pairs;
-    char *graph, *classes, size[16], smoothing[32];
+    char *graph, *classes, size[16], resized_from[16], smoothing[32];
 } kd_loaded_meta;
 int kd_loaded_describe(const kd_graph *g, const kd_model_file_info *info, kd_loaded_meta *out,
                        kd_diag *diag) KD_MUST_CHECK;

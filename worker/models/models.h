@@ -82,6 +82,8 @@ typedef struct kd_model_file_info {
     double label_smoothing; /* "label_smoothing": [0,1) that it was trained with; 0 = not named */
     enum kd_half half;      /* "distilld.weights": float16 | bfloat16 that they are stored as */
     int size;               /* "size": pixels a side, 1..4096; 0 = not named */
+    int resized_from;       /* "resized_from": pixels a side, 1..4096, of the square into which a
+                               picture is squeezed before it is into `size`; 0 = at once */
     char **classes;         /* "classes": names, as loaded.h writes them; NULL = not named */
     int n_classes;
     char model[KD_JOB_WORD];    /* "model": name in job files, "" = not named; so are the others */

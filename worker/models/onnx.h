@@ -40,6 +40,9 @@ typedef struct kd_onnx_info {
     int input_rank, output_rank;               /* of the model's own tensors, batch included */
     int64_t input_dim[KD_ONNX_MAX_INPUT_RANK]; /* batch: 1 where it is open */
     int64_t output_dim[KD_ONNX_MAX_INPUT_RANK];
+    enum kd_st_type *types; /* [n_params of the graph]: what the model holds each as: 8 bits, with a
+                               sign or without, are KD_ST_I8, more than 16 KD_ST_F32, and so is
+                               what was computed */
 } kd_onnx_info;
 void kd_onnx_info_clear(kd_onnx_info *info);
 

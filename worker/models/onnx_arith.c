@@ -178,7 +178,7 @@ int kd_onnx_add_const(kd_onnx_ctx *c, const kd_onnx_dyn *d, kd_onnx_const *k)
             if ((rc = kd_onnx_channel_values(c, k, d, &g, &values)))
                 return rc;
             if (values) {
-                rc = kd_onnx_fill_with(c, n->bias, values);
+                rc = kd_onnx_fill_with(c, n->bias, k, values);
                 return rc ? rc : kd_onnx_out_dyn(c, 0, d);
             }
         }

@@ -116,6 +116,7 @@ int kd_onnx_const_of(kd_onnx_ctx *c, const Onnx__TensorProto *t, const char *nam
     k->count = count;
     k->integer = is_integer(t->data_type);
     k->src = t;
+    k->held = t->data_type;
     k->name = name;
     int rc = keep(c, k);
     if (!rc)

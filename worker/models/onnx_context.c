@@ -359,13 +359,17 @@ static int add_fill(kd_onnx_ctx *c, kd_onnx_fill fill)
 
 int kd_onnx_fill_from(kd_onnx_ctx *c, int param, kd_onnx_const *from, bool transpose, float scale)
 {
-    return add_fill(
-        c, (kd_onnx_fill){.param = param, .from = from, .transpose = transpose, .scale = scale});
+    return add_fill(c, (kd_onnx_fill){.param = param,
+                                      .from = from,
+                                      .transpose = transpose,
+                                      .scale = scale,
+                                      .held = from->held});
 }
 
-int kd_onnx_fill_with(kd_onnx_ctx *c, int param, float *values)
+int kd_onnx_fill_with(kd_onnx_ctx *c, int param, const kd_onnx_const *like, float *values)
 {
-    return add_fill(c, (kd_onnx_fill){.param = param, .values = values, .scale = 1});
+    return add_fill(
+        c, (kd_onnx_fill){.param = param, .values = values, .scale = 1, .held = like->held});
 }
 
 const kd_onnx_fill *kd_onnx_filled(const kd_onnx_ctx *c, int param)

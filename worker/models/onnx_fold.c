@@ -562,44 +562,58 @@ static int fold_reduce_prod(kd_onnx_ctx *c)
 static const struct {
     const char *op;
     int (*fold)(kd_onnx_ctx *c);
-    bool of_any; /* also of computed tensors */
+    enum {
+        PLAIN,
+        OF_ANY, /* also of computed tensors */
+        MOVES   /* values of its first operand, in another order or as another kind of number */
+    } kind;
 } g_folds[] = {
-    {"Shape", fold_shape, true},
-    {"Size", fold_shape, true},
-    {"Constant", fold_constant, false},
-    {"ConstantOfShape", fold_constant_of_shape, false},
-    {"Identity", fold_identity, false},
-    {"Dropout", fold_identity, false},
-    {"Reshape", fold_reshape, false},
-    {"Flatten", fold_reshape, false},
-    {"Squeeze", fold_squeeze, false},
-    {"Unsqueeze", fold_squeeze, false},
-    {"Transpose", fold_transpose, false},
-    {"Slice", fold_slice, false},
-    {"Concat", fold_concat, false},
-    {"Gather", fold_gather, false},
-    {"Cast", fold_cast, false},
-    {"Range", fold_range, false},
-    {"ReduceProd", fold_reduce_prod, false},
-    {"Add", fold_binary, false},
-    {"Sub", fold_binary, false},
-    {"Mul", fold_binary, false},
-    {"Div", fold_binary, false},
-    {"Mod", fold_binary, false},
-    {"Min", fold_binary, false},
-    {"Max", fold_binary, false},
-    {"Equal", fold_binary, false},
-    {"Neg", fold_unary, false},
-    {"Floor", fold_unary, false},
-    {"Ceil", fold_unary, false},
-    {"Sqrt", fold_unary, false},
-    {"Relu", fold_unary, false},
-    {"Sigmoid", fold_unary, false},
-    {"Tanh", fold_unary, false},
-    {"Where", fold_where, false},
-    {"Expand", fold_expand, false},
-    {"DequantizeLinear", kd_onnx_fold_dequantize, false},
+    {"Shape", fold_shape, OF_ANY},
+    {"Size", fold_shape, OF_ANY},
+    {"Constant", fold_constant, PLAIN},
+    {"ConstantOfShape", fold_constant_of_shape, PLAIN},
+    {"Identity", fold_identity, MOVES},
+    {"Dropout", fold_identity, MOVES},
+    {"Reshape", fold_reshape, MOVES},
+    {"Flatten", fold_reshape, MOVES},
+    {"Squeeze", fold_squeeze, MOVES},
+    {"Unsqueeze", fold_squeeze, MOVES},
+    {"Transpose", fold_transpose, MOVES},
+    {"Slice", fold_slice, PLAIN},
+    {"Concat", fold_concat, PLAIN},
+    {"Gather", fold_gather, PLAIN},
+    {"Cast", fold_cast, MOVES},
+    {"Range", fold_range, PLAIN},
+    {"ReduceProd", fold_reduce_prod, PLAIN},
+    {"Add", fold_binary, PLAIN},
+    {"Sub", fold_binary, PLAIN},
+    {"Mul", fold_binary, PLAIN},
+    {"Div", fold_binary, PLAIN},
+    {"Mod", fold_binary, PLAIN},
+    {"Min", fold_binary, PLAIN},
+    {"Max", fold_binary, PLAIN},
+    {"Equal", fold_binary, PLAIN},
+    {"Neg", fold_unary, PLAIN},
+    {"Floor", fold_unary, PLAIN},
+    {"Ceil", fold_unary, PLAIN},
+    {"Sqrt", fold_unary, PLAIN},
+    {"Relu", fold_unary, PLAIN},
+    {"Sigmoid", fold_unary, PLAIN},
+    {"Tanh", fold_unary, PLAIN},
+    {"Where", fold_where, PLAIN},
+    {"Expand", fold_expand, PLAIN},
+    {"DequantizeLinear", kd_onnx_fold_dequantize, MOVES},
 };
+
+/* Moved values are held as they were before. */
+static void keep_type(kd_onnx_ctx *c)
+{
+    const kd_onnx_value *from = kd_onnx_in(c, 0);
+    const kd_onnx_value *to =
+        c->node->n_output && *c->node->output[0] ? kd_onnx_find(c, c->node->output[0]) : NULL;
+    if (from && from->constant && to && to->constant)
+        to->constant->held = from->constant->held;
+}
 
 bool kd_onnx_fold(kd_onnx_ctx *c, int *out_rc)
 {
@@ -609,8 +623,10 @@ bool kd_onnx_fold(kd_onnx_ctx *c, int *out_rc)
         known &= !v || v->constant;
     }
     for (size_t i = 0; i < KD_COUNT(g_folds); i++)
-        if (strcmp(g_folds[i].op, c->node->op_type) == 0 && (known || g_folds[i].of_any)) {
+        if (strcmp(g_folds[i].op, c->node->op_type) == 0 && (known || g_folds[i].kind == OF_ANY)) {
             *out_rc = g_folds[i].fold(c);
+            if (!*out_rc && g_folds[i].kind == MOVES)
+                keep_type(c);
             return true;
         }
     return false;

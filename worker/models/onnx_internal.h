@@ -32,6 +32,7 @@ typedef struct kd_onnx_const {
     float *f;     /* owned; NULL until asked for where src has them */
     int64_t *i;
     const Onnx__TensorProto *src; /* borrowed from the model; NULL = made by folding */
+    int32_t held;                 /* data_type of the tensor whose values these are, 0 = of none */
     const char *name;             /* borrowed; of the initialiser or the value */
 } kd_onnx_const;
 
@@ -65,6 +66,7 @@ typedef struct kd_onnx_fill {
     float *values;  /* owned, instead of from */
     bool transpose; /* [a,b] -> [b,a] */
     float scale;
+    int32_t held; /* as of kd_onnx_const */
 } kd_onnx_fill;
 
 typedef struct kd_onnx_ctx {
@@ -212,8 +214,8 @@ int kd_onnx_fill_from(kd_onnx_ctx *c, int param, kd_onnx_const *from, bool trans
 /* The fill of a parameter, NULL if there is none yet: biases are made with each convolution, and
  * those that nothing fills are dropped at the end. */
 const kd_onnx_fill *kd_onnx_filled(const kd_onnx_ctx *c, int param);
-/* values are taken over, also on failure. */
-int kd_onnx_fill_with(kd_onnx_ctx *c, int param, float *values);
+/* values, those of `like` in another order, are taken over, also on failure. */
+int kd_onnx_fill_with(kd_onnx_ctx *c, int param, const kd_onnx_const *like, float *values);
 
 /* ---- parts of operators */
 

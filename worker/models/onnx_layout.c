@@ -407,7 +407,7 @@ int kd_onnx_const_node(kd_onnx_ctx *c, kd_onnx_const *k, const kd_onnx_dyn *like
         return rc;
     kd_onnx_name(c, k, name);
     int node = kd_graph_const(c->g, name, (int)side[1], (int)side[2], (int)side[0], KD_INIT_ZERO);
-    rc = kd_onnx_fill_with(c, node < 0 ? -1 : c->g->nodes[node].weight, values);
+    rc = kd_onnx_fill_with(c, node < 0 ? -1 : c->g->nodes[node].weight, k, values);
     if (!rc)
         *out_node = node;
     return rc;

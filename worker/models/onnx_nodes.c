@@ -236,6 +236,7 @@ int kd_onnx_gemm(kd_onnx_ctx *c)
         for (size_t i = 0; i < scaled->count; i++)
             scaled->f[i] *= beta;
         scaled->src = bias->src;
+        scaled->held = bias->held;
         scaled->name = bias->name;
         bias = scaled;
     }

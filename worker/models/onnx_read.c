@@ -372,31 +372,49 @@ static int fill_param(kd_onnx_ctx *c, const kd_onnx_fill *f, const kd_param *p, 
     return 0;
 }
 
-static int make_vector(kd_onnx_ctx *c, const kd_graph *g, const int *param_of, bool new_head,
-                       float **out)
+static enum kd_st_type type_of(int32_t held)
 {
-    float *vector = malloc((g->vector_len ? g->vector_len : 1) * sizeof *vector);
-    if (!vector)
+    switch (held) {
+    case KD_ONNX_INT8:
+    case KD_ONNX_UINT8:
+        return KD_ST_I8;
+    case KD_ONNX_FLOAT16:
+        return KD_ST_F16;
+    case KD_ONNX_BFLOAT16:
+        return KD_ST_BF16;
+    default:
+        return KD_ST_F32;
+    }
+}
+
+/* Both are the caller's also on failure. */
+static int make_vector(kd_onnx_ctx *c, const kd_graph *g, const int *param_of, bool new_head,
+                       float **out, enum kd_st_type **out_types)
+{
+    float *vector = *out = malloc((g->vector_len ? g->vector_len : 1) * sizeof *vector);
+    enum kd_st_type *types = *out_types = malloc(((size_t)g->n_params + 1) * sizeof *types);
+    if (!vector || !types)
         return kd_onnx_no_memory(c);
     kd_graph_init(g, c->opt->seed, vector);
+    for (int i = 0; i < g->n_params; i++)
+        types[i] = KD_ST_F32;
     int rc = 0;
     for (size_t i = 0; i < c->n_fills && !rc; i++) {
         const int at = param_of[c->fills[i].param];
         if (at < 0 || (new_head && g->params[at].head))
             continue;
+        types[at] = type_of(c->fills[i].held);
         rc = fill_param(c, &c->fills[i], &g->params[at], vector + g->params[at].offset);
     }
-    if (rc)
-        free(vector);
-    else
-        *out = vector;
     return rc;
 }
 
 static int finish(kd_onnx_ctx *c, int output, kd_graph **out_graph, float **out_vector,
-                  bool *out_new_head)
+                  bool *out_new_head, enum kd_st_type **out_types)
 {
     kd_graph *g = NULL, *from = c->g;
+    float *vector = NULL;
+    enum kd_st_type *types = NULL;
     const bool classifier = c->opt->use == KD_ONNX_CLASSIFIER;
     kd_graph_edit edit = {.head = -1, .any_output = !classifier};
     const int have = from->nodes[output].c, want = c->opt->classes;
@@ -424,14 +442,18 @@ static int finish(kd_onnx_ctx *c, int output, kd_graph **out_graph, float **out_
             kd_fail_at(c->diag, rc, "%s", c->name);
     }
     if (!rc)
-        rc = make_vector(c, g, param_of, edit.classes != 0, out_vector);
+        rc = make_vector(c, g, param_of, edit.classes != 0, &vector, &types);
     free(drop);
     free(param_of);
     if (rc) {
         kd_graph_free(g);
+        free(vector);
+        free(types);
         return rc;
     }
     *out_graph = g;
+    *out_vector = vector;
+    *out_types = types;
     *out_new_head = edit.classes != 0;
     return 0;
 }
@@ -468,6 +490,7 @@ static int read_metadata(const kd_onnx_ctx *c, const Onnx__ModelProto *m, kd_onn
 void kd_onnx_info_clear(kd_onnx_info *info)
 {
     kd_model_file_info_clear(&info->file);
+    free(info->types);
     *info = (kd_onnx_info){0};
 }
 
@@ -504,7 +527,7 @@ int kd_onnx_read(const uint8_t *bytes, size_t len, const char *name,
             find_softmax(&c);
         if ((rc = read_nodes(&c)) == 0 && (rc = make_output(&c, &info, &output)) == 0 &&
             (rc = read_metadata(&c, m, &info)) == 0)
-            rc = finish(&c, output, out_graph, out_vector, out_new_head);
+            rc = finish(&c, output, out_graph, out_vector, out_new_head, &info.types);
     }
     info.softmax = c.softmax_dropped;
     clear(&c);
