@@ -1,6 +1,6 @@
 # Sourced by the benchmarks: a coordinator in $dir, a folder that goes away at the end with all that was started.
 dir=$(mktemp -d)
-trap 'kill $(jobs -p) 2>/dev/null; wait 2>/dev/null; rm -rf "$dir"' EXIT
+trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$dir"' EXIT
 
 # usage: what the script says of itself at its beginning.
 usage() { sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2; }

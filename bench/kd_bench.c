@@ -1,10 +1,10 @@
 /* kd-bench NAME: images a second of one thread on made-up pictures. Prints one number; --list shows
- * the names. Peers: bench/peer.py with the same words. */
+ * the names. Peers: bench/peer.py with the same words. And what they could be at most (limit.h). */
 #include "distill/loss.h"
 #include "engine/optim.h"
-#include "engine/plan.h"
 #include "kd/clock.h"
 #include "kd/rng.h"
+#include "limit.h"
 #include "models/models.h"
 
 #include <stdio.h>
@@ -22,19 +22,19 @@ static const struct bench {
     const char *name, *model;
     enum kd_plan_use use;
     int size, channels, batch, classes;
-    enum { FLOAT32, BFLOAT16, INT8 } precision;
+    enum kd_precision precision;
 } benches[] = {
-    {"student-step", "shallow_cnn", KD_PLAN_TRAIN, 224, 3, 8, 5, FLOAT32},
-    {"cheap-step", "cheap_cnn", KD_PLAN_TRAIN, 224, 3, 8, 5, FLOAT32},
-    {"fine-tune-step", "mobilenet_v2", KD_PLAN_TRAIN, 224, 3, 8, 5, FLOAT32},
-    {"resnet18-step", "resnet18", KD_PLAN_TRAIN, 224, 3, 8, 5, FLOAT32},
-    {"student-bfloat16-step", "shallow_cnn", KD_PLAN_TRAIN, 224, 3, 8, 5, BFLOAT16},
-    {"fine-tune-bfloat16-step", "mobilenet_v2", KD_PLAN_TRAIN, 224, 3, 8, 5, BFLOAT16},
-    {"resnet18-bfloat16-step", "resnet18", KD_PLAN_TRAIN, 224, 3, 8, 5, BFLOAT16},
-    {"mlp-step", "mlp", KD_PLAN_TRAIN, 28, 1, 64, 10, FLOAT32},
-    {"teacher-infer", "mobilenet_v2", KD_PLAN_INFER, 224, 3, 1, 5, FLOAT32},
-    {"teacher-bfloat16", "mobilenet_v2", KD_PLAN_INFER, 224, 3, 1, 5, BFLOAT16},
-    {"teacher-int8", "mobilenet_v2", KD_PLAN_INFER, 224, 3, 1, 5, INT8},
+    {"student-step", "shallow_cnn", KD_PLAN_TRAIN, 224, 3, 8, 5, KD_FLOAT32},
+    {"cheap-step", "cheap_cnn", KD_PLAN_TRAIN, 224, 3, 8, 5, KD_FLOAT32},
+    {"fine-tune-step", "mobilenet_v2", KD_PLAN_TRAIN, 224, 3, 8, 5, KD_FLOAT32},
+    {"resnet18-step", "resnet18", KD_PLAN_TRAIN, 224, 3, 8, 5, KD_FLOAT32},
+    {"student-bfloat16-step", "shallow_cnn", KD_PLAN_TRAIN, 224, 3, 8, 5, KD_BFLOAT16},
+    {"fine-tune-bfloat16-step", "mobilenet_v2", KD_PLAN_TRAIN, 224, 3, 8, 5, KD_BFLOAT16},
+    {"resnet18-bfloat16-step", "resnet18", KD_PLAN_TRAIN, 224, 3, 8, 5, KD_BFLOAT16},
+    {"mlp-step", "mlp", KD_PLAN_TRAIN, 28, 1, 64, 10, KD_FLOAT32},
+    {"teacher-infer", "mobilenet_v2", KD_PLAN_INFER, 224, 3, 1, 5, KD_FLOAT32},
+    {"teacher-bfloat16", "mobilenet_v2", KD_PLAN_INFER, 224, 3, 1, 5, KD_BFLOAT16},
+    {"teacher-int8", "mobilenet_v2", KD_PLAN_INFER, 224, 3, 1, 5, KD_INT8},
 };
 
 static float *numbers(size_t n, uint64_t seed)
@@ -55,7 +55,7 @@ static void check(int rc, const kd_diag *diag)
     exit(1);
 }
 
-static double run(const struct bench *b)
+static kd_graph *graph_of(const struct bench *b)
 {
     kd_model_config cfg = {.model = b->model,
                            .width = 1,
@@ -66,12 +66,26 @@ static double run(const struct bench *b)
                            .classes = b->classes};
     kd_diag diag = {0};
     kd_graph *g = NULL;
-    kd_plan *p = NULL;
-    const size_t n = (size_t)b->batch;
     check(kd_model_build(&cfg, &g, &diag), &diag);
-    check((b->precision == BFLOAT16 ? kd_plan_new_bfloat16 : kd_plan_new)(g, b->batch, b->use, &p,
-                                                                          &diag),
+    return g;
+}
+
+static kd_plan *plan_of(const struct bench *b, const kd_graph *g)
+{
+    kd_diag diag = {0};
+    kd_plan *p = NULL;
+    check((b->precision == KD_BFLOAT16 ? kd_plan_new_bfloat16 : kd_plan_new)(g, b->batch, b->use,
+                                                                             &p, &diag),
           &diag);
+    return p;
+}
+
+static double run(const struct bench *b)
+{
+    kd_diag diag = {0};
+    kd_graph *g = graph_of(b);
+    kd_plan *p = plan_of(b, g);
+    const size_t n = (size_t)b->batch;
     float *w = numbers(g->vector_len, 0), *grad = numbers(g->vector_len, 0);
     float *state = kd_xalloc(2 * g->vector_len * sizeof *state);
     kd_graph_init(g, 1, w);
@@ -94,7 +108,7 @@ static double run(const struct bench *b)
     const bool train = b->use != KD_PLAN_INFER;
     if (!train)
         check(kd_plan_load(p, w, &diag), &diag);
-    if (b->precision == INT8) {
+    if (b->precision == KD_INT8) {
         const size_t channels = kd_graph_channels(g, g->n_nodes);
         float *largest = kd_xalloc((size_t)g->n_nodes * sizeof *largest);
         double *sums = kd_xalloc(channels * sizeof *sums);
@@ -136,20 +150,84 @@ static double run(const struct bench *b)
     return rate;
 }
 
+/* Images a second if each passes through all of them, one after the other, on so many cores. */
+static void print_limit(const struct bench *const *of, int n, int cores)
+{
+    double seconds = 0;
+    for (int i = 0; i < n; i++) {
+        kd_graph *g = graph_of(of[i]);
+        const double batch = kd_limit(g, of[i]->batch, of[i]->use, of[i]->precision);
+        kd_graph_free(g);
+        if (!(batch > 0)) {
+            puts("null");
+            return;
+        }
+        seconds += batch / of[i]->batch;
+    }
+    printf("%.1f\n", cores / seconds);
+}
+
+/* MB of the values between layers and of the weights, in training with their gradients. */
+static void print_memory(const struct bench *const *of, int n)
+{
+    size_t bytes = 0;
+    for (int i = 0; i < n; i++) {
+        kd_graph *g = graph_of(of[i]);
+        kd_plan *p = plan_of(of[i], g);
+        bytes += kd_plan_arena_bytes(p) +
+                 g->vector_len * sizeof(float) * (of[i]->use == KD_PLAN_INFER ? 1 : 2);
+        kd_plan_free(p);
+        kd_graph_free(g);
+    }
+    printf("%.1f\n", (double)bytes / 1e6);
+}
+
+static const struct bench *find(const char *name)
+{
+    for (size_t i = 0; i < KD_COUNT(benches); i++)
+        if (strcmp(name, benches[i].name) == 0)
+            return &benches[i];
+    fprintf(stderr, "kd-bench: there is no %s; kd-bench --list shows the names\n", name);
+    exit(2);
+}
+
 int main(int argc, char **argv)
 {
+    enum { MOST = 8 };
+    const struct bench *of[MOST];
     kd_engine_mend_blas(argv);
     kd_engine_thread();
-    for (size_t i = 0; argc == 2 && i < KD_COUNT(benches); i++) {
-        if (strcmp(argv[1], "--list") == 0)
+    const char *what = argc > 1 ? argv[1] : "";
+    if (argc == 2 && strcmp(what, "--list") == 0) {
+        for (size_t i = 0; i < KD_COUNT(benches); i++)
             puts(benches[i].name);
-        if (strcmp(argv[1], benches[i].name) == 0) {
-            printf("%.3f\n", run(&benches[i]));
-            return 0;
-        }
-    }
-    if (argc == 2 && strcmp(argv[1], "--list") == 0)
         return 0;
-    fprintf(stderr, "usage: kd-bench NAME; kd-bench --list shows the names\n");
+    }
+    if (argc == 2 && what[0] != '-' && what[0] != '\0') {
+        printf("%.3f\n", run(find(what)));
+        return 0;
+    }
+    if (argc == 3 && strcmp(what, "--copy") == 0 && atof(argv[2]) > 0) {
+        printf("%.0f\n", kd_copy_rate((size_t)(atof(argv[2]) * 2e6)) / 2e6);
+        return 0;
+    }
+    const bool limit = strcmp(what, "--limit") == 0, memory = strcmp(what, "--memory") == 0;
+    const int first = limit ? 3 : 2;
+    if ((limit || memory) && argc > first && argc - first <= MOST) {
+        for (int i = first; i < argc; i++)
+            of[i - first] = find(argv[i]);
+        if (memory)
+            print_memory(of, argc - first);
+        else
+            print_limit(of, argc - first, atoi(argv[2]));
+        return 0;
+    }
+    fputs("usage: kd-bench NAME              images a second of one core\n"
+          "       kd-bench --limit CORES NAME...  what the machine would allow, limit.h\n"
+          "       kd-bench --memory NAME...       MB of weights, gradients and values between "
+          "layers\n"
+          "       kd-bench --copy MB              MB a second of one core that copies so many\n"
+          "       kd-bench --list                 the names\n",
+          stderr);
     return 2;
 }

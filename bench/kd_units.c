@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct bench {
     kd_session *session;
@@ -126,7 +127,14 @@ int main(int argc, char **argv)
                            .n_finished = 1};
     check(kd_stage_new(&cfg, &b.stage, &problem, &diag), &diag);
     check(kd_stage_compose(b.stage, NULL, &diag), &diag);
-    check(kd_pool_new(threads, &b.pool, &diag), &diag);
+    /* Each on a core of its own, as the workers that it is compared with. */
+    int *cores = kd_xalloc((size_t)threads * sizeof *cores);
+    for (int i = 0; i < threads; i++)
+        cores[i] = i;
+    check(kd_pool_new(threads, threads <= sysconf(_SC_NPROCESSORS_ONLN) ? cores : NULL, &b.pool,
+                      &diag),
+          &diag);
+    free(cores);
     b.h = kd_stage_shape_of(b.stage);
     b.reducer = kd_reducer_new(b.h->slots, b.h->floats, b.h->bfloat16);
     b.vector = kd_xalloc(b.h->floats * sizeof(float));

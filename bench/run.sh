@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures beside PyTorch on the same machine in the same minutes, alternating, and prints a JSON line a
-# row: bench, ours, peer, unit, ratio, target, met. README.md explains the rows. Nothing here gates a test.
+# row: bench, ours, peer, unit, ratio, target, met, limit. README.md explains the rows. Nothing here gates a test.
 set -euo pipefail
 
 usage() {
@@ -23,25 +23,26 @@ die() {
     exit 2
 }
 
-# name | at least (at most, with a <) | unit | ours | peer. PEER stands for the peer's Python. Without a peer it is
-# the figure itself that is compared.
+# name | at least (at most, with a <) | unit | ours | peer | limit. PEER stands for the peer's Python. Without a peer it
+# is the figure itself that is compared. The limit is what this machine would allow, in the same unit; "peer": no more
+# than the peer has.
 rows=(
-    "student-step|1|images/s|$build/kd-bench student-step|PEER student-step"
-    "cheap-step|2|images/s|$build/kd-bench cheap-step|PEER cheap-step"
-    "fine-tune-step|1.5|images/s|$build/kd-bench fine-tune-step|PEER fine-tune-step"
-    "resnet18-step|1.3|images/s|$build/kd-bench resnet18-step|PEER resnet18-step"
-    "mlp-step|3|images/s|$build/kd-bench mlp-step|PEER mlp-step"
-    "teacher-infer|2|images/s|$build/kd-bench teacher-infer|PEER teacher-infer"
-    "teacher-bfloat16|2|images/s|$build/kd-bench teacher-bfloat16|PEER teacher-infer"
-    "teacher-int8|6|images/s|$build/kd-bench teacher-int8|PEER teacher-infer"
-    "whole-step|5|images/s|job images_s --views fresh|PEER whole-step"
-    "whole-step-int8|5|images/s|job images_s --views fresh --precision int8|PEER whole-step"
-    "stored-logits-step|4|images/s|job images_s --views 1 --epochs 4|PEER stored-logits-step"
-    "one-job|0.97|images/s|job images_s --views 1 --epochs 4|job images_s --views 1 --epochs 4 --clusters 2 --workers 1"
-    "exchange|0.96|images/s|job images_s --views 1 --epochs 4|job units_s --views 1 --epochs 4 --units"
-    "submits|2000|jobs/s|of jobs_s bench/submits.sh|"
-    "first-step|<1.5|s|of first_step_s bench/first_step.sh --runs 3|"
-    "worker-memory|<0.33|MB|job worker_mb --views fresh|PEER whole-step memory"
+    "student-step|1|images/s|$build/kd-bench student-step|PEER student-step|limit 1 student-step"
+    "cheap-step|2|images/s|$build/kd-bench cheap-step|PEER cheap-step|limit 1 cheap-step"
+    "fine-tune-step|1.5|images/s|$build/kd-bench fine-tune-step|PEER fine-tune-step|limit 1 fine-tune-step"
+    "resnet18-step|1.3|images/s|$build/kd-bench resnet18-step|PEER resnet18-step|limit 1 resnet18-step"
+    "mlp-step|3|images/s|$build/kd-bench mlp-step|PEER mlp-step|limit 1 mlp-step"
+    "teacher-infer|2|images/s|$build/kd-bench teacher-infer|PEER teacher-infer|limit 1 teacher-infer"
+    "teacher-bfloat16|2|images/s|$build/kd-bench teacher-bfloat16|PEER teacher-infer|limit 1 teacher-bfloat16"
+    "teacher-int8|6|images/s|$build/kd-bench teacher-int8|PEER teacher-infer|limit 1 teacher-int8"
+    "whole-step|5|images/s|job images_s --views fresh|PEER whole-step|limit 2 teacher-infer student-step"
+    "whole-step-int8|5|images/s|job images_s --views fresh --precision int8|PEER whole-step|limit 2 teacher-int8 student-step"
+    "stored-logits-step|4|images/s|job images_s --views 1 --epochs 8|PEER stored-logits-step|limit 2 student-step"
+    "one-job|0.97|images/s|job images_s --views 1 --epochs 8|job images_s --views 1 --epochs 8 --clusters 2 --workers 1|peer"
+    "exchange|0.96|images/s|job images_s --views 1 --epochs 8|job units_s --views 1 --epochs 8 --units|peer"
+    "submits|2000|jobs/s|of jobs_s bench/submits.sh||of most_s bench/submits.sh --calls 100"
+    "first-step|<1.5|s|of first_step_s bench/first_step.sh --runs 3||seconds_of 64 2 teacher-infer student-step"
+    "worker-memory|<0.33|MB|job worker_mb --views fresh|PEER whole-step memory|$build/kd-bench --memory teacher-infer student-step"
 )
 names=()
 for row in "${rows[@]}"; do names+=("${row%%|*}"); done
@@ -60,7 +61,7 @@ while (($#)); do
         python=build/torch/bin/python
         ;;
     --list)
-        printf '%s\n' "${names[@]}" full-bank-step sum-path
+        printf '%s\n' "${names[@]}" full-bank-step sum-path sum-path-tls
         exit 0
         ;;
     -h | --help)
@@ -69,7 +70,7 @@ while (($#)); do
         ;;
     -*) die "unknown flag $1; --help shows them" ;;
     *)
-        [[ " ${names[*]} full-bank-step sum-path " == *" $1 "* ]] || die "there is no row $1; --list shows them"
+        [[ " ${names[*]} full-bank-step sum-path sum-path-tls " == *" $1 "* ]] || die "there is no row $1; --list shows them"
         wanted+=("$1")
         ;;
     esac
@@ -88,6 +89,9 @@ of() {
 }
 # job FIELD FLAGS...: of a real job.
 job() { of "$1" bench/job_rate.sh "${@:2}"; }
+limit() { "$build/kd-bench" --limit "$@"; } # CORES NAME...
+# How long so many pictures take at least: PICTURES CORES NAME...
+seconds_of() { limit "${@:2}" | python3 -c 'import json, sys; print(json.dumps((r := json.load(sys.stdin)) and float(sys.argv[1]) / r))' "$1"; }
 # Its warnings are of no use, what it says when it fails is.
 PEER() { "$python" bench/peer.py "$@" 2>"$said" || { cat "$said" >&2 && return 1; }; }
 is_wanted() { ((${#wanted[@]} == 0)) || [[ " ${wanted[*]} " == *" $1 "* ]]; }
@@ -95,7 +99,7 @@ is_wanted() { ((${#wanted[@]} == 0)) || [[ " ${wanted[*]} " == *" $1 "* ]]; }
 table=$(mktemp) said=$(mktemp)
 trap 'rm -f "$table" "$said"' EXIT
 for row in "${rows[@]}"; do
-    IFS='|' read -r name target unit ours peer <<<"$row"
+    IFS='|' read -r name target unit ours peer limit <<<"$row"
     is_wanted "$name" || continue
     a='' b=''
     for ((i = 1; i <= runs; i++)); do
@@ -103,23 +107,27 @@ for row in "${rows[@]}"; do
         [[ -z $peer ]] || b+=" $($peer)"
         printf '%s: run %d of %d done\n' "$name" "$i" "$runs" >&2
     done
-    python3 - "$name" "$target" "$unit" "$a" "$b" <<'PY' | tee -a "$table"
+    [[ $limit == peer ]] || limit=$($limit)
+    python3 - "$name" "$target" "$unit" "$a" "$b" "$limit" <<'PY' | tee -a "$table"
 import json, statistics, sys
 name, target, unit = sys.argv[1:4]
 ours, peer = (statistics.median(map(float, s.split())) if s.split() else None for s in sys.argv[4:6])
+limit = peer if sys.argv[6] == "peer" else json.loads(sys.argv[6])
 most, target = target.startswith("<"), float(target.lstrip("<"))
 value = ours / peer if peer else ours
 print(json.dumps({"bench": name, "ours": round(ours, 2), "peer": peer and round(peer, 2), "unit": unit,
                   "ratio": round(value, 3) if peer else None, "target": target,
-                  "met": value <= target if most else value >= target}), flush=True)
+                  "met": value <= target if most else value >= target, "limit": limit and round(limit, 2)}), flush=True)
 PY
 done
 ! is_wanted sum-path || bench/sum_path.sh --runs "$runs" --build "$build" | tee -a "$table"
+! is_wanted sum-path-tls || bench/sum_path.sh --tls --runs "$runs" --build "$build" | tee -a "$table"
 ! is_wanted full-bank-step || bench/full_bank.sh --runs "$runs" --build "$build" | tee -a "$table"
 [[ -z $markdown ]] || python3 - "$table" >"$markdown" <<'PY'
 import json, sys
-print("| bench | ours | peer | unit | ratio | target | met |\n|---|---|---|---|---|---|---|")
+print("| bench | ours | peer | unit | ratio | target | met | limit |\n|---|---|---|---|---|---|---|---|")
+show = lambda x: "" if x is None else f"{x:g}"
 for r in map(json.loads, open(sys.argv[1])):
-    print("|", " | ".join([f"`{r['bench']}`", f"{r['ours']:g}", "" if r["peer"] is None else f"{r['peer']:g}",
-                           r["unit"], "" if r["ratio"] is None else f"{r['ratio']:g}", f"{r['target']:g}", "yes" if r["met"] else "no"]), "|")
+    print("|", " | ".join([f"`{r['bench']}`", show(r["ours"]), show(r["peer"]), r["unit"], show(r["ratio"]), show(r["target"]),
+                           "yes" if r["met"] else "no", show(r["limit"])]), "|")
 PY

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Durable submits a second: clients at once against a coordinator whose state lies on this disk. Prints
 # one JSON object: jobs_s (acknowledged), syncs_s (what the disk does alone, one after another, in the
-# same minute).
+# same minute), most_s (those, each shared by all clients).
 #
 #   bench/submits.sh [--build DIR] [--calls N] [--parallel N] [--stored N]
 #
@@ -27,7 +27,7 @@ if ((stored > 0)); then
     "$build/submit-rate" "$DISTILL_SERVER" "$dir/before.yaml" "$stored" "$parallel" before >/dev/null
 fi
 rate=$("$build/submit-rate" "$DISTILL_SERVER" "$dir/job.yaml" "$calls" "$parallel" many)
-python3 - "$rate" "$dir" <<'PY'
+python3 - "$rate" "$dir" "$parallel" <<'PY'
 import json, os, sys, time
 fd = os.open(os.path.join(sys.argv[2], "syncs"), os.O_CREAT | os.O_WRONLY)
 n, begun = 0, time.monotonic()
@@ -35,5 +35,6 @@ while time.monotonic() - begun < 2:
     os.pwrite(fd, bytes(4096), n % 256 * 4096)
     os.fdatasync(fd)
     n += 1
-print(json.dumps({"jobs_s": float(sys.argv[1]), "syncs_s": round(n / (time.monotonic() - begun), 1)}))
+syncs = n / (time.monotonic() - begun)
+print(json.dumps({"jobs_s": float(sys.argv[1]), "syncs_s": round(syncs, 1), "most_s": round(syncs * int(sys.argv[3]))}))
 PY

@@ -1,6 +1,7 @@
 /* The coordinator's side of a step by itself: a real exchange with its journal behind the real
  * calls, for workers that compute nothing (sum_worker.c). Prints its port, then after the last step
  * the seconds from the end of the first one. */
+#include "authority.h"
 #include "daemon.h"
 #include "exchange.h"
 
@@ -93,8 +94,22 @@ CALL(on_publish, Distill__V1__SliceChunk, distill__v1__slice_chunk__descriptor,
 CALL(on_slice, Distill__V1__SliceRequest, distill__v1__slice_request__descriptor,
      kd_exchange_await_slice(b->x, call, head))
 
-static int serve(struct bench *b, kd_rpc *rpc, kd_diag *diag)
+/* certificates: folder in which they are made; NULL = plain text. */
+static int serve(struct bench *b, kd_rpc *rpc, const char *certificates, kd_diag *diag)
 {
+    enum { LIFE_S = 3600 };
+    static const char *const host = "127.0.0.1";
+    kd_authority *authority = NULL;
+    kd_rpc_tls tls = {0};
+    int rc = 0;
+    if (certificates) {
+        rc = kd_authority_make(certificates, &host, 1, host, LIFE_S, diag);
+        if (rc == 0)
+            rc = kd_authority_open(certificates, LIFE_S, &authority, diag);
+        if (rc != 0)
+            return rc;
+        tls = kd_authority_tls(authority);
+    }
     kd_rpc_method methods[] = {
         {.path = "/distill.v1.Exchange/PushNode", .on_message = on_push},
         {.path = "/distill.v1.Exchange/AwaitSum", .on_message = on_sum},
@@ -107,11 +122,14 @@ static int serve(struct bench *b, kd_rpc *rpc, kd_diag *diag)
         methods[i].arg = b;
     }
     kd_rpc_server_config cfg = {.listen = "127.0.0.1:0",
+                                .tls = certificates ? &tls : NULL,
+                                .known_clients = certificates != NULL,
                                 .methods = methods,
                                 .n_methods = KD_COUNT(methods),
                                 .max_message = KD_MAX_BULK_BYTES};
     kd_rpc_server *server = NULL;
-    int rc = kd_rpc_server_new(rpc, &cfg, &server, diag);
+    rc = kd_rpc_server_new(rpc, &cfg, &server, diag);
+    kd_authority_close(authority);
     if (rc != 0)
         return rc;
     printf("%d\n", kd_rpc_server_port(server));
@@ -131,11 +149,13 @@ static int serve(struct bench *b, kd_rpc *rpc, kd_diag *diag)
 int main(int argc, char **argv)
 {
     kd_memory_for_chunks();
-    bool bfloat16 = argc == 6 && strcmp(argv[5], "bfloat16") == 0;
-    if (argc != 5 && !bfloat16) {
-        fputs("Usage: sum-server FLOATS WORKERS STEPS JOURNAL-PREFIX [bfloat16]\n", stderr);
+    if (argc != 7 || (strcmp(argv[5], "float32") != 0 && strcmp(argv[5], "bfloat16") != 0)) {
+        fputs("Usage: sum-server FLOATS WORKERS STEPS JOURNAL-PREFIX float32|bfloat16 "
+              "plain|CERTIFICATES\n",
+              stderr);
         return 2;
     }
+    const char *certificates = strcmp(argv[6], "plain") == 0 ? NULL : argv[6];
     struct bench b = {.mu = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
     kd_diag diag = {0};
     kd_rpc *rpc = NULL;
@@ -150,7 +170,7 @@ int main(int argc, char **argv)
                               .chunk_floats = chunk,
                               .chunks = (uint32_t)((floats + chunk - 1) / chunk),
                               .vector_floats = floats,
-                              .bfloat16 = bfloat16,
+                              .bfloat16 = strcmp(argv[5], "bfloat16") == 0,
                               .eval_steps = 1u << 30,
                               .last_version = 1u << 30,
                               .checkpoint_every = 1u << 30};
@@ -169,7 +189,7 @@ int main(int argc, char **argv)
         start.vector = kd_xalloc(floats * sizeof *start.vector);
         b.x = kd_exchange_new(&cfg, &events);
         kd_exchange_open(b.x, &start);
-        rc = serve(&b, rpc, &diag);
+        rc = serve(&b, rpc, certificates, &diag);
         kd_exchange_free(b.x);
     }
     if (rpc)

@@ -150,6 +150,7 @@ typedef struct kd_watcher {
     void *to;
     kd_job_id job;
     uint64_t next_seq;
+    uint64_t seen; /* kd_state.events + 1 when all that was stored had been sent; 0 = never */
     bool follow, progress;
     kd_time_ms last_progress;
 } kd_watcher;

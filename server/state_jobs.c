@@ -321,6 +321,7 @@ int kd_state_take_stage(kd_state *s, kd_job_id id, uint32_t stage, const kd_stag
 
 int kd_state_add_event(kd_state *s, kd_job_id id, const kd_event_row *row, kd_diag *diag)
 {
+    s->events++;
     return kd_sql_run(&s->sql, NULL, diag,
                       "INSERT INTO events SELECT ?1, coalesce(max(seq), 0) + 1, ?2, ?3, ?4, ?5,"
                       " ?6, ?7 FROM events WHERE job = ?1",

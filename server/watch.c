@@ -82,7 +82,7 @@ static void feed(kd_daemon *d, kd_watcher *w)
         w->sink->finish(w->to, -KD_ENOENT, "the job was removed");
         return;
     }
-    for (;;) {
+    while (w->seen != d->state.events + 1) {
         if (w->sink->queued(w->to) > HIGH_WATER)
             return; /* the tick goes on */
         uint64_t from = w->next_seq;
@@ -92,7 +92,7 @@ static void feed(kd_daemon *d, kd_watcher *w)
         if (rc != 0)
             return;
         if (w->next_seq - from < BATCH)
-            break;
+            w->seen = d->state.events + 1;
     }
     if (!w->follow || j->row.state >= KD_RUN_SUCCEEDED)
         w->sink->finish(w->to, 0, "");

@@ -381,6 +381,7 @@ int kd_worker_run(const kd_worker_config *cfg, kd_diag *diag)
                                  .teacher_tls = &teacher_tls,
                                  .data_root = root,
                                  .threads = cfg->threads,
+                                 .cores = cfg->n_cores > 0 ? cfg->cores : NULL,
                                  .cache_bytes = cfg->cache_bytes,
                                  .numerics = w->numerics,
                                  .process = random,

@@ -5,10 +5,13 @@
 #include "kd/err.h"
 
 #define KD_WORKER_DEFAULT_SERVER "127.0.0.1:7070"
+#define KD_WORKER_THREADS 256 /* that compute, at most */
 
 typedef struct kd_worker_config {
     const char *server, *name, *data_root; /* name NULL = its certificate's, else own_name */
-    int threads;
+    int threads;                           /* that compute */
+    int cores[KD_WORKER_THREADS]; /* the CPU that each of them stays on, with n_cores == threads */
+    int n_cores;                  /* 0 = where the system puts them */
     size_t cache_bytes;
     int drain_s;             /* to finish units after a signal; 0 = leave at once */
     char own_name[65];       /* host name and process number */

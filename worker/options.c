@@ -15,8 +15,9 @@ static const char g_usage[] =
     "\n"
     "Usage: distill-worker [--server HOST:PORT] [--data-root DIR] [--name "
     "NAME]\n"
-    "                      [--threads N] [--cache-bytes N[K|M|G]] [--credentials DIR]\n"
-    "                      [--drain-s N] [--insecure] [--log-level LEVEL] [--log-format FORMAT]\n"
+    "                      [--threads N | --cores LIST] [--cache-bytes N[K|M|G]]\n"
+    "                      [--credentials DIR] [--drain-s N] [--insecure] [--log-level LEVEL]\n"
+    "                      [--log-format FORMAT]\n"
     "       distill-worker join TOKEN [--server HOST:PORT] [--name NAME] [--credentials DIR]\n"
     "\n"
     "  join                gets a certificate (`distill-worker join --help`)\n"
@@ -29,6 +30,8 @@ static const char g_usage[] =
     "                      name and process number); with a certificate NAME or NAME.MORE\n"
     "  --threads N         units computed at once                 (as many as "
     "it has CPUs)\n"
+    "  --cores LIST        CPUs, such as 0,4-7: a unit on each, which stays there. For machines\n"
+    "                      where nothing else computes, each worker with cores of its own\n"
     "  --cache-bytes N     decoded pictures kept in memory        (1G)\n"
     "  --credentials DIR   what join made                         "
     "(DISTILL_WORKER_CREDENTIALS, see join)\n"
@@ -78,7 +81,43 @@ static int usable_cpus(void)
 {
     cpu_set_t set;
     int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-    return n < 1 ? 1 : n > 256 ? 256 : n;
+    return n < 1 ? 1 : n > KD_WORKER_THREADS ? KD_WORKER_THREADS : n;
+}
+
+/* The CPUs of a list such as "0,4-7" into cfg->cores. Says what is wrong where it returns false. */
+static bool read_cores(const char *text, kd_worker_config *cfg)
+{
+    cpu_set_t usable, taken;
+    CPU_ZERO(&taken);
+    bool known = sched_getaffinity(0, sizeof usable, &usable) == 0;
+    cfg->n_cores = 0;
+    for (const char *at = text;; at++) {
+        char *end;
+        bool digit = *at >= '0' && *at <= '9';
+        long first = strtol(at, &end, 10), last = first;
+        if (digit && *end == '-' && end[1] >= '0' && end[1] <= '9')
+            last = strtol(end + 1, &end, 10);
+        if (!digit || last < first || last >= CPU_SETSIZE || (*end != ',' && *end != '\0')) {
+            fprintf(stderr, "distill-worker: --cores wants CPUs, such as 0,4-7, not \"%s\"\n",
+                    text);
+            return false;
+        }
+        for (long cpu = first; cpu <= last; cpu++) {
+            const bool usual = !known || CPU_ISSET((size_t)cpu, &usable);
+            if (!usual || CPU_ISSET((size_t)cpu, &taken) || cfg->n_cores == KD_WORKER_THREADS) {
+                fprintf(stderr, "distill-worker: --cores %s: %s\n", text,
+                        !usual ? "this process may not use all of them; `nproc` says how many"
+                        : cfg->n_cores == KD_WORKER_THREADS ? "more than 256 CPUs"
+                                                            : "one of them stands there twice");
+                return false;
+            }
+            CPU_SET((size_t)cpu, &taken);
+            cfg->cores[cfg->n_cores++] = (int)cpu;
+        }
+        if (*end == '\0')
+            return true;
+        at = end;
+    }
 }
 
 int kd_worker_options(int argc, char **argv, kd_worker_config *cfg)
@@ -87,6 +126,7 @@ int kd_worker_options(int argc, char **argv, kd_worker_config *cfg)
                                             {"data-root", required_argument, NULL, 'd'},
                                             {"name", required_argument, NULL, 'n'},
                                             {"threads", required_argument, NULL, 't'},
+                                            {"cores", required_argument, NULL, 'k'},
                                             {"cache-bytes", required_argument, NULL, 'c'},
                                             {"credentials", required_argument, NULL, 'C'},
                                             {"drain-s", required_argument, NULL, 'D'},
@@ -111,6 +151,7 @@ int kd_worker_options(int argc, char **argv, kd_worker_config *cfg)
     const char *credentials = NULL;
     const char *insecure = env_or("DISTILL_INSECURE", "0");
     cfg->insecure = strcmp(insecure, "0") != 0;
+    bool threads_given = false;
     long long v;
     for (int c; (c = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
         switch (c) {
@@ -124,9 +165,14 @@ int kd_worker_options(int argc, char **argv, kd_worker_config *cfg)
             cfg->name = optarg;
             break;
         case 't':
-            if (!number("--threads", optarg, 1, 256, &v))
+            if (!number("--threads", optarg, 1, KD_WORKER_THREADS, &v))
                 return 2;
             cfg->threads = (int)v;
+            threads_given = true;
+            break;
+        case 'k':
+            if (!read_cores(optarg, cfg))
+                return 2;
             break;
         case 'c':
             if (!number("--cache-bytes", optarg, 0, 1ll << 42, &v))
@@ -183,6 +229,14 @@ int kd_worker_options(int argc, char **argv, kd_worker_config *cfg)
                 argv[optind]);
         return 2;
     }
+    if (cfg->n_cores > 0 && threads_given && cfg->threads != cfg->n_cores) {
+        fprintf(stderr,
+                "distill-worker: --threads %d, but %d CPUs in --cores; one of them will do\n",
+                cfg->threads, cfg->n_cores);
+        return 2;
+    }
+    if (cfg->n_cores > 0)
+        cfg->threads = cfg->n_cores;
     kd_login_folder(credentials, "DISTILL_WORKER_CREDENTIALS", "distill-worker", true,
                     cfg->credentials, &cfg->credentials_chosen);
     if (!cfg->server)

@@ -3,6 +3,7 @@
 #include "engine/plan.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 
 struct kd_pool {
@@ -46,7 +47,17 @@ static void *run(void *arg)
     return NULL;
 }
 
-int kd_pool_new(int threads, kd_pool **out, kd_diag *diag)
+static int keep_on(pthread_t thread, int core, kd_diag *diag)
+{
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET((size_t)core, &set);
+    if (pthread_setaffinity_np(thread, sizeof set, &set) != 0)
+        return kd_fail(diag, -KD_EINVAL, "no thread of this process may run on CPU %d", core);
+    return 0;
+}
+
+int kd_pool_new(int threads, const int *cores, kd_pool **out, kd_diag *diag)
 {
     kd_pool *p = kd_xalloc(sizeof *p);
     pthread_mutex_init(&p->mu, NULL);
@@ -64,8 +75,14 @@ int kd_pool_new(int threads, kd_pool **out, kd_diag *diag)
         }
         p->n_threads++;
     }
-    *out = p;
-    return 0;
+    int rc = 0;
+    for (int i = 0; cores && rc == 0 && i < threads; i++)
+        rc = keep_on(p->threads[i], cores[i], diag);
+    if (rc != 0)
+        kd_pool_free(p);
+    else
+        *out = p;
+    return rc;
 }
 
 void kd_pool_free(kd_pool *p)

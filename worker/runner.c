@@ -734,7 +734,7 @@ int kd_runner_new(const kd_runner_config *cfg, kd_runner **out, kd_diag *diag)
     r->status.phase = "idle";
     pthread_mutex_init(&r->mu, NULL);
     pthread_cond_init(&r->changed, NULL);
-    int rc = kd_pool_new(cfg->threads, &r->pool, diag);
+    int rc = kd_pool_new(cfg->threads, cfg->cores, &r->pool, diag);
     if (rc == 0 && pthread_create(&r->thread, NULL, run, r) != 0)
         rc = kd_fail(diag, -KD_ELIMIT, "the system gives no more threads");
     r->started = rc == 0;

@@ -19,6 +19,7 @@ typedef struct kd_runner_config {
     const kd_rpc_tls *teacher_tls; /* for teachers outside whose jobs want TLS */
     int data_root;                 /* descriptor of the data root, borrowed */
     int threads;
+    const int *cores; /* [threads] as kd_pool_new has it; NULL */
     size_t cache_bytes;
     const char *numerics;
     uint64_t process; /* Hello.incarnation */

@@ -19,7 +19,8 @@ int kd_fuzz_worker(const uint8_t *data, size_t len)
     KD_FUZZ_CHECK(rc == -1 || rc == 0 || rc == 2);
     if (rc == -1) {
         KD_FUZZ_CHECK(cfg.server && (cfg.name || cfg.own_name[0]) && cfg.data_root);
-        KD_FUZZ_CHECK(cfg.threads >= 1 && cfg.threads <= 256);
+        KD_FUZZ_CHECK(cfg.threads >= 1 && cfg.threads <= KD_WORKER_THREADS);
+        KD_FUZZ_CHECK(cfg.n_cores == 0 || cfg.n_cores == cfg.threads);
         KD_FUZZ_CHECK(cfg.cache_bytes <= (size_t)1 << 42);
     }
     free(w.text);
