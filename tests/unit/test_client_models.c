@@ -287,8 +287,8 @@ static void test_models_resized_from(void **state)
     double loss[KD_COUNT(runs)];
     for (size_t i = 0; i < KD_COUNT(runs); i++) {
         EXPECT(0, "evaluate", runs[i].model, runs[i].data, "-o", "json");
-        json_t *o = parsed();
-        loss[i] = number(o, "loss");
+        json_t *o = kd_run_json(g_out, g_err);
+        loss[i] = kd_run_number(o, "loss");
         json_decref(o);
         kd_run_drop(&g_out, &g_err);
         EXPECT(0, "predict", runs[i].model, runs[i].data, "-o", "csv", "--top", "3");
@@ -308,8 +308,8 @@ static void test_models_resized_from(void **state)
     EXPECT(0, "export", ours, "-f", "onnx", "-O", c);
     kd_run_drop(&g_out, &g_err);
     EXPECT(0, "evaluate", c, whole, "-o", "json");
-    json_t *o = parsed();
-    assert_true(number(o, "loss") == loss[0]);
+    json_t *o = kd_run_json(g_out, g_err);
+    assert_true(kd_run_number(o, "loss") == loss[0]);
     json_decref(o);
     kd_run_drop(&g_out, &g_err);
     snprintf(path[0], sizeof path[0], "%s/from.md", g_nets.dir);
