@@ -67,7 +67,7 @@ const kd_opt kd_global_opts[] = {
 const int kd_n_global_opts = KD_COUNT(kd_global_opts);
 
 /* Mutable globals are allowed for signals only: the flag and what a handler must know. */
-static volatile sig_atomic_t g_signal;
+static volatile sig_atomic_t g_signal, g_signals;
 
 const kd_verb *kd_verb_find(const char *name)
 {
@@ -90,9 +90,10 @@ bool kd_verb_computes(const char *name)
 static void on_signal(int number)
 {
     g_signal = number;
+    g_signals++;
 }
 
-void kd_cli_catch_signals(void)
+static void catch_signals(int flags)
 {
     static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
     for (size_t i = 0; i < KD_COUNT(numbers); i++) {
@@ -100,10 +101,25 @@ void kd_cli_catch_signals(void)
         /* A signal that our parent had us ignore (nohup) stays ignored. */
         if (sigaction(numbers[i], NULL, &old) == 0 && old.sa_handler == SIG_IGN)
             continue;
-        struct sigaction sa = {.sa_handler = on_signal, .sa_flags = SA_RESETHAND};
+        struct sigaction sa = {.sa_handler = on_signal, .sa_flags = flags};
         sigemptyset(&sa.sa_mask);
         sigaction(numbers[i], &sa, NULL);
     }
+}
+
+void kd_cli_catch_signals(void)
+{
+    catch_signals((int)SA_RESETHAND);
+}
+
+void kd_cli_outlive_signals(void)
+{
+    catch_signals(0);
+}
+
+int kd_cli_signals(void)
+{
+    return g_signals;
 }
 
 static void on_child(int number)

@@ -114,6 +114,9 @@ int kd_cli_main(int argc, char **argv);
 
 /* ---- signals. INT, TERM and HUP set a flag the first time and kill the second time. */
 void kd_cli_catch_signals(void);
+/* From now on they kill no more: somebody who is cleaning up looks at how many have come. */
+void kd_cli_outlive_signals(void);
+int kd_cli_signals(void);
 /* From now on the end of a child process counts as a signal, too: SIGCHLD. */
 void kd_cli_catch_child(void);
 /* The signal that came, 0 if none. */

@@ -290,17 +290,19 @@ static bool is_gone(const kd_throwaway *t)
 
 void kd_throwaway_stop(kd_throwaway *t)
 {
-    kd_time_ms until = kd_clock_ms() + STOP_MS;
-    int seen = kd_cli_signal();
     if (t->keeper <= 0)
         return;
+    /* Once the keeper has gone, nobody would remove what we leave. */
+    kd_cli_outlive_signals();
+    const kd_time_ms until = kd_clock_ms() + STOP_MS;
+    int seen = kd_cli_signals();
     kill(t->keeper, SIGTERM);
     while (!is_gone(t)) {
         nanosleep(&(struct timespec){.tv_nsec = LOOK_MS * 1000000}, NULL);
         /* Its second one makes it hurry. */
-        if (kd_cli_signal() != seen && kd_cli_signal() != SIGCHLD)
+        if (kd_cli_signals() != seen)
             kill(t->keeper, SIGTERM);
-        seen = kd_cli_signal();
+        seen = kd_cli_signals();
         if (kd_clock_ms() > until)
             kill(t->keeper, SIGKILL);
     }
