@@ -49,8 +49,10 @@ for mb in $sizes; do
             a+=" $(ours "$mb" "$n" "$steps")"
             b+=" $("$build/raw-tcp" "$(python3 -c 'import sys; print(int(float(sys.argv[1]) * 1e6))' "$mb")" "$n" "$steps")"
         done
-        # Two copies in the kernel, one for each core.
+        # Each core copies a byte once, in or out of the kernel, and with TLS enciphers or deciphers it.
         limit=$("$build/kd-bench" --copy "$mb")
+        [[ -z $suffix ]] || limit=$(openssl speed -evp aes-256-gcm -bytes 16384 -seconds 1 -mr 2>/dev/null |
+            awk -F: -v copy="$limit" '/^\+F/ { printf "%.0f", 1 / (1 / copy + 1e6 / $4) }')
         python3 - "$mb" "$n" "$steps" "$a" "$b" "$limit" "$target" "$suffix" <<'PY'
 import json, statistics, sys
 mb, n, steps = float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
