@@ -24,7 +24,7 @@ typedef struct kd_state {
     uint64_t epoch;  /* of this start */
     uint64_t events; /* goes up with each that is added: who has read all need not look again */
     int depth;       /* of kd_state_begin */
-    char **doomed;  /* files to unlink once what names them no more is committed */
+    char **doomed;   /* files to unlink once what names them no more is committed */
     size_t n_doomed;
 } kd_state;
 

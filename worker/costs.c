@@ -5,10 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ROUNDS 3         /* in which each network has a turn; the middle one counts */
-#define TURN_S 0.1       /* of a turn, at least */
-#define BATCH 64         /* pictures */
-#define MOST_BYTES 512e6 /* that a batch, or its pictures, may take; a larger one is not measured  \
+#define ROUNDS 3   /* in which each network has a turn; the middle one counts */
+#define TURN_S 0.1 /* of a turn, at least */
+#define BATCH 64   /* pictures */
+#define MOST_BYTES                                                                                 \
+    512e6                /* that a batch, or its pictures, may take; a larger one is not measured  \
                           */
 #define KEPT_BYTES 256e6 /* of plans that are kept between turns; others are made for each */
 

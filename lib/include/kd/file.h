@@ -7,8 +7,8 @@
 
 #include <sys/types.h>
 
-/* Whole file into fresh memory (caller frees; one NUL added after len). -KD_ENOENT, -KD_EINVAL for a
- * folder, -KD_ELIMIT when larger than max, -KD_EIO. */
+/* Whole file into fresh memory (caller frees; one NUL added after len). -KD_ENOENT, -KD_EINVAL for
+ * a folder, -KD_ELIMIT when larger than max, -KD_EIO. */
 int kd_file_read(const char *path, size_t max, char **out_data, size_t *out_len,
                  kd_diag *diag) KD_MUST_CHECK;
 /* Durable replace: temporary name in the same folder, write, fsync, rename, fsync of the folder.
@@ -27,7 +27,8 @@ int kd_file_remove_tree(const char *path, kd_diag *diag) KD_MUST_CHECK;
  * absolute path or link leads out. Returns a descriptor (O_CLOEXEC) or -KD_E.... */
 int kd_file_open_beneath(int root_fd, const char *path, int extra_flags,
                          kd_diag *diag) KD_MUST_CHECK;
-/* The same wherever the path or a link in it leads: for paths of the person who runs the program. */
+/* The same wherever the path or a link in it leads: for paths of the person who runs the program.
+ */
 int kd_file_open_at(int root_fd, const char *path, int extra_flags, kd_diag *diag) KD_MUST_CHECK;
 /* All of the file behind fd (caller still owns fd), as kd_file_read. `name` for messages. */
 int kd_file_read_fd(int fd, const char *name, size_t max, char **out_data, size_t *out_len,
