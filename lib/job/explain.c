@@ -280,6 +280,21 @@ static json_t *item_json(const kd_item *item)
     return json_pack("{s:o, s:s}", "anyOf", any, "description", item->meaning);
 }
 
+/* Beside `kserve` `model` is the name of a model there, elsewhere one of our words (load.c). */
+static void loosen_model(json_t *map)
+{
+    json_t *properties = json_object_get(map, "properties");
+    json_t *model = json_object_get(properties, "model");
+    if (!model || !json_object_get(properties, "kserve"))
+        return;
+    json_object_set_new(map, "if", json_pack("{s:[s]}", "required", "kserve"));
+    json_object_set_new(map, "then",
+                        json_pack("{s:{s:{s:s}}}", "properties", "model", "type", "string"));
+    json_object_set_new(map, "else", json_pack("{s:{s:O}}", "properties", "model", model));
+    json_object_set_new(properties, "model",
+                        json_pack("{s:O}", "description", json_object_get(model, "description")));
+}
+
 static json_t *map_json(int row)
 {
     json_t *properties = json_object(), *required = json_array();
@@ -302,8 +317,10 @@ static json_t *map_json(int row)
         if (k->flags & KD_KEY_REQUIRED && !k->only && k->type != KD_KEY_WORD)
             json_array_append_new(required, json_string(leaf_of(k->key)));
     }
-    return json_pack("{s:[s, s], s:o, s:o, s:b}", "type", "object", "null", "properties",
-                     properties, "required", required, "additionalProperties", 0);
+    json_t *map = json_pack("{s:[s, s], s:o, s:o, s:b}", "type", "object", "null", "properties",
+                            properties, "required", required, "additionalProperties", 0);
+    loosen_model(map);
+    return map;
 }
 
 int kd_job_json_schema(char **out_text)

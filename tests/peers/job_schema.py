@@ -27,7 +27,8 @@ for name, text in texts.items():
 good = load(texts["deploy/quickstart-drawn.yaml"])
 assert validator.is_valid(good)
 for path, value in ((["distill", "epochs"], -1), (["distill", "batch"], "many"), (["distill", "los"], {}), (["student"], []),
-                    (["distill", "loss", "temperature"], 0)):
+                    (["distill", "loss", "temperature"], 0), (["teacher", "model"], "mobilenet_v3"),
+                    (["student", "model"], "flowers_teacher")):
     wrong = copy.deepcopy(good)
     at = wrong
     for key in path[:-1]:
