@@ -28,6 +28,7 @@ end() {
 tidy() {
     local p
     for p in "${pids[@]}"; do end "$p"; done
+    wait "${pids[@]}" 2>/dev/null || true
     buildah rm --all >/dev/null 2>&1 || true
 }
 quiet() { "$@" >"$DIR/said" 2>&1 || { cat "$DIR/said"; fail "$*"; }; }
