@@ -58,8 +58,7 @@ static double weighted(const kd_graph *g, int node, double batch, bool train,
                        enum kd_precision precision, double size)
 {
     const kd_node *n = &g->nodes[node], *in = &g->nodes[n->in[0]], *pool = pool_behind(g, node);
-    const double count = (double)g->params[n->weight].count, places = (double)n->h * n->w;
-    const double direct = 2 * count * places * batch;
+    const double direct = 2 * (double)kd_node_macs(g, n) * batch;
     /* Fewest operations for their speed: Winograd's are float32. */
     double ops = direct, peak = kd_peak(precision);
     if (fits_winograd(g, n) && precision != KD_INT8 &&
@@ -69,7 +68,7 @@ static double weighted(const kd_graph *g, int node, double batch, bool train,
     }
     const double read = batch * elements(in) * size;
     const double written = batch * elements(pool != NULL ? pool : n) * size;
-    const double weights = count * size;
+    const double weights = (double)g->params[n->weight].count * size;
     double seconds = layer(ops, peak, read + written + weights);
     if (!train)
         return seconds;

@@ -43,8 +43,7 @@ static figures count_node(const kd_loaded *l, const enum kd_st_type *types, cons
     const int params[] = {n->weight, n->bias, n->mean, n->var};
     for (size_t i = 0; i < KD_COUNT(params); i++)
         count_param(l, types, params[i], &f);
-    if (n->op == KD_OP_CONV || n->op == KD_OP_DENSE)
-        f.macs = (uint64_t)l->graph->params[n->weight].count * (uint64_t)n->h * (uint64_t)n->w;
+    f.macs = kd_node_macs(l->graph, n);
     return f;
 }
 

@@ -91,6 +91,15 @@ static inline void kd_fake_start(const kd_rpc_method *methods, size_t n)
     setenv("DISTILL_SERVER", server, 1);
 }
 
+/* The group's set_up of a file whose coordinator has the methods g_methods. */
+#define KD_FAKE_SET_UP                                                                             \
+    static int set_up(void **state)                                                                \
+    {                                                                                              \
+        (void)state;                                                                               \
+        kd_fake_start(g_methods, KD_COUNT(g_methods));                                             \
+        return 0;                                                                                  \
+    }
+
 static inline int kd_fake_stop(void **state)
 {
     (void)state;

@@ -224,12 +224,7 @@ static const kd_rpc_method g_methods[] = {
     STREAM("Watch", watch_request, on_watch),
 };
 
-static int set_up(void **state)
-{
-    (void)state;
-    kd_fake_start(g_methods, KD_COUNT(g_methods));
-    return 0;
-}
+KD_FAKE_SET_UP
 
 static int fresh(void **state)
 {

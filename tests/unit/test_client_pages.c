@@ -38,12 +38,7 @@ static void on_list(kd_rpc_call *call, const void *request)
 
 static const kd_rpc_method g_methods[] = {UNARY("List", list_request, on_list)};
 
-static int set_up(void **state)
-{
-    (void)state;
-    kd_fake_start(g_methods, KD_COUNT(g_methods));
-    return 0;
-}
+KD_FAKE_SET_UP
 
 static int fresh(void **state)
 {

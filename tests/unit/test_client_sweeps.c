@@ -222,12 +222,7 @@ static const kd_rpc_method g_methods[] = {
     UNARY("Submit", submit_request, on_submit),
 };
 
-static int set_up(void **state)
-{
-    (void)state;
-    kd_fake_start(g_methods, KD_COUNT(g_methods));
-    return 0;
-}
+KD_FAKE_SET_UP
 
 static int fresh(void **state)
 {

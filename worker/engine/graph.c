@@ -207,13 +207,17 @@ bool kd_graph_is_int8(const kd_graph *g)
     return false;
 }
 
+uint64_t kd_node_macs(const kd_graph *g, const kd_node *n)
+{
+    if (!kd_node_has_weights(n))
+        return 0;
+    return (uint64_t)g->params[n->weight].count * (uint64_t)n->h * (uint64_t)n->w;
+}
+
 uint64_t kd_graph_macs(const kd_graph *g)
 {
     uint64_t macs = 0;
-    for (int i = 0; i < g->n_nodes; i++) {
-        const kd_node *n = &g->nodes[i];
-        if (kd_node_has_weights(n))
-            macs += (uint64_t)g->params[n->weight].count * (uint64_t)n->h * (uint64_t)n->w;
-    }
+    for (int i = 0; i < g->n_nodes; i++)
+        macs += kd_node_macs(g, &g->nodes[i]);
     return macs;
 }

@@ -199,6 +199,8 @@ bool kd_node_has_weights(const kd_node *n);
 bool kd_graph_is_int8(const kd_graph *g);
 /* Channels of the nodes before this one, together; of n_nodes: of all. */
 size_t kd_graph_channels(const kd_graph *g, int node);
+/* The share of one node in kd_graph_macs. */
+uint64_t kd_node_macs(const kd_graph *g, const kd_node *n);
 /* Multiply-adds of one forward image: those of convolutions and dense layers, as everybody counts
  * them; the others have none that would show. */
 uint64_t kd_graph_macs(const kd_graph *g);
